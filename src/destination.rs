@@ -1,0 +1,204 @@
+//! Where events go.
+//!
+//! A destination owns batching, limits, splitting and what its answers mean. It never waits: a failed call leaves in the
+//! [`Delivery`] what is still to be sent, and the engine calls again.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use crate::event::Event;
+use crate::failure::Class;
+use crate::http::{self, Excerpt, Place};
+
+pub mod datadog;
+
+/// A page on its way out.
+#[derive(Debug)]
+pub struct Delivery {
+    events: Arc<[Event]>,
+    outstanding: Vec<Range<usize>>,
+    unanswered: bool,
+    tally: Tally,
+}
+
+/// What became of the events of a delivery so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// Accepted by the destination.
+    pub accepted: usize,
+    /// Accepted with the present time, because their own is outside what the destination takes.
+    pub restamped: usize,
+    /// Accepted in part; the whole record is kept aside.
+    pub truncated: usize,
+    /// Refused one by one and kept aside.
+    pub rejected: usize,
+    /// Requests made.
+    pub requests: usize,
+    /// Bytes of request bodies as sent.
+    pub bytes: u64,
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.accepted += other.accepted;
+        self.restamped += other.restamped;
+        self.truncated += other.truncated;
+        self.rejected += other.rejected;
+        self.requests += other.requests;
+        self.bytes += other.bytes;
+    }
+}
+
+impl Delivery {
+    /// A page of which nothing has been sent.
+    pub fn new(events: Vec<Event>) -> Self {
+        let whole = 0..events.len();
+        let outstanding = if whole.is_empty() { Vec::new() } else { vec![whole] };
+        Self { events: events.into(), outstanding, unanswered: false, tally: Tally::default() }
+    }
+
+    /// All events of the page, settled or not.
+    pub fn events(&self) -> &Arc<[Event]> {
+        &self.events
+    }
+
+    /// The events still to be sent, as ranges of [`Self::events`] in order.
+    pub fn outstanding(&self) -> &[Range<usize>] {
+        &self.outstanding
+    }
+
+    /// Replaces what is still to be sent: what a pass left over.
+    pub fn leave(&mut self, mut outstanding: Vec<Range<usize>>) {
+        outstanding.retain(|range| !range.is_empty());
+        outstanding.sort_by_key(|range| range.start);
+        self.outstanding = outstanding;
+    }
+
+    /// Adds what a pass achieved.
+    pub fn count(&mut self, tally: Tally) {
+        self.tally += tally;
+    }
+
+    /// Notes that a request was never answered, so that what it carried may have been accepted.
+    pub fn note_unanswered(&mut self) {
+        self.unanswered = true;
+    }
+
+    /// What was achieved so far.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// Whether every event is settled.
+    pub fn is_complete(&self) -> bool {
+        self.outstanding.is_empty()
+    }
+
+    /// Whether the destination has, or may have, anything of this page.
+    pub fn is_begun(&self) -> bool {
+        self.unanswered || self.tally.accepted > 0 || self.tally.rejected > 0
+    }
+}
+
+/// What a destination did with the whole of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Receipt {
+    /// Every event is accepted, or rejected by itself and kept.
+    Accepted,
+    /// Taken into a buffer: to be committed with the next [`Receipt::Accepted`] or with [`Destination::flush`].
+    Held,
+}
+
+/// A system that takes events.
+#[async_trait]
+pub trait Destination: Send + Sync {
+    /// The destination's name, for messages.
+    fn name(&self) -> &'static str;
+
+    /// Sends what is outstanding in `delivery`. After an error, what was settled stays settled and the rest is
+    /// still outstanding. `now` is the moment of sending.
+    async fn deliver(&self, delivery: &mut Delivery, now: Timestamp) -> Result<Receipt, Error>;
+
+    /// Empties a buffer, where there is one: after it, everything [`Receipt::Held`] is accepted.
+    async fn flush(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// Why a destination did not take everything.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The destination cannot be reached or did not answer whole.
+    #[error(transparent)]
+    Http(#[from] http::Error),
+    /// The destination answered that it cannot take it now.
+    #[error("{place} answered {status}: {reason}")]
+    Unavailable {
+        /// Where the call went.
+        place: Place,
+        /// The answer's status.
+        status: u16,
+        /// The wait it asked for.
+        after: Option<Duration>,
+        /// The beginning of its body.
+        reason: Excerpt,
+    },
+    /// The key was refused.
+    #[error("{place} refused the API key ({status}: {reason}); check {variable}, and that the key belongs to {site}")]
+    KeyRefused {
+        /// Where the call went.
+        place: Place,
+        /// The answer's status.
+        status: u16,
+        /// The beginning of its body.
+        reason: Excerpt,
+        /// The variable that carries the key.
+        variable: &'static str,
+        /// The variable and value that chose the place.
+        site: String,
+    },
+    /// The destination refuses whatever is sent.
+    #[error("{place} refuses everything ({status}: {reason}); nothing is put aside and the cursor stays; check {variable}")]
+    RefusesAll {
+        /// Where the call went.
+        place: Place,
+        /// The answer's status.
+        status: u16,
+        /// The beginning of its body.
+        reason: Excerpt,
+        /// The variable that names the place.
+        variable: &'static str,
+    },
+    /// A success that the destination itself would not give.
+    #[error("{place} answered {status} with a web page: something between us and the intake answers for it; check {variable} and the proxy")]
+    NotTheIntake {
+        /// Where the call went.
+        place: Place,
+        /// The answer's status.
+        status: u16,
+        /// The variable that names the place.
+        variable: &'static str,
+    },
+    /// A worker thread of ours failed.
+    #[error("a batch could not be prepared")]
+    Batch(#[source] std::io::Error),
+}
+
+impl Error {
+    /// What the error means to the engine.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Http(http::Error::Setup(_)) => Class::Fatal,
+            Self::Http(http::Error::Redirected { .. }) | Self::RefusesAll { .. } | Self::NotTheIntake { .. } => {
+                Class::Refused
+            }
+            Self::Http(_) | Self::Batch(_) => Class::Retryable { after: None },
+            Self::Unavailable { after, .. } => Class::Retryable { after: *after },
+            Self::KeyRefused { .. } => Class::CredentialsRefused,
+        }
+    }
+}

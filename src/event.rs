@@ -1,0 +1,187 @@
+//! An audit event: the raw record, and where in it the few fields stand that a destination needs.
+//!
+//! A record is never rebuilt. Its bytes are a view into the page that it came in, and a field is a span of those bytes, read
+//! when it is asked for.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::de::{Deserializer, Visitor};
+
+/// One event as its source gave it.
+#[derive(Clone)]
+pub struct Event {
+    raw: Bytes,
+    time: Option<Timestamp>,
+    fields: Fields,
+}
+
+/// What a destination may want to know of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Field {
+    /// The source's own identifier of the event.
+    Id,
+    /// What was done.
+    Action,
+    /// The part of the source that did it.
+    Service,
+    /// The kind of thing that it concerns.
+    Category,
+    /// How it ended.
+    Outcome,
+    /// Free text about it.
+    Details,
+    /// The kind of object.
+    ObjectType,
+    /// Who did it: an identifier.
+    UserId,
+    /// Who did it: a name.
+    UserName,
+    /// Who did it: an e-mail address.
+    UserEmail,
+    /// The address that it was done from.
+    ClientIp,
+}
+
+impl Field {
+    const COUNT: usize = Self::ClientIp as usize + 1;
+}
+
+/// Where a field's JSON value stands in the raw record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Span {
+    start: u32,
+    end: u32,
+}
+
+/// The spans of the fields that were found in a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Fields([Span; Field::COUNT]);
+
+impl Fields {
+    /// Notes that `field`'s value, a JSON scalar, is `raw[range]`. A span past 4 GiB is not noted.
+    pub fn set(&mut self, field: Field, range: std::ops::Range<usize>) {
+        if let (Ok(start), Ok(end)) = (u32::try_from(range.start), u32::try_from(range.end)) {
+            self.0[field as usize] = Span { start, end };
+        }
+    }
+}
+
+impl Event {
+    /// An event from its raw JSON, the time read from it and the fields found in it.
+    pub fn new(raw: Bytes, time: Option<Timestamp>, fields: Fields) -> Self {
+        Self { raw, time, fields }
+    }
+
+    /// The record, byte for byte as the source sent it: one valid JSON value.
+    pub fn raw(&self) -> &Bytes {
+        &self.raw
+    }
+
+    /// When it happened, where the record says so in a form that was understood.
+    pub fn time(&self) -> Option<Timestamp> {
+        self.time
+    }
+
+    /// A field as text; none where the record has none or an empty one. Numbers and booleans are given as written.
+    pub fn text(&self, field: Field) -> Option<Cow<'_, str>> {
+        let Span { start, end } = self.fields.0[field as usize];
+        let token = self.raw.get(start as usize..end as usize)?;
+        let text = scalar(token)?;
+        (!text.is_empty()).then_some(text)
+    }
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Event({} bytes)", self.raw.len())
+    }
+}
+
+/// A JSON scalar as text: a string's content, a number or boolean as written; none for null, arrays and objects.
+///
+/// A string with lone surrogates, which JSON allows and UTF-8 does not, is read with replacement characters.
+pub fn scalar(token: &[u8]) -> Option<Cow<'_, str>> {
+    match token.first()? {
+        b'"' => match serde_json::from_slice::<Borrowed<'_>>(token) {
+            Ok(Borrowed(text)) => Some(text),
+            Err(_) => serde_json::from_slice::<Lossy>(token).ok().map(|Lossy(text)| Cow::Owned(text)),
+        },
+        b'n' | b'{' | b'[' => None,
+        _ => std::str::from_utf8(token).ok().map(Cow::Borrowed),
+    }
+}
+
+/// A string that is borrowed where it has no escapes; serde's own `Cow` always copies.
+struct Borrowed<'a>(Cow<'a, str>);
+
+impl<'de> serde::Deserialize<'de> for Borrowed<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl<'de> Visitor<'de> for Text {
+            type Value = Borrowed<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Borrowed(Cow::Borrowed(text)))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Borrowed(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+/// A string read as bytes: `serde_json` then passes lone surrogates through (as WTF-8).
+struct Lossy(String);
+
+impl<'de> serde::Deserialize<'de> for Lossy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Octets;
+        impl Visitor<'_> for Octets {
+            type Value = Lossy;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Self::Value, E> {
+                Ok(Lossy(String::from_utf8_lossy(bytes).into_owned()))
+            }
+        }
+        deserializer.deserialize_bytes(Octets)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scalars_are_read_as_text() {
+        for (token, expected) in [
+            (r#""plain""#, Some("plain")),
+            (r#""a\"b\u00e9""#, Some("a\"bé")),
+            ("42", Some("42")),
+            ("true", Some("true")),
+            ("null", None),
+            ("{}", None),
+            (r#""\ud800x""#, Some("\u{fffd}\u{fffd}\u{fffd}x")),
+        ] {
+            assert_eq!(scalar(token.as_bytes()).as_deref(), expected, "{token}");
+        }
+        assert!(matches!(scalar(b"\"plain\""), Some(Cow::Borrowed("plain"))));
+    }
+
+    #[test]
+    fn an_empty_or_missing_field_is_none() {
+        let raw = Bytes::from_static(br#"{"action":""}"#);
+        let mut fields = Fields::default();
+        fields.set(Field::Action, 10..12);
+        let event = Event::new(raw, None, fields);
+        assert_eq!(event.text(Field::Action), None);
+        assert_eq!(event.text(Field::Id), None);
+    }
+}

@@ -1,0 +1,110 @@
+//! Text from the other side, made fit for a log: secrets taken out, control characters escaped, length capped.
+
+use std::fmt;
+
+use secrecy::{ExposeSecret, SecretString};
+use url::form_urlencoded;
+
+/// Longest excerpt, in bytes of the foreign text.
+const LONGEST: usize = 300;
+
+/// Secrets that a server may echo, in the spellings in which it may echo them.
+#[derive(Default)]
+pub struct Redaction(Vec<SecretString>);
+
+impl Redaction {
+    /// Nothing to take out: for calls that carry no secret.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Takes out `secrets` as they are, form-encoded and as a JSON string.
+    pub fn of<'a>(secrets: impl IntoIterator<Item = &'a SecretString>) -> Self {
+        let mut spellings = Vec::new();
+        for secret in secrets {
+            let plain = secret.expose_secret();
+            let form: String = form_urlencoded::byte_serialize(plain.as_bytes()).collect();
+            let json = serde_json::Value::from(plain).to_string();
+            let json = json[1..json.len() - 1].to_owned();
+            for spelling in [plain.to_owned(), form, json] {
+                if !spelling.is_empty() {
+                    spellings.push(spelling);
+                }
+            }
+        }
+        // The longest first: a spelling that contains another must go before it.
+        spellings.sort_by_key(|spelling| std::cmp::Reverse(spelling.len()));
+        spellings.dedup();
+        Self(spellings.into_iter().map(SecretString::from).collect())
+    }
+
+    fn apply(&self, text: &str) -> String {
+        self.0.iter().fold(text.to_owned(), |text, secret| text.replace(secret.expose_secret(), "[hidden]"))
+    }
+}
+
+/// The beginning of a foreign text, safe to log on one line.
+#[derive(Clone)]
+pub struct Excerpt(String);
+
+impl Excerpt {
+    /// Secrets are looked for in the whole text before it is cut, so that no part of one stays at the cut.
+    pub fn of(text: &[u8], redaction: &Redaction) -> Self {
+        // No secret is longer than this; what lies behind cannot reach into the excerpt.
+        let near = &text[..text.len().min(64 * 1024)];
+        let clean = redaction.apply(&String::from_utf8_lossy(near));
+        let mut shown: String = clean.chars().take(LONGEST).flat_map(char::escape_debug).collect();
+        if clean.chars().count() > LONGEST {
+            shown.push('…');
+        }
+        Self(shown)
+    }
+}
+
+impl fmt::Display for Excerpt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() { f.write_str("(nothing)") } else { write!(f, "\"{}\"", self.0) }
+    }
+}
+
+impl fmt::Debug for Excerpt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_echoed_secret_is_hidden_in_every_spelling() {
+        let secret = SecretString::from("=m0 s\"fj");
+        let redaction = Redaction::of([&secret]);
+        let body = br#"plain ==m0 s"fj form %3Dm0+s%22fj json "=m0 s\"fj""#;
+        let shown = Excerpt::of(body, &redaction).to_string();
+        assert!(!shown.contains("m0"), "{shown}");
+        assert_eq!(shown.matches("[hidden]").count(), 3, "{shown}");
+    }
+
+    #[test]
+    fn a_secret_at_the_cut_leaves_no_part_behind() {
+        let secret = SecretString::from("0123456789");
+        for lead in LONGEST - 12..LONGEST + 2 {
+            let body = format!("{}0123456789", "x".repeat(lead));
+            let shown = Excerpt::of(body.as_bytes(), &Redaction::of([&secret])).to_string();
+            assert!(!shown.contains('0'), "{shown}");
+        }
+    }
+
+    #[test]
+    fn foreign_text_cannot_forge_a_log_line() {
+        let shown = Excerpt::of(b"a\nINFO forged\x1b[2J\xff", &Redaction::none()).to_string();
+        assert!(!shown.contains(['\n', '\x1b']), "{shown}");
+    }
+
+    #[test]
+    fn an_excerpt_is_short() {
+        assert!(Excerpt::of(&[b'x'; 100_000], &Redaction::none()).to_string().len() < LONGEST + 10);
+    }
+}

@@ -1,0 +1,123 @@
+//! Secrets: never shown, given as a value or in a file, and readable again when the far side refuses them.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
+
+use secrecy::{ExposeSecret, SecretString};
+
+/// A secret named by the variable that carries it.
+///
+/// `Debug` shows the variable, never the value. A secret that came from a file can be read again, so that a rotated
+/// key is taken up without a restart.
+pub struct Secret {
+    variable: &'static str,
+    file: Option<PathBuf>,
+    value: RwLock<SecretString>,
+}
+
+/// Why a secret's file gave no secret.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// The file could not be read.
+    #[error("cannot read {}", path.display())]
+    Unreadable {
+        /// The file named by the variable.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
+    /// The file holds nothing, or only a line end.
+    #[error("{} is empty", path.display())]
+    Empty {
+        /// The file named by the variable.
+        path: PathBuf,
+    },
+}
+
+impl Secret {
+    /// A secret that `variable` carries itself.
+    pub fn from_value(variable: &'static str, value: SecretString) -> Self {
+        Self { variable, file: None, value: RwLock::new(value) }
+    }
+
+    /// A secret in the file that `variable` (`…_FILE`) names. One line end at the end of the file is not part of it.
+    pub fn from_file(variable: &'static str, path: PathBuf) -> Result<Self, SecretError> {
+        let value = read(&path)?;
+        Ok(Self { variable, file: Some(path), value: RwLock::new(value) })
+    }
+
+    /// The variable that an operator has to correct when this secret is refused.
+    pub fn variable(&self) -> &'static str {
+        self.variable
+    }
+
+    /// The value as last read.
+    pub fn current(&self) -> SecretString {
+        self.value.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads the file again; true when the value has changed. A secret without a file never changes.
+    pub fn reread(&self) -> Result<bool, SecretError> {
+        let Some(path) = &self.file else { return Ok(false) };
+        let fresh = read(path)?;
+        let mut value = self.value.write().unwrap_or_else(PoisonError::into_inner);
+        let changed = fresh.expose_secret() != value.expose_secret();
+        *value = fresh;
+        Ok(changed)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secret({})", self.variable)
+    }
+}
+
+fn read(path: &Path) -> Result<SecretString, SecretError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|cause| SecretError::Unreadable { path: path.to_owned(), cause })?;
+    let line = text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
+    if line.is_empty() {
+        return Err(SecretError::Empty { path: path.to_owned() });
+    }
+    Ok(SecretString::from(line))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_names_the_variable_and_not_the_value() {
+        let secret = Secret::from_value("DD_API_KEY", SecretString::from("hunter2"));
+        assert_eq!(format!("{secret:?}"), "Secret(DD_API_KEY)");
+    }
+
+    #[test]
+    fn only_the_last_line_end_of_a_file_is_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        for (content, expected) in [("a b\n", "a b"), ("a\r\n", "a"), ("a\n\n", "a\n"), (" =a", " =a")] {
+            std::fs::write(&path, content).unwrap();
+            let secret = Secret::from_file("DD_API_KEY_FILE", path.clone()).unwrap();
+            assert_eq!(secret.current().expose_secret(), expected);
+        }
+        std::fs::write(&path, "\n").unwrap();
+        assert!(matches!(Secret::from_file("DD_API_KEY_FILE", path), Err(SecretError::Empty { .. })));
+    }
+
+    #[test]
+    fn a_rotated_file_is_taken_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        std::fs::write(&path, "old").unwrap();
+        let secret = Secret::from_file("DD_API_KEY_FILE", path.clone()).unwrap();
+        assert!(!secret.reread().unwrap());
+        std::fs::write(&path, "new\n").unwrap();
+        assert!(secret.reread().unwrap());
+        assert_eq!(secret.current().expose_secret(), "new");
+    }
+}

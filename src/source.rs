@@ -1,0 +1,212 @@
+//! Where events come from.
+//!
+//! A source turns a [`Cursor`] into the next [`Page`] and says what its failures mean. It never waits, tries again or
+//! saves anything: the engine does.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::event::Event;
+use crate::failure::Class;
+use crate::http::{self, Excerpt, Place};
+
+pub mod oauth;
+pub mod sectigo;
+
+/// A place in a source's history. Only the source that made it can read it; it holds no secret.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Cursor(serde_json::Value);
+
+impl Cursor {
+    /// Wraps a source's own description of a place.
+    pub fn encode<T: Serialize>(place: &T) -> Result<Self, serde_json::Error> {
+        serde_json::to_value(place).map(Self)
+    }
+
+    /// The source's own description of the place.
+    pub fn decode<T: for<'de> Deserialize<'de>>(&self) -> Result<T, serde_json::Error> {
+        T::deserialize(&self.0)
+    }
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One step through a source's history.
+#[derive(Debug)]
+pub struct Page {
+    /// What to deliver, in the source's order.
+    pub events: Vec<Event>,
+    /// How many records were left out because they had been delivered before.
+    pub already_delivered: usize,
+    /// The place behind this page: to be committed once `events` are delivered.
+    pub next: Cursor,
+    /// Whether there is more to be had now, up to the time that was asked about.
+    pub more: bool,
+}
+
+/// A system that keeps audit events.
+#[async_trait]
+pub trait Source: Send + Sync {
+    /// The source's name, as it stands in the state document.
+    fn name(&self) -> &'static str;
+
+    /// Where the very first synchronisation starts when it starts at `now`.
+    fn first_cursor(&self, now: Timestamp) -> Cursor;
+
+    /// The place just behind everything up to `since`.
+    fn cursor_at(&self, since: Timestamp) -> Cursor;
+
+    /// Up to when everything before `cursor` is known; an error where the cursor cannot be understood.
+    fn position(&self, cursor: &Cursor) -> Result<Timestamp, Error>;
+
+    /// The page that follows `cursor`, within the history up to `now`.
+    async fn next_page(&self, cursor: &Cursor, now: Timestamp) -> Result<Page, Error>;
+
+    /// The same place with a smaller question before it; none where it cannot be smaller.
+    fn narrowed(&self, cursor: &Cursor, now: Timestamp) -> Option<Cursor>;
+}
+
+/// Why a source gave no page.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The source cannot be reached or did not answer whole.
+    #[error(transparent)]
+    Http(#[from] http::Error),
+    /// The source answered that it cannot answer now.
+    #[error("{place} answered {status}: {reason}")]
+    Unavailable {
+        /// Where the call went.
+        place: Place,
+        /// The answer's status.
+        status: u16,
+        /// The wait it asked for.
+        after: Option<Duration>,
+        /// The beginning of its body.
+        reason: Excerpt,
+    },
+    /// The source refused the access token.
+    #[error("{place} refused the access token (401)")]
+    TokenRefused {
+        /// Where the call went.
+        place: Place,
+    },
+    /// The client credentials were refused.
+    #[error("{place} refused the credentials ({status}: {reason}); check {variables}")]
+    CredentialsRefused {
+        /// Where the call went.
+        place: Place,
+        /// The answer's status.
+        status: u16,
+        /// The beginning of its body.
+        reason: Excerpt,
+        /// The variables to correct.
+        variables: String,
+    },
+    /// A secret's file, read again after a refusal, gave nothing.
+    #[error("the credentials were refused, and {variable} cannot be read again")]
+    SecretGone {
+        /// The variable that names the file.
+        variable: &'static str,
+        /// What was wrong with the file.
+        #[source]
+        cause: crate::secret::SecretError,
+    },
+    /// The source does not take such requests.
+    #[error("{place} answered {status}: {reason}; check {variable}")]
+    Refused {
+        /// Where the call went.
+        place: Place,
+        /// The answer's status.
+        status: u16,
+        /// The beginning of its body.
+        reason: Excerpt,
+        /// The variable that names the place.
+        variable: &'static str,
+    },
+    /// An address that another server named cannot be trusted with the client secret.
+    #[error(
+        "{place} names {named} as its token endpoint, which is not known to belong to it and gets no secret; if it is right, \
+         set {variable}"
+    )]
+    Untrusted {
+        /// Who named it.
+        place: Place,
+        /// What was named.
+        named: Excerpt,
+        /// The variable that settles it.
+        variable: &'static str,
+    },
+    /// The answer is not a page.
+    #[error("the answer from {place} is not a page of records: {reason}")]
+    Unreadable {
+        /// Where the call went.
+        place: Place,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The token endpoint's answer is not a token.
+    #[error("the answer from {place} holds no access token: {reason}")]
+    NoToken {
+        /// Where the call went.
+        place: Place,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The same page came again although the next one was asked for.
+    #[error("{place} gives the same page again and again; nothing of it is delivered twice and the cursor stays")]
+    Looping {
+        /// Where the call went.
+        place: Place,
+    },
+    /// Records that were there a moment ago are not there any more.
+    #[error(
+        "{place} gave none of the {expected} records that it gave before for the same time: its records are not stable. Nothing of \
+         this answer is delivered, and repeats are no longer looked for until the next start"
+    )]
+    Unstable {
+        /// Where the call went.
+        place: Place,
+        /// How many known records should have come.
+        expected: usize,
+    },
+    /// The stored cursor is not one of this source's.
+    #[error("the stored cursor cannot be understood")]
+    Cursor(#[source] serde_json::Error),
+    /// A secret's file cannot be read.
+    #[error("cannot read the secret file {}", path.display())]
+    Secret {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl Error {
+    /// What the error means to the engine.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Http(http::Error::Setup(_)) | Self::Cursor(_) | Self::Secret { .. } => Class::Fatal,
+            Self::Http(http::Error::Unanswered { .. } | http::Error::BrokenOff { .. }) | Self::NoToken { .. } => {
+                Class::Retryable { after: None }
+            }
+            Self::Http(http::Error::TooLarge { .. }) | Self::Unreadable { .. } => Class::Unreadable,
+            Self::Http(http::Error::Redirected { .. }) | Self::Refused { .. } | Self::Untrusted { .. } => {
+                Class::Refused
+            }
+            Self::Unavailable { after, .. } => Class::Retryable { after: *after },
+            Self::TokenRefused { .. } => Class::Unauthorized,
+            Self::CredentialsRefused { .. } | Self::SecretGone { .. } => Class::CredentialsRefused,
+            Self::Looping { .. } => Class::Stalled,
+            Self::Unstable { .. } => Class::Stalled,
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! State in a local folder: a document replaced atomically, and beside it a file locked for the process's life.
+//!
+//! The lock is a file of its own because the document is replaced by a new file at every save, and a lock belongs to a
+//! file, not to its name.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use sha2::{Digest as _, Sha256};
+
+use super::{Claim, Document, Error, StateStore, Version};
+
+const DOCUMENT: &str = "sectigo-audit-state.json";
+const STAGING: &str = "sectigo-audit-state.json.new";
+const LOCK: &str = "sectigo-audit-state.lock";
+
+/// Keeps the document as a file.
+#[derive(Debug, Clone)]
+pub struct LocalFs {
+    folder: PathBuf,
+    lock: Arc<Mutex<Option<File>>>,
+}
+
+impl LocalFs {
+    /// State in `folder`, which must exist before the first save.
+    pub fn new(folder: PathBuf) -> Self {
+        Self { folder, lock: Arc::default() }
+    }
+
+    fn error(&self, action: &'static str) -> impl FnOnce(io::Error) -> Error + use<> {
+        let place = self.place();
+        move |cause| Error::Io { action, place, cause }
+    }
+
+    /// Runs blocking file work away from the async threads; disks stall.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let this = self.clone();
+        match tokio::task::spawn_blocking(move || work(&this)).await {
+            Ok(done) => done,
+            Err(stopped) => Err(self.error("work on")(io::Error::other(stopped))),
+        }
+    }
+
+    fn claim_now(&self) -> Result<Claim, Error> {
+        let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.is_some() {
+            return Ok(Claim::Granted);
+        }
+        let path = self.folder.join(LOCK);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut file = options.open(&path).map_err(self.error("lock"))?;
+        match file.try_lock() {
+            Ok(()) => {
+                // Who holds it is told to a second instance; failing to write it costs only that.
+                let _ = file.set_len(0).and_then(|()| writeln!(file, "process {}", std::process::id()));
+                *held = Some(file);
+                Ok(Claim::Granted)
+            }
+            Err(TryLockError::WouldBlock) => {
+                let holder = std::fs::read_to_string(&path).unwrap_or_default();
+                let holder: String = holder.chars().filter(|c| c.is_ascii_alphanumeric() || *c == ' ').take(40).collect();
+                Ok(Claim::Busy { holder: if holder.is_empty() { "another process".to_owned() } else { holder } })
+            }
+            Err(TryLockError::Error(cause)) => {
+                Err(Error::NoLocks { place: path.display().to_string(), cause })
+            }
+        }
+    }
+
+    fn load_now(&self) -> Result<Option<(Document, Version)>, Error> {
+        match std::fs::read(self.folder.join(DOCUMENT)) {
+            Ok(bytes) => {
+                let version = version(&bytes);
+                Ok(Some((Document::from_bytes(bytes), version)))
+            }
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(cause) => Err(self.error("read")(cause)),
+        }
+    }
+
+    fn save_now(&self, document: &Document, expected: Option<&Version>) -> Result<Version, Error> {
+        if self.load_now()?.map(|(_, version)| version).as_ref() != expected {
+            return Err(Error::Conflict { place: self.place() });
+        }
+        replace(&self.folder, document.as_bytes()).map_err(self.error("write"))?;
+        Ok(version(document.as_bytes()))
+    }
+}
+
+#[async_trait]
+impl StateStore for LocalFs {
+    fn place(&self) -> String {
+        self.folder.join(DOCUMENT).display().to_string()
+    }
+
+    async fn claim(&self) -> Result<Claim, Error> {
+        self.blocking(Self::claim_now).await
+    }
+
+    async fn load(&self) -> Result<Option<(Document, Version)>, Error> {
+        self.blocking(Self::load_now).await
+    }
+
+    async fn save(&self, document: &Document, expected: Option<&Version>) -> Result<Version, Error> {
+        let (document, expected) = (document.clone(), expected.cloned());
+        self.blocking(move |this| this.save_now(&document, expected.as_ref())).await
+    }
+}
+
+/// After it, either the old or the new document is there whole, whatever crashes: the new one is on the disk before it
+/// takes the name, and the name is on the disk before this returns.
+fn replace(folder: &Path, bytes: &[u8]) -> io::Result<()> {
+    let staging = folder.join(STAGING);
+    match std::fs::remove_file(&staging) {
+        Ok(()) => {}
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
+        Err(cause) => return Err(cause),
+    }
+    // A new file, so that its mode is ours and a link in its place is not followed.
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staging)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&staging, folder.join(DOCUMENT))?;
+    File::open(folder)?.sync_all()
+}
+
+fn version(bytes: &[u8]) -> Version {
+    let digest = Sha256::digest(bytes);
+    Version(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+}
