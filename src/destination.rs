@@ -161,20 +161,39 @@ pub enum Error {
         /// The variable and value that chose the place.
         site: String,
     },
+    /// The key was refused, and its file holds another by now.
+    #[error("{place} refused the API key; {variable} names a newer one, which is tried next")]
+    KeyRotated {
+        /// Where the call went.
+        place: Place,
+        /// The variable that names the file.
+        variable: &'static str,
+    },
+    /// The key was refused, and its file cannot be read again.
+    #[error("{place} refused the API key, and {variable} cannot be read again")]
+    KeyGone {
+        /// Where the call went.
+        place: Place,
+        /// The variable that names the file.
+        variable: &'static str,
+        /// What was wrong with the file.
+        #[source]
+        cause: crate::secret::SecretError,
+    },
     /// The destination refuses whatever is sent.
-    #[error("{place} refuses everything ({status}: {reason}); nothing is put aside and the cursor stays; check {variable}")]
+    #[error("{place} refuses everything ({reason}); nothing is put aside and the cursor stays; check {variable}")]
     RefusesAll {
         /// Where the call went.
         place: Place,
-        /// The answer's status.
-        status: u16,
-        /// The beginning of its body.
-        reason: Excerpt,
+        /// The answer's status and the beginning of its body.
+        reason: String,
         /// The variable that names the place.
         variable: &'static str,
     },
     /// A success that the destination itself would not give.
-    #[error("{place} answered {status} with a web page: something between us and the intake answers for it; check {variable} and the proxy")]
+    #[error(
+        "{place} answered {status} with a web page: something between us and the intake answers for it; check {variable} and the proxy"
+    )]
     NotTheIntake {
         /// Where the call went.
         place: Place,
@@ -196,9 +215,9 @@ impl Error {
             Self::Http(http::Error::Redirected { .. }) | Self::RefusesAll { .. } | Self::NotTheIntake { .. } => {
                 Class::Refused
             }
-            Self::Http(_) | Self::Batch(_) => Class::Retryable { after: None },
+            Self::Http(_) | Self::Batch(_) | Self::KeyRotated { .. } => Class::Retryable { after: None },
             Self::Unavailable { after, .. } => Class::Retryable { after: *after },
-            Self::KeyRefused { .. } => Class::CredentialsRefused,
+            Self::KeyRefused { .. } | Self::KeyGone { .. } => Class::CredentialsRefused,
         }
     }
 }

@@ -4,11 +4,13 @@
 //! means belongs to whoever called.
 
 use std::fmt;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{DATE, HeaderMap, LOCATION, RETRY_AFTER};
-use reqwest::{Client, RequestBuilder, StatusCode};
+pub use reqwest::Method;
+use reqwest::header::{DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::{RequestBuilder, StatusCode};
 use url::{Host, Url};
 
 mod excerpt;
@@ -125,44 +127,120 @@ pub enum Error {
     },
 }
 
-/// A client for calls to `url`.
-///
-/// The proxy variables hold for `https` alone: `http` is only ever a loopback host or a local relay, and what goes there
-/// in clear must not pass another machine.
-pub fn client(settings: Settings, url: &Url) -> Result<Client, Error> {
-    let mut builder = Client::builder()
-        .user_agent(USER_AGENT)
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(CONNECT_TIMEOUT.min(settings.timeout))
-        .timeout(settings.timeout)
-        .tcp_keepalive(Duration::from_secs(30))
-        .pool_idle_timeout(Duration::from_secs(50));
-    if url.scheme() == "http" {
-        builder = builder.no_proxy();
+impl Error {
+    /// Whether the far side may have received the request although we have no answer to it.
+    pub fn may_have_arrived(&self) -> bool {
+        match self {
+            Self::Unanswered { cause, .. } => !cause.is_connect() && !cause.is_builder(),
+            Self::BrokenOff { .. } | Self::TooLarge { .. } => true,
+            Self::Setup(_) | Self::Redirected { .. } => false,
+        }
     }
-    builder.build().map_err(Error::Setup)
+}
+
+/// The HTTP client that every part of the program shares.
+///
+/// Made on the first call, since reading the trust store takes time that a process which never calls should not spend.
+#[derive(Debug)]
+pub struct Client {
+    settings: Settings,
+    encrypted: OnceLock<reqwest::Client>,
+    plain: OnceLock<reqwest::Client>,
+}
+
+impl Client {
+    /// A client with these time-outs; nothing is set up yet.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, encrypted: OnceLock::new(), plain: OnceLock::new() }
+    }
+
+    /// A request to `url`, to be completed and given to [`exchange`].
+    ///
+    /// The proxy variables hold for `https` alone: `http` is only ever a loopback host or a local relay, and what goes
+    /// there in clear must not pass another machine.
+    pub fn request(&self, method: Method, url: Url) -> Result<RequestBuilder, Error> {
+        let encrypted = url.scheme() == "https";
+        let slot = if encrypted { &self.encrypted } else { &self.plain };
+        let client = match slot.get() {
+            Some(client) => client,
+            None => slot.get_or_init({
+                let client = self.build(encrypted)?;
+                || client
+            }),
+        };
+        Ok(client.request(method, url))
+    }
+
+    fn build(&self, proxied: bool) -> Result<reqwest::Client, Error> {
+        let builder = reqwest::Client::builder()
+            .user_agent(USER_AGENT)
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT.min(self.settings.timeout))
+            .timeout(self.settings.timeout)
+            .tcp_keepalive(Duration::from_secs(30))
+            .pool_idle_timeout(Duration::from_secs(50));
+        let builder = if proxied { builder } else { builder.no_proxy() };
+        builder.build().map_err(Error::Setup)
+    }
+}
+
+/// An answer of which status and headers have arrived.
+#[derive(Debug)]
+pub struct Answer {
+    place: Place,
+    response: reqwest::Response,
+}
+
+/// Makes one call and waits for the head of its answer. A redirect is an error.
+pub async fn send(request: RequestBuilder, place: &Place) -> Result<Answer, Error> {
+    let unanswered = |cause: reqwest::Error| Error::Unanswered { place: place.clone(), cause: cause.without_url() };
+    let response = request.send().await.map_err(unanswered)?;
+    let status = response.status();
+    if status.is_redirection() {
+        let location = response.headers().get(LOCATION).map(HeaderValue::as_bytes).unwrap_or_default();
+        let location = Excerpt::of(location, &Redaction::none());
+        return Err(Error::Redirected { place: place.clone(), status, location });
+    }
+    Ok(Answer { place: place.clone(), response })
 }
 
 /// Makes one call and reads its answer whole, up to `limit` bytes after decompression.
 pub async fn exchange(request: RequestBuilder, place: &Place, limit: usize) -> Result<Reply, Error> {
-    let unanswered = |cause: reqwest::Error| Error::Unanswered { place: place.clone(), cause: cause.without_url() };
-    let mut response = request.send().await.map_err(unanswered)?;
-    let (status, headers) = (response.status(), response.headers().clone());
-    if status.is_redirection() {
-        let location = headers.get(LOCATION).map(|value| value.as_bytes().to_vec()).unwrap_or_default();
-        let location = Excerpt::of(&location, &Redaction::none());
-        return Err(Error::Redirected { place: place.clone(), status, location });
-    }
-    let mut body = BytesMut::new();
-    loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() > limit => {
-                return Err(Error::TooLarge { place: place.clone(), limit });
+    send(request, place).await?.whole(limit).await
+}
+
+impl Answer {
+    /// The whole answer; its body must arrive complete and within `limit` bytes after decompression.
+    pub async fn whole(mut self, limit: usize) -> Result<Reply, Error> {
+        let mut body = BytesMut::new();
+        loop {
+            match self.response.chunk().await {
+                Ok(Some(chunk)) if body.len() + chunk.len() > limit => {
+                    return Err(Error::TooLarge { place: self.place, limit });
+                }
+                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+                Ok(None) => return Ok(self.into_reply(body)),
+                Err(cause) => return Err(Error::BrokenOff { place: self.place, cause: cause.without_url() }),
             }
-            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-            Ok(None) => return Ok(Reply { status, headers, body: body.freeze() }),
-            Err(cause) => return Err(Error::BrokenOff { place: place.clone(), cause: cause.without_url() }),
         }
+    }
+
+    /// The answer with as much of its body as arrives, at least the first `enough` bytes where there are so many: for
+    /// answers whose status says everything, and whose body is for people.
+    pub async fn beginning(mut self, enough: usize) -> Reply {
+        let mut body = BytesMut::new();
+        while body.len() < enough
+            && let Ok(Some(chunk)) = self.response.chunk().await
+        {
+            body.extend_from_slice(&chunk);
+        }
+        self.into_reply(body)
+    }
+
+    fn into_reply(self, body: BytesMut) -> Reply {
+        let status = self.response.status();
+        let headers = self.response.headers().clone();
+        Reply { status, headers, body: body.freeze() }
     }
 }
 

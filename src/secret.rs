@@ -59,14 +59,12 @@ impl Secret {
         self.value.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Reads the file again; true when the value has changed. A secret without a file never changes.
-    pub fn reread(&self) -> Result<bool, SecretError> {
-        let Some(path) = &self.file else { return Ok(false) };
-        let fresh = read(path)?;
-        let mut value = self.value.write().unwrap_or_else(PoisonError::into_inner);
-        let changed = fresh.expose_secret() != value.expose_secret();
-        *value = fresh;
-        Ok(changed)
+    /// Reads the file again after `refused` was refused; true if there is another value to be tried now.
+    pub fn renewed_since(&self, refused: &SecretString) -> Result<bool, SecretError> {
+        if let Some(path) = &self.file {
+            *self.value.write().unwrap_or_else(PoisonError::into_inner) = read(path)?;
+        }
+        Ok(self.current().expose_secret() != refused.expose_secret())
     }
 }
 
@@ -115,9 +113,11 @@ mod tests {
         let path = folder.path().join("key");
         std::fs::write(&path, "old").unwrap();
         let secret = Secret::from_file("DD_API_KEY_FILE", path.clone()).unwrap();
-        assert!(!secret.reread().unwrap());
+        let old = secret.current();
+        assert!(!secret.renewed_since(&old).unwrap());
         std::fs::write(&path, "new\n").unwrap();
-        assert!(secret.reread().unwrap());
+        assert!(secret.renewed_since(&old).unwrap());
+        assert!(secret.renewed_since(&old).unwrap(), "for each request that was refused with the old one");
         assert_eq!(secret.current().expose_secret(), "new");
     }
 }

@@ -4,7 +4,6 @@
 //! saves anything: the engine does.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,7 +18,7 @@ pub mod oauth;
 pub mod sectigo;
 
 /// A place in a source's history. Only the source that made it can read it; it holds no secret.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Cursor(serde_json::Value);
 
@@ -95,10 +94,16 @@ pub enum Error {
         reason: Excerpt,
     },
     /// The source refused the access token.
-    #[error("{place} refused the access token (401)")]
+    #[error(
+        "{place} refused the access token ({reason}); if it refuses a new one too, check the rights of the client in {variable}"
+    )]
     TokenRefused {
         /// Where the call went.
         place: Place,
+        /// The beginning of its body.
+        reason: Excerpt,
+        /// The variable that names the client.
+        variable: &'static str,
     },
     /// The client credentials were refused.
     #[error("{place} refused the credentials ({status}: {reason}); check {variables}")]
@@ -111,6 +116,14 @@ pub enum Error {
         reason: Excerpt,
         /// The variables to correct.
         variables: String,
+    },
+    /// The client credentials were refused, and their file holds others by now.
+    #[error("{place} refused the credentials; {variable} names newer ones, which are tried next")]
+    SecretRotated {
+        /// Where the call went.
+        place: Place,
+        /// The variable that names the file.
+        variable: &'static str,
     },
     /// A secret's file, read again after a refusal, gave nothing.
     #[error("the credentials were refused, and {variable} cannot be read again")]
@@ -182,22 +195,17 @@ pub enum Error {
     /// The stored cursor is not one of this source's.
     #[error("the stored cursor cannot be understood")]
     Cursor(#[source] serde_json::Error),
-    /// A secret's file cannot be read.
-    #[error("cannot read the secret file {}", path.display())]
-    Secret {
-        /// The file.
-        path: PathBuf,
-    },
 }
 
 impl Error {
     /// What the error means to the engine.
     pub fn class(&self) -> Class {
         match self {
-            Self::Http(http::Error::Setup(_)) | Self::Cursor(_) | Self::Secret { .. } => Class::Fatal,
-            Self::Http(http::Error::Unanswered { .. } | http::Error::BrokenOff { .. }) | Self::NoToken { .. } => {
-                Class::Retryable { after: None }
-            }
+            Self::Http(http::Error::Setup(_)) | Self::Cursor(_) => Class::Fatal,
+            Self::Http(http::Error::Unanswered { .. } | http::Error::BrokenOff { .. })
+            | Self::NoToken { .. }
+            | Self::Unstable { .. }
+            | Self::SecretRotated { .. } => Class::Retryable { after: None },
             Self::Http(http::Error::TooLarge { .. }) | Self::Unreadable { .. } => Class::Unreadable,
             Self::Http(http::Error::Redirected { .. }) | Self::Refused { .. } | Self::Untrusted { .. } => {
                 Class::Refused
@@ -206,7 +214,6 @@ impl Error {
             Self::TokenRefused { .. } => Class::Unauthorized,
             Self::CredentialsRefused { .. } | Self::SecretGone { .. } => Class::CredentialsRefused,
             Self::Looping { .. } => Class::Stalled,
-            Self::Unstable { .. } => Class::Stalled,
         }
     }
 }

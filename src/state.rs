@@ -213,7 +213,9 @@ pub enum Error {
         cause: serde_json::Error,
     },
     /// The document was written by another version of this program.
-    #[error("the state at {place} has layout {version}, and this version of auditsync knows layout {LAYOUT} alone; run the version that wrote it")]
+    #[error(
+        "the state at {place} has layout {version}, and this version of auditsync knows layout {LAYOUT} alone; run the version that wrote it"
+    )]
     OtherLayout {
         /// Where the document is.
         place: String,
@@ -221,7 +223,9 @@ pub enum Error {
         version: u32,
     },
     /// The document belongs to another source.
-    #[error("the state at {place} belongs to the source {found:?}, not to {expected:?}; give each source a place of its own")]
+    #[error(
+        "the state at {place} belongs to the source {found:?}, not to {expected:?}; give each source a place of its own"
+    )]
     OtherSource {
         /// Where the document is.
         place: String,
@@ -231,7 +235,9 @@ pub enum Error {
         expected: &'static str,
     },
     /// The file system has no locks, so two processes could not be told apart.
-    #[error("the file system at {place} does not lock files, so a second instance could not be kept out; put the state on a local disk")]
+    #[error(
+        "the file system at {place} does not lock files, so a second instance could not be kept out; put the state on a local disk"
+    )]
     NoLocks {
         /// Where the lock file is.
         place: String,

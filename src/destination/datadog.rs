@@ -1,10 +1,41 @@
-//! The Datadog logs intake.
+//! The Datadog logs intake, as described at `docs.datadoghq.com/api/latest/logs` (send logs).
+//!
+//! [`entry`] writes one event, [`batch`] one body, [`response`] reads an answer, `isolate` settles a batch whatever it contains, and this
+//! file sends: up to four requests at a time.
 
+use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use async_trait::async_trait;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use jiff::Timestamp;
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
+use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
+use super::{Delivery, Destination, Error, Receipt};
+use crate::event::Event;
+use crate::http::{self, Excerpt, Method, Place, Redaction, Reply};
 use crate::secret::Secret;
+use batch::{Batch, MOST_ENTRIES};
+use entry::{EntryWriter, Form};
+use isolate::Settling;
+use rejected::Rejected;
+use response::Meaning;
+
+pub mod batch;
+pub mod entry;
+mod isolate;
+pub mod rejected;
+pub mod response;
+pub mod severity;
+
+/// Requests under way at a time.
+const IN_FLIGHT: usize = 4;
+
+/// As much of an answer as is worth reading.
+const ENOUGH_OF_AN_ANSWER: usize = 64 * 1024;
 
 /// What is needed to send to the intake.
 #[derive(Debug)]
@@ -49,4 +80,214 @@ pub enum Compression {
     Zstd,
     /// None, for a relay on the same machine.
     Identity,
+}
+
+impl Compression {
+    fn content_encoding(self) -> Option<HeaderValue> {
+        match self {
+            Self::Gzip => Some(HeaderValue::from_static("gzip")),
+            Self::Zstd => Some(HeaderValue::from_static("zstd")),
+            Self::Identity => None,
+        }
+    }
+}
+
+/// The intake as a destination.
+#[derive(Debug)]
+pub struct Datadog {
+    http: Arc<http::Client>,
+    intake: Url,
+    intake_variable: &'static str,
+    site: String,
+    validate: Url,
+    key: Secret,
+    compression: Compression,
+    entries: Arc<EntryWriter>,
+    rejected: Rejected,
+}
+
+/// The intake's word on a body.
+#[derive(Debug)]
+enum Verdict {
+    Accepted,
+    /// Something in it is not acceptable, or it is too large.
+    Refused {
+        meaning: Meaning,
+        reason: String,
+    },
+}
+
+impl Datadog {
+    /// A destination that calls through `http` and puts records under `record_key`.
+    pub fn new(settings: Settings, record_key: &'static str, http: Arc<http::Client>) -> Self {
+        Self {
+            http,
+            intake: below(&settings.intake_url, "api/v2/logs"),
+            intake_variable: settings.intake_variable,
+            site: settings.site,
+            validate: below(&settings.api_url, "api/v1/validate"),
+            key: settings.api_key,
+            compression: settings.compression,
+            entries: Arc::new(EntryWriter::new(&settings.labels, record_key)),
+            rejected: Rejected::new(settings.rejected_path),
+        }
+    }
+
+    /// Asks the API whether the key is valid. It is another host than the intake, and may be out of reach by itself.
+    pub async fn check_key(&self) -> Result<(), Error> {
+        let place = Place::of(&self.validate);
+        let key = self.key.current();
+        let request = self.http.request(Method::GET, self.validate.clone())?.header("DD-API-KEY", sensitive(&key));
+        let reply = http::exchange(request, &place, ENOUGH_OF_AN_ANSWER).await?;
+        match response::meaning(reply.status, &reply.headers) {
+            Meaning::Accepted => Ok(()),
+            Meaning::KeyRefused => Err(self.key_refused(place, &reply, &key)),
+            _ => {
+                let reason = Excerpt::of(&reply.body, &Redaction::of([&key]));
+                Err(Error::Unavailable { place, status: reply.status.as_u16(), after: reply.retry_after(), reason })
+            }
+        }
+    }
+
+    /// Sends one entry that says that it is a test.
+    pub async fn check_entry(&self, now: Timestamp) -> Result<(), Error> {
+        let message = "auditsync check: a test entry, to be ignored";
+        match self.post(self.notice("check", message, "info", now)?).await? {
+            Verdict::Accepted => Ok(()),
+            Verdict::Refused { meaning, reason } => Err(self.refuses_all(meaning, reason)),
+        }
+    }
+
+    /// Where entries go, for messages.
+    pub fn place(&self) -> Place {
+        Place::of(&self.intake)
+    }
+
+    /// A body with one entry of our own.
+    fn notice(&self, kind: &str, message: &str, status: &str, now: Timestamp) -> Result<Vec<u8>, Error> {
+        let mut body = vec![b'['];
+        self.entries.write_notice(&mut body, kind, message, status, now);
+        body.push(b']');
+        batch::compress(body, self.compression).map_err(Error::Batch)
+    }
+
+    /// Prepares a batch on a thread for blocking work: compression is what costs most of all.
+    async fn fill(
+        &self,
+        events: &Arc<[Event]>,
+        range: Range<usize>,
+        form: Form,
+        now: Timestamp,
+    ) -> Result<Batch, Error> {
+        let (entries, events, compression) = (Arc::clone(&self.entries), Arc::clone(events), self.compression);
+        let filling = move || Batch::fill(&entries, &events, range, form, now, compression);
+        let filled = tokio::task::spawn_blocking(filling).await;
+        filled.map_err(std::io::Error::other).flatten().map_err(Error::Batch)
+    }
+
+    async fn post(&self, body: Vec<u8>) -> Result<Verdict, Error> {
+        let place = self.place();
+        let key = self.key.current();
+        let mut request = self
+            .http
+            .request(Method::POST, self.intake.clone())?
+            .header("DD-API-KEY", sensitive(&key))
+            .header("DD-EVP-ORIGIN", env!("CARGO_PKG_NAME"))
+            .header("DD-EVP-ORIGIN-VERSION", env!("CARGO_PKG_VERSION"))
+            .header(CONTENT_TYPE, "application/json")
+            .body(body);
+        if let Some(encoding) = self.compression.content_encoding() {
+            request = request.header(CONTENT_ENCODING, encoding);
+        }
+        let reply = http::send(request, &place).await?.beginning(ENOUGH_OF_AN_ANSWER).await;
+        let status = reply.status.as_u16();
+        let reason = || Excerpt::of(&reply.body, &Redaction::of([&key]));
+        let variable = self.intake_variable;
+        match response::meaning(reply.status, &reply.headers) {
+            Meaning::Accepted => Ok(Verdict::Accepted),
+            meaning @ (Meaning::BadPayload | Meaning::TooLarge) => {
+                Ok(Verdict::Refused { meaning, reason: format!("{status}: {}", reason()) })
+            }
+            Meaning::WebPage => Err(Error::NotTheIntake { place, status, variable }),
+            Meaning::KeyRefused => Err(self.key_refused(place, &reply, &key)),
+            Meaning::Unavailable => {
+                Err(Error::Unavailable { place, status, after: reply.retry_after(), reason: reason() })
+            }
+            Meaning::Refused => Err(Error::RefusesAll { place, reason: format!("{status}: {}", reason()), variable }),
+        }
+    }
+
+    fn key_refused(&self, place: Place, reply: &Reply, refused: &SecretString) -> Error {
+        let variable = self.key.variable();
+        match self.key.renewed_since(refused) {
+            Ok(true) => Error::KeyRotated { place, variable },
+            Ok(false) => Error::KeyRefused {
+                place,
+                status: reply.status.as_u16(),
+                reason: Excerpt::of(&reply.body, &Redaction::of([refused])),
+                variable,
+                site: format!("{} ({})", self.site, self.intake_variable),
+            },
+            Err(cause) => Error::KeyGone { place, variable, cause },
+        }
+    }
+
+    fn refuses_all(&self, meaning: Meaning, reason: String) -> Error {
+        tracing::debug!(?meaning, "nothing is accepted");
+        Error::RefusesAll { place: self.place(), reason, variable: self.intake_variable }
+    }
+}
+
+#[async_trait]
+impl Destination for Datadog {
+    fn name(&self) -> &'static str {
+        "datadog"
+    }
+
+    async fn deliver(&self, delivery: &mut Delivery, now: Timestamp) -> Result<Receipt, Error> {
+        let events = Arc::clone(delivery.events());
+        let mut waiting = delivery.outstanding().iter().flat_map(|range| requests(range.clone())).collect::<Vec<_>>();
+        waiting.reverse();
+        let mut left = Vec::new();
+        let mut failure: Option<Error> = None;
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            while under_way.len() < IN_FLIGHT
+                && failure.is_none()
+                && let Some(range) = waiting.pop()
+            {
+                under_way.push(Settling::new(self, Arc::clone(&events), range, now).run());
+            }
+            let Some(settled) = under_way.next().await else { break };
+            delivery.count(settled.tally);
+            left.extend(settled.left);
+            if let Some(error) = settled.error {
+                if matches!(&error, Error::Http(error) if error.may_have_arrived()) {
+                    delivery.note_unanswered();
+                }
+                failure.get_or_insert(error);
+            }
+        }
+        left.extend(waiting);
+        delivery.leave(left);
+        failure.map_or(Ok(Receipt::Accepted), Err)
+    }
+}
+
+/// Cuts a range into the most that single requests can carry.
+fn requests(range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    range.clone().step_by(MOST_ENTRIES).map(move |start| start..range.end.min(start + MOST_ENTRIES))
+}
+
+fn below(base: &Url, path: &str) -> Url {
+    let mut url = base.clone();
+    url.set_path(&format!("{}/{path}", base.path().trim_end_matches('/')));
+    url
+}
+
+/// The configuration takes only keys that a header can carry; another would be sent as an empty one and refused.
+fn sensitive(key: &SecretString) -> HeaderValue {
+    let mut value = HeaderValue::from_str(key.expose_secret()).unwrap_or_else(|_| HeaderValue::from_static(""));
+    value.set_sensitive(true);
+    value
 }

@@ -1,1 +1,292 @@
-//! OAuth 2.0 client credentials.
+//! Access tokens by the OAuth 2.0 client credentials grant (RFC 6749, 4.4).
+
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use url::{Host, Url};
+
+use super::Error;
+use crate::failure::Class;
+use crate::http::{self, Excerpt, Method, Place, Redaction, Reply};
+use crate::secret::Secret;
+
+/// A token answer is a small JSON object.
+const LARGEST_ANSWER: usize = 1024 * 1024;
+
+/// A token is renewed this long before its end, or a fifth of its life if that is less.
+const EARLY: Duration = Duration::from_secs(60);
+
+/// The life of a token that does not tell one. Were it shorter, the 401 would tell.
+const UNTOLD_LIFE: Duration = Duration::from_secs(300);
+
+/// The longest life that is believed.
+const LONGEST_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A client and its current access token.
+#[derive(Debug)]
+pub struct ClientCredentials {
+    client_id: String,
+    id_variable: &'static str,
+    secret: Secret,
+    /// Locked while a token is fetched, so that there is one renewal at a time and the others wait for it.
+    issued: Mutex<Option<Issued>>,
+}
+
+#[derive(Debug)]
+struct Issued {
+    token: AccessToken,
+    renew_at: Instant,
+}
+
+/// An access token, ready to be sent.
+#[derive(Debug, Clone)]
+pub struct AccessToken {
+    secret: SecretString,
+    header: HeaderValue,
+}
+
+impl AccessToken {
+    fn new(secret: SecretString) -> Option<Self> {
+        let mut header = HeaderValue::from_str(&format!("Bearer {}", secret.expose_secret())).ok()?;
+        header.set_sensitive(true);
+        Some(Self { secret, header })
+    }
+
+    /// The value of the `Authorization` header, marked as sensitive.
+    pub fn header(&self) -> HeaderValue {
+        self.header.clone()
+    }
+
+    /// What has to be hidden in answers to calls that carry this token.
+    pub fn redaction(&self) -> Redaction {
+        Redaction::of([&self.secret])
+    }
+}
+
+impl ClientCredentials {
+    /// A client named by `id_variable`, with its secret.
+    pub fn new(client_id: String, id_variable: &'static str, secret: Secret) -> Self {
+        Self { client_id, id_variable, secret, issued: Mutex::new(None) }
+    }
+
+    /// The current access token; a new one from `endpoint` when there is none or its end is near. `endpoint_variable`
+    /// is what an operator has to correct when the endpoint is no such thing.
+    pub async fn token(
+        &self,
+        http: &http::Client,
+        endpoint: &Url,
+        endpoint_variable: &'static str,
+    ) -> Result<AccessToken, Error> {
+        let mut issued = self.issued.lock().await;
+        if let Some(Issued { token, renew_at }) = issued.as_ref()
+            && Instant::now() < *renew_at
+        {
+            return Ok(token.clone());
+        }
+        let asked = Instant::now();
+        let (token, life) = match self.fetch(http, endpoint, endpoint_variable).await {
+            Ok(fetched) => fetched,
+            // A token that still has some life left serves while the endpoint is away.
+            Err(error) => match issued.as_ref() {
+                Some(old) if matches!(error.class(), Class::Retryable { .. }) && asked < old.renew_at + EARLY / 2 => {
+                    tracing::warn!(error = %crate::failure::Chain(&error), "cannot renew the access token yet");
+                    return Ok(old.token.clone());
+                }
+                _ => return Err(error),
+            },
+        };
+        let life = life.min(LONGEST_LIFE);
+        tracing::debug!(expires_in = %humantime::format_duration(life), "access token obtained");
+        *issued = Some(Issued { token: token.clone(), renew_at: asked + life - EARLY.min(life / 5) });
+        Ok(token)
+    }
+
+    /// Forgets a token that was refused; a newer one stays.
+    pub async fn forget(&self, refused: &AccessToken) {
+        let mut issued = self.issued.lock().await;
+        if issued.as_ref().is_some_and(|issued| issued.token.header == refused.header) {
+            *issued = None;
+        }
+    }
+
+    async fn fetch(
+        &self,
+        http: &http::Client,
+        endpoint: &Url,
+        endpoint_variable: &'static str,
+    ) -> Result<(AccessToken, Duration), Error> {
+        let place = Place::of(endpoint);
+        let secret = self.secret.current();
+        let form = [
+            ("grant_type", "client_credentials"),
+            ("client_id", self.client_id.as_str()),
+            ("client_secret", secret.expose_secret()),
+        ];
+        let request = http.request(Method::POST, endpoint.clone())?.form(&form);
+        let reply = http::exchange(request, &place, LARGEST_ANSWER).await.map_err(|error| match error {
+            // An answer of that size is no token; a smaller question would not mend it.
+            http::Error::TooLarge { place, limit } => {
+                Error::NoToken { place, reason: format!("it is larger than {limit} bytes") }
+            }
+            other => other.into(),
+        })?;
+        if reply.status == StatusCode::OK {
+            return issued(&reply).map_err(|reason| Error::NoToken { place, reason });
+        }
+        let status = reply.status.as_u16();
+        let reason = Excerpt::of(&reply.body, &Redaction::of([&secret]));
+        Err(match status {
+            400 | 401 | 403 => self.refused(place, status, reason, &secret),
+            408 | 425 | 429 | 500.. => Error::Unavailable { place, status, after: reply.retry_after(), reason },
+            _ => Error::Refused { place, status, reason, variable: endpoint_variable },
+        })
+    }
+
+    /// The credentials were refused: whether their file holds others by now decides what that means.
+    fn refused(&self, place: Place, status: u16, reason: Excerpt, refused: &SecretString) -> Error {
+        let variable = self.secret.variable();
+        match self.secret.renewed_since(refused) {
+            Ok(true) => Error::SecretRotated { place, variable },
+            Ok(false) => {
+                let variables = format!("{} and {variable}", self.id_variable);
+                Error::CredentialsRefused { place, status, reason, variables }
+            }
+            Err(cause) => Error::SecretGone { variable, cause },
+        }
+    }
+}
+
+/// The token in an answer, and its life. The error says what is wrong, and quotes nothing: it may hold a token.
+fn issued(reply: &Reply) -> Result<(AccessToken, Duration), String> {
+    #[derive(Deserialize)]
+    struct Answer {
+        access_token: SecretString,
+        expires_in: Option<serde_json::Value>,
+    }
+    let answer: Answer = serde_json::from_slice(&reply.body).map_err(|cause| {
+        format!("not a JSON object with access_token (line {}, {:?})", cause.line(), cause.classify())
+    })?;
+    let token = AccessToken::new(answer.access_token).ok_or("access_token cannot be sent in a header")?;
+    // Some servers write the number as a string.
+    let seconds = answer.expires_in.and_then(|value| match value {
+        serde_json::Value::String(text) => text.trim().parse().ok(),
+        other => other.as_f64(),
+    });
+    let life = seconds.map_or(UNTOLD_LIFE, |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or_default());
+    Ok((token, life))
+}
+
+/// The authorization server that a 401 names: `authorization_uri` in `WWW-Authenticate`.
+pub fn authorization_uri(headers: &HeaderMap) -> Option<String> {
+    headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok()).find_map(|challenge| {
+        let at = challenge.to_ascii_lowercase().find("authorization_uri")?;
+        let value = challenge.get(at + "authorization_uri".len()..)?.trim_start().strip_prefix('=')?.trim_start();
+        let uri = match value.strip_prefix('"') {
+            Some(quoted) => quoted.split('"').next(),
+            None => value.split([',', ' ']).next(),
+        };
+        uri.filter(|uri| !uri.is_empty()).map(str::to_owned)
+    })
+}
+
+/// The token endpoint of a Keycloak realm, whichever of its addresses was named.
+pub fn token_endpoint(named: &Url) -> Url {
+    let mut endpoint = named.clone();
+    endpoint.set_query(None);
+    endpoint.set_fragment(None);
+    let path = named.path().trim_end_matches('/');
+    if let Some(realm) = path.strip_suffix("/protocol/openid-connect/auth") {
+        endpoint.set_path(&format!("{realm}/protocol/openid-connect/token"));
+    } else if path.rsplit('/').nth(1) == Some("realms") {
+        endpoint.set_path(&format!("{path}/protocol/openid-connect/token"));
+    }
+    endpoint
+}
+
+/// Whether a token endpoint that `api` named may be given the client secret: its host is the API's own, a sibling of it
+/// under a domain that someone owns, or under `family`.
+pub fn is_trusted(named: &Url, api: &Url, family: &str) -> bool {
+    let protected = named.scheme() == "https" || (named.scheme() == "http" && http::is_loopback(named));
+    if !protected || !named.username().is_empty() || named.password().is_some() {
+        return false;
+    }
+    match (named.host(), api.host()) {
+        (Some(named), Some(api)) if named == api => true,
+        (Some(Host::Domain(named)), Some(Host::Domain(api))) => {
+            let (named, api) = (named.trim_end_matches('.'), api.trim_end_matches('.'));
+            let in_family = named.strip_suffix(family).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+            let sibling = match (named.split_once('.'), api.split_once('.')) {
+                // A public suffix such as co.uk is nobody's domain: names under it are no siblings.
+                (Some((_, parent)), Some((_, other))) => parent == other && psl::domain_str(parent).is_some(),
+                _ => false,
+            };
+            named == api || in_family || sibling
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_authorization_uri_is_found_in_every_usual_spelling() {
+        for challenge in [
+            r#"Bearer realm="x", authorization_uri="https://auth.example.com/t""#,
+            r#"Bearer authorization_uri = "https://auth.example.com/t", error="invalid_token""#,
+            "Bearer Authorization_URI=https://auth.example.com/t, realm=x",
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=y"));
+            headers.append(WWW_AUTHENTICATE, HeaderValue::from_str(challenge).unwrap());
+            assert_eq!(authorization_uri(&headers).as_deref(), Some("https://auth.example.com/t"), "{challenge}");
+        }
+        assert_eq!(authorization_uri(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn any_address_of_a_realm_leads_to_its_token_endpoint() {
+        let token = "https://auth.sectigo.com/auth/realms/apiclients/protocol/openid-connect/token";
+        for named in [
+            token,
+            "https://auth.sectigo.com/auth/realms/apiclients/protocol/openid-connect/auth?x=y",
+            "https://auth.sectigo.com/auth/realms/apiclients/",
+            "https://auth.sectigo.com/auth/realms/apiclients",
+        ] {
+            assert_eq!(token_endpoint(&Url::parse(named).unwrap()).as_str(), token, "{named}");
+        }
+        assert_eq!(token_endpoint(&Url::parse("https://x/oauth/token").unwrap()).as_str(), "https://x/oauth/token");
+    }
+
+    #[test]
+    fn the_secret_goes_to_the_apis_own_family_alone() {
+        let api = "https://audit.enterprise.sectigo.com";
+        for (named, api, expected) in [
+            ("https://audit.enterprise.sectigo.com/t", api, true),
+            ("https://auth.enterprise.sectigo.com/t", api, true),
+            ("https://auth.sso.sectigo.com/t", api, true),
+            ("https://sectigo.com/t", api, true),
+            ("http://auth.sso.sectigo.com/t", api, false),
+            ("https://evilsectigo.com/t", api, false),
+            ("https://sectigo.com.evil.net/t", api, false),
+            ("https://me@auth.sso.sectigo.com/t", api, false),
+            ("https://auth.pki.example.com/t", "https://audit.pki.example.com", true),
+            ("https://auth.example.com/t", "https://audit.pki.example.com", false),
+            ("https://evil.com/t", "https://example.com", false),
+            ("https://evil.co.uk/t", "https://example.co.uk", false),
+            ("https://evil.azurewebsites.net/t", "https://audit.azurewebsites.net", false),
+            ("http://127.0.0.1:1/t", "http://127.0.0.1:2", true),
+            ("http://127.0.0.1:1/t", "https://audit.example.com", false),
+            ("https://10.0.0.2/t", "https://10.0.0.1", false),
+        ] {
+            let (named, api) = (Url::parse(named).unwrap(), Url::parse(api).unwrap());
+            assert_eq!(is_trusted(&named, &api, "sectigo.com"), expected, "{named} for {api}");
+        }
+    }
+}

@@ -1,10 +1,40 @@
-//! Sectigo Certificate Manager's audit API.
+//! Sectigo Certificate Manager's audit API, as described at `audit.scm.devx.sectigo.com`.
+//!
+//! [`position`] holds what is decided (which range, which page, what was delivered before), [`api`] the calls, and this file joins the two.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio::time::Instant;
 use url::Url;
 
+use super::{Cursor, Error, Page, Source};
+use crate::http::{self, Reply};
 use crate::secret::Secret;
+use api::{Answer, Api};
+use moment::Moment;
+use position::{Contradiction, Cut, InRange, PageToken, Position, end_of_history};
+
+mod api;
+pub mod fingerprint;
+pub mod moment;
+pub mod overlap;
+pub mod page;
+pub mod position;
+pub mod record;
+
+/// The variable of the API's address.
+const URL_VARIABLE: &str = "SECTIGO_AUDIT_API_URL";
+
+/// A reading of the server's clock is trusted for this long; then ours counts alone, so that one wrong `Date` cannot keep us from
+/// asking again.
+const CLOCK_LIFE: Duration = Duration::from_secs(600);
+
+/// Clocks that differ by more than this are worth a warning.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(120);
 
 /// What is needed to read the audit API.
 #[derive(Debug)]
@@ -25,4 +55,186 @@ pub struct Settings {
     pub window: Duration,
     /// How far each range reaches back into the one before.
     pub overlap: Duration,
+}
+
+/// The audit API as a source.
+#[derive(Debug)]
+pub struct Sectigo {
+    api: Api,
+    lookback: Duration,
+    delay: Duration,
+    cut: Cut,
+    /// Set when the API's records turned out not to be stable; until the next start.
+    overlap_off: AtomicBool,
+    /// The server's clock when it was last read.
+    server_clock: Mutex<Option<(Timestamp, Instant)>>,
+}
+
+impl Sectigo {
+    /// Name in the state document.
+    pub const NAME: &'static str = "sectigo";
+
+    /// A source that calls through `http`.
+    pub fn new(settings: Settings, http: std::sync::Arc<http::Client>) -> Self {
+        let Settings { api_url, client_id, client_secret, token_url, lookback, delay, window, overlap } = settings;
+        Self {
+            api: Api::new(http, &api_url, token_url, client_id, client_secret),
+            lookback,
+            delay,
+            cut: Cut { window, overlap },
+            overlap_off: AtomicBool::new(false),
+            server_clock: Mutex::new(None),
+        }
+    }
+
+    /// Obtains an access token and gives the endpoint that issued it: the first half of a check.
+    pub async fn check_token(&self) -> Result<String, Error> {
+        self.api.check_token().await
+    }
+
+    /// Reads one page of the last hour, delivering nothing, and gives the number of its records: the second half of a check.
+    pub async fn check_page(&self, now: Timestamp) -> Result<usize, Error> {
+        let end = end_of_history(now, None, self.delay);
+        let since = end.before(Duration::from_secs(3600));
+        let range = Position::starting_at(since).enter(end, Cut { window: Duration::from_secs(3600), ..self.cut });
+        let Some(range) = range else { return Ok(0) };
+        match self.api.records(range.from(), range.until(), None).await? {
+            Answer::Page(reply) => Ok(self.records(&reply)?.len()),
+            Answer::PageTokenRefused { .. } => Ok(0),
+        }
+    }
+
+    fn records(&self, reply: &Reply) -> Result<Vec<crate::event::Event>, Error> {
+        page::records(&reply.body)
+            .map_err(|cause| Error::Unreadable { place: self.api.place(), reason: self.api.describe(reply, &cause) })
+    }
+
+    /// The server's present time, as its last answer tells.
+    fn server_now(&self) -> Option<Timestamp> {
+        let clock = *self.server_clock.lock().unwrap_or_else(PoisonError::into_inner);
+        let (date, read) = clock?;
+        let elapsed = read.elapsed();
+        if elapsed > CLOCK_LIFE { None } else { date.checked_add(elapsed).ok() }
+    }
+
+    fn note_server_clock(&self, date: Timestamp) {
+        *self.server_clock.lock().unwrap_or_else(PoisonError::into_inner) = Some((date, Instant::now()));
+    }
+
+    /// The range that follows `position`, in a history that ends `now`; none where there is nothing to ask for.
+    fn enter(&self, position: Position, now: Timestamp) -> Option<InRange> {
+        let since = position.since();
+        if Moment::from(now).after(CLOCK_TOLERANCE) < since {
+            tracing::warn!(%since, %now, "this machine's clock is behind what was already delivered; nothing is asked for until it is right");
+        }
+        let range = position.enter(end_of_history(now, self.server_now(), self.delay), self.cut)?;
+        Some(if self.overlap_off.load(Ordering::Relaxed) { range.without_overlap() } else { range })
+    }
+
+    /// What a first page's own time says of its range: none if the range may end where it does, else where it has to.
+    fn too_early(&self, range: &InRange, reply: &Reply, now: Timestamp) -> Option<Moment> {
+        let date = reply.date()?;
+        self.note_server_clock(date);
+        let end = end_of_history(date, None, self.delay);
+        if range.token().is_some() || range.until() <= end {
+            return None;
+        }
+        let behind = Moment::from(now).since(Moment::from(date));
+        if behind > CLOCK_TOLERANCE {
+            let behind = humantime::format_duration(behind);
+            tracing::warn!(server = %date, ours = %now, "the API's clock is {behind} behind this machine's; its own counts");
+        }
+        Some(end)
+    }
+
+    fn page(
+        &self,
+        events: Vec<crate::event::Event>,
+        already_delivered: usize,
+        next: &Position,
+        now: Timestamp,
+    ) -> Result<Page, Error> {
+        let more = match next {
+            Position::InRange(_) => true,
+            Position::Idle { since, .. } => *since < end_of_history(now, self.server_now(), self.delay),
+        };
+        Ok(Page { events, already_delivered, next: Cursor::encode(next).map_err(Error::Cursor)?, more })
+    }
+}
+
+#[async_trait]
+impl Source for Sectigo {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn first_cursor(&self, now: Timestamp) -> Cursor {
+        self.cursor_at(Moment::from(now).before(self.lookback).into())
+    }
+
+    fn cursor_at(&self, since: Timestamp) -> Cursor {
+        cursor_at(since)
+    }
+
+    fn position(&self, cursor: &Cursor) -> Result<Timestamp, Error> {
+        position(cursor)
+    }
+
+    async fn next_page(&self, cursor: &Cursor, now: Timestamp) -> Result<Page, Error> {
+        let position: Position = cursor.decode().map_err(Error::Cursor)?;
+        let idle = position.clone();
+        let Some(range) = self.enter(position, now) else {
+            return Ok(Page { events: Vec::new(), already_delivered: 0, next: cursor.clone(), more: false });
+        };
+        tracing::debug!(from = %range.from(), until = %range.until(), first = range.token().is_none(), "asking for a page");
+        let reply = match self.api.records(range.from(), range.until(), range.token()).await? {
+            Answer::Page(reply) => reply,
+            Answer::PageTokenRefused { refusal } => {
+                tracing::warn!(error = %refusal, "the API refused a page's token; its range is read from the start again, and may repeat");
+                let again = range.token_refused(self.cut).ok_or(refusal)?;
+                return self.page(Vec::new(), 0, &Position::InRange(again), now);
+            }
+        };
+        if let Some(end) = self.too_early(&range, &reply, now) {
+            tracing::debug!(%end, "the API's clock has not come so far; asking for less");
+            let shorter = range.shortened_to(end, self.cut).map_or(idle, Position::InRange);
+            let mut page = self.page(Vec::new(), 0, &shorter, now)?;
+            page.more = matches!(shorter, Position::InRange(_));
+            return Ok(page);
+        }
+        let records = self.records(&reply)?;
+        let token = self.api.page_token(&reply)?.map(PageToken);
+        let sifted = range.take(records, token).map_err(|contradiction| match contradiction {
+            Contradiction::Unstable { expected } => {
+                self.overlap_off.store(true, Ordering::Relaxed);
+                Error::Unstable { place: self.api.place(), expected }
+            }
+            Contradiction::Looping => Error::Looping { place: self.api.place() },
+        })?;
+        if sifted.shrunk {
+            tracing::warn!(
+                most = overlap::MOST,
+                "more records lie in SECTIGO_AUDIT_SYNC_OVERLAP than the state remembers; the overlap is shorter for now"
+            );
+        }
+        self.page(sifted.fresh, sifted.already_delivered, &sifted.next, now)
+    }
+
+    fn narrowed(&self, cursor: &Cursor, now: Timestamp) -> Option<Cursor> {
+        let position: Position = cursor.decode().ok()?;
+        let narrowed = self.enter(position, now)?.halved(self.cut)?;
+        Cursor::encode(&Position::InRange(narrowed)).ok()
+    }
+}
+
+/// The cursor just behind everything up to `since`; needs no connection.
+pub fn cursor_at(since: Timestamp) -> Cursor {
+    // A position is plain data and always has a JSON form; null would be refused when read, never taken for a place.
+    Cursor::encode(&Position::starting_at(since.into())).unwrap_or_default()
+}
+
+/// Up to when everything before `cursor` is delivered; needs no connection.
+pub fn position(cursor: &Cursor) -> Result<Timestamp, Error> {
+    let position: Position = cursor.decode().map_err(Error::Cursor)?;
+    Ok(position.since().into())
 }

@@ -66,12 +66,11 @@ impl LocalFs {
             }
             Err(TryLockError::WouldBlock) => {
                 let holder = std::fs::read_to_string(&path).unwrap_or_default();
-                let holder: String = holder.chars().filter(|c| c.is_ascii_alphanumeric() || *c == ' ').take(40).collect();
+                let holder: String =
+                    holder.chars().filter(|c| c.is_ascii_alphanumeric() || *c == ' ').take(40).collect();
                 Ok(Claim::Busy { holder: if holder.is_empty() { "another process".to_owned() } else { holder } })
             }
-            Err(TryLockError::Error(cause)) => {
-                Err(Error::NoLocks { place: path.display().to_string(), cause })
-            }
+            Err(TryLockError::Error(cause)) => Err(Error::NoLocks { place: path.display().to_string(), cause }),
         }
     }
 

@@ -1,0 +1,140 @@
+//! Batches: as many entries in one body as the intake takes.
+
+use std::io::{self, Write as _};
+use std::ops::Range;
+
+use flate2::write::GzEncoder;
+use jiff::Timestamp;
+
+use super::Compression;
+use super::entry::{EntryWriter, Form};
+use crate::event::Event;
+
+/// Most entries in one request.
+pub const MOST_ENTRIES: usize = 1000;
+
+/// Largest body before compression, in bytes, brackets and commas counted.
+pub const LARGEST_BODY: usize = 5_000_000;
+
+/// The usual size of an entry, for the first guess at a body's size.
+const USUAL_ENTRY: usize = 1_000;
+
+/// A request body and what is in it.
+#[derive(Debug)]
+pub struct Batch {
+    /// Which events it carries.
+    pub range: Range<usize>,
+    /// The body as it is sent.
+    pub body: Vec<u8>,
+    /// How many carry the present time.
+    pub restamped: usize,
+    /// Which are cut.
+    pub cut: Vec<usize>,
+}
+
+impl Batch {
+    /// Writes events from the beginning of `range`, as many as fit into one request; at least one.
+    pub fn fill(
+        entries: &EntryWriter,
+        events: &[Event],
+        range: Range<usize>,
+        form: Form,
+        now: Timestamp,
+        compression: Compression,
+    ) -> io::Result<Self> {
+        let end = range.end.min(range.start.saturating_add(MOST_ENTRIES)).min(events.len());
+        let mut batch = Self { range: range.start..range.start, body: Vec::new(), restamped: 0, cut: Vec::new() };
+        let raw: usize = events.get(range.start..end).unwrap_or_default().iter().map(|event| event.raw().len()).sum();
+        let mut body = Vec::with_capacity(LARGEST_BODY.min(raw + (end - range.start) * USUAL_ENTRY));
+        body.push(b'[');
+        for (index, event) in events.iter().enumerate().take(end).skip(range.start) {
+            let before = body.len();
+            if index > range.start {
+                body.push(b',');
+            }
+            let marks = entries.write(&mut body, event, form, now);
+            // An entry is never larger than a body, so the first always fits.
+            if body.len() + 1 > LARGEST_BODY && index > range.start {
+                body.truncate(before);
+                break;
+            }
+            batch.range.end = index + 1;
+            batch.restamped += usize::from(marks.restamped);
+            if marks.cut {
+                batch.cut.push(index);
+            }
+        }
+        body.push(b']');
+        batch.body = compress(body, compression)?;
+        Ok(batch)
+    }
+}
+
+/// Compresses a request body.
+pub fn compress(body: Vec<u8>, compression: Compression) -> io::Result<Vec<u8>> {
+    match compression {
+        Compression::Gzip => {
+            let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), flate2::Compression::default());
+            encoder.write_all(&body)?;
+            encoder.finish()
+        }
+        Compression::Zstd => zstd::bulk::compress(&body, zstd::DEFAULT_COMPRESSION_LEVEL),
+        Compression::Identity => Ok(body),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::destination::datadog::Labels;
+    use crate::source::sectigo::page;
+
+    fn fill(events: &[Event], range: Range<usize>) -> Batch {
+        let empty = String::new;
+        let labels = Labels { source: empty(), service: empty(), hostname: empty(), tags: empty() };
+        let writer = EntryWriter::new(&labels, "sectigo");
+        Batch::fill(&writer, events, range, Form::Whole, Timestamp::UNIX_EPOCH, Compression::Identity).unwrap()
+    }
+
+    fn events(count: usize, size: usize) -> Vec<Event> {
+        let record = format!(r#"{{"details":"{}"}}"#, "x".repeat(size));
+        page::records(&Bytes::from(format!("[{}]", vec![record; count].join(",")))).unwrap()
+    }
+
+    #[test]
+    fn a_batch_holds_at_most_a_thousand_entries() {
+        let events = events(1500, 1);
+        assert_eq!(fill(&events, 0..1500).range, 0..1000);
+        assert_eq!(fill(&events, 1000..1500).range, 1000..1500);
+        assert_eq!(fill(&events, 3..7).range, 3..7);
+    }
+
+    #[test]
+    fn a_batch_is_filled_to_the_byte_and_no_further() {
+        // One entry's size is known from a batch of one; the fixed part is two brackets, and commas between.
+        for size in [9_000, 49_900, 900_000] {
+            let events = events(1000, size);
+            let one = fill(&events, 0..1).body.len() - 2;
+            let batch = fill(&events, 0..1000);
+            let expected = (LARGEST_BODY - 1) / (one + 1);
+            assert_eq!(batch.range.len(), expected.min(1000));
+            assert!(batch.body.len() <= LARGEST_BODY);
+            let entries: Vec<serde::de::IgnoredAny> = serde_json::from_slice(&batch.body).unwrap();
+            assert_eq!(entries.len(), batch.range.len());
+        }
+    }
+
+    #[test]
+    fn every_compression_can_be_undone() {
+        let body = b"[{\"a\":1}]".repeat(1000);
+        let gzip = compress(body.clone(), Compression::Gzip).unwrap();
+        let mut undone = Vec::new();
+        io::Read::read_to_end(&mut flate2::read::GzDecoder::new(gzip.as_slice()), &mut undone).unwrap();
+        assert_eq!(undone, body);
+        let zstd = compress(body.clone(), Compression::Zstd).unwrap();
+        assert_eq!(zstd::bulk::decompress(&zstd, body.len()).unwrap(), body);
+        assert_eq!(compress(body.clone(), Compression::Identity).unwrap(), body);
+    }
+}

@@ -1,0 +1,405 @@
+//! An event as an entry of the logs intake.
+//!
+//! The record stands whole under a key of its own, because Datadog captures names such as `status`, `service` and `host`
+//! at the top level. Beside it stand the attributes that Datadog's facets and security rules know.
+
+use std::borrow::Cow;
+use std::io::Write as _;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::Labels;
+use super::severity::severity;
+use crate::event::{Event, Field};
+
+/// Largest entry that the intake takes whole, in bytes; a larger one it would cut without a word.
+pub const LARGEST_ENTRY: usize = 1_000_000;
+
+/// Size to which a too large entry is cut: the largest that Datadog recommends, in bytes.
+pub const CUT_ENTRY: usize = 25_000;
+
+/// Events older than this are sent with the present time. The intake drops what is older than 18 h although it
+/// answers 202; the difference is room for retries and clocks.
+const OLDEST: Duration = Duration::from_secs(17 * 3600);
+
+/// Events further ahead than this are sent with the present time; the intake's own bound.
+const FURTHEST_AHEAD: Duration = Duration::from_secs(2 * 3600);
+
+/// Longest message, in bytes; the whole text stands in the record.
+const LONGEST_MESSAGE: usize = 8_000;
+
+/// Longest message of an entry that is cut.
+const LONGEST_CUT_MESSAGE: usize = 1_000;
+
+/// Longest attribute, in bytes: facets hold less than 1024 characters.
+const LONGEST_ATTRIBUTE: usize = 1_000;
+
+/// How an event is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// With the record whole.
+    Whole,
+    /// With the beginning of the record as a string: for what is too large.
+    Cut,
+    /// As a plain text message alone: for what the intake does not take otherwise.
+    Text,
+}
+
+/// What had to be changed for the intake to take the event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Marks {
+    /// It carries the present time instead of its own.
+    pub restamped: bool,
+    /// The record is cut.
+    pub cut: bool,
+}
+
+/// Writes entries.
+#[derive(Debug)]
+pub struct EntryWriter {
+    /// The beginning of every entry: `{"ddsource":…,"service":…,"hostname":…,"ddtags":…`.
+    opening: Vec<u8>,
+    /// The key under which the record stands.
+    record_key: &'static str,
+}
+
+impl EntryWriter {
+    /// A writer of entries that carry `labels`, with the record under `record_key`.
+    pub fn new(labels: &Labels, record_key: &'static str) -> Self {
+        let mut opening = Vec::new();
+        let mut separator = '{';
+        for (key, value) in [
+            ("ddsource", &labels.source),
+            ("service", &labels.service),
+            ("hostname", &labels.hostname),
+            ("ddtags", &labels.tags),
+        ] {
+            opening.extend_from_slice(format!("{separator}\"{key}\":").as_bytes());
+            string(&mut opening, value);
+            separator = ',';
+        }
+        Self { opening, record_key }
+    }
+
+    /// Appends `event` to `out`, at the moment of sending `now`; a whole one that is too large is cut.
+    pub fn write(&self, out: &mut Vec<u8>, event: &Event, form: Form, now: Timestamp) -> Marks {
+        let start = out.len();
+        let marks = self.attempt(out, event, form, now);
+        if form == Form::Whole && out.len() - start > LARGEST_ENTRY {
+            out.truncate(start);
+            return self.attempt(out, event, Form::Cut, now);
+        }
+        marks
+    }
+
+    fn attempt(&self, out: &mut Vec<u8>, event: &Event, form: Form, now: Timestamp) -> Marks {
+        let start = out.len();
+        let (action, outcome) = (event.text(Field::Action), event.text(Field::Outcome));
+        let restamped = event.time().is_some_and(|time| !is_current(time, now));
+        let stamp = event.time().filter(|_| !restamped).unwrap_or(now);
+
+        out.extend_from_slice(&self.opening);
+        out.extend_from_slice(b",\"status\":\"");
+        out.extend_from_slice(severity(action.as_deref(), outcome.as_deref()).name().as_bytes());
+        // Writing into memory cannot fail.
+        let _ = write!(out, "\",\"timestamp\":{},\"message\":", stamp.as_millisecond());
+        match form {
+            Form::Whole => string_within(out, &message(event), LONGEST_MESSAGE),
+            Form::Cut => string_within(out, &message(event), LONGEST_CUT_MESSAGE),
+            Form::Text => string_within(out, &String::from_utf8_lossy(event.raw()), CUT_ENTRY - 5_000),
+        };
+        if form != Form::Text {
+            attributes(out, event, action, outcome);
+        }
+        let marks = Marks { restamped, cut: form == Form::Cut };
+        own_marks(out, event, form, marks);
+        match form {
+            Form::Whole => {
+                let _ = write!(out, ",\"{}\":", self.record_key);
+                out.extend_from_slice(event.raw());
+            }
+            Form::Cut => {
+                let _ = write!(out, ",\"{}_raw\":", self.record_key);
+                let room = CUT_ENTRY.saturating_sub(out.len() - start + 3);
+                string_within(out, &String::from_utf8_lossy(event.raw()), room);
+            }
+            Form::Text => {}
+        }
+        out.push(b'}');
+        marks
+    }
+
+    /// Appends an entry of our own, not made from an event.
+    pub fn write_notice(&self, out: &mut Vec<u8>, kind: &str, message: &str, status: &str, now: Timestamp) {
+        out.extend_from_slice(&self.opening);
+        let _ = write!(out, ",\"status\":\"{status}\",\"timestamp\":{},\"message\":", now.as_millisecond());
+        string(out, message);
+        let _ = write!(out, ",\"auditsync\":{{\"notice\":\"{kind}\"}}}}");
+    }
+}
+
+fn is_current(time: Timestamp, now: Timestamp) -> bool {
+    let age = now.duration_since(time);
+    age <= jiff::SignedDuration::try_from(OLDEST).unwrap_or_default()
+        && -age <= jiff::SignedDuration::try_from(FURTHEST_AHEAD).unwrap_or_default()
+}
+
+/// The line that a person reads: `[service] action: details`, as far as the record has them, else its own beginning.
+fn message(event: &Event) -> String {
+    let mut message = String::new();
+    if let Some(service) = event.text(Field::Service) {
+        message = format!("[{service}]");
+    }
+    for (field, separator) in [(Field::Action, " "), (Field::Details, ": ")] {
+        if let Some(text) = event.text(field) {
+            if !message.is_empty() {
+                message.push_str(if message.ends_with(']') { " " } else { separator });
+            }
+            message.push_str(&text);
+        }
+    }
+    if message.is_empty() {
+        let beginning = event.raw().get(..LONGEST_CUT_MESSAGE).unwrap_or(event.raw());
+        message = String::from_utf8_lossy(beginning).into_owned();
+    }
+    message
+}
+
+/// The attributes that Datadog knows: `evt.*`, `usr.*`, `network.client.ip`.
+fn attributes(out: &mut Vec<u8>, event: &Event, action: Option<Cow<'_, str>>, outcome: Option<Cow<'_, str>>) {
+    let text = |field| event.text(field);
+    object(
+        out,
+        ",\"evt\":{",
+        "}",
+        [("id", text(Field::Id)), ("name", action), ("outcome", outcome), ("category", text(Field::Category))],
+    );
+    object(
+        out,
+        ",\"usr\":{",
+        "}",
+        [("id", text(Field::UserId)), ("name", text(Field::UserName)), ("email", text(Field::UserEmail))],
+    );
+    object(out, ",\"network\":{\"client\":{", "}}", [("ip", text(Field::ClientIp))]);
+}
+
+/// What was changed, under `auditsync`; nothing where nothing was.
+fn own_marks(out: &mut Vec<u8>, event: &Event, form: Form, marks: Marks) {
+    let yes = |condition: bool| condition.then_some(Cow::Borrowed("true"));
+    let time = event.time().filter(|_| marks.restamped).map(|time| Cow::Owned(time.to_string()));
+    let size = marks.cut.then(|| Cow::Owned(event.raw().len().to_string()));
+    object(
+        out,
+        ",\"auditsync\":{",
+        "}",
+        [
+            ("restamped", yes(marks.restamped)),
+            ("event_time", time),
+            ("undated", yes(event.time().is_none())),
+            ("truncated", yes(marks.cut)),
+            ("record_bytes", size),
+            ("plain_text", yes(form == Form::Text)),
+        ],
+    );
+}
+
+/// Appends an object of the members that have a value; nothing where none has.
+fn object<const N: usize>(out: &mut Vec<u8>, opening: &str, closing: &str, members: [(&str, Option<Cow<'_, str>>); N]) {
+    let mut separator = opening;
+    for (key, value) in members {
+        let Some(value) = value else { continue };
+        out.extend_from_slice(separator.as_bytes());
+        let _ = write!(out, "\"{key}\":");
+        string_within(out, &value, LONGEST_ATTRIBUTE);
+        separator = ",";
+    }
+    if separator == "," {
+        out.extend_from_slice(closing.as_bytes());
+    }
+}
+
+/// Appends `text` as a JSON string.
+fn string(out: &mut Vec<u8>, text: &str) {
+    string_within(out, text, usize::MAX);
+}
+
+/// Appends as much of `text`, as a JSON string, as fits into `room` bytes between the quotes; a cut one ends in `…`.
+fn string_within(out: &mut Vec<u8>, text: &str, room: usize) {
+    let kept = fitting(text, room);
+    out.push(b'"');
+    let mut plain = 0;
+    for (at, byte) in kept.bytes().enumerate().filter(|(_, byte)| escape_len(*byte) > 1) {
+        out.extend_from_slice(&kept.as_bytes()[plain..at]);
+        escape(out, byte);
+        plain = at + 1;
+    }
+    out.extend_from_slice(&kept.as_bytes()[plain..]);
+    if kept.len() < text.len() {
+        out.extend_from_slice(ELLIPSIS.as_bytes());
+    }
+    out.push(b'"');
+}
+
+/// What ends a text that is cut.
+const ELLIPSIS: &str = "…";
+
+/// The longest beginning of `text` that, escaped, fits into `room` bytes, with an ellipsis unless it is the whole.
+fn fitting(text: &str, room: usize) -> &str {
+    let (mut used, mut cut) = (0, 0);
+    for (at, c) in text.char_indices() {
+        if used + ELLIPSIS.len() <= room {
+            cut = at;
+        }
+        used += if c.is_ascii() { escape_len(c as u8) } else { c.len_utf8() };
+        if used > room {
+            return &text[..cut];
+        }
+    }
+    text
+}
+
+/// How many bytes a byte of UTF-8 takes in a JSON string (RFC 8259, 7).
+fn escape_len(byte: u8) -> usize {
+    match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 2,
+        0..0x20 => 6,
+        _ => 1,
+    }
+}
+
+fn escape(out: &mut Vec<u8>, byte: u8) {
+    match byte {
+        b'"' => out.extend_from_slice(b"\\\""),
+        b'\\' => out.extend_from_slice(b"\\\\"),
+        b'\n' => out.extend_from_slice(b"\\n"),
+        b'\r' => out.extend_from_slice(b"\\r"),
+        b'\t' => out.extend_from_slice(b"\\t"),
+        other => {
+            let _ = write!(out, "\\u{other:04x}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::source::sectigo::page;
+
+    const NOW: &str = "2026-03-01T12:00:00Z";
+
+    fn writer() -> EntryWriter {
+        let labels = Labels {
+            source: "sectigo".into(),
+            service: "sectigo-scm".into(),
+            hostname: "host \"a\"".into(),
+            tags: "env:prod,team:pki".into(),
+        };
+        EntryWriter::new(&labels, "sectigo")
+    }
+
+    fn event(raw: &str) -> Event {
+        page::records(&Bytes::from(format!("[{raw}]"))).unwrap().remove(0)
+    }
+
+    fn written(raw: &str, form: Form) -> (Value, Marks, usize) {
+        let mut out = Vec::new();
+        let marks = writer().write(&mut out, &event(raw), form, NOW.parse().unwrap());
+        (
+            serde_json::from_slice(&out).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&out))),
+            marks,
+            out.len(),
+        )
+    }
+
+    const RECORD: &str = r#"{"id":7,"created":"2026-03-01T11:59:00.5Z","service":"scm","action":"certificate_revoked","status":"SUCCESS",
+        "category":"ssl","details":"Tab\there","user":{"id":"u1","email":"a@b.c","name":"Ann"},"clientIp":"192.0.2.1","n":1.50}"#;
+
+    #[test]
+    fn an_entry_carries_the_record_whole_and_the_attributes_that_datadog_knows() {
+        let (entry, marks, _) = written(RECORD, Form::Whole);
+        assert_eq!(entry["ddsource"], "sectigo");
+        assert_eq!(entry["service"], "sectigo-scm");
+        assert_eq!(entry["hostname"], "host \"a\"");
+        assert_eq!(entry["ddtags"], "env:prod,team:pki");
+        assert_eq!(entry["status"], "warn");
+        assert_eq!(entry["timestamp"], 1_772_366_340_500_i64);
+        assert_eq!(entry["message"], "[scm] certificate_revoked: Tab\there");
+        assert_eq!(
+            entry["evt"],
+            serde_json::json!({"id":"7","name":"certificate_revoked","outcome":"SUCCESS","category":"ssl"})
+        );
+        assert_eq!(entry["usr"], serde_json::json!({"id":"u1","email":"a@b.c","name":"Ann"}));
+        assert_eq!(entry["network"]["client"]["ip"], "192.0.2.1");
+        assert_eq!(entry["sectigo"], serde_json::from_str::<Value>(RECORD).unwrap());
+        assert_eq!(entry.get("auditsync"), None);
+        assert_eq!(marks, Marks::default());
+        let mut out = Vec::new();
+        writer().write(&mut out, &event(RECORD), Form::Whole, NOW.parse().unwrap());
+        assert!(String::from_utf8(out).unwrap().contains(RECORD), "byte for byte");
+    }
+
+    #[test]
+    fn a_record_of_which_nothing_is_understood_goes_out() {
+        for raw in ["17", "null", r#""x""#, "{}", r#"{"\ud800":[{}]}"#] {
+            let (entry, _, _) = written(raw, Form::Text);
+            assert_eq!(entry["message"].as_str().unwrap(), raw);
+            let mut out = Vec::new();
+            writer().write(&mut out, &event(raw), Form::Whole, NOW.parse().unwrap());
+            assert!(String::from_utf8(out).unwrap().ends_with(&format!("\"sectigo\":{raw}}}")), "{raw}");
+        }
+        assert_eq!(written("{}", Form::Whole).0["auditsync"]["undated"], "true");
+    }
+
+    #[test]
+    fn what_the_intake_would_drop_for_its_time_is_restamped_and_marked() {
+        for (time, restamped) in [
+            ("2026-02-28T19:00:00Z", false),
+            ("2026-02-28T18:59:59Z", true),
+            ("2026-03-01T14:00:00Z", false),
+            ("2026-03-01T14:00:01Z", true),
+            ("-009999-01-02T01:59:59Z", true),
+        ] {
+            let (entry, marks, _) = written(&format!(r#"{{"created":"{time}"}}"#), Form::Whole);
+            assert_eq!(marks.restamped, restamped, "{time}");
+            if restamped {
+                assert_eq!(entry["timestamp"], NOW.parse::<Timestamp>().unwrap().as_millisecond());
+                assert_eq!(entry["auditsync"]["restamped"], "true");
+                assert_eq!(entry["auditsync"]["event_time"], time);
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_that_is_too_large_is_cut_and_marked() {
+        for filler in ["x", "é", "\\u0000", "\\\"", "😀"] {
+            let raw = format!(r#"{{"id":"a","details":"{}"}}"#, filler.repeat(1_000_000 / filler.len()));
+            let (entry, marks, size) = written(&raw, Form::Whole);
+            assert!(marks.cut);
+            assert!(size <= CUT_ENTRY && size > CUT_ENTRY - 100, "{size} with {filler}");
+            assert!(raw.starts_with(entry["sectigo_raw"].as_str().unwrap().trim_end_matches('…')));
+            assert_eq!(entry["auditsync"]["record_bytes"], raw.len().to_string());
+            assert_eq!(entry["evt"]["id"], "a");
+            assert_eq!(entry.get("sectigo"), None);
+            assert!(written(&raw, Form::Text).2 <= CUT_ENTRY);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_cut_string_is_whole_json_and_within_its_room(text in any::<String>(), room in 3_usize..80) {
+            let mut out = Vec::new();
+            string_within(&mut out, &text, room);
+            prop_assert!(out.len() <= room + 2);
+            let read: String = serde_json::from_slice(&out).unwrap();
+            match read.strip_suffix('…') {
+                Some(cut) if read != text => prop_assert!(text.starts_with(cut)),
+                _ => prop_assert_eq!(read, text),
+            }
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! How serious an event is, as Datadog's `status`.
+//!
+//! Datadog reads a status by its first letters, so a raw outcome would mislead: `FAILURE` becomes an emergency, `CREATED` critical. Every
+//! entry therefore says its status itself.
+
+/// Datadog's log statuses, as far as audit events need them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// An action that did not succeed.
+    Error,
+    /// A change that takes trust or rights away, or gives them.
+    Warn,
+    /// A change worth a look.
+    Notice,
+    /// Everything else.
+    Info,
+}
+
+impl Severity {
+    /// Its name in an entry.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Notice => "notice",
+            Self::Info => "info",
+        }
+    }
+}
+
+/// Outcomes with these beginnings, in any case, are errors, whatever the action.
+pub const FAILED_OUTCOMES: &[&str] = &["fail", "err", "den", "rej"];
+
+/// What the words of an action say, the first row that fits. A `*` stands for any ending.
+pub const ACTIONS: &[(Severity, &[&str])] = &[
+    (Severity::Warn, &["revo*", "delet*", "remov*", "purg*", "destroy*"]),
+    (Severity::Warn, &["role*", "permission*", "privilege*", "grant*"]),
+    (Severity::Warn, &["ca", "authority", "authorities", "root", "intermediate", "issuer"]),
+    (Severity::Notice, &["disabl*", "enabl*", "suspend*", "lock*", "unlock*", "block*", "expir*"]),
+    (Severity::Notice, &["password*", "credential*", "secret*", "key", "keys", "mfa", "escrow*", "export*"]),
+    (Severity::Notice, &["fail*", "error*", "reject*", "declin*", "den*"]),
+];
+
+/// The severity of an event with this action and outcome.
+pub fn severity(action: Option<&str>, outcome: Option<&str>) -> Severity {
+    let failed = |outcome: &str| FAILED_OUTCOMES.iter().any(|beginning| begins(outcome, beginning));
+    if outcome.is_some_and(failed) {
+        return Severity::Error;
+    }
+    let Some(action) = action else { return Severity::Info };
+    let fits = |patterns: &[&str]| words(action).any(|word| patterns.iter().any(|pattern| matches(word, pattern)));
+    ACTIONS.iter().find(|(_, patterns)| fits(patterns)).map_or(Severity::Info, |(severity, _)| *severity)
+}
+
+fn begins(text: &str, beginning: &str) -> bool {
+    text.get(..beginning.len()).is_some_and(|start| start.eq_ignore_ascii_case(beginning))
+}
+
+fn matches(word: &str, pattern: &str) -> bool {
+    pattern.strip_suffix('*').map_or_else(|| word.eq_ignore_ascii_case(pattern), |beginning| begins(word, beginning))
+}
+
+/// The words of `certificate_revoked`, `certificateRevoked` or `Certificate revoked`.
+fn words(action: &str) -> impl Iterator<Item = &str> {
+    action.split(|c: char| !c.is_ascii_alphanumeric()).flat_map(|part| {
+        let mut rest = part;
+        std::iter::from_fn(move || {
+            let hump = rest
+                .char_indices()
+                .skip(1)
+                .zip(rest.chars())
+                .find(|((_, c), before)| c.is_ascii_uppercase() && before.is_ascii_lowercase());
+            let (word, behind) = rest.split_at(hump.map_or(rest.len(), |((at, _), _)| at));
+            rest = behind;
+            (!word.is_empty()).then_some(word)
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_outcome_is_an_error_whatever_the_action() {
+        for outcome in ["FAILURE", "failed", "Error", "DENIED", "rejected"] {
+            assert_eq!(severity(Some("login"), Some(outcome)), Severity::Error, "{outcome}");
+        }
+        assert_eq!(severity(Some("login"), Some("SUCCESS")), Severity::Info);
+        assert_eq!(severity(Some("login"), Some("é")), Severity::Info);
+    }
+
+    #[test]
+    fn the_words_of_an_action_decide() {
+        for (action, expected) in [
+            ("certificate_revoked", Severity::Warn),
+            ("certificateRevoked", Severity::Warn),
+            ("Delete domain", Severity::Warn),
+            ("roleChanged", Severity::Warn),
+            ("CA_CREATED", Severity::Warn),
+            ("webhook_send_failure", Severity::Notice),
+            ("PasswordReset", Severity::Notice),
+            ("schedule", Severity::Info),
+            ("certificate_issued", Severity::Info),
+            ("enrolled", Severity::Info),
+            ("", Severity::Info),
+        ] {
+            assert_eq!(severity(Some(action), None), expected, "{action}");
+        }
+        assert_eq!(severity(None, None), Severity::Info);
+    }
+
+    #[test]
+    fn words_are_cut_at_humps_and_separators() {
+        assert_eq!(words("aB__cDe-F g").collect::<Vec<_>>(), ["a", "B", "c", "De", "F", "g"]);
+        assert_eq!(words("CAKey").collect::<Vec<_>>(), ["CAKey"]);
+    }
+}

@@ -1,0 +1,201 @@
+//! The calls to the audit API: addresses, access token, and what a status means.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use reqwest::StatusCode;
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue};
+use url::Url;
+
+use super::URL_VARIABLE;
+use super::moment::Moment;
+use super::position::PageToken;
+use crate::http::{self, Excerpt, Method, Place, Redaction, Reply};
+use crate::secret::Secret;
+use crate::source::Error;
+use crate::source::oauth::{self, AccessToken, ClientCredentials};
+
+/// Largest page, in bytes after decompression.
+const LARGEST_PAGE: usize = 64 * 1024 * 1024;
+
+/// Longest page token, in bytes: it becomes a part of the state.
+const LONGEST_TOKEN: usize = 4096;
+
+/// The usual token endpoint (`audit.scm.devx.sectigo.com/docs/authentication`).
+const USUAL_ENDPOINT: &str = "https://auth.sso.sectigo.com/auth/realms/apiclients/protocol/openid-connect/token";
+
+/// The domain whose hosts may be given the client secret.
+const FAMILY: &str = "sectigo.com";
+
+const TOKEN_URL_VARIABLE: &str = "SECTIGO_AUDIT_API_TOKEN_URL";
+const CLIENT_VARIABLE: &str = "SECTIGO_AUDIT_API_CLIENT_ID";
+
+/// What came back for a page.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// A success; its body is to be a page.
+    Page(Reply),
+    /// The page's token was refused. The range has to be read from its start.
+    PageTokenRefused {
+        /// The refusal in words.
+        refusal: Error,
+    },
+}
+
+#[derive(Debug)]
+pub(super) struct Api {
+    http: Arc<http::Client>,
+    records: Url,
+    credentials: ClientCredentials,
+    configured_endpoint: Option<Url>,
+    discovered_endpoint: Mutex<Option<Url>>,
+}
+
+impl Api {
+    pub(super) fn new(
+        http: Arc<http::Client>,
+        base: &Url,
+        token_url: Option<Url>,
+        client_id: String,
+        client_secret: Secret,
+    ) -> Self {
+        let mut records = base.clone();
+        records.set_path(&format!("{}/api/v1/records", base.path().trim_end_matches('/')));
+        Self {
+            http,
+            records,
+            credentials: ClientCredentials::new(client_id, CLIENT_VARIABLE, client_secret),
+            configured_endpoint: token_url,
+            discovered_endpoint: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn place(&self) -> Place {
+        Place::of(&self.records)
+    }
+
+    /// Asks for the page behind `token`, or for the first one of (`from`, `to`].
+    pub(super) async fn records(&self, from: Moment, to: Moment, token: Option<&PageToken>) -> Result<Answer, Error> {
+        let mut url = self.records.clone();
+        let (start, value) = match token {
+            Some(PageToken(token)) => ("token", token.clone()),
+            None => ("from", from.to_string()),
+        };
+        url.query_pairs_mut().append_pair(start, &value).append_pair("to", &to.to_string());
+        let (endpoint, variable) = self.token_endpoint(&url).await?;
+        let access = self.credentials.token(&self.http, &endpoint, variable).await?;
+        let reply = self.call(url, Some(access.header())).await?;
+        if reply.status == StatusCode::OK {
+            return Ok(Answer::Page(reply));
+        }
+        self.refusal(&reply, &access, token.is_some()).await
+    }
+
+    pub(super) async fn check_token(&self) -> Result<String, Error> {
+        let now = Moment::from(jiff::Timestamp::now());
+        let mut url = self.records.clone();
+        let from = now.before(std::time::Duration::from_secs(60));
+        url.query_pairs_mut().append_pair("from", &from.to_string()).append_pair("to", &now.to_string());
+        let (endpoint, variable) = self.token_endpoint(&url).await?;
+        self.credentials.token(&self.http, &endpoint, variable).await?;
+        Ok(Place::of(&endpoint).to_string())
+    }
+
+    /// The token of the next page in an answer's header.
+    pub(super) fn page_token(&self, reply: &Reply) -> Result<Option<String>, Error> {
+        let Some(value) = reply.headers.get("token") else { return Ok(None) };
+        let unreadable = |reason: &str| Error::Unreadable { place: self.place(), reason: reason.to_owned() };
+        let token = value.to_str().map_err(|_| unreadable("its page token is not plain text"))?.trim();
+        if token.len() > LONGEST_TOKEN {
+            return Err(unreadable("its page token is longer than 4096 bytes"));
+        }
+        Ok((!token.is_empty()).then(|| token.to_owned()))
+    }
+
+    /// What is wrong with a page, with its beginning: audit records may be shown, tokens do not stand in pages.
+    #[expect(clippy::unused_self, reason = "reads as what it is: the API's word on its own answer")]
+    pub(super) fn describe(&self, reply: &Reply, cause: &serde_json::Error) -> String {
+        format!("{cause}; it begins with {}", Excerpt::of(&reply.body, &Redaction::none()))
+    }
+
+    async fn call(&self, url: Url, authorization: Option<HeaderValue>) -> Result<Reply, Error> {
+        let mut request = self.http.request(Method::GET, url)?.header(ACCEPT, "application/json");
+        if let Some(authorization) = authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        Ok(http::exchange(request, &self.place(), LARGEST_PAGE).await?)
+    }
+
+    /// What an answer other than 200 means.
+    async fn refusal(&self, reply: &Reply, access: &AccessToken, paged: bool) -> Result<Answer, Error> {
+        let place = self.place();
+        let status = reply.status.as_u16();
+        let reason = Excerpt::of(&reply.body, &access.redaction());
+        Err(match status {
+            401 => {
+                self.credentials.forget(access).await;
+                if self.configured_endpoint.is_none() {
+                    self.learn_endpoint(reply)?;
+                }
+                Error::TokenRefused { place, reason, variable: CLIENT_VARIABLE }
+            }
+            403 => Error::CredentialsRefused { place, status, reason, variables: CLIENT_VARIABLE.to_owned() },
+            408 | 425 | 429 | 500.. => Error::Unavailable { place, status, after: reply.retry_after(), reason },
+            400..500 => {
+                let refusal = Error::Refused { place, status, reason, variable: URL_VARIABLE };
+                return if paged { Ok(Answer::PageTokenRefused { refusal }) } else { Err(refusal) };
+            }
+            // Another success than 200 is no page; neither is anything else that HTTP may come to know.
+            _ => Error::Unreadable { place, reason: format!("status {status}, {reason}") },
+        })
+    }
+
+    /// The token endpoint, and the variable that corrects it: the configured one, else the one that the API names when asked without a
+    /// token, else the usual one.
+    async fn token_endpoint(&self, question: &Url) -> Result<(Url, &'static str), Error> {
+        if let Some(endpoint) = &self.configured_endpoint {
+            return Ok((endpoint.clone(), TOKEN_URL_VARIABLE));
+        }
+        let known = self.discovered_endpoint.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(endpoint) = known {
+            return Ok((endpoint, TOKEN_URL_VARIABLE));
+        }
+        let reply = self.call(question.clone(), None).await?;
+        if let Some(endpoint) = self.learn_endpoint(&reply)? {
+            return Ok((endpoint, TOKEN_URL_VARIABLE));
+        }
+        let (place, status) = (self.place(), reply.status.as_u16());
+        let reason = Excerpt::of(&reply.body, &Redaction::none());
+        match status {
+            200..300 | 401 | 403 => Ok((self.usual_endpoint()?, TOKEN_URL_VARIABLE)),
+            408 | 425 | 429 | 500.. => Err(Error::Unavailable { place, status, after: reply.retry_after(), reason }),
+            _ => Err(Error::Refused { place, status, reason, variable: URL_VARIABLE }),
+        }
+    }
+
+    fn usual_endpoint(&self) -> Result<Url, Error> {
+        let endpoint = Url::parse(USUAL_ENDPOINT)
+            .map_err(|cause| Error::Unreadable { place: self.place(), reason: cause.to_string() })?;
+        *self.discovered_endpoint.lock().unwrap_or_else(PoisonError::into_inner) = Some(endpoint.clone());
+        Ok(endpoint)
+    }
+
+    /// Takes up the endpoint that a 401 names, if it names one, and if it may be trusted.
+    fn learn_endpoint(&self, reply: &Reply) -> Result<Option<Url>, Error> {
+        if reply.status != StatusCode::UNAUTHORIZED {
+            return Ok(None);
+        }
+        let Some(named) = oauth::authorization_uri(&reply.headers) else { return Ok(None) };
+        let endpoint = Url::parse(&named).ok().filter(|url| oauth::is_trusted(url, &self.records, FAMILY));
+        let Some(endpoint) = endpoint else {
+            let named = Excerpt::of(named.as_bytes(), &Redaction::none());
+            return Err(Error::Untrusted { place: self.place(), named, variable: TOKEN_URL_VARIABLE });
+        };
+        let endpoint = oauth::token_endpoint(&endpoint);
+        let mut known = self.discovered_endpoint.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref() != Some(&endpoint) {
+            tracing::info!(endpoint = %Place::of(&endpoint), "the API names its token endpoint");
+            *known = Some(endpoint.clone());
+        }
+        Ok(Some(endpoint))
+    }
+}

@@ -1,0 +1,210 @@
+//! What tells one record from another: 64 bits of the SHA-256 of its whole content.
+//!
+//! The content is taken canonically, keys sorted and insignificant space left out, so that a server may write the same
+//! record in another order. Numbers and strings count as they are written: two spellings of one value make two
+//! fingerprints, which can repeat a record but never lose one.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::de::{Deserializer as _, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use sha2::{Digest as _, Sha256};
+
+/// Below this depth a value counts byte for byte; it bounds the recursion.
+const DEEPEST: usize = 32;
+
+/// Characters of one fingerprint in the state document: eight bytes in base64.
+const WRITTEN: usize = 11;
+
+/// A record's fingerprint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Fingerprint(u64);
+
+impl Fingerprint {
+    /// The fingerprint of a record, given as JSON.
+    pub fn of_record(raw: &[u8]) -> Self {
+        let mut hash = Sha256::new();
+        feed(raw, &mut hash, 0);
+        Self::finish(hash)
+    }
+
+    /// A fingerprint of several byte strings in order.
+    pub fn of_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut hash = Sha256::new();
+        for part in parts {
+            feed_text(part, &mut hash);
+        }
+        Self::finish(hash)
+    }
+
+    fn finish(hash: Sha256) -> Self {
+        let digest: [u8; 32] = hash.finalize().into();
+        Self(digest.iter().take(8).fold(0, |bits, byte| bits << 8 | u64::from(*byte)))
+    }
+}
+
+fn feed_text(text: &[u8], hash: &mut Sha256) {
+    hash.update((text.len() as u64).to_be_bytes());
+    hash.update(text);
+}
+
+fn feed(raw: &[u8], hash: &mut Sha256, depth: usize) {
+    let composite = match raw.first() {
+        Some(b'{') if depth < DEEPEST => members(raw).map(|mut members| {
+            members.sort_by(|a, b| a.0.cmp(&b.0));
+            hash.update(b"{");
+            for (key, value) in members {
+                feed_text(key.as_bytes(), hash);
+                feed(value.get().as_bytes(), hash, depth + 1);
+            }
+            hash.update(b"}");
+        }),
+        Some(b'[') if depth < DEEPEST => serde_json::from_slice::<Vec<&RawValue>>(raw).ok().map(|elements| {
+            hash.update(b"[");
+            for element in elements {
+                feed(element.get().as_bytes(), hash, depth + 1);
+            }
+            hash.update(b"]");
+        }),
+        _ => None,
+    };
+    if composite.is_none() {
+        hash.update(b"=");
+        feed_text(raw, hash);
+    }
+}
+
+/// An object's members as written, duplicates included; none where a key is not text (a lone surrogate).
+fn members(raw: &[u8]) -> Option<Vec<(Cow<'_, str>, &RawValue)>> {
+    struct Members;
+    impl<'de> Visitor<'de> for Members {
+        type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut members = Vec::new();
+            while let Some(member) = map.next_entry()? {
+                members.push(member);
+            }
+            Ok(members)
+        }
+    }
+    serde_json::Deserializer::from_slice(raw).deserialize_map(Members).ok()
+}
+
+/// Fingerprints in order, repeats included; in the state document one string of 11 characters each.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Fingerprints(Vec<Fingerprint>);
+
+impl Fingerprints {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds one at the end.
+    pub fn push(&mut self, fingerprint: Fingerprint) {
+        self.0.push(fingerprint);
+    }
+
+    /// All of them, in order.
+    pub fn iter(&self) -> impl Iterator<Item = Fingerprint> {
+        self.0.iter().copied()
+    }
+}
+
+impl FromIterator<Fingerprint> for Fingerprints {
+    fn from_iter<I: IntoIterator<Item = Fingerprint>>(fingerprints: I) -> Self {
+        Self(fingerprints.into_iter().collect())
+    }
+}
+
+impl From<Fingerprints> for String {
+    fn from(fingerprints: Fingerprints) -> Self {
+        let mut text = Self::with_capacity(fingerprints.len() * WRITTEN);
+        for Fingerprint(bits) in fingerprints.0 {
+            URL_SAFE_NO_PAD.encode_string(bits.to_be_bytes(), &mut text);
+        }
+        text
+    }
+}
+
+impl TryFrom<String> for Fingerprints {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let decode = |chunk: &[u8]| {
+            let bytes = URL_SAFE_NO_PAD.decode(chunk).ok()?;
+            Some(Fingerprint(u64::from_be_bytes(bytes.try_into().ok()?)))
+        };
+        let fingerprints: Option<_> = text.as_bytes().chunks(WRITTEN).map(decode).collect();
+        fingerprints.map(Self).ok_or("fingerprints are eleven base64 characters each")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn of(raw: &str) -> Fingerprint {
+        Fingerprint::of_record(raw.as_bytes())
+    }
+
+    #[test]
+    fn order_and_space_do_not_matter() {
+        assert_eq!(of(r#"{"a":1,"b":{"c":[1,2],"d":""}}"#), of("{ \"b\" : {\"d\":\"\",\n\"c\":[1, 2]} , \"a\":1}"));
+    }
+
+    #[test]
+    fn any_other_content_is_another_record() {
+        let records = [
+            r#"{"a":1}"#,
+            r#"{"a":"1"}"#,
+            r#"{"a":1.0}"#,
+            r#"{"a":[1]}"#,
+            r#"{"a":[]}"#,
+            r#"{"a":{}}"#,
+            r#"{"a":null}"#,
+            r#"{"a":12345678901234567890123}"#,
+            r#"{"a":12345678901234567890124}"#,
+            r#"{"a":1,"a":2}"#,
+            r#"{"ab":"c"}"#,
+            r#"{"a":"bc"}"#,
+            r"[1,2]",
+            r"[12]",
+            r"[[1],2]",
+            r#"{"\ud800":1}"#,
+        ];
+        let distinct: std::collections::HashSet<_> = records.iter().map(|raw| of(raw)).collect();
+        assert_eq!(distinct.len(), records.len());
+    }
+
+    #[test]
+    fn a_value_nested_without_end_is_taken_as_it_is() {
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        assert_ne!(of(&deep), of("[]"));
+    }
+
+    proptest! {
+        #[test]
+        fn fingerprints_survive_the_document(bits in prop::collection::vec(any::<u64>(), 0..40)) {
+            let fingerprints: Fingerprints = bits.into_iter().map(Fingerprint).collect();
+            let text = serde_json::to_string(&fingerprints).unwrap();
+            prop_assert_eq!(text.len(), 2 + WRITTEN * fingerprints.len());
+            prop_assert_eq!(serde_json::from_str::<Fingerprints>(&text).unwrap(), fingerprints);
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Which records of a range were delivered with the one before, and which to remember for the next.
+
+use std::collections::{HashMap, VecDeque};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::fingerprint::{Fingerprint, Fingerprints};
+use super::moment::Moment;
+
+/// Most fingerprints that the state keeps of one overlap.
+pub const MOST: usize = 4096;
+
+/// Fingerprints are forgotten in blocks of this many, so that their times need not be kept one by one.
+const BLOCK: usize = 512;
+
+/// What was delivered at the end of the history so far.
+///
+/// Every record delivered with a time in (`from`, the end] has its fingerprint here, so the next range may start at
+/// `from`, and no earlier.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tail {
+    /// Where the next range may start to read again.
+    pub from: Moment,
+    /// What it will find there.
+    pub delivered: Fingerprints,
+    /// How many of those are known to lie there; the others had no time that was understood, and may lie before.
+    pub dated: usize,
+}
+
+/// Fingerprints that are expected to be met again, each as often as it was delivered.
+///
+/// It counts, because two records may be equal: only as many are left out as were delivered.
+#[derive(Debug)]
+pub struct Expected {
+    counts: HashMap<Fingerprint, usize>,
+    left: usize,
+}
+
+impl Expected {
+    /// Expects each of `delivered` once more.
+    pub fn new(delivered: &Fingerprints) -> Self {
+        let mut counts = HashMap::with_capacity(delivered.len());
+        for fingerprint in delivered.iter() {
+            *counts.entry(fingerprint).or_insert(0) += 1;
+        }
+        Self { counts, left: delivered.len() }
+    }
+
+    /// Whether all have been met.
+    pub fn is_empty(&self) -> bool {
+        self.left == 0
+    }
+
+    /// True once for each time that `fingerprint` is expected.
+    pub fn meet(&mut self, fingerprint: Fingerprint) -> bool {
+        match self.counts.get_mut(&fingerprint) {
+            Some(count) if *count > 0 => {
+                *count -= 1;
+                self.left -= 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Those of `delivered` that have not been met, in its order.
+    pub fn remaining(mut self, delivered: &Fingerprints) -> Fingerprints {
+        // Meeting the unmet ones once more, in order, gives exactly them.
+        delivered.iter().filter(|fingerprint| self.meet(*fingerprint)).collect()
+    }
+}
+
+/// The tail of a range that is being read: a [`Tail`] in the making.
+///
+/// Holds at most [`MOST`] fingerprints. When there are more, the oldest block goes and `from` rises to the newest time that was in it:
+/// the overlap shrinks, but still everything after `from` is here, whatever the order of the records.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keep {
+    from: Moment,
+    until: Moment,
+    blocks: VecDeque<Block>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    shrunk: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Block {
+    newest: Moment,
+    dated: usize,
+    records: Fingerprints,
+}
+
+impl Keep {
+    /// Nothing read yet of a range that ends at `until`, whose records after `from` are to be remembered.
+    pub fn new(from: Moment, until: Moment) -> Self {
+        Self { from: from.min(until), until, blocks: VecDeque::new(), shrunk: false }
+    }
+
+    /// Whether a record of this time has to be remembered. A record without a known time may lie anywhere.
+    pub fn wants(&self, time: Option<Timestamp>) -> bool {
+        self.from < self.until && time.is_none_or(|time| self.from.is_before(time))
+    }
+
+    /// Remembers a record; true if the overlap had to shrink for it the first time.
+    pub fn push(&mut self, time: Option<Timestamp>, fingerprint: Fingerprint) -> bool {
+        let dated = usize::from(time.is_some());
+        // Rounded up, so that `from` never falls below a forgotten record.
+        let newest = time.map_or(self.until, |time| Moment::from(time).after(std::time::Duration::from_secs(1)));
+        match self.blocks.back_mut() {
+            Some(block) if block.records.len() < BLOCK => {
+                block.newest = block.newest.max(newest);
+                block.dated += dated;
+                block.records.push(fingerprint);
+            }
+            _ => self.blocks.push_back(Block { newest, dated, records: Fingerprints::from_iter([fingerprint]) }),
+        }
+        if self.blocks.len() > MOST / BLOCK
+            && let Some(oldest) = self.blocks.pop_front()
+        {
+            self.from = self.from.max(oldest.newest).min(self.until);
+            return !std::mem::replace(&mut self.shrunk, true);
+        }
+        false
+    }
+
+    /// All that is remembered, in the order of reading.
+    pub fn fingerprints(&self) -> impl Iterator<Item = Fingerprint> {
+        self.blocks.iter().flat_map(|block| block.records.iter())
+    }
+
+    /// The range is read: what the next one has to know.
+    pub fn into_tail(self) -> Tail {
+        let dated = self.blocks.iter().map(|block| block.dated).sum();
+        Tail { from: self.from, delivered: self.fingerprints().collect(), dated }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn print(n: usize) -> Fingerprint {
+        Fingerprint::of_parts([n.to_be_bytes().as_slice()])
+    }
+
+    #[test]
+    fn equal_records_are_left_out_as_often_as_they_were_delivered() {
+        let delivered: Fingerprints = [print(1), print(1), print(2)].into_iter().collect();
+        let mut expected = Expected::new(&delivered);
+        assert!(expected.meet(print(1)));
+        assert!(expected.meet(print(1)));
+        assert!(!expected.meet(print(1)));
+        assert!(!expected.meet(print(3)));
+        assert_eq!(expected.remaining(&delivered), [print(2)].into_iter().collect());
+    }
+
+    #[test]
+    fn too_many_records_shrink_the_overlap_and_forget_none_behind_it() {
+        let mut keep = Keep::new(at(0).into(), at(100_000).into());
+        let mut warnings = 0;
+        let total = MOST * 2 + 100;
+        for n in 0..total {
+            // Out of order within a stretch of 64 seconds.
+            let second = i64::try_from((n / 64) * 64 + (63 - n % 64)).unwrap();
+            warnings += usize::from(keep.push(Some(at(second)), print(n)));
+            assert!(keep.fingerprints().count() <= MOST);
+        }
+        assert_eq!(warnings, 1);
+        let tail = keep.into_tail();
+        let kept: std::collections::HashSet<_> = tail.delivered.iter().collect();
+        for n in 0..total {
+            let second = i64::try_from((n / 64) * 64 + (63 - n % 64)).unwrap();
+            assert!(
+                kept.contains(&print(n)) || !tail.from.is_before(at(second)),
+                "record {n} at {second} is forgotten"
+            );
+        }
+    }
+
+    #[test]
+    fn records_without_a_time_shrink_the_overlap_to_nothing_rather_than_being_forgotten() {
+        let mut keep = Keep::new(at(0).into(), at(1000).into());
+        for n in 0..=MOST {
+            keep.push(None, print(n));
+        }
+        assert!(!keep.wants(None));
+        assert_eq!(keep.into_tail().from, Moment::from(at(1000)));
+    }
+}

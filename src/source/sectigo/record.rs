@@ -1,0 +1,321 @@
+//! The few fields that are read from an audit record.
+//!
+//! No public page tells the exact keys of the audit API's records, so spellings are taken with tolerance: `userEmail`, `user_email`,
+//! `user.email` and `{"user": {"email": …}}` are one. Among several candidates for a field the likeliest wins. What is not
+//! understood is left alone: the record goes out whole in any case.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::event::{Field, Fields, scalar};
+
+/// Objects within the record are looked into down to this depth.
+const DEEPEST: usize = 2;
+
+/// Longest key, folded, that can be one of ours.
+const LONGEST_KEY: usize = 32;
+
+/// Reads the time and the fields of a record, a JSON value.
+pub fn read(raw: &[u8]) -> (Option<Timestamp>, Fields) {
+    let mut reading = Reading { base: raw.as_ptr() as usize, ..Reading::default() };
+    if raw.first() == Some(&b'{') {
+        reading.object(raw, Key::default(), 0);
+    }
+    (reading.time.map(|(_, time)| time), reading.fields)
+}
+
+/// What a key may stand for, and how likely: 0 is the best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Meaning {
+    Field(Field, u8),
+    Time(u8),
+}
+
+/// The table of spellings, folded: lower case, without `_`, `-`, `.` and spaces; an inner object's key follows its parent's.
+fn meaning(folded: &str) -> Option<Meaning> {
+    use Field::{Action, Category, ClientIp, Details, Id, ObjectType, Outcome, Service, UserEmail, UserId, UserName};
+    let (field, rank) = match folded {
+        "id" => (Id, 0),
+        "eventid" | "recordid" | "auditid" | "auditrecordid" => (Id, 1),
+        "uuid" | "guid" => (Id, 2),
+        "action" => (Action, 0),
+        "actionname" | "eventname" | "operation" | "activity" => (Action, 1),
+        "event" => (Action, 2),
+        "service" => (Service, 0),
+        "servicename" => (Service, 1),
+        "module" | "component" | "application" => (Service, 2),
+        "category" => (Category, 0),
+        "eventcategory" | "actioncategory" => (Category, 1),
+        "status" => (Outcome, 0),
+        "outcome" | "result" => (Outcome, 1),
+        "actionstatus" | "eventstatus" | "eventoutcome" => (Outcome, 2),
+        "details" => (Details, 0),
+        "detail" | "description" => (Details, 1),
+        "message" | "text" => (Details, 2),
+        "objecttype" => (ObjectType, 0),
+        "entitytype" | "resourcetype" | "targettype" => (ObjectType, 1),
+        "userid" => (UserId, 0),
+        "actorid" | "adminid" | "principalid" | "clientadminid" => (UserId, 1),
+        "username" => (UserName, 0),
+        "user" | "login" | "userlogin" | "actorname" | "adminname" => (UserName, 1),
+        "actor" | "admin" | "requester" | "initiator" | "performedby" | "principal" => (UserName, 2),
+        "useremail" => (UserEmail, 0),
+        "email" | "actoremail" | "adminemail" | "usermail" => (UserEmail, 1),
+        "clientip" | "clientipaddress" => (ClientIp, 0),
+        "ip" | "ipaddress" | "remoteip" | "sourceip" | "userip" => (ClientIp, 1),
+        "remoteaddress" | "remoteaddr" | "clientaddress" | "sourceaddress" | "networkclientip" => (ClientIp, 2),
+        "timestamp" => return Some(Meaning::Time(0)),
+        "created" | "createdat" | "creationtime" | "creationdate" | "createddate" | "createdon" | "datecreated" => {
+            return Some(Meaning::Time(1));
+        }
+        "time" | "eventtime" | "eventtimestamp" | "occurred" | "occurredat" | "actiontime" => {
+            return Some(Meaning::Time(2));
+        }
+        "date" | "datetime" | "eventdate" | "actiondate" | "logdate" => return Some(Meaning::Time(3)),
+        _ => return None,
+    };
+    Some(Meaning::Field(field, rank))
+}
+
+#[derive(Default)]
+struct Reading {
+    base: usize,
+    time: Option<(u8, Timestamp)>,
+    ranks: Vec<(Field, u8)>,
+    fields: Fields,
+}
+
+impl Reading {
+    /// Notes what the object `raw`, found under `parent`, says. A broken part ends the reading: what was read stays.
+    fn object(&mut self, raw: &[u8], parent: Key, depth: usize) {
+        let members = Members { reading: self, parent, depth };
+        let _ = serde_json::Deserializer::from_slice(raw).deserialize_map(members);
+    }
+
+    fn member(&mut self, key: Key, value: &RawValue, depth: usize) {
+        let token = value.get().as_bytes();
+        match (token.first(), key.meaning()) {
+            (Some(b'{'), _) if depth < DEEPEST => self.object(token, key, depth + 1),
+            (Some(b'{' | b'[' | b'n'), _) | (_, None) => {}
+            (_, Some(Meaning::Time(rank))) => {
+                if self.time.is_none_or(|(best, _)| rank < best)
+                    && let Some(time) = scalar(token).and_then(|text| time(&text))
+                {
+                    self.time = Some((rank, time));
+                }
+            }
+            (_, Some(Meaning::Field(field, rank))) if token != b"\"\"" => {
+                // A field within an object is a poorer guess than the same at the top.
+                let rank = rank.saturating_mul(4).saturating_add(u8::try_from(depth).unwrap_or(u8::MAX));
+                let best = self.ranks.iter_mut().find(|(known, _)| *known == field);
+                match best {
+                    Some((_, best)) if *best <= rank => return,
+                    Some((_, best)) => *best = rank,
+                    None => self.ranks.push((field, rank)),
+                }
+                // The token is a part of the record, so its address less the record's is its place.
+                let start = token.as_ptr() as usize - self.base;
+                self.fields.set(field, start..start + token.len());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A key in the folded spelling, with its parents' before it. A key that is too long, or not ASCII, is none of ours.
+#[derive(Debug, Clone, Copy, Default)]
+struct Key {
+    folded: [u8; LONGEST_KEY],
+    len: usize,
+    foreign: bool,
+}
+
+impl Key {
+    fn push(mut self, key: &str) -> Self {
+        for byte in key.bytes().filter(|byte| !matches!(byte, b'_' | b'-' | b'.' | b' ')) {
+            match self.folded.get_mut(self.len) {
+                Some(slot) if byte.is_ascii() => *slot = byte.to_ascii_lowercase(),
+                _ => self.foreign = true,
+            }
+            self.len = (self.len + 1).min(LONGEST_KEY);
+        }
+        self
+    }
+
+    fn meaning(&self) -> Option<Meaning> {
+        let folded = std::str::from_utf8(self.folded.get(..self.len)?).ok()?;
+        if self.foreign { None } else { meaning(folded) }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Key {
+    type Value = Self;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self, D::Error> {
+        // As bytes: a key with a lone surrogate is then foreign, not an error.
+        deserializer.deserialize_bytes(self)
+    }
+}
+
+impl Visitor<'_> for Key {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_bytes<E>(self, key: &[u8]) -> Result<Self, E> {
+        Ok(std::str::from_utf8(key).map_or(Self { foreign: true, ..self }, |key| self.push(key)))
+    }
+}
+
+struct Members<'a> {
+    reading: &'a mut Reading,
+    parent: Key,
+    depth: usize,
+}
+
+impl<'de> Visitor<'de> for Members<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key_seed(self.parent)? {
+            if key.foreign {
+                map.next_value::<IgnoredAny>()?;
+            } else {
+                let value: &RawValue = map.next_value()?;
+                self.reading.member(key, value, self.depth);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A time as RFC 3339 (any offset, any precision; without an offset UTC is meant) or as seconds, milliseconds,
+/// microseconds or nanoseconds since the epoch, told apart by size.
+pub fn time(text: &str) -> Option<Timestamp> {
+    let text = text.trim();
+    if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+        return epoch(text);
+    }
+    let text = with_nanoseconds_at_most(text);
+    text.parse().ok().or_else(|| {
+        let local: DateTime = text.parse().ok()?;
+        // Only where a time of day is given: a bare date would be midnight.
+        text.contains(':').then(|| TimeZone::UTC.to_timestamp(local).ok())?
+    })
+}
+
+fn epoch(text: &str) -> Option<Timestamp> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let value: i128 = whole.parse().ok()?;
+    // Up to 11 digits are seconds (until the year 5138), up to 14 milliseconds, and so on; the fraction counts for its unit.
+    let unit: u32 = match whole.len() {
+        0..=11 => 9,
+        12..=14 => 6,
+        15..=17 => 3,
+        18..=20 => 0,
+        _ => return None,
+    };
+    let digits = fraction.get(..fraction.len().min(unit as usize))?;
+    let fraction: i128 = if digits.is_empty() { 0 } else { digits.parse().ok()? };
+    let scale = unit - u32::try_from(digits.len()).ok()?;
+    Timestamp::from_nanosecond(value * 10_i128.pow(unit) + fraction * 10_i128.pow(scale)).ok()
+}
+
+/// Digits behind the ninth of a fraction are cut: times are not finer than nanoseconds.
+fn with_nanoseconds_at_most(text: &str) -> std::borrow::Cow<'_, str> {
+    let Some(point) = text.find(['.', ',']) else { return text.into() };
+    let digits = text[point + 1..].bytes().take_while(u8::is_ascii_digit).count();
+    if digits <= 9 {
+        return text.into();
+    }
+    format!("{}{}", &text[..point + 10], &text[point + 1 + digits..]).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::event::Event;
+
+    fn event(raw: &str) -> Event {
+        let raw = Bytes::copy_from_slice(raw.as_bytes());
+        let (time, fields) = read(&raw);
+        Event::new(raw, time, fields)
+    }
+
+    #[test]
+    fn spellings_do_not_matter() {
+        for raw in [
+            r#"{"userEmail":"a@b"}"#,
+            r#"{"user_email":"a@b"}"#,
+            r#"{"user.email":"a@b"}"#,
+            r#"{"User-Email":"a@b"}"#,
+            r#"{"user":{"email":"a@b"}}"#,
+            r#"{"user":{"id":7,"email":"a@b"},"details":"x"}"#,
+            r#"{"\ud800":{"x":1},"user":{"email":"a@b"}}"#,
+        ] {
+            assert_eq!(event(raw).text(Field::UserEmail).as_deref(), Some("a@b"), "{raw}");
+        }
+    }
+
+    #[test]
+    fn the_likeliest_of_several_candidates_wins() {
+        let event =
+            event(r#"{"customer":{"id":3},"result":"x","status":"SUCCESS","uuid":"u","object":{"id":5},"id":12}"#);
+        assert_eq!(event.text(Field::Id).as_deref(), Some("12"));
+        assert_eq!(event.text(Field::Outcome).as_deref(), Some("SUCCESS"));
+        let empty = self::event(r#"{"status":"","outcome":"FAILED","action":null}"#);
+        assert_eq!(empty.text(Field::Outcome).as_deref(), Some("FAILED"));
+        assert_eq!(empty.text(Field::Action), None);
+    }
+
+    #[test]
+    fn times_are_read_in_every_usual_form() {
+        for text in [
+            "2026-03-01T12:00:00Z",
+            "2026-03-01T12:00:00.000000000000001Z",
+            "2026-03-01T14:00:00+02:00",
+            "2026-03-01T14:00:00.0+0200",
+            "2026-03-01 12:00:00",
+            "2026-03-01t12:00:00z",
+            "1772366400",
+            "1772366400000",
+            "1772366400000000",
+            "1772366400000000000",
+            "1772366400.0",
+        ] {
+            assert_eq!(time(text), Some("2026-03-01T12:00:00Z".parse().unwrap()), "{text}");
+        }
+        assert_eq!(time("1772366400.25").unwrap().subsec_millisecond(), 250);
+        for text in ["", "yesterday", "2026-03-01", ".", "..", "12:00:00", "99999999999999999999999"] {
+            assert_eq!(time(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_time_is_found_beside_one_that_is_not_understood() {
+        let event = event(r#"{"date":"2026-03-01T12:00:00Z","timestamp":"soon","created":1772366401}"#);
+        assert_eq!(event.time().unwrap().to_string(), "2026-03-01T12:00:01Z");
+    }
+
+    #[test]
+    fn what_is_not_understood_does_no_harm() {
+        for raw in ["17", "null", "\"x\"", "[]", "{}", r#"{"id":{"id":{"id":{"id":1}}}}"#, r#"{"id":[1]}"#] {
+            let event = event(raw);
+            assert_eq!(event.text(Field::Id), None, "{raw}");
+            assert_eq!(event.time(), None, "{raw}");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! What can go wrong between the program and a server.
+
+use std::collections::VecDeque;
+use std::future;
+use std::time::Duration;
+
+use axum::http::header;
+use tokio::time::sleep;
+
+use super::reply::{Answer, Reply};
+
+const LOGIN_PAGE: &str = "<!doctype html><title>Sign in to the guest network</title>";
+
+/// What happens to one request instead of, or on top of, the usual answer.
+///
+/// Only `Slow`, `TruncatedBody` and `Unanswered` do what the request asks for. With all others it is as if the
+/// server had never seen it, but it is still logged and still checked against the protocol.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// This status with an error body.
+    Status(u16),
+    /// The same, with this `Retry-After`.
+    StatusWithRetryAfter(u16, String),
+    /// This status with exactly this body, called JSON.
+    StatusWithBody(u16, String),
+    /// 307 to this location: the kind of redirect that repeats the method and the body.
+    Redirect(String),
+    /// The connection closes without an answer.
+    Reset,
+    /// The usual answer, but its body breaks off halfway.
+    TruncatedBody,
+    /// 200 with an HTML page, as captive portals and proxies give.
+    NotJson,
+    /// 200 with exactly this body, called JSON.
+    Body(String),
+    /// 200 with a valid JSON array of so many bytes, made while it is sent. Compressed if the client takes gzip:
+    /// a gigabyte then travels as one megabyte.
+    Huge(usize),
+    /// No answer until the server ends.
+    Hang,
+    /// The usual answer, so much later.
+    Slow(Duration),
+    /// The request is done as usual (the intake keeps the entries), but the connection closes without an answer.
+    Unanswered,
+    /// This status with an error text that repeats the secrets of the request: for tests that nothing leaks.
+    EchoAuthorization(u16),
+}
+
+impl Fault {
+    /// No fault: in a script, lets one request through to reach the one after it.
+    pub const PASS: Self = Self::Slow(Duration::ZERO);
+}
+
+/// The faults that one endpoint has in store.
+#[derive(Default)]
+pub(super) struct FaultPlan {
+    scripted: VecDeque<Fault>,
+    always: Option<Fault>,
+    random: Option<RandomFaults>,
+}
+
+struct RandomFaults {
+    rng: fastrand::Rng,
+    probability: f64,
+    faults: Vec<Fault>,
+}
+
+impl FaultPlan {
+    pub(super) fn script(&mut self, fault: Fault) {
+        self.scripted.push_back(fault);
+    }
+
+    pub(super) fn always(&mut self, fault: Option<Fault>) {
+        self.always = fault;
+    }
+
+    pub(super) fn randomly(&mut self, seed: u64, probability: f64, faults: Vec<Fault>) {
+        self.random = Some(RandomFaults { rng: fastrand::Rng::with_seed(seed), probability, faults });
+    }
+
+    /// What the next request meets.
+    pub(super) fn next(&mut self) -> Option<Fault> {
+        if let Some(fault) = self.scripted.pop_front() {
+            return Some(fault);
+        }
+        if self.always.is_some() {
+            return self.always.clone();
+        }
+        let RandomFaults { rng, probability, faults } = self.random.as_mut()?;
+        if rng.f64() < *probability { rng.choice(faults.iter()).cloned() } else { None }
+    }
+}
+
+/// What a fault needs to know of the request that it meets.
+pub(super) struct Requested {
+    pub(super) accepts_gzip: bool,
+    /// What `EchoAuthorization` repeats.
+    pub(super) secrets: Vec<String>,
+}
+
+/// Answers one request: as the fault has it, or else with what `process` makes of the request.
+pub(super) async fn answer(fault: Option<Fault>, requested: Requested, process: impl FnOnce() -> Reply) -> Answer {
+    let Some(fault) = fault else {
+        return Answer::Whole(process());
+    };
+    let reply = match fault {
+        Fault::Slow(pause) => {
+            pause_for(pause).await;
+            process()
+        }
+        Fault::TruncatedBody => return Answer::Truncated(process()),
+        Fault::Unanswered => {
+            process();
+            return Answer::None;
+        }
+        Fault::Reset => return Answer::None,
+        Fault::Hang => future::pending().await,
+        Fault::Huge(bytes) => {
+            return Answer::Huge { bytes, gzip: requested.accepts_gzip };
+        }
+        Fault::Status(status) => Reply::error(status, "a fault of the test"),
+        Fault::StatusWithRetryAfter(status, wait) => {
+            Reply::error(status, "a fault of the test").header(header::RETRY_AFTER, wait)
+        }
+        Fault::StatusWithBody(status, body) => Reply::json(status, body),
+        Fault::Redirect(location) => Reply::json(307, "").header(header::LOCATION, location),
+        Fault::NotJson => Reply::html(200, LOGIN_PAGE),
+        Fault::Body(body) => Reply::json(200, body),
+        Fault::EchoAuthorization(status) => Reply::error(status, &format!("refused: {}", requested.secrets.join(" "))),
+    };
+    Answer::Whole(reply)
+}
+
+/// Waits so long; not at all for zero, which the timer would round up to a millisecond.
+pub(super) async fn pause_for(length: Duration) {
+    if !length.is_zero() {
+        sleep(length).await;
+    }
+}

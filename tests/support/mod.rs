@@ -1,0 +1,50 @@
+//! Fakes of both ends of the pipe, for black-box tests, the demo and the benches.
+//!
+//! [`FakeScm`] is the source: a token endpoint and the audit API in one server. [`FakeIntake`] is the
+//! destination: the logs intake and the key check. Both are real HTTP servers on `127.0.0.1` with a free
+//! port, end when they are dropped, and hold the client to the documented protocol: whatever breaks it
+//! is kept in `violations()`. [`Records`] makes what flows between them.
+//!
+//! ```ignore
+//! let scm = FakeScm::start(ScmOptions { page_size: 10, ..Default::default() }).await;
+//! let intake = FakeIntake::start(IntakeOptions::default()).await;
+//! let hour_ago = Timestamp::now() - SignedDuration::from_mins(60);
+//! scm.push(Records::seeded(1).between(hour_ago, Timestamp::now(), 25));
+//! intake.script(Fault::StatusWithRetryAfter(429, "1".into()));
+//!
+//! // … run the program against scm.url() and intake.url() …
+//!
+//! intake.wait_for_entries(25).await;
+//! assert_eq!(scm.violations(), [""; 0]);
+//! assert_eq!(intake.violations(), [""; 0]);
+//! ```
+//!
+//! Trouble comes in three ways: a [`Fault`] scripted for the next request, faults at random from a seed,
+//! or one fault for every request until it is taken back. Scripted ones go first. Apart from that,
+//! `hold` keeps answers back until `release`, and `go_down` refuses connections until `come_back`.
+//!
+//! The waiting methods are driven by events. They panic after a minute, so that a test that hangs says
+//! what it was waiting for.
+
+#![allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    reason = "every test binary compiles these modules for itself and uses only a part of them"
+)]
+#![allow(clippy::expect_used, clippy::panic, reason = "a fake that cannot do its work must fail the test")]
+
+mod encoding;
+mod fault;
+mod intake;
+mod records;
+mod reply;
+mod scm;
+mod server;
+mod undated;
+mod watched;
+
+pub use fault::Fault;
+pub use intake::{FakeIntake, IntakeOptions, IntakeRequest, Predicate};
+pub use records::{Record, Records};
+pub use scm::{AdvertiseAuth, ApiRequest, FakeScm, FinalPage, Order, ScmOptions};
