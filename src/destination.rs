@@ -123,6 +123,11 @@ pub trait Destination: Send + Sync {
     /// still outstanding. `now` is the moment of sending.
     async fn deliver(&self, delivery: &mut Delivery, now: Timestamp) -> Result<Receipt, Error>;
 
+    /// Whether events of a [`Receipt::Held`] still wait in a buffer.
+    fn is_holding(&self) -> bool {
+        false
+    }
+
     /// Empties a buffer, where there is one: after it, everything [`Receipt::Held`] is accepted.
     async fn flush(&self) -> Result<(), Error> {
         Ok(())

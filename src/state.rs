@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::failure::Class;
 use crate::source::Cursor;
 
 pub mod localfs;
@@ -68,9 +69,9 @@ impl Nonce {
         Self { writer: self.writer, save: self.save.saturating_add(1) }
     }
 
-    /// Whether both were written by one process.
-    pub fn same_writer(&self, other: &Self) -> bool {
-        self.writer == other.writer
+    /// Whether the same process wrote this one, no later than `other`.
+    pub fn is_older_than(&self, other: &Self) -> bool {
+        self.writer == other.writer && self.save <= other.save
     }
 }
 
@@ -180,6 +181,21 @@ pub trait StateStore: Send + Sync {
     }
 }
 
+impl Error {
+    /// What the error means to the engine.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Io { .. } | Self::Busy { .. } => Class::Retryable { after: None },
+            Self::Conflict { .. }
+            | Self::Corrupt { .. }
+            | Self::OtherLayout { .. }
+            | Self::OtherSource { .. }
+            | Self::NoLocks { .. }
+            | Self::Unwritable(_) => Class::Fatal,
+        }
+    }
+}
+
 /// Why the state cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -244,6 +260,14 @@ pub enum Error {
         /// What the system said.
         #[source]
         cause: io::Error,
+    },
+    /// Another process works on it.
+    #[error("the state at {place} is in use by {holder}")]
+    Busy {
+        /// Where the document is.
+        place: String,
+        /// Who uses it.
+        holder: String,
     },
     /// The state cannot be put into words.
     #[error("the state cannot be written as JSON")]

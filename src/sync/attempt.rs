@@ -1,0 +1,157 @@
+//! Keeping count of failures, and waiting between attempts.
+
+use std::cell::Cell;
+use std::error::Error;
+use std::mem::{Discriminant, discriminant};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Halt;
+use super::stop::Stop;
+use super::verdict::{self, Patience, Reason, Trouble, Verdict};
+use crate::failure::{Chain, Class};
+
+/// While stopping, what is not finished yet is tried again at least this often.
+const WHILE_STOPPING: Duration = Duration::from_secs(1);
+
+/// Whom a call is made to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Counterpart {
+    Source,
+    Destination,
+    Store,
+}
+
+impl Counterpart {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Destination => "destination",
+            Self::Store => "state store",
+        }
+    }
+}
+
+/// What all attempts of a run share.
+pub(super) struct Attempts {
+    patience: Patience,
+    stop: Stop,
+    progress: Cell<Instant>,
+    met: [Cell<bool>; 3],
+}
+
+impl Attempts {
+    pub(super) fn new(patience: Patience, stop: Stop) -> Self {
+        Self { patience, stop, progress: Cell::new(Instant::now()), met: Default::default() }
+    }
+
+    /// Something worked, or waited for its time as it should: the budget starts anew.
+    pub(super) fn progress(&self) {
+        self.progress.set(Instant::now());
+    }
+
+    /// A call to be made until it succeeds.
+    pub(super) fn with(&self, counterpart: Counterpart) -> Attempt<'_> {
+        Attempt { shared: self, counterpart, kind: None, failures: 0, total: 0, narrowed: false, class: None }
+    }
+}
+
+/// One call, tried as often as needed.
+pub(super) struct Attempt<'a> {
+    shared: &'a Attempts,
+    counterpart: Counterpart,
+    kind: Option<Discriminant<Class>>,
+    class: Option<Class>,
+    /// Failures of one kind in a row.
+    failures: u32,
+    /// All failures in a row.
+    total: u32,
+    narrowed: bool,
+}
+
+impl Attempt<'_> {
+    /// The call, or a part of it, worked.
+    pub(super) fn succeeded(&mut self) {
+        if self.total > 0 {
+            tracing::info!(failures = self.total, "the {} works again", self.counterpart.name());
+        }
+        self.shared.progress();
+        self.shared.met[self.counterpart as usize].set(true);
+        (self.kind, self.failures, self.total, self.narrowed) = (None, 0, 0, false);
+    }
+
+    /// The call failed: what now?
+    pub(super) fn failed(&mut self, class: Class) -> Verdict {
+        let kind = discriminant(&class);
+        if self.kind.replace(kind) != Some(kind) {
+            self.failures = 0;
+        }
+        self.failures = self.failures.saturating_add(1);
+        self.total = self.total.saturating_add(1);
+        self.class = Some(class);
+        verdict::decide(self.trouble(class), self.shared.patience, fastrand::f64())
+    }
+
+    /// A smaller question is put.
+    pub(super) fn narrowed(&mut self) {
+        self.narrowed = true;
+    }
+
+    /// A smaller question was due, and there is none.
+    pub(super) fn cannot_narrow(&self) -> Verdict {
+        let class = self.class.unwrap_or(Class::Unreadable);
+        verdict::cannot_narrow(self.trouble(class), self.shared.patience, fastrand::f64())
+    }
+
+    fn trouble(&self, class: Class) -> Trouble {
+        Trouble {
+            class,
+            failures: self.failures,
+            first_contact: !self.shared.met[self.counterpart as usize].get(),
+            narrowed: self.narrowed,
+            stuck_for: self.shared.progress.get().elapsed(),
+        }
+    }
+
+    /// Waits as the verdict says, unless a stop comes; the reason if it says to give up.
+    pub(super) async fn wait(&self, verdict: Verdict, cause: &(dyn Error + 'static)) -> Result<Option<Reason>, Halt> {
+        self.persist(verdict, cause, false).await
+    }
+
+    /// Waits like [`Self::wait`]; with `through_stop`, a stop shortens the waits but does not end the attempts.
+    pub(super) async fn persist(
+        &self,
+        verdict: Verdict,
+        cause: &(dyn Error + 'static),
+        through_stop: bool,
+    ) -> Result<Option<Reason>, Halt> {
+        let (pause, alarm) = match verdict {
+            Verdict::GiveUp(reason) => return Ok(Some(reason)),
+            // Nothing is smaller than what was asked for last; asked again without a pause it would spin.
+            Verdict::Again | Verdict::Narrow => (Duration::ZERO, false),
+            Verdict::Wait { pause, alarm } => (pause, alarm),
+        };
+        self.tell(cause, pause, alarm);
+        let stop = &self.shared.stop;
+        if !stop.is_requested() && stop.sleep(pause).await {
+            return Ok(None);
+        }
+        if !through_stop {
+            return Err(Halt::Stopped);
+        }
+        tokio::time::sleep(pause.min(WHILE_STOPPING)).await;
+        Ok(None)
+    }
+
+    fn tell(&self, cause: &(dyn Error + 'static), pause: Duration, alarm: bool) {
+        let (name, failures, error) = (self.counterpart.name(), self.total, Chain(cause));
+        let again_in =
+            humantime::format_duration(Duration::from_millis(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)));
+        if alarm {
+            tracing::error!(%error, failures, %again_in, "the {name} needs attention; nothing is lost meanwhile, and the place is kept");
+        } else {
+            tracing::warn!(%error, failures, %again_in, "the {name} failed");
+        }
+    }
+}
