@@ -1,5 +1,40 @@
-//! auditsync
+//! **auditsync** copies audit events from a source to a destination and never loses its place.
+//!
+//! ```text
+//! source ──page──▶ sync engine ──entries──▶ destination
+//!                     │  ▲
+//!               save  ▼  │ load        the cursor moves only after the destination has accepted the page
+//!                  state store
+//! ```
+//!
+//! # A tour
+//!
+//! | module | job |
+//! |---|---|
+//! | [`cli`] | subcommands, and the exit code that each end has |
+//! | [`config`] | environment → validated, typed settings; every mistake in one message |
+//! | [`sync`] | the engine: page loop, commit, waiting, stopping |
+//! | [`source`] | where events come from: [`source::sectigo`], with [`source::oauth`] for its access tokens |
+//! | [`destination`] | where they go: [`destination::datadog`] |
+//! | [`state`] | where the place is kept: [`state::localfs`], [`state::memory`] |
+//! | [`event`] | one audit event: the raw record and the few fields read from it |
+//! | [`failure`] | what a failed call means to the engine |
+//! | [`http`] | the one HTTP policy |
+//! | [`secret`] | values that are never shown |
+//! | [`telemetry`] | the program's own logs |
+//!
+//! Dependencies point downwards: `cli` → `config`, `sync` → `source`, `destination`, `state` → `event`, `http`, `secret`,
+//! `failure`.
+//!
+//! # What holds everywhere
+//!
+//! A source, a destination or a store never waits and never tries again: it says what a failure means
+//! ([`failure::Class`]), and the engine decides ([`sync::verdict`]). A cursor is opaque to all but its source. The document of a
+//! store is replaced by compare-and-swap alone. Nothing that came from the other side is logged but through
+//! [`http::Excerpt`].
 
+pub mod cli;
+pub mod config;
 pub mod destination;
 pub mod event;
 pub mod failure;

@@ -1,1 +1,7 @@
-fn main() {}
+//! The `auditsync` program; see the library for how it is made.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    auditsync::cli::main(std::env::args_os())
+}

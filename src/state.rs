@@ -175,6 +175,9 @@ pub trait StateStore: Send + Sync {
     /// version; [`Error::Conflict`] if the store holds another.
     async fn save(&self, document: &Document, expected: Option<&Version>) -> Result<Version, Error>;
 
+    /// Proves that the store can be written to, without touching the document.
+    async fn probe(&self) -> Result<(), Error>;
+
     /// The least time between two saves that the store bears. The engine delivers on in between.
     fn pace(&self) -> Duration {
         Duration::ZERO

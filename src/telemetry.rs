@@ -1,4 +1,11 @@
-//! The program's own logs.
+//! The program's own logs: to standard error, as text or JSON.
+
+use std::io::IsTerminal as _;
+
+use tracing::Level;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::{Layer as _, Registry, fmt};
 
 /// How the program logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -6,7 +13,7 @@ pub struct Settings {
     /// The layout of a line.
     pub format: Format,
     /// The least severity that is logged.
-    pub level: tracing::Level,
+    pub level: Level,
 }
 
 /// The layout of a log line.
@@ -16,4 +23,29 @@ pub enum Format {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { format: Format::Text, level: Level::INFO }
+    }
+}
+
+/// What libraries may say. Below warnings they would tell requests with their headers and addresses with their queries, which
+/// is where secrets are; so no level asked for by a user reaches them.
+const LIBRARIES: LevelFilter = LevelFilter::WARN;
+
+/// Starts logging, once for the process; a second call changes nothing.
+pub fn start(settings: Settings) {
+    let own = Targets::new().with_default(LIBRARIES).with_target(env!("CARGO_PKG_NAME"), settings.level);
+    let layer = match settings.format {
+        Format::Text => fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_target(false)
+            .boxed(),
+        Format::Json => fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).with_target(false).boxed(),
+    };
+    // It fails only where logging has been started before, in tests.
+    let _ = tracing::subscriber::set_global_default(Registry::default().with(layer.with_filter(own)));
 }

@@ -85,6 +85,12 @@ impl LocalFs {
         }
     }
 
+    /// Only under the lock: the staging file is the holder's.
+    fn probe_now(&self) -> Result<(), Error> {
+        let staged = stage(&self.folder, b"").map_err(self.error("write"))?;
+        std::fs::remove_file(staged).map_err(self.error("write"))
+    }
+
     fn save_now(&self, document: &Document, expected: Option<&Version>) -> Result<Version, Error> {
         if self.load_now()?.map(|(_, version)| version).as_ref() != expected {
             return Err(Error::Conflict { place: self.place() });
@@ -112,26 +118,92 @@ impl StateStore for LocalFs {
         let (document, expected) = (document.clone(), expected.cloned());
         self.blocking(move |this| this.save_now(&document, expected.as_ref())).await
     }
+
+    async fn probe(&self) -> Result<(), Error> {
+        self.blocking(|this| this.probe_now()).await
+    }
 }
 
 /// After it, either the old or the new document is there whole, whatever crashes: the new one is on the disk before it
 /// takes the name, and the name is on the disk before this returns.
 fn replace(folder: &Path, bytes: &[u8]) -> io::Result<()> {
+    let staged = stage(folder, bytes)?;
+    std::fs::rename(staged, folder.join(DOCUMENT))?;
+    File::open(folder)?.sync_all()
+}
+
+/// Writes a new file beside the document, down to the disk.
+fn stage(folder: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
     let staging = folder.join(STAGING);
     match std::fs::remove_file(&staging) {
-        Ok(()) => {}
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
-        Err(cause) => return Err(cause),
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
+        _ => {}
     }
-    // A new file, so that its mode is ours and a link in its place is not followed.
+    // Newly made, so that its mode is ours and a link in its place is not followed.
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staging)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    std::fs::rename(&staging, folder.join(DOCUMENT))?;
-    File::open(folder)?.sync_all()
+    Ok(staging)
 }
 
 fn version(bytes: &[u8]) -> Version {
     let digest = Sha256::digest(bytes);
     Version(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn document(text: &str) -> Document {
+        Document::from_bytes(text.as_bytes().to_vec())
+    }
+
+    #[tokio::test]
+    async fn the_document_is_for_its_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = LocalFs::new(folder.path().to_owned());
+        store.save(&document("{}"), None).await.unwrap();
+        store.claim().await.unwrap();
+        for name in [DOCUMENT, LOCK] {
+            let mode = std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_crash_left_behind_does_no_harm() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("elsewhere");
+        std::fs::write(&target, "precious").unwrap();
+        std::os::unix::fs::symlink(&target, folder.path().join(STAGING)).unwrap();
+        let store = LocalFs::new(folder.path().to_owned());
+        store.save(&document("{}"), None).await.unwrap();
+        assert_eq!(std::fs::read_to_string(&target).unwrap(), "precious");
+        assert_eq!(store.load().await.unwrap().unwrap().0, document("{}"));
+    }
+
+    #[tokio::test]
+    async fn one_process_at_a_time_holds_the_state() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, second) = (LocalFs::new(folder.path().to_owned()), LocalFs::new(folder.path().to_owned()));
+        assert_eq!(first.claim().await.unwrap(), Claim::Granted);
+        assert_eq!(first.claim().await.unwrap(), Claim::Granted, "to the holder itself, always");
+        let holder = format!("process {}", std::process::id());
+        assert_eq!(second.claim().await.unwrap(), Claim::Busy { holder });
+        drop(first);
+        assert_eq!(second.claim().await.unwrap(), Claim::Granted);
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_cannot_be_written_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("missing");
+        let store = LocalFs::new(missing.clone());
+        for error in [store.claim().await.unwrap_err(), store.save(&document("{}"), None).await.unwrap_err()] {
+            assert!(error.to_string().contains(missing.to_str().unwrap()), "{error}");
+        }
+    }
 }

@@ -35,4 +35,8 @@ impl StateStore for Memory {
         *held = Some((document.clone(), version));
         Ok(Version(version.to_string()))
     }
+
+    async fn probe(&self) -> Result<(), Error> {
+        Ok(())
+    }
 }

@@ -1,0 +1,171 @@
+//! The command line: what was asked for, and how it ended.
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use jiff::Timestamp;
+
+use crate::config::{self, Config, ConfigError, StateConfig};
+use crate::failure::Chain;
+use crate::source::sectigo::record;
+use crate::telemetry;
+use exit::Exit;
+
+mod assemble;
+mod check;
+mod exit;
+mod run;
+mod state;
+
+/// Copies audit events from Sectigo Certificate Manager to Datadog and never loses its place.
+///
+/// Everything is configured by environment variables, listed below; a file `.env` in the current folder fills in those that are
+/// not set. Without a command, `run`.
+#[derive(Debug, Parser)]
+#[command(name = "auditsync", version, max_term_width = 100, after_long_help = config::variables::help_text())]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Synchronise: for ever, or once with `--once` or SECTIGO_AUDIT_SYNC_LOOP=false.
+    Run(RunArguments),
+    /// Try everything once, deliver only a test entry, and say what works and what to do about the rest.
+    Check,
+    /// Look at the stored place, or set it.
+    State {
+        #[command(subcommand)]
+        command: StateCommand,
+    },
+}
+
+#[derive(Debug, Default, Args)]
+struct RunArguments {
+    /// Deliver everything up to now and end.
+    #[arg(long)]
+    once: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum StateCommand {
+    /// Print the state document.
+    Show,
+    /// Go on from a given time: everything after it is delivered, everything before it is not.
+    ///
+    /// When moving from the vendor's connector, give the time of the last event that it delivered.
+    Set {
+        /// The time, as in 2026-03-01T12:00:00Z.
+        #[arg(long, value_parser = parse_time)]
+        since: Timestamp,
+        /// Really do it.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Start over as if for the first time: from SECTIGO_AUDIT_SYNC_LOOKBACK ago.
+    Reset {
+        /// Really do it.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+fn parse_time(text: &str) -> Result<Timestamp, String> {
+    record::time(text).ok_or_else(|| "give a time such as 2026-03-01T12:00:00Z".to_owned())
+}
+
+/// Does what the arguments say and gives the process's exit code.
+///
+/// To be called before any thread is started: `.env` goes into the process's environment, where libraries look for
+/// proxies and certificates.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(told) => {
+            // Help and version are told to standard output, mistakes to standard error; a closed pipe is nobody's fault.
+            let _ = told.print();
+            return if told.use_stderr() { Exit::Usage } else { Exit::Done }.into();
+        }
+    };
+    let ended = catch_unwind(AssertUnwindSafe(|| dispatch(arguments.command.unwrap_or(Command::Run(RunArguments::default())))));
+    ended.unwrap_or_else(|_| {
+        say("auditsync: this is a bug; nothing is lost, the next run goes on where the last commit was. Please report the lines above");
+        Exit::Bug
+    })
+    .into()
+}
+
+fn dispatch(command: Command) -> Exit {
+    if let Err(error) = config::dotenv::load(Path::new(".env")) {
+        say(&format!("auditsync: {}", Chain(&error)));
+        return Exit::Configuration;
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            say(&format!("auditsync: cannot start: {error}"));
+            return Exit::TryAgain;
+        }
+    };
+    let ended = match command {
+        Command::Run(RunArguments { once }) => {
+            Config::from_pairs(std::env::vars_os()).map(|config| runtime.block_on(run::run(config, once)))
+        }
+        Command::Check => Config::from_pairs(std::env::vars_os()).map(|config| runtime.block_on(check::check(config))),
+        Command::State { command } => {
+            StateConfig::from_pairs(std::env::vars_os()).map(|config| runtime.block_on(state::state(command, &config)))
+        }
+    };
+    // A call that hangs in a thread for blocking work must not keep the process.
+    runtime.shutdown_background();
+    ended.unwrap_or_else(|error| mistaken(&error))
+}
+
+fn mistaken(error: &ConfigError) -> Exit {
+    say(&format!("auditsync: {error}"));
+    Exit::Configuration
+}
+
+/// A line to standard error, outside the log: before logging starts, and for answers to a person. There is nobody to tell if it
+/// fails.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// A line to standard output: what was asked for.
+fn print(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Starts logging and tells what the configuration leaves to be wondered about.
+fn begin(telemetry: telemetry::Settings, warnings: &[String]) {
+    telemetry::start(telemetry);
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_names_every_variable() {
+        let help = Arguments::command().render_long_help().to_string();
+        for variable in config::variables::VARIABLES {
+            assert!(help.contains(variable.name), "{}", variable.name);
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! `auditsync check`: every part tried by itself, one line each.
+
+use std::error::Error;
+use std::fmt::Display;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::exit::Exit;
+use super::{assemble, begin, print};
+use crate::config::Config;
+use crate::destination::datadog::Datadog;
+use crate::failure::{Chain, Class};
+use crate::http;
+use crate::source::sectigo::{self, Sectigo};
+use crate::state::{self, Claim, StateStore};
+
+/// Tries everything, prints a line for each part, and ends with the first failure's code.
+pub(super) async fn check(config: Config) -> Exit {
+    begin(config.telemetry, &config.warnings);
+    let mut lines = Lines { exit: Exit::Done };
+    lines.ok("configuration", "every variable is understood");
+
+    let http = Arc::new(http::Client::new(config.http));
+    let source = Sectigo::new(config.sectigo, Arc::clone(&http));
+    let destination = Datadog::new(config.datadog, Sectigo::NAME, http);
+    let now = Timestamp::now();
+
+    match source.check_token().await {
+        Ok(endpoint) => {
+            lines.ok("access token", format!("issued by {endpoint}"));
+            match source.check_page(now).await {
+                Ok(records) => lines.ok("audit records", format!("a page of the last hour has {records}")),
+                Err(error) => lines.failed("audit records", &error, Exit::from(&error)),
+            }
+        }
+        Err(error) => lines.failed("access token", &error, Exit::from(&error)),
+    }
+    match destination.check_key().await {
+        Ok(()) => lines.ok("API key", "valid"),
+        // This is another host than the intake; a firewall may block it alone, and nothing else needs it.
+        Err(error) if matches!(error.class(), Class::Retryable { .. }) => lines.unknown("API key", &error),
+        Err(error) => lines.failed("API key", &error, Exit::from(&error)),
+    }
+    match destination.check_entry(now).await {
+        Ok(()) => lines.ok("test entry", format!("accepted by {}", destination.place())),
+        Err(error) => lines.failed("test entry", &error, Exit::from(&error)),
+    }
+    match check_state(assemble::store(&config.storage).as_ref()).await {
+        Ok(line) => lines.ok("state", line),
+        Err(error) => lines.failed("state", &error, Exit::from(&error)),
+    }
+    lines.exit
+}
+
+/// Reads the state and, where no other process works on it, writes it as it is.
+async fn check_state(store: &dyn StateStore) -> Result<String, state::Error> {
+    let place = store.place();
+    let claim = store.claim().await?;
+    let held = store.load().await?;
+    let position = match &held {
+        None => "nothing yet".to_owned(),
+        Some((document, _)) => {
+            let state = document.read(&place)?;
+            let since = sectigo::position(&state.cursor).map_err(|error| match error {
+                crate::source::Error::Cursor(cause) => state::Error::Corrupt { place: place.clone(), cause },
+                other => state::Error::Io { action: "read", place: place.clone(), cause: std::io::Error::other(other) },
+            })?;
+            format!("delivered up to {since}")
+        }
+    };
+    match (claim, held) {
+        (Claim::Busy { holder }, _) => Ok(format!("{place}: {position}; in use by {holder}, so it was not written")),
+        (Claim::Granted, Some((document, version))) => {
+            store.save(&document, Some(&version)).await?;
+            Ok(format!("{place}: {position}; can be written"))
+        }
+        (Claim::Granted, None) => {
+            store.probe().await?;
+            Ok(format!("{place}: {position}; can be written"))
+        }
+    }
+}
+
+struct Lines {
+    exit: Exit,
+}
+
+impl Lines {
+    fn ok(&self, part: &str, line: impl Display) {
+        print(&format!("ok       {part:<14} {line}"));
+    }
+
+    fn unknown(&self, part: &str, error: &(dyn Error + 'static)) {
+        print(&format!("unknown  {part:<14} {}", Chain(error)));
+    }
+
+    fn failed(&mut self, part: &str, error: &(dyn Error + 'static), exit: Exit) {
+        print(&format!("FAILED   {part:<14} {}", Chain(error)));
+        if self.exit == Exit::Done {
+            self.exit = exit;
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! The configuration as a whole.
+
+use proptest::prelude::*;
+use secrecy::ExposeSecret;
+
+use super::variables::VARIABLES;
+use super::*;
+
+const REQUIRED: [(&str, &str); 4] = [
+    ("SECTIGO_AUDIT_API_URL", "https://audit.enterprise.sectigo.com"),
+    ("SECTIGO_AUDIT_API_CLIENT_ID", "client"),
+    ("SECTIGO_AUDIT_API_CLIENT_SECRET", "secret"),
+    ("DD_API_KEY", "0123456789abcdef0123456789abcdef"),
+];
+
+fn os(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+    pairs.iter().map(|(name, value)| (name.into(), value.into())).collect()
+}
+
+/// What is required, and `more`, which comes first and so holds.
+fn complete(more: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    Config::from_pairs([os(more), os(&REQUIRED)].concat())
+}
+
+pub(super) fn config_with(more: &[(&str, &str)]) -> Config {
+    complete(more).unwrap_or_else(|error| panic!("{error}"))
+}
+
+pub(super) fn message_with(more: &[(&str, &str)]) -> String {
+    complete(more).unwrap_err().to_string()
+}
+
+/// One value for each variable that it cannot have; none for those that may have any.
+const BROKEN: &[(&str, &str)] = &[
+    ("SECTIGO_AUDIT_API_URL", "audit.example.com"),
+    ("SECTIGO_AUDIT_API_CLIENT_ID", ""),
+    ("SECTIGO_AUDIT_API_CLIENT_SECRET", ""),
+    ("SECTIGO_AUDIT_API_CLIENT_SECRET_FILE", "/etc/no-such-file"),
+    ("SECTIGO_AUDIT_API_TOKEN_URL", "auth.example.com"),
+    ("DD_API_KEY", ""),
+    ("DD_API_KEY_FILE", "/etc/no-such-file"),
+    ("DD_SITE", "app.datadoghq.com"),
+    ("DD_ENV", "a b"),
+    ("DD_LOGS_CONFIG_LOGS_DD_URL", "tcp://x"),
+    ("DD_LOGS_CONFIG_LOGS_NO_SSL", "maybe"),
+    ("DD_LOGS_CONFIG_COMPRESSION_KIND", "lzma"),
+    ("SECTIGO_AUDIT_SYNC_LOOP", "maybe"),
+    ("SECTIGO_AUDIT_SYNC_INTERVAL", "1s"),
+    ("SECTIGO_AUDIT_SYNC_LOOKBACK", "19h"),
+    ("SECTIGO_AUDIT_SYNC_DELAY", "2h"),
+    ("SECTIGO_AUDIT_SYNC_WINDOW", "0s"),
+    ("SECTIGO_AUDIT_SYNC_OVERLAP", "2h"),
+    ("SECTIGO_AUDIT_RETRY_BUDGET", "25h"),
+    ("SECTIGO_AUDIT_SHUTDOWN_GRACE", "11m"),
+    ("SECTIGO_AUDIT_STORAGE_BACKEND", "redis"),
+    ("SECTIGO_AUDIT_LOCAL_STORAGE_PATH", "/no/such/folder"),
+    ("SECTIGO_AUDIT_REJECTED_PATH", "/no/such/folder/file"),
+    ("SECTIGO_AUDIT_HTTP_TIMEOUT", "0s"),
+    ("SECTIGO_AUDIT_LOG_FORMAT", "xml"),
+    ("SECTIGO_AUDIT_LOG_LEVEL", "loud"),
+];
+
+/// The variables that take anything.
+const FREE: [&str; 3] = ["DD_HOSTNAME", "DD_SERVICE", "DD_SOURCE"];
+
+#[test]
+fn what_is_required_is_enough() {
+    let config = config_with(&[]);
+    assert_eq!(config.sectigo.client_id, "client");
+    assert_eq!(config.warnings, [""; 0]);
+}
+
+#[test]
+fn every_mistake_is_reported_at_once() {
+    let mut broken = BROKEN.to_vec();
+    let many_tags = "t ".repeat(101);
+    broken.push(("DD_TAGS", &many_tags));
+    // A backend that does not exist has no folder that could be missing, and a file given needs no value beside it.
+    broken.retain(|(name, _)| *name != "SECTIGO_AUDIT_LOCAL_STORAGE_PATH" && !name.ends_with("_FILE"));
+    let error = Config::from_pairs(os(&broken)).unwrap_err();
+    let text = error.to_string();
+    let expected: Vec<_> =
+        VARIABLES.iter().map(|row| row.name).filter(|name| broken.iter().any(|(given, _)| given == name)).collect();
+    assert_eq!(error.mistakes().iter().map(Mistake::variable).collect::<Vec<_>>(), expected, "{text}");
+    assert_eq!(text.lines().count(), 1 + expected.len(), "{text}");
+    assert!(text.starts_with(&format!("the configuration has {} mistakes:\n", expected.len())), "{text}");
+}
+
+#[test]
+fn each_mistake_is_reported_alone_under_its_own_name() {
+    let covered = BROKEN.iter().map(|(name, _)| *name).chain(FREE).chain(["DD_TAGS"]);
+    assert_eq!(covered.count(), VARIABLES.len(), "a variable has no test");
+    for broken @ (name, _) in BROKEN {
+        let others: Vec<_> = REQUIRED.into_iter().filter(|(other, _)| !name.starts_with(other)).collect();
+        let others: Vec<_> = if name.ends_with("_URL") { REQUIRED.to_vec() } else { others };
+        let error = Config::from_pairs([os(&[*broken]), os(&others)].concat()).unwrap_err();
+        assert_eq!(error.mistakes().iter().map(Mistake::variable).collect::<Vec<_>>(), [*name], "{error}");
+    }
+}
+
+#[test]
+fn an_empty_environment_misses_what_is_required_and_nothing_else() {
+    let error = Config::from_pairs([]).unwrap_err();
+    let required: Vec<_> = VARIABLES.iter().filter(|row| row.required).map(|row| row.name).collect();
+    assert_eq!(error.mistakes().iter().map(Mistake::variable).collect::<Vec<_>>(), required, "{error}");
+}
+
+#[test]
+fn every_default_is_valid_when_it_is_given() {
+    let defaults: Vec<_> =
+        VARIABLES.iter().filter_map(|row| row.default_value().map(|value| (row.name, value))).collect();
+    assert!(defaults.len() > 10);
+    config_with(&defaults);
+}
+
+#[test]
+fn the_vendors_sample_env_loads() {
+    let sample = "\
+        DD_SITE=datadoghq.eu\n\
+        DD_API_KEY=0123456789abcdef0123456789abcdef\n\
+        SECTIGO_AUDIT_API_URL=https://audit.enterprise.sectigo.com\n\
+        SECTIGO_AUDIT_API_CLIENT_ID=a1b2c3\n\
+        SECTIGO_AUDIT_API_CLIENT_SECRET==m0sfj!RQZNp]d2C8DIf1qM8V6jjnAEy\n\
+        SECTIGO_AUDIT_SYNC_LOOP=true\n\
+        SECTIGO_AUDIT_STORAGE_BACKEND=localfs\n\
+        SECTIGO_AUDIT_LOCAL_STORAGE_PATH=.\n";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(".env");
+    std::fs::write(&path, sample).unwrap();
+    let pairs = dotenv::read(&path).unwrap();
+    let config = Config::from_pairs(pairs.into_iter().map(|(name, value)| (name.into(), value.into()))).unwrap();
+    assert_eq!(config.sectigo.client_secret.current().expose_secret(), "=m0sfj!RQZNp]d2C8DIf1qM8V6jjnAEy");
+    assert_eq!(config.datadog.site, "datadoghq.eu");
+    assert_eq!(config.warnings, [""; 0]);
+}
+
+#[test]
+fn a_valid_configuration_shows_no_secret_either() {
+    let secrets = [("SECTIGO_AUDIT_API_CLIENT_SECRET", "hunter2"), ("DD_API_KEY", "hunter2")];
+    let shown = format!("{:?}", config_with(&secrets));
+    assert!(shown.contains("Secret(DD_API_KEY)") && !shown.contains("hunter2"), "{shown}");
+}
+
+#[test]
+fn a_misspelt_name_is_told_beside_what_is_missing() {
+    let message = Config::from_pairs(os(&[("SECTIGO_AUDIT_API_ULR", "https://x")])).unwrap_err().to_string();
+    assert!(message.contains("SECTIGO_AUDIT_API_URL: is required but not set"), "{message}");
+    assert!(
+        message.ends_with(
+            "note: SECTIGO_AUDIT_API_ULR is set, but there is no such variable; did you mean SECTIGO_AUDIT_API_URL?"
+        ),
+        "{message}"
+    );
+    let warnings = config_with(&[("SECTIGO_AUDIT_SYNC_INTERVALL", "5m")]).warnings;
+    assert!(warnings.len() == 1 && warnings[0].contains("did you mean SECTIGO_AUDIT_SYNC_INTERVAL?"), "{warnings:?}");
+}
+
+#[test]
+fn an_interval_near_the_intakes_limit_is_warned_about() {
+    assert_eq!(config_with(&[("SECTIGO_AUDIT_SYNC_INTERVAL", "17h")]).warnings, [""; 0]);
+    let warnings = config_with(&[("SECTIGO_AUDIT_SYNC_INTERVAL", "17h 1s")]).warnings;
+    assert!(warnings.len() == 1 && warnings[0].contains("17h"), "{warnings:?}");
+}
+
+#[test]
+fn one_shot_runs_without_a_memory_are_warned_about() {
+    let (once, memory) = (("SECTIGO_AUDIT_SYNC_LOOP", "false"), ("SECTIGO_AUDIT_STORAGE_BACKEND", "memory"));
+    let warnings = config_with(&[once, memory]).warnings;
+    assert!(warnings.len() == 1 && warnings[0].contains("nothing is remembered"), "{warnings:?}");
+    assert_eq!(config_with(&[once]).warnings, [""; 0]);
+    assert_eq!(config_with(&[memory]).warnings, [""; 0]);
+}
+
+#[test]
+fn working_on_the_state_needs_no_keys_and_looks_at_nothing_else() {
+    let needed = ["STORAGE_BACKEND", "LOCAL_STORAGE_PATH", "SYNC_LOOKBACK", "LOG_FORMAT", "LOG_LEVEL"];
+    let is_needed = |name: &str| needed.iter().any(|suffix| name.ends_with(suffix));
+    let others: Vec<_> = BROKEN.iter().copied().filter(|(name, _)| !is_needed(name)).collect();
+    let mut pairs = os(&others);
+    pairs.extend(os(&[("SECTIGO_AUDIT_STORAGE_BACKEND", "memory"), ("SECTIGO_AUDIT_SYNC_LOOKBACK", "2h")]));
+    let config = StateConfig::from_pairs(pairs).unwrap();
+    assert_eq!((config.storage, config.lookback), (Storage::Memory, Duration::from_hours(2)));
+    assert_eq!(StateConfig::from_pairs([]).unwrap().storage, Storage::LocalFs { folder: ".".into() });
+    let error = StateConfig::from_pairs(os(BROKEN)).unwrap_err();
+    let named: Vec<_> = error.mistakes().iter().map(Mistake::variable).collect();
+    assert!(named.len() == 4 && named.iter().all(|name| is_needed(name)), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn working_on_the_state_does_not_trip_over_other_variables_that_are_not_text() {
+    use std::os::unix::ffi::OsStringExt;
+    let broken = |name: &str| (OsString::from(name), OsString::from_vec(vec![0xff]));
+    assert!(StateConfig::from_pairs([broken("DD_API_KEY")]).is_ok());
+    assert!(StateConfig::from_pairs([broken("SECTIGO_AUDIT_SYNC_LOOKBACK")]).is_err());
+    let error = Config::from_pairs([vec![broken("DD_API_KEY")], os(&REQUIRED)].concat()).unwrap_err();
+    assert!(error.to_string().contains("has a mistake:\n  DD_API_KEY: its value is not text in UTF-8"), "{error}");
+}
+
+#[test]
+fn logging_can_start_whatever_else_is_wrong() {
+    let settings = |pairs: &[(&str, &str)]| Config::telemetry_from_pairs(os(pairs));
+    let expected = |format, level| telemetry::Settings { format, level };
+    let json = [("SECTIGO_AUDIT_LOG_FORMAT", "json"), ("SECTIGO_AUDIT_LOG_LEVEL", "loud")];
+    assert_eq!(settings(&json), expected(telemetry::Format::Json, tracing::Level::INFO));
+    let debug = [("SECTIGO_AUDIT_LOG_FORMAT", "xml"), ("SECTIGO_AUDIT_LOG_LEVEL", "debug")];
+    assert_eq!(settings(&debug), expected(telemetry::Format::Text, tracing::Level::DEBUG));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Each variable may be absent, broken or random; secrets, passwords in addresses, and secrets in the wrong place
+    /// all carry one word.
+    #[test]
+    fn no_secret_shows_in_any_message(picks in proptest::collection::vec((0..7_usize, "[ -~\n]{0,8}"), VARIABLES.len())) {
+        let mut pairs = Vec::new();
+        for (row, (pick, noise)) in VARIABLES.iter().zip(&picks) {
+            let value = match pick {
+                0 => continue,
+                1 if row.secret => format!("{noise}sentinel{noise}"),
+                2 => format!("https://me:sentinel{noise}@host{noise}/"),
+                3 => format!("http://host.example.com/{noise}?key=sentinel"),
+                4 => "sentinel0123456789abcdef0123".to_owned(),
+                5 if row.name.ends_with("_FILE") => format!("sentinel{noise}"),
+                6 => format!("me:sentinel{noise}@host:443"),
+                _ => noise.clone(),
+            };
+            pairs.push((row.name, value));
+        }
+        pairs.push(("SECTIGO_AUDIT_API_CLIENT_SECERT", "sentinel".to_owned()));
+        // Without this, a set of values could be valid: nothing would be reported.
+        pairs.insert(0, ("SECTIGO_AUDIT_SYNC_LOOP", "maybe".to_owned()));
+        let given: Vec<_> = pairs.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let error = Config::from_pairs(os(&given)).unwrap_err();
+        prop_assert!(!format!("{error} {error:?}").contains("sentinel"), "{}", error);
+    }
+}
