@@ -92,7 +92,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if told.use_stderr() { Exit::Usage } else { Exit::Done }.into();
         }
     };
-    let ended = catch_unwind(AssertUnwindSafe(|| dispatch(arguments.command.unwrap_or(Command::Run(RunArguments::default())))));
+    let ended =
+        catch_unwind(AssertUnwindSafe(|| dispatch(arguments.command.unwrap_or(Command::Run(RunArguments::default())))));
     ended.unwrap_or_else(|_| {
         say("auditsync: this is a bug; nothing is lost, the next run goes on where the last commit was. Please report the lines above");
         Exit::Bug

@@ -70,7 +70,11 @@ fn stop_on_signals(stop: &Stop) -> std::io::Result<()> {
                 _ = terminate.recv() => "SIGTERM",
                 _ = interrupt.recv() => "SIGINT",
             };
-            tracing::info!(signal = name, again = stop.is_requested(), "asked to stop; what is in flight is finished first");
+            tracing::info!(
+                signal = name,
+                again = stop.is_requested(),
+                "asked to stop; what is in flight is finished first"
+            );
             stop.request();
         }
     });

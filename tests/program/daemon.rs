@@ -1,0 +1,198 @@
+//! The real binary as a child process, with an environment of its own.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::support::{FakeIntake, FakeScm, IntakeOptions, ScmOptions};
+
+/// The longest that anything here is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How `auditsync` is to be started: its variables, and a folder of its own that is its current and its state's folder.
+#[derive(Debug)]
+pub struct Setup {
+    pub folder: TempDir,
+    variables: BTreeMap<String, String>,
+}
+
+impl Setup {
+    /// Between these two fakes, as a one-shot run with short waits and no delay, overlap and window as by default.
+    pub fn between(scm: &FakeScm, intake: &FakeIntake) -> Self {
+        let (client, key) = (ScmOptions::default(), IntakeOptions::default().api_key);
+        Self::bare()
+            .with("SECTIGO_AUDIT_API_URL", scm.url())
+            .with("SECTIGO_AUDIT_API_CLIENT_ID", client.client_id)
+            .with("SECTIGO_AUDIT_API_CLIENT_SECRET", client.client_secret)
+            .with("DD_LOGS_CONFIG_LOGS_DD_URL", intake.url())
+            .with("DD_API_KEY", key)
+            .with("DD_HOSTNAME", "test-host")
+            .with("SECTIGO_AUDIT_SYNC_LOOP", "false")
+            .with("SECTIGO_AUDIT_SYNC_DELAY", "0s")
+            .with("SECTIGO_AUDIT_SYNC_INTERVAL", "5s")
+            .with("SECTIGO_AUDIT_RETRY_BUDGET", "30s")
+    }
+
+    /// With no variable at all.
+    pub fn bare() -> Self {
+        Self { folder: TempDir::new().expect("a temporary folder"), variables: BTreeMap::new() }
+    }
+
+    /// Sets a variable.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.variables.insert(name.into(), value.into());
+        self
+    }
+
+    /// Takes a variable away.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.variables.remove(name);
+        self
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The state document, parsed.
+    pub fn state(&self) -> Option<serde_json::Value> {
+        let bytes = std::fs::read(self.folder().join("sectigo-audit-state.json")).ok()?;
+        Some(serde_json::from_slice(&bytes).expect("the state document is JSON"))
+    }
+
+    /// The records put aside.
+    pub fn rejected(&self) -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(self.folder().join("sectigo-audit-rejected.ndjson")).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect()
+    }
+
+    /// Starts the binary.
+    pub fn start(&self, arguments: &[&str]) -> Daemon {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_auditsync"))
+            .args(arguments)
+            .env_clear()
+            .envs(&self.variables)
+            .current_dir(self.folder())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the binary starts");
+        let (said, hears) = watch::channel(());
+        let (stdout, stderr) = (Arc::default(), Arc::default());
+        let readers = [
+            listen(child.stdout.take().expect("piped"), &stdout, &said),
+            listen(child.stderr.take().expect("piped"), &stderr, &said),
+        ];
+        Daemon { child, stdout, stderr, hears, readers }
+    }
+
+    /// Runs the binary to its end.
+    pub async fn run(&self, arguments: &[&str]) -> Ended {
+        self.start(arguments).ended().await
+    }
+}
+
+/// A running `auditsync`; killed when dropped.
+pub struct Daemon {
+    child: Child,
+    stdout: Arc<Mutex<String>>,
+    stderr: Arc<Mutex<String>>,
+    hears: watch::Receiver<()>,
+    readers: [JoinHandle<()>; 2],
+}
+
+/// How a process ended, and what it had said.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ended {
+    /// The exit code; a death by a signal has none.
+    pub fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+
+    /// Both outputs, for looking for what must not be there.
+    pub fn everything(&self) -> String {
+        format!("{}{}", self.stdout, self.stderr)
+    }
+}
+
+impl Daemon {
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("it has not been waited for")
+    }
+
+    /// Sends a signal, by the name that `kill` knows.
+    pub async fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.id().to_string()]).status().await;
+        assert!(sent.expect("kill runs").success(), "{name} was delivered");
+    }
+
+    /// What it has said to standard error so far.
+    pub fn stderr(&self) -> String {
+        self.stderr.lock().expect("no reader panics").clone()
+    }
+
+    /// Waits until it has said `text` to standard error.
+    pub async fn says(&mut self, text: &str) {
+        let heard = async {
+            while !self.stderr.lock().expect("no reader panics").contains(text) {
+                if self.hears.changed().await.is_err() {
+                    break;
+                }
+            }
+        };
+        let in_time = tokio::time::timeout(PATIENCE, heard).await.is_ok();
+        let said = self.stderr();
+        assert!(in_time && said.contains(text), "it never said {text:?}, but:\n{said}");
+    }
+
+    /// Waits for its end.
+    pub async fn ended(mut self) -> Ended {
+        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        let Ok(status) = status else { panic!("it does not end; it said:\n{}", self.stderr()) };
+        for reader in self.readers {
+            reader.await.expect("no reader panics");
+        }
+        let taken = |text: &Mutex<String>| text.lock().expect("no reader panics").clone();
+        Ended {
+            status: status.expect("it can be waited for"),
+            stdout: taken(&self.stdout),
+            stderr: taken(&self.stderr),
+        }
+    }
+}
+
+fn listen(
+    pipe: impl AsyncRead + Unpin + Send + 'static,
+    heard: &Arc<Mutex<String>>,
+    said: &watch::Sender<()>,
+) -> JoinHandle<()> {
+    let (heard, said) = (Arc::clone(heard), said.clone());
+    tokio::spawn(async move {
+        let mut lines = BufReader::new(pipe).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            let mut heard = heard.lock().expect("no reader panics");
+            heard.push_str(&line);
+            heard.push('\n');
+            drop(heard);
+            let _ = said.send(());
+        }
+    })
+}
