@@ -8,6 +8,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use sha2::{Digest as _, Sha256};
@@ -17,6 +18,9 @@ use super::{Claim, Document, Error, StateStore, Version};
 const DOCUMENT: &str = "sectigo-audit-state.json";
 const STAGING: &str = "sectigo-audit-state.json.new";
 const LOCK: &str = "sectigo-audit-state.lock";
+
+/// A lock that is held for longer than this is not just for one save.
+const PASSING: Duration = Duration::from_secs(2);
 
 /// Keeps the document as a file.
 #[derive(Debug, Clone)]
@@ -53,25 +57,53 @@ impl LocalFs {
         if held.is_some() {
             return Ok(Claim::Granted);
         }
-        let path = self.folder.join(LOCK);
+        let mut file = self.open_lock()?;
+        if !self.try_lock(&file)? {
+            return Ok(Claim::Busy { holder: self.holder() });
+        }
+        // Who holds it is told to a second instance; failing to write it costs only that.
+        let _ = file.set_len(0).and_then(|()| writeln!(file, "process {}", std::process::id()));
+        *held = Some(file);
+        Ok(Claim::Granted)
+    }
+
+    fn open_lock(&self) -> Result<File, Error> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut file = options.open(&path).map_err(self.error("lock"))?;
+        options.open(self.folder.join(LOCK)).map_err(self.error("lock"))
+    }
+
+    fn try_lock(&self, file: &File) -> Result<bool, Error> {
         match file.try_lock() {
-            Ok(()) => {
-                // Who holds it is told to a second instance; failing to write it costs only that.
-                let _ = file.set_len(0).and_then(|()| writeln!(file, "process {}", std::process::id()));
-                *held = Some(file);
-                Ok(Claim::Granted)
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(cause)) => {
+                Err(Error::NoLocks { place: self.folder.join(LOCK).display().to_string(), cause })
             }
-            Err(TryLockError::WouldBlock) => {
-                let holder = std::fs::read_to_string(&path).unwrap_or_default();
-                let holder: String =
-                    holder.chars().filter(|c| c.is_ascii_alphanumeric() || *c == ' ').take(40).collect();
-                Ok(Claim::Busy { holder: if holder.is_empty() { "another process".to_owned() } else { holder } })
-            }
-            Err(TryLockError::Error(cause)) => Err(Error::NoLocks { place: path.display().to_string(), cause }),
         }
+    }
+
+    fn holder(&self) -> String {
+        let holder = std::fs::read_to_string(self.folder.join(LOCK)).unwrap_or_default();
+        let holder: String = holder.chars().filter(|c| c.is_ascii_alphanumeric() || *c == ' ').take(40).collect();
+        if holder.is_empty() { "another process".to_owned() } else { holder }
+    }
+
+    /// Does `work` under the lock: the one that is held, or one taken for it alone. Another's passing one is waited for.
+    fn locked<T>(&self, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+        let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.is_some() {
+            return work();
+        }
+        let file = self.open_lock()?;
+        let begun = Instant::now();
+        while !self.try_lock(&file)? {
+            if begun.elapsed() > PASSING {
+                return Err(Error::Busy { place: self.place(), holder: self.holder() });
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        work()
     }
 
     fn load_now(&self) -> Result<Option<(Document, Version)>, Error> {
@@ -85,18 +117,21 @@ impl LocalFs {
         }
     }
 
-    /// Only under the lock: the staging file is the holder's.
     fn probe_now(&self) -> Result<(), Error> {
-        let staged = stage(&self.folder, b"").map_err(self.error("write"))?;
-        std::fs::remove_file(staged).map_err(self.error("write"))
+        self.locked(|| {
+            let staged = stage(&self.folder, b"").map_err(self.error("write"))?;
+            std::fs::remove_file(staged).map_err(self.error("write"))
+        })
     }
 
     fn save_now(&self, document: &Document, expected: Option<&Version>) -> Result<Version, Error> {
-        if self.load_now()?.map(|(_, version)| version).as_ref() != expected {
-            return Err(Error::Conflict { place: self.place() });
-        }
-        replace(&self.folder, document.as_bytes()).map_err(self.error("write"))?;
-        Ok(version(document.as_bytes()))
+        self.locked(|| {
+            if self.load_now()?.map(|(_, version)| version).as_ref() != expected {
+                return Err(Error::Conflict { place: self.place() });
+            }
+            replace(&self.folder, document.as_bytes()).map_err(self.error("write"))?;
+            Ok(version(document.as_bytes()))
+        })
     }
 }
 

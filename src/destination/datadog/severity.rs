@@ -111,6 +111,20 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_shows_the_table() {
+        let mut table = "| status | words |\n|---|---|\n".to_owned();
+        for (severity, patterns) in ACTIONS {
+            let patterns: Vec<_> = patterns.iter().map(|pattern| format!("`{pattern}`")).collect();
+            table.push_str(&format!("| `{}` | {} |\n", severity.name(), patterns.join(" ")));
+        }
+        table.push_str("| `info` | all others |\n");
+        let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+        let shown =
+            readme.split("<!-- severities -->\n").nth(1).and_then(|rest| rest.split("<!-- /severities -->").next());
+        assert_eq!(shown, Some(table.as_str()), "put this between the marks in README.md:\n{table}");
+    }
+
+    #[test]
     fn words_are_cut_at_humps_and_separators() {
         assert_eq!(words("aB__cDe-F g").collect::<Vec<_>>(), ["a", "B", "c", "De", "F", "g"]);
         assert_eq!(words("CAKey").collect::<Vec<_>>(), ["CAKey"]);
