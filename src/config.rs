@@ -63,14 +63,6 @@ impl Config {
         Ok(config)
     }
 
-    /// How to log, with the default for what cannot be read: so that logging works before the rest is known.
-    pub fn telemetry_from_pairs(pairs: impl IntoIterator<Item = (OsString, OsString)>) -> telemetry::Settings {
-        let mut mistakes = Mistakes::default();
-        let environment = Environment::gather(pairs, |row| is_one_of(row.name, &shared::LOGGING), &mut mistakes);
-        let raw: raw::Shared = raw::read(sectigo::PREFIX, &environment, &mut mistakes).unwrap_or_default();
-        shared::telemetry_or_default(&raw, &mut Reader::new(sectigo::PREFIX, &mut mistakes))
-    }
-
     fn build(environment: &Environment, mistakes: &mut Mistakes) -> Result<Self, Noted> {
         let raw: raw::Shared = raw::read(sectigo::PREFIX, environment, mistakes)?;
         let raw_sectigo = raw::read(sectigo::PREFIX, environment, mistakes)?;

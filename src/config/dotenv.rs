@@ -183,7 +183,7 @@ fn flaw(source: &str, name: &str, value: &str, is_defined: impl Fn(&str) -> bool
         Some(Flaw::SeveralLines)
     } else if scan.names.iter().any(|name| !is_defined(name)) {
         Some(Flaw::UndefinedName)
-    } else if scan.ends_in_backslash || (row.is_some_and(|row| row.secret) && scan.loses_characters()) {
+    } else if scan.ends_in_backslash || (row.is_some_and(|row| row.secret) && scan.loses_characters) {
         Some(Flaw::LosesCharacters)
     } else if value.contains('\0') {
         Some(Flaw::Nul)

@@ -53,7 +53,7 @@ fn from_file(variable: &'static str, path: &str, mistakes: &mut Mistakes) -> Res
     })
 }
 
-/// Whether `path` is one, and not a secret that was put into the wrong variable: it, or a folder on the way to it, exists.
+/// Whether `path` is one, and not a secret in the wrong variable: it, or a folder on the way to it, exists.
 fn is_surely_a_path(path: &Path) -> bool {
     let named = |folder: &&Path| folder.components().any(|part| matches!(part, Component::Normal(_)));
     path.ancestors().filter(named).any(Path::exists)

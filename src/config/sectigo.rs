@@ -93,6 +93,7 @@ mod tests {
         for (suffix, value, rule) in [
             ("API_URL", "http://audit.example.com", "must begin with https://"),
             ("API_TOKEN_URL", "audit.example.com", "must be an address"),
+            ("API_TOKEN_URL", "http://auth.example.com/token", "must begin with https://"),
             ("SYNC_DELAY", "61m", "from 0s to 1h"),
             ("SYNC_WINDOW", "0s", "from 1s to 24h in whole seconds"),
             ("SYNC_WINDOW", "25h", "from 1s to 24h in whole seconds"),

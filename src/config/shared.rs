@@ -64,24 +64,9 @@ pub(super) fn http(raw: &Shared, reader: &mut Reader<'_>) -> Result<http::Settin
 
 /// How the program logs.
 pub(super) fn telemetry(raw: &Shared, reader: &mut Reader<'_>) -> Result<telemetry::Settings, Noted> {
-    let (format, level) = (format(raw, reader), level(raw, reader));
+    let format = reader.required("LOG_FORMAT", raw.log_format.as_deref(), |text| parse::choice(text, &FORMATS));
+    let level = reader.required("LOG_LEVEL", raw.log_level.as_deref(), |text| parse::choice(text, &LEVELS));
     Ok(telemetry::Settings { format: format?, level: level? })
-}
-
-/// How the program logs, as far as that can be read.
-pub(super) fn telemetry_or_default(raw: &Shared, reader: &mut Reader<'_>) -> telemetry::Settings {
-    telemetry::Settings {
-        format: format(raw, reader).unwrap_or(Format::Text),
-        level: level(raw, reader).unwrap_or(Level::INFO),
-    }
-}
-
-fn format(raw: &Shared, reader: &mut Reader<'_>) -> Result<Format, Noted> {
-    reader.required("LOG_FORMAT", raw.log_format.as_deref(), |text| parse::choice(text, &FORMATS))
-}
-
-fn level(raw: &Shared, reader: &mut Reader<'_>) -> Result<Level, Noted> {
-    reader.required("LOG_LEVEL", raw.log_level.as_deref(), |text| parse::choice(text, &LEVELS))
 }
 
 #[cfg(test)]

@@ -197,23 +197,15 @@ fn working_on_the_state_does_not_trip_over_other_variables_that_are_not_text() {
     assert!(error.to_string().contains("has a mistake:\n  DD_API_KEY: its value is not text in UTF-8"), "{error}");
 }
 
-#[test]
-fn logging_can_start_whatever_else_is_wrong() {
-    let settings = |pairs: &[(&str, &str)]| Config::telemetry_from_pairs(os(pairs));
-    let expected = |format, level| telemetry::Settings { format, level };
-    let json = [("SECTIGO_AUDIT_LOG_FORMAT", "json"), ("SECTIGO_AUDIT_LOG_LEVEL", "loud")];
-    assert_eq!(settings(&json), expected(telemetry::Format::Json, tracing::Level::INFO));
-    let debug = [("SECTIGO_AUDIT_LOG_FORMAT", "xml"), ("SECTIGO_AUDIT_LOG_LEVEL", "debug")];
-    assert_eq!(settings(&debug), expected(telemetry::Format::Text, tracing::Level::DEBUG));
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Each variable may be absent, broken or random; secrets, passwords in addresses, and secrets in the wrong place
     /// all carry one word.
     #[test]
-    fn no_secret_shows_in_any_message(picks in proptest::collection::vec((0..7_usize, "[ -~\n]{0,8}"), VARIABLES.len())) {
+    fn no_secret_shows_in_any_message(
+        picks in proptest::collection::vec((0..7_usize, "[ -~\n]{0,8}"), VARIABLES.len()),
+    ) {
         let mut pairs = Vec::new();
         for (row, (pick, noise)) in VARIABLES.iter().zip(&picks) {
             let value = match pick {

@@ -160,7 +160,8 @@ pub const VARIABLES: &[Variable] = &[
         Group::Datadog,
         "DD_LOGS_CONFIG_LOGS_NO_SSL",
         Preset::Value("false"),
-        "Allows plain http to the intake named by DD_LOGS_CONFIG_LOGS_DD_URL: true or false. host:port then means http.",
+        "Allows plain http to the intake named by DD_LOGS_CONFIG_LOGS_DD_URL: true or false. \
+         host:port then means http.",
     ),
     Variable::optional(
         Group::Datadog,

@@ -57,6 +57,7 @@ mod tests {
             ("https://intake.example.com/api/v2/logs/", "https://intake.example.com/"),
             ("intake.example.com:8443/api/v2/logs", "https://intake.example.com:8443/"),
             ("https://proxy.example.com/dd/api/v2/logs", "https://proxy.example.com/dd"),
+            ("https://proxy.example.com/dd//api/v2/logs", "https://proxy.example.com/dd"),
             ("https://proxy.example.com/dd/", "https://proxy.example.com/dd"),
         ] {
             assert_eq!(parse(text, false).unwrap().as_str(), expected, "{text}");

@@ -82,7 +82,16 @@ mod tests {
 
     #[test]
     fn what_cannot_be_guessed_gets_no_hint() {
-        for text in ["us5", "data doghq.com", "a..b", ".com", "1.2", "https://me:pw@datadoghq.com", "hunter2.key:x"] {
+        for text in [
+            "us5",
+            "data doghq.com",
+            "a..b",
+            ".com",
+            "1.2",
+            "https://me:pw@datadoghq.com",
+            "https://hunter2.datadoghq.com:x@y.example",
+            "hunter2.key:x",
+        ] {
             let rule = parse(text).unwrap_err();
             assert!(rule.ends_with("us5.datadoghq.com"), "{text}: {rule}");
         }

@@ -2,34 +2,28 @@
 
 use std::borrow::Cow;
 
-/// What stands in a value besides characters that are taken as they are.
+/// What in a value is not taken as it is.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Scan {
     /// The names after each `$` that is replaced; empty where none follows.
     pub(super) names: Vec<String>,
     /// Whether the last character is a backslash with nothing behind it, which disappears.
     pub(super) ends_in_backslash: bool,
-    comment: bool,
-    outside: Outside,
-}
-
-/// What stands outside of quotes.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Outside {
-    plain: bool,
-    quotes: bool,
-    escapes: bool,
+    /// Whether it was hardly meant so, if it is a secret: it is neither plain text nor all in quotes, or it is plain
+    /// text in front of a comment, which may as well be the rest of it.
+    pub(super) loses_characters: bool,
 }
 
 impl Scan {
     /// Reads the text behind the equals sign.
     pub(super) fn of(text: &str) -> Self {
-        let mut scan = Self { comment: text.starts_with('#'), ..Self::default() };
-        let mut quote = None;
+        let mut scan = Self { loses_characters: text.starts_with('#'), ..Self::default() };
         let text = text.trim();
         if text.starts_with('#') {
             return scan;
         }
+        let quoted = text.starts_with(['\'', '"']);
+        let mut quote = None;
         let mut rest = text.chars();
         while let Some(c) = rest.next() {
             match (quote, c) {
@@ -37,33 +31,26 @@ impl Scan {
                 (Some('\''), _) => {}
                 (_, '$') => scan.reference(&mut rest),
                 (_, '\\') => {
-                    scan.outside.escapes |= quote.is_none();
+                    scan.loses_characters |= quote.is_none() && !quoted;
                     scan.ends_in_backslash = rest.next().is_none();
                 }
                 (Some(_), _) => {}
                 (None, '\'' | '"') => {
-                    scan.outside.quotes = true;
+                    scan.loses_characters |= !quoted;
                     quote = Some(c);
                 }
                 (None, ' ' | '\t') => {
-                    scan.comment |= scan.outside.plain;
+                    scan.loses_characters |= !quoted;
                     break;
                 }
-                (None, _) => scan.outside.plain = true,
+                (None, _) => scan.loses_characters |= quoted,
             }
         }
         scan
     }
 
-    /// Whether it was meant otherwise, if it is a secret: it is neither plain text nor all in quotes, or it is plain
-    /// text in front of a comment, which may as well be the rest of it.
-    pub(super) fn loses_characters(&self) -> bool {
-        let Outside { plain, quotes, escapes } = self.outside;
-        self.comment || if quotes { plain } else { escapes }
-    }
-
-    /// Reads what follows a `$`: a name in braces, or letters and digits. The character behind the latter is taken as it
-    /// is, even a quote, unless it is another `$`.
+    /// Reads what follows a `$`: a name in braces, or letters and digits. The character behind the latter is taken as
+    /// it is, even a quote, unless it is another `$`.
     fn reference(&mut self, rest: &mut std::str::Chars<'_>) {
         if let Some(inner) = rest.as_str().strip_prefix('{') {
             self.names.push(inner.chars().take_while(|c| *c != '}').collect());
@@ -81,8 +68,8 @@ impl Scan {
 
 /// `line` such that a backslash before its closing single quote does not open it again.
 ///
-/// Between single quotes a backslash is a character like others, but when dotenvy looks for the end of an entry, it takes
-/// `\'` for no end, and goes on into the next lines.
+/// Between single quotes a backslash is a character like others, but when dotenvy looks for the end of an entry, it
+/// takes `\'` for no end, and goes on into the next lines.
 pub(super) fn closed(line: &str) -> Cow<'_, str> {
     let entry = line.split_once('=').and_then(|(_, value)| value.trim_start().strip_prefix('\'')?.split_once('\''));
     let Some((inner, after)) = entry else { return Cow::Borrowed(line) };
@@ -126,10 +113,10 @@ mod tests {
         for text in
             ["abc", "=a#b!]c", "'a b'", "\"a\\\"b\"", "'a' # why", "'it'\"'\"'s'", "'it'\\''s'", "'a'\\\\", "", " # x"]
         {
-            assert!(!Scan::of(text).loses_characters(), "{text}");
+            assert!(!Scan::of(text).loses_characters, "{text}");
         }
-        for text in ["a'b'c", "\"a\"b", "a\\\\b", "a\\ b", "\\'a", "abc # why", "abc #def", "#abc"] {
-            assert!(Scan::of(text).loses_characters(), "{text}");
+        for text in ["a'b'c", "\"a\"b", "a\\\\b", "a\\ b", "\\'a", "abc # why", "abc #def", "#abc", r"\\''"] {
+            assert!(Scan::of(text).loses_characters, "{text}");
         }
     }
 

@@ -10,6 +10,9 @@ const WIDTH: usize = 100;
 /// How far the help's second column is from the left.
 const INDENT: usize = 41;
 
+/// A blank at which no line ends.
+const UNBROKEN: char = '\u{a0}';
+
 const HELP_HEAD: &str = "\
 Everything is set by variables: from the environment, or from the file .env in the current folder
 (the environment wins). An empty value means: not set. Times are written as 90s, 5m or 1h 30m.
@@ -33,7 +36,8 @@ impl Variable {
         match self.preset {
             _ if self.required && self.has_file() => Some(format!("required, here or in {}_FILE", self.name)),
             _ if self.required => Some("required".to_owned()),
-            Preset::Value(value) | Preset::Derived(value) => Some(format!("default: {value}")),
+            Preset::Value(value) => Some(format!("default:{UNBROKEN}{value}")),
+            Preset::Derived(value) => Some(format!("default: {value}")),
             Preset::Nothing => None,
         }
     }
@@ -119,7 +123,7 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
             _ => lines.push(word.to_owned()),
         }
     }
-    lines
+    lines.into_iter().map(|line| line.replace(UNBROKEN, " ")).collect()
 }
 
 #[cfg(test)]
