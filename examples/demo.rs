@@ -57,10 +57,7 @@ async fn main() {
     bar.set_position(intake.count() as u64);
     bar.finish();
     let took = begun.elapsed();
-    match ended {
-        Ok(outcome) => assert_eq!(outcome, Outcome::Done),
-        Err(error) => panic!("{error}"),
-    }
+    assert_eq!(ended.unwrap(), Outcome::Done);
     show(&scm, &intake, folder.path(), took);
 }
 

@@ -34,7 +34,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Synchronise: for ever, or once with `--once` or SECTIGO_AUDIT_SYNC_LOOP=false.
+    /// Synchronise: for ever, or once with `--once` or `SECTIGO_AUDIT_SYNC_LOOP=false`.
     Run(RunArguments),
     /// Try everything once, deliver only a test entry, and say what works and what to do about the rest.
     Check,
@@ -67,7 +67,7 @@ enum StateCommand {
         #[arg(long)]
         yes: bool,
     },
-    /// Start over as if for the first time: from SECTIGO_AUDIT_SYNC_LOOKBACK ago.
+    /// Start over as if for the first time: from `SECTIGO_AUDIT_SYNC_LOOKBACK` ago.
     Reset {
         /// Really do it.
         #[arg(long)]

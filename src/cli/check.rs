@@ -18,8 +18,8 @@ use crate::state::{self, Claim, StateStore};
 /// Tries everything, prints a line for each part, and ends with the first failure's code.
 pub(super) async fn check(config: Config) -> Exit {
     begin(config.telemetry, &config.warnings);
-    let mut lines = Lines { exit: Exit::Done };
-    lines.ok("configuration", "every variable is understood");
+    let mut failures = Failures { exit: Exit::Done };
+    line("ok", "configuration", "every variable is understood");
 
     let http = Arc::new(http::Client::new(config.http));
     let source = Sectigo::new(config.sectigo, Arc::clone(&http));
@@ -28,29 +28,29 @@ pub(super) async fn check(config: Config) -> Exit {
 
     match source.check_token().await {
         Ok(endpoint) => {
-            lines.ok("access token", format!("issued by {endpoint}"));
+            line("ok", "access token", format!("issued by {endpoint}"));
             match source.check_page(now).await {
-                Ok(records) => lines.ok("audit records", format!("a page of the last hour has {records}")),
-                Err(error) => lines.failed("audit records", &error, Exit::from(&error)),
+                Ok(records) => line("ok", "audit records", format!("a page of the last hour has {records}")),
+                Err(error) => failures.failed("audit records", &error, Exit::from(&error)),
             }
         }
-        Err(error) => lines.failed("access token", &error, Exit::from(&error)),
+        Err(error) => failures.failed("access token", &error, Exit::from(&error)),
     }
     match destination.check_key().await {
-        Ok(()) => lines.ok("API key", "valid"),
+        Ok(()) => line("ok", "API key", "valid"),
         // This is another host than the intake; a firewall may block it alone, and nothing else needs it.
-        Err(error) if matches!(error.class(), Class::Retryable { .. }) => lines.unknown("API key", &error),
-        Err(error) => lines.failed("API key", &error, Exit::from(&error)),
+        Err(error) if matches!(error.class(), Class::Retryable { .. }) => line("unknown", "API key", Chain(&error)),
+        Err(error) => failures.failed("API key", &error, Exit::from(&error)),
     }
     match destination.check_entry(now).await {
-        Ok(()) => lines.ok("test entry", format!("accepted by {}", destination.place())),
-        Err(error) => lines.failed("test entry", &error, Exit::from(&error)),
+        Ok(()) => line("ok", "test entry", format!("accepted by {}", destination.place())),
+        Err(error) => failures.failed("test entry", &error, Exit::from(&error)),
     }
     match check_state(assemble::store(&config.storage).as_ref()).await {
-        Ok(line) => lines.ok("state", line),
-        Err(error) => lines.failed("state", &error, Exit::from(&error)),
+        Ok(state) => line("ok", "state", state),
+        Err(error) => failures.failed("state", &error, Exit::from(&error)),
     }
-    lines.exit
+    failures.exit
 }
 
 /// Reads the state and, where no other process works on it, writes it as it is.
@@ -82,21 +82,19 @@ async fn check_state(store: &dyn StateStore) -> Result<String, state::Error> {
     }
 }
 
-struct Lines {
+/// Prints a line for a part.
+fn line(verdict: &str, part: &str, line: impl Display) {
+    print(&format!("{verdict:<8} {part:<14} {line}"));
+}
+
+/// The first failure's exit code.
+struct Failures {
     exit: Exit,
 }
 
-impl Lines {
-    fn ok(&self, part: &str, line: impl Display) {
-        print(&format!("ok       {part:<14} {line}"));
-    }
-
-    fn unknown(&self, part: &str, error: &(dyn Error + 'static)) {
-        print(&format!("unknown  {part:<14} {}", Chain(error)));
-    }
-
+impl Failures {
     fn failed(&mut self, part: &str, error: &(dyn Error + 'static), exit: Exit) {
-        print(&format!("FAILED   {part:<14} {}", Chain(error)));
+        line("FAILED", part, Chain(error));
         if self.exit == Exit::Done {
             self.exit = exit;
         }

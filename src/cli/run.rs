@@ -6,7 +6,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::exit::Exit;
 use super::{assemble, begin};
-use crate::config::Config;
+use crate::config::{Config, Storage};
 use crate::destination::datadog::Datadog;
 use crate::failure::Chain;
 use crate::http;
@@ -19,8 +19,13 @@ use crate::sync::{Mode, Outcome, Sync};
 pub(super) async fn run(config: Config, once: bool) -> Exit {
     begin(config.telemetry, &config.warnings);
     let mut settings = config.sync;
-    if once {
+    if once && settings.mode == Mode::Loop {
         settings.mode = Mode::Once;
+        if matches!(config.storage, Storage::Memory) {
+            tracing::warn!(
+                "with SECTIGO_AUDIT_STORAGE_BACKEND=memory, run after run starts over: nothing is remembered between them"
+            );
+        }
     }
     let stop = Stop::new(settings.shutdown_grace);
     if let Err(error) = stop_on_signals(&stop) {

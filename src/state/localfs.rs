@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
 
 use super::{Claim, Document, Error, StateStore, Version};
@@ -155,7 +157,7 @@ impl StateStore for LocalFs {
     }
 
     async fn probe(&self) -> Result<(), Error> {
-        self.blocking(|this| this.probe_now()).await
+        self.blocking(Self::probe_now).await
     }
 }
 
@@ -182,8 +184,7 @@ fn stage(folder: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
 }
 
 fn version(bytes: &[u8]) -> Version {
-    let digest = Sha256::digest(bytes);
-    Version(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    Version(URL_SAFE_NO_PAD.encode(Sha256::digest(bytes)))
 }
 
 #[cfg(test)]

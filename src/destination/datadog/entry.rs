@@ -108,7 +108,7 @@ impl EntryWriter {
             Form::Whole => string_within(out, &message(event), LONGEST_MESSAGE),
             Form::Cut => string_within(out, &message(event), LONGEST_CUT_MESSAGE),
             Form::Text => string_within(out, &String::from_utf8_lossy(event.raw()), CUT_ENTRY - 5_000),
-        };
+        }
         if form != Form::Text {
             attributes(out, event, action, outcome);
         }

@@ -99,6 +99,8 @@ fn append(path: &Path, mut line: Vec<u8>) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use bytes::Bytes;
 
     use super::*;
@@ -123,7 +125,6 @@ mod tests {
              \"record\":{\"id\":1,  \"details\":\"\\n\"}}\n\
              {\"kept_at\":\"2026-03-01T12:00:00Z\",\"fate\":\"truncated\",\"reason\":\"\",\"id\":null,\"record\":17}\n"
         );
-        use std::os::unix::fs::PermissionsExt as _;
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 }

@@ -112,12 +112,12 @@ mod tests {
 
     #[test]
     fn the_readme_shows_the_table() {
-        let mut table = "| status | words |\n|---|---|\n".to_owned();
-        for (severity, patterns) in ACTIONS {
+        let row = |(severity, patterns): &(Severity, &[&str])| {
             let patterns: Vec<_> = patterns.iter().map(|pattern| format!("`{pattern}`")).collect();
-            table.push_str(&format!("| `{}` | {} |\n", severity.name(), patterns.join(" ")));
-        }
-        table.push_str("| `info` | all others |\n");
+            format!("| `{}` | {} |\n", severity.name(), patterns.join(" "))
+        };
+        let rows: Vec<_> = ACTIONS.iter().map(row).collect();
+        let table = format!("| status | words |\n|---|---|\n{}| `info` | all others |\n", rows.concat());
         let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
         let shown =
             readme.split("<!-- severities -->\n").nth(1).and_then(|rest| rest.split("<!-- /severities -->").next());
