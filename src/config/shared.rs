@@ -31,7 +31,7 @@ const LEVELS: [(&str, Level); 5] = [
     ("error", Level::ERROR),
 ];
 
-/// The variables that [`telemetry`] reads, without their prefix.
+/// The variables that [`telemetry()`] reads, without their prefix.
 pub(super) const LOGGING: [&str; 2] = ["LOG_FORMAT", "LOG_LEVEL"];
 
 /// The variable that [`lookback`] reads, without its prefix.

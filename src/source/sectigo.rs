@@ -1,6 +1,7 @@
 //! Sectigo Certificate Manager's audit API, as described at `audit.scm.devx.sectigo.com`.
 //!
-//! [`position`] holds what is decided (which range, which page, what was delivered before), [`api`] the calls, and this file joins the two.
+//! `position` holds what is decided (which range, which page, what was delivered before), `api` the calls, and this file
+//! joins the two.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};

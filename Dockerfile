@@ -1,0 +1,26 @@
+# syntax=docker/dockerfile:1
+# The daemon in a minimal image: one binary and the certificate authorities, no shell, no root.
+
+FROM rust:1.95-bookworm AS build
+WORKDIR /src
+# Dependencies in a layer of their own: it is built anew only when they change.
+COPY Cargo.toml Cargo.lock rust-toolchain.toml ./
+RUN mkdir src && echo 'fn main() {}' > src/main.rs && touch src/lib.rs \
+    && cargo build --locked --profile dist --bin auditsync \
+    && rm -r src
+COPY src src
+# Cargo goes by times of modification.
+RUN touch src/main.rs src/lib.rs && cargo build --locked --profile dist --bin auditsync \
+    && mkdir /state
+
+FROM gcr.io/distroless/cc-debian12:nonroot
+LABEL org.opencontainers.image.title="auditsync" \
+      org.opencontainers.image.description="Copies audit events from a source API to a log destination and never loses its place" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build /src/target/dist/auditsync /usr/local/bin/auditsync
+COPY --from=build --chown=nonroot:nonroot /state /var/lib/auditsync
+ENV SECTIGO_AUDIT_LOCAL_STORAGE_PATH=/var/lib/auditsync
+VOLUME /var/lib/auditsync
+WORKDIR /var/lib/auditsync
+USER nonroot
+ENTRYPOINT ["/usr/local/bin/auditsync"]
