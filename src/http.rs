@@ -98,6 +98,12 @@ pub enum Error {
         #[source]
         cause: reqwest::Error,
     },
+    /// The connection stood, but the whole answer was not there in time.
+    #[error("{place} did not answer whole within SECTIGO_AUDIT_HTTP_TIMEOUT")]
+    TimedOut {
+        /// Where the call went.
+        place: Place,
+    },
     /// The answer began but did not arrive whole.
     #[error("the answer from {place} broke off")]
     BrokenOff {
@@ -132,7 +138,7 @@ impl Error {
     pub fn may_have_arrived(&self) -> bool {
         match self {
             Self::Unanswered { cause, .. } => !cause.is_connect() && !cause.is_builder(),
-            Self::BrokenOff { .. } | Self::TooLarge { .. } => true,
+            Self::TimedOut { .. } | Self::BrokenOff { .. } | Self::TooLarge { .. } => true,
             Self::Setup(_) | Self::Redirected { .. } => false,
         }
     }
@@ -193,8 +199,7 @@ pub struct Answer {
 
 /// Makes one call and waits for the head of its answer. A redirect is an error.
 pub async fn send(request: RequestBuilder, place: &Place) -> Result<Answer, Error> {
-    let unanswered = |cause: reqwest::Error| Error::Unanswered { place: place.clone(), cause: cause.without_url() };
-    let response = request.send().await.map_err(unanswered)?;
+    let response = request.send().await.map_err(|cause| unanswered(place, cause))?;
     let status = response.status();
     if status.is_redirection() {
         let location = response.headers().get(LOCATION).map(HeaderValue::as_bytes).unwrap_or_default();
@@ -202,6 +207,15 @@ pub async fn send(request: RequestBuilder, place: &Place) -> Result<Answer, Erro
         return Err(Error::Redirected { place: place.clone(), status, location });
     }
     Ok(Answer { place: place.clone(), response })
+}
+
+/// No address of ours is shown with its query, and the client's own words would show it.
+fn unanswered(place: &Place, cause: reqwest::Error) -> Error {
+    let place = place.clone();
+    if cause.is_timeout() && !cause.is_connect() {
+        return Error::TimedOut { place };
+    }
+    Error::Unanswered { place, cause: cause.without_url() }
 }
 
 /// Makes one call and reads its answer whole, up to `limit` bytes after decompression.
@@ -220,6 +234,7 @@ impl Answer {
                 }
                 Ok(Some(chunk)) => body.extend_from_slice(&chunk),
                 Ok(None) => return Ok(self.into_reply(body)),
+                Err(cause) if cause.is_timeout() => return Err(Error::TimedOut { place: self.place }),
                 Err(cause) => return Err(Error::BrokenOff { place: self.place, cause: cause.without_url() }),
             }
         }

@@ -202,7 +202,9 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::Http(http::Error::Setup(_)) | Self::Cursor(_) => Class::Fatal,
-            Self::Http(http::Error::Unanswered { .. } | http::Error::BrokenOff { .. })
+            Self::Http(
+                http::Error::Unanswered { .. } | http::Error::TimedOut { .. } | http::Error::BrokenOff { .. },
+            )
             | Self::NoToken { .. }
             | Self::Unstable { .. }
             | Self::SecretRotated { .. } => Class::Retryable { after: None },

@@ -1,22 +1,51 @@
 //! A page of the audit API: where each record begins and ends in its body.
 
+use std::fmt;
+
 use bytes::Bytes;
+use serde::de::{Deserializer as _, Error as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::record;
 use crate::event::Event;
 
+/// Most records that a page may hold. It bounds memory: a body of tiny elements would take many times its size.
+pub const MOST_RECORDS: usize = 250_000;
+
 /// The records of a page, as views into its body. The error says what is wrong with the body.
 ///
 /// Anything may be a record: an element that is no object, or of which nothing is understood, is passed on as it is.
 pub fn records(body: &Bytes) -> Result<Vec<Event>, serde_json::Error> {
-    let elements: Vec<&RawValue> = serde_json::from_slice(body)?;
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let elements = json.deserialize_seq(Elements)?;
+    json.end()?;
     let event = |element: &&RawValue| {
         let raw = body.slice_ref(element.get().as_bytes());
         let (time, fields) = record::read(&raw);
         Event::new(raw, time, fields)
     };
     Ok(elements.iter().map(event).collect())
+}
+
+struct Elements;
+
+impl<'de> Visitor<'de> for Elements {
+    type Value = Vec<&'de RawValue>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of records")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Self::Value, A::Error> {
+        let mut elements = Vec::new();
+        while let Some(element) = array.next_element()? {
+            if elements.len() == MOST_RECORDS {
+                return Err(A::Error::custom(format_args!("more than {MOST_RECORDS} records")));
+            }
+            elements.push(element);
+        }
+        Ok(elements)
+    }
 }
 
 #[cfg(test)]
@@ -35,6 +64,13 @@ mod tests {
             raws(" [ {\"a\" : 1.50,\n \"b\":\"\\u00e9\\ud800\"} , 17, null,\"x\"]\n"),
             ["{\"a\" : 1.50,\n \"b\":\"\\u00e9\\ud800\"}", "17", "null", "\"x\""]
         );
+    }
+
+    #[test]
+    fn a_page_of_countless_elements_is_no_page() {
+        let body = |count| Bytes::from(format!("[{}0]", "0,".repeat(count - 1)));
+        assert_eq!(records(&body(MOST_RECORDS)).unwrap().len(), MOST_RECORDS);
+        assert!(records(&body(MOST_RECORDS + 1)).is_err());
     }
 
     #[test]

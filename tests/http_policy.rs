@@ -1,0 +1,100 @@
+//! The HTTP policy that every client of ours keeps.
+#![allow(clippy::unwrap_used, reason = "in a test, what cannot be is a failure")]
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use auditsync::http::{self, Client, Error, Method, Place, Settings};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use url::Url;
+use wiremock::matchers::{any, header, method, path};
+use wiremock::{Mock, MockServer, ResponseTemplate};
+
+fn client() -> Client {
+    Client::new(Settings { timeout: Duration::from_secs(10) })
+}
+
+async fn call(client: &Client, verb: Method, url: &str, limit: usize) -> Result<http::Reply, Error> {
+    let url = Url::parse(url).unwrap();
+    let request = client.request(verb, url.clone()).unwrap().header("authorization", "Bearer secret").body("payload");
+    http::exchange(request, &Place::of(&url), limit).await
+}
+
+async fn server_that_gives(response: ResponseTemplate) -> MockServer {
+    let server = MockServer::start().await;
+    Mock::given(any()).respond_with(response).mount(&server).await;
+    server
+}
+
+fn gzipped(body: &[u8]) -> ResponseTemplate {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(body).unwrap();
+    ResponseTemplate::new(200).insert_header("content-encoding", "gzip").set_body_bytes(encoder.finish().unwrap())
+}
+
+#[tokio::test]
+async fn no_redirect_is_followed_and_it_says_where_it_led() {
+    let elsewhere = server_that_gives(ResponseTemplate::new(200)).await;
+    for status in [301, 302, 303, 307, 308] {
+        let location = format!("{}/stolen", elsewhere.uri());
+        let server =
+            server_that_gives(ResponseTemplate::new(status).insert_header("location", location.as_str())).await;
+        for verb in [Method::GET, Method::POST] {
+            let error = call(&client(), verb, &server.uri(), 1000).await.unwrap_err();
+            assert!(matches!(&error, Error::Redirected { .. }), "{error}");
+            assert!(error.to_string().contains(&location), "{error}");
+        }
+    }
+    assert_eq!(elsewhere.received_requests().await.unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn a_body_is_bounded_after_decompression() {
+    let bomb = server_that_gives(gzipped(&vec![b' '; 10_000_000])).await;
+    let error = call(&client(), Method::GET, &bomb.uri(), 1_000_000).await.unwrap_err();
+    assert!(matches!(error, Error::TooLarge { limit: 1_000_000, .. }), "{error}");
+
+    let fitting = server_that_gives(gzipped(&vec![b' '; 1_000_000])).await;
+    assert_eq!(call(&client(), Method::GET, &fitting.uri(), 1_000_000).await.unwrap().body.len(), 1_000_000);
+}
+
+#[tokio::test]
+async fn every_request_says_who_we_are() {
+    let server = MockServer::start().await;
+    let us = concat!("auditsync/", env!("CARGO_PKG_VERSION"));
+    Mock::given(method("GET"))
+        .and(path("/who"))
+        .and(header("user-agent", us))
+        .respond_with(ResponseTemplate::new(204))
+        .mount(&server)
+        .await;
+    assert_eq!(call(&client(), Method::GET, &format!("{}/who", server.uri()), 0).await.unwrap().status, 204);
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_come_in_time_names_the_variable() {
+    let server = server_that_gives(ResponseTemplate::new(200).set_delay(Duration::from_secs(30))).await;
+    let client = Client::new(Settings { timeout: Duration::from_millis(100) });
+    let error = call(&client, Method::GET, &server.uri(), 1000).await.unwrap_err();
+    assert!(error.to_string().contains("SECTIGO_AUDIT_HTTP_TIMEOUT"), "{error}");
+    assert!(error.may_have_arrived());
+}
+
+#[tokio::test]
+async fn a_refused_connection_has_certainly_not_arrived() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let uri = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let error = call(&client(), Method::POST, &uri, 1000).await.unwrap_err();
+    assert!(matches!(&error, Error::Unanswered { .. }), "{error}");
+    assert!(!error.may_have_arrived());
+}
+
+#[tokio::test]
+async fn no_error_shows_a_query() {
+    let uri = "http://127.0.0.1:9/api?token=page-token";
+    let error = call(&client(), Method::GET, uri, 1000).await.unwrap_err();
+    let told = auditsync::failure::Chain(&error).to_string();
+    assert!(told.contains("127.0.0.1:9/api") && !told.contains("page-token"), "{told}");
+}
