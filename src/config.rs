@@ -56,7 +56,7 @@ impl Config {
         let environment = Environment::gather(pairs, |_| true, &mut mistakes);
         let built = Self::build(&environment, &mut mistakes);
         // A misspelt name is often the cause of another one that is missing.
-        let names = environment.warnings();
+        let names = environment.strangers().filter_map(typos::warning).collect::<Vec<_>>();
         let mut config = mistakes.conclude(built, &names)?;
         config.warnings = config.doubts();
         config.warnings.extend(names);

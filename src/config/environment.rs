@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 
 use super::mistakes::Mistakes;
-use super::typos;
 use super::variables::{self, Variable};
 
 /// What is set, by name. No value is empty.
@@ -57,9 +56,9 @@ impl Environment {
         self.values.iter().map(|(name, value)| ((*name).to_owned(), value.clone()))
     }
 
-    /// Names that nothing reads although they look like ours.
-    pub(super) fn warnings(&self) -> Vec<String> {
-        self.strangers.iter().filter_map(|name| typos::warning(name)).collect()
+    /// The names that are not in the table.
+    pub(super) fn strangers(&self) -> impl Iterator<Item = &str> {
+        self.strangers.iter().map(String::as_str)
     }
 }
 

@@ -29,30 +29,10 @@ fn nearest(name: &str) -> Option<&'static str> {
     let prefixes = [sectigo::PREFIX, DATADOG_PREFIX];
     let prefix = prefixes.into_iter().find(|prefix| name.starts_with(prefix))?;
     let rows = VARIABLES.iter().filter(|row| row.name.starts_with(prefix));
-    let nearest = rows.map(|row| (distance(name, row.name), row.name)).min()?;
+    let nearest = rows.map(|row| (strsim::osa_distance(name, row.name), row.name)).min()?;
     // A short name has many neighbours.
     let allowed = ((nearest.1.len() - prefix.len()) / 4).clamp(1, 4);
     (nearest.0 <= allowed).then_some(nearest.1)
-}
-
-/// How many letters have to be put in, taken away or replaced, or swapped with the next one, to get from `a` to `b`.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut before: Vec<usize> = Vec::new();
-    let mut last: Vec<usize> = (0..=b.len()).collect();
-    for i in 0..a.len() {
-        let mut row = vec![i + 1];
-        for j in 0..b.len() {
-            let replaced = last[j] + usize::from(a[i] != b[j]);
-            let mut steps = replaced.min(last[j + 1] + 1).min(row[j] + 1);
-            if i > 0 && j > 0 && a[i] == b[j - 1] && a[i - 1] == b[j] {
-                steps = steps.min(before[j - 1] + 1);
-            }
-            row.push(steps);
-        }
-        before = std::mem::replace(&mut last, row);
-    }
-    last[b.len()]
 }
 
 #[cfg(test)]
@@ -103,15 +83,6 @@ mod tests {
     fn variables_of_backends_that_this_build_lacks_are_no_typos() {
         for name in ["SECTIGO_AUDIT_REDIS_ADDRESS", "SECTIGO_AUDIT_S3_BUCKET", "SECTIGO_AUDIT_GCS_PREFIX"] {
             assert_eq!(warning(name), None);
-        }
-    }
-
-    #[test]
-    fn a_swap_of_two_letters_is_one_step() {
-        for (a, b, expected) in
-            [("URL", "ULR", 1), ("URL", "URL", 0), ("URL", "URLS", 1), ("", "URL", 3), ("abc", "xyz", 3)]
-        {
-            assert_eq!(distance(a, b), expected, "{a} {b}");
         }
     }
 }
