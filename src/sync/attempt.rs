@@ -128,8 +128,10 @@ impl Attempt<'_> {
     ) -> Result<Option<Reason>, Halt> {
         let (pause, alarm) = match verdict {
             Verdict::GiveUp(reason) => return Ok(Some(reason)),
-            // Nothing is smaller than what was asked for last; asked again without a pause it would spin.
-            Verdict::Again | Verdict::Narrow => (Duration::ZERO, false),
+            Verdict::Again | Verdict::Narrow => {
+                tracing::info!(error = %Chain(cause), "asking the {} again at once", self.counterpart.name());
+                return Ok(None);
+            }
             Verdict::Wait { pause, alarm } => (pause, alarm),
         };
         self.tell(cause, pause, alarm);
