@@ -117,7 +117,7 @@ fn pipeline(scm: &FakeScm, intake: &FakeIntake, folder: &std::path::Path) -> Syn
     Sync::new(
         Arc::new(Sectigo::new(source, Arc::clone(&http))),
         Arc::new(Datadog::new(destination, Sectigo::NAME, http)),
-        Arc::new(LocalFs::new(folder.to_owned())),
+        Arc::new(LocalFs::new(folder.to_owned(), Sectigo::NAME)),
         settings,
         Clock::system(),
         Stop::new(settings.shutdown_grace),

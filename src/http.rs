@@ -99,7 +99,7 @@ pub enum Error {
         cause: reqwest::Error,
     },
     /// The connection stood, but the whole answer was not there in time.
-    #[error("{place} did not answer whole within SECTIGO_AUDIT_HTTP_TIMEOUT")]
+    #[error("{place} did not answer whole in time; where the time is too short, raise …_HTTP_TIMEOUT")]
     TimedOut {
         /// Where the call went.
         place: Place,

@@ -82,7 +82,7 @@ pub enum Outcome {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The source failed.
-    #[error("cannot read from {name}")]
+    #[error("cannot read from {name}{reason}")]
     Source {
         /// The source.
         name: &'static str,
@@ -93,7 +93,7 @@ pub enum Error {
         cause: source::Error,
     },
     /// The destination failed.
-    #[error("cannot deliver to {name}")]
+    #[error("cannot deliver to {name}{reason}")]
     Destination {
         /// The destination.
         name: &'static str,

@@ -77,7 +77,7 @@ async fn an_answer_that_does_not_come_in_time_names_the_variable() {
     let server = server_that_gives(ResponseTemplate::new(200).set_delay(Duration::from_secs(30))).await;
     let client = Client::new(Settings { timeout: Duration::from_millis(100) });
     let error = call(&client, Method::GET, &server.uri(), 1000).await.unwrap_err();
-    assert!(error.to_string().contains("SECTIGO_AUDIT_HTTP_TIMEOUT"), "{error}");
+    assert!(error.to_string().contains("HTTP_TIMEOUT"), "{error}");
     assert!(error.may_have_arrived());
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::config::Storage;
+use crate::source::sectigo::Sectigo;
 use crate::state::StateStore;
 use crate::state::localfs::LocalFs;
 use crate::state::memory::Memory;
@@ -11,6 +12,6 @@ use crate::state::memory::Memory;
 pub(super) fn store(storage: &Storage) -> Arc<dyn StateStore> {
     match storage {
         Storage::Memory => Arc::new(Memory::default()),
-        Storage::LocalFs { folder } => Arc::new(LocalFs::new(folder.clone())),
+        Storage::LocalFs { folder } => Arc::new(LocalFs::new(folder.clone(), Sectigo::NAME)),
     }
 }

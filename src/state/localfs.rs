@@ -6,7 +6,7 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,10 +17,6 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Claim, Document, Error, StateStore, Version};
 
-const DOCUMENT: &str = "sectigo-audit-state.json";
-const STAGING: &str = "sectigo-audit-state.json.new";
-const LOCK: &str = "sectigo-audit-state.lock";
-
 /// A lock that is held for longer than this is not just for one save.
 const PASSING: Duration = Duration::from_secs(2);
 
@@ -28,13 +24,18 @@ const PASSING: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub struct LocalFs {
     folder: PathBuf,
+    document: PathBuf,
+    staging: PathBuf,
+    lock_file: PathBuf,
     lock: Arc<Mutex<Option<File>>>,
 }
 
 impl LocalFs {
-    /// State in `folder`, which must exist before the first save.
-    pub fn new(folder: PathBuf) -> Self {
-        Self { folder, lock: Arc::default() }
+    /// The state of `source` in `folder`, which must exist before the first save: `<source>-audit-state.json`.
+    pub fn new(folder: PathBuf, source: &str) -> Self {
+        let file = |ending: &str| folder.join(format!("{source}-audit-state.{ending}"));
+        let (document, staging, lock_file) = (file("json"), file("json.new"), file("lock"));
+        Self { folder, document, staging, lock_file, lock: Arc::default() }
     }
 
     fn error(&self, action: &'static str) -> impl FnOnce(io::Error) -> Error + use<> {
@@ -72,7 +73,7 @@ impl LocalFs {
     fn open_lock(&self) -> Result<File, Error> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        options.open(self.folder.join(LOCK)).map_err(self.error("lock"))
+        options.open(&self.lock_file).map_err(self.error("lock"))
     }
 
     fn try_lock(&self, file: &File) -> Result<bool, Error> {
@@ -80,13 +81,13 @@ impl LocalFs {
             Ok(()) => Ok(true),
             Err(TryLockError::WouldBlock) => Ok(false),
             Err(TryLockError::Error(cause)) => {
-                Err(Error::NoLocks { place: self.folder.join(LOCK).display().to_string(), cause })
+                Err(Error::NoLocks { place: self.lock_file.display().to_string(), cause })
             }
         }
     }
 
     fn holder(&self) -> String {
-        let holder = std::fs::read_to_string(self.folder.join(LOCK)).unwrap_or_default();
+        let holder = std::fs::read_to_string(&self.lock_file).unwrap_or_default();
         let holder: String = holder.chars().filter(|c| c.is_ascii_alphanumeric() || *c == ' ').take(40).collect();
         if holder.is_empty() { "another process".to_owned() } else { holder }
     }
@@ -109,7 +110,7 @@ impl LocalFs {
     }
 
     fn load_now(&self) -> Result<Option<(Document, Version)>, Error> {
-        match std::fs::read(self.folder.join(DOCUMENT)) {
+        match std::fs::read(&self.document) {
             Ok(bytes) => {
                 let version = version(&bytes);
                 Ok(Some((Document::from_bytes(bytes), version)))
@@ -121,8 +122,8 @@ impl LocalFs {
 
     fn probe_now(&self) -> Result<(), Error> {
         self.locked(|| {
-            let staged = stage(&self.folder, b"").map_err(self.error("write"))?;
-            std::fs::remove_file(staged).map_err(self.error("write"))
+            let probed = self.stage(b"").and_then(|()| std::fs::remove_file(&self.staging));
+            probed.map_err(self.error("write"))
         })
     }
 
@@ -131,16 +132,36 @@ impl LocalFs {
             if self.load_now()?.map(|(_, version)| version).as_ref() != expected {
                 return Err(Error::Conflict { place: self.place() });
             }
-            replace(&self.folder, document.as_bytes()).map_err(self.error("write"))?;
+            self.replace(document.as_bytes()).map_err(self.error("write"))?;
             Ok(version(document.as_bytes()))
         })
+    }
+
+    /// After it, either the old or the new document is there whole, whatever crashes: the new one is on the disk before
+    /// it takes the name, and the name is on the disk before this returns.
+    fn replace(&self, bytes: &[u8]) -> io::Result<()> {
+        self.stage(bytes)?;
+        std::fs::rename(&self.staging, &self.document)?;
+        File::open(&self.folder)?.sync_all()
+    }
+
+    /// Writes a new file beside the document, down to the disk.
+    fn stage(&self, bytes: &[u8]) -> io::Result<()> {
+        match std::fs::remove_file(&self.staging) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
+            _ => {}
+        }
+        // Newly made, so that its mode is ours and a link in its place is not followed.
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.staging)?;
+        file.write_all(bytes)?;
+        file.sync_all()
     }
 }
 
 #[async_trait]
 impl StateStore for LocalFs {
     fn place(&self) -> String {
-        self.folder.join(DOCUMENT).display().to_string()
+        self.document.display().to_string()
     }
 
     async fn claim(&self) -> Result<Claim, Error> {
@@ -161,28 +182,6 @@ impl StateStore for LocalFs {
     }
 }
 
-/// After it, either the old or the new document is there whole, whatever crashes: the new one is on the disk before it
-/// takes the name, and the name is on the disk before this returns.
-fn replace(folder: &Path, bytes: &[u8]) -> io::Result<()> {
-    let staged = stage(folder, bytes)?;
-    std::fs::rename(staged, folder.join(DOCUMENT))?;
-    File::open(folder)?.sync_all()
-}
-
-/// Writes a new file beside the document, down to the disk.
-fn stage(folder: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
-    let staging = folder.join(STAGING);
-    match std::fs::remove_file(&staging) {
-        Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
-        _ => {}
-    }
-    // Newly made, so that its mode is ours and a link in its place is not followed.
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staging)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    Ok(staging)
-}
-
 fn version(bytes: &[u8]) -> Version {
     Version(URL_SAFE_NO_PAD.encode(Sha256::digest(bytes)))
 }
@@ -200,10 +199,10 @@ mod tests {
     #[tokio::test]
     async fn the_document_is_for_its_owner_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let store = LocalFs::new(folder.path().to_owned());
+        let store = LocalFs::new(folder.path().to_owned(), "x");
         store.save(&document("{}"), None).await.unwrap();
         store.claim().await.unwrap();
-        for name in [DOCUMENT, LOCK] {
+        for name in ["x-audit-state.json", "x-audit-state.lock"] {
             let mode = std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
@@ -214,8 +213,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("elsewhere");
         std::fs::write(&target, "precious").unwrap();
-        std::os::unix::fs::symlink(&target, folder.path().join(STAGING)).unwrap();
-        let store = LocalFs::new(folder.path().to_owned());
+        std::os::unix::fs::symlink(&target, folder.path().join("x-audit-state.json.new")).unwrap();
+        let store = LocalFs::new(folder.path().to_owned(), "x");
         store.save(&document("{}"), None).await.unwrap();
         assert_eq!(std::fs::read_to_string(&target).unwrap(), "precious");
         assert_eq!(store.load().await.unwrap().unwrap().0, document("{}"));
@@ -224,7 +223,8 @@ mod tests {
     #[tokio::test]
     async fn one_process_at_a_time_holds_the_state() {
         let folder = tempfile::tempdir().unwrap();
-        let (first, second) = (LocalFs::new(folder.path().to_owned()), LocalFs::new(folder.path().to_owned()));
+        let (first, second) =
+            (LocalFs::new(folder.path().to_owned(), "x"), LocalFs::new(folder.path().to_owned(), "x"));
         assert_eq!(first.claim().await.unwrap(), Claim::Granted);
         assert_eq!(first.claim().await.unwrap(), Claim::Granted, "to the holder itself, always");
         let holder = format!("process {}", std::process::id());
@@ -237,7 +237,7 @@ mod tests {
     async fn a_folder_that_cannot_be_written_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("missing");
-        let store = LocalFs::new(missing.clone());
+        let store = LocalFs::new(missing.clone(), "x");
         for error in [store.claim().await.unwrap_err(), store.save(&document("{}"), None).await.unwrap_err()] {
             assert!(error.to_string().contains(missing.to_str().unwrap()), "{error}");
         }

@@ -1,5 +1,6 @@
 //! What to do about a failed call: a plain function of what failed and of what went before.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::Mode;
@@ -62,6 +63,18 @@ pub enum Reason {
     OutOfPatience,
     /// Nothing that we can do again will mend it.
     Hopeless,
+}
+
+impl fmt::Display for Reason {
+    /// What the reason adds to the error that led to it; nothing where that says it all.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OutOfPatience => f.write_str(
+                " and made no progress within …_RETRY_BUDGET; the place is kept, and the next run goes on from there",
+            ),
+            Self::Credentials | Self::Configuration | Self::Hopeless => Ok(()),
+        }
+    }
 }
 
 /// Decides; `draw` lies evenly in [0, 1) and jitters a wait.

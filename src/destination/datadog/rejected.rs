@@ -66,7 +66,7 @@ impl Rejected {
         match written.map_err(io::Error::other).flatten() {
             Ok(()) => tracing::error!(id = id.as_deref(), reason, kept_in = shown, "{what}"),
             Err(error) => {
-                tracing::error!(%error, path = shown, "the file for rejected records (SECTIGO_AUDIT_REJECTED_PATH) cannot be written");
+                tracing::error!(%error, path = shown, "the file for rejected records (…_REJECTED_PATH) cannot be written");
                 tracing::error!(id = id.as_deref(), reason, record = line, "{what}");
             }
         }
