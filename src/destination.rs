@@ -217,10 +217,11 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::Http(http::Error::Setup(_)) => Class::Fatal,
-            Self::Http(http::Error::Redirected { .. }) | Self::RefusesAll { .. } | Self::NotTheIntake { .. } => {
-                Class::Refused
+            Self::Http(http::Error::Redirected { .. }) | Self::RefusesAll { .. } => Class::Refused,
+            // Whatever answers in the intake's place may go away again, as a portal does.
+            Self::Http(_) | Self::Batch(_) | Self::KeyRotated { .. } | Self::NotTheIntake { .. } => {
+                Class::Retryable { after: None }
             }
-            Self::Http(_) | Self::Batch(_) | Self::KeyRotated { .. } => Class::Retryable { after: None },
             Self::Unavailable { after, .. } => Class::Retryable { after: *after },
             Self::KeyRefused { .. } | Self::KeyGone { .. } => Class::CredentialsRefused,
         }

@@ -197,16 +197,27 @@ pub struct Answer {
     response: reqwest::Response,
 }
 
-/// Makes one call and waits for the head of its answer. A redirect is an error.
-pub async fn send(request: RequestBuilder, place: &Place) -> Result<Answer, Error> {
+/// Makes one call and waits for the head of its answer. A redirect is an error; where it leads to is told without what is
+/// `hidden`.
+pub async fn send(request: RequestBuilder, place: &Place, hidden: &Redaction) -> Result<Answer, Error> {
     let response = request.send().await.map_err(|cause| unanswered(place, cause))?;
     let status = response.status();
     if status.is_redirection() {
         let location = response.headers().get(LOCATION).map(HeaderValue::as_bytes).unwrap_or_default();
-        let location = Excerpt::of(location, &Redaction::none());
+        let location = redirect(place, location, hidden);
         return Err(Error::Redirected { place: place.clone(), status, location });
     }
     Ok(Answer { place: place.clone(), response })
+}
+
+/// Where a redirect leads, fit to be shown: it may repeat what it was asked, with user, password and query.
+fn redirect(place: &Place, location: &[u8], hidden: &Redaction) -> Excerpt {
+    let location = hidden.apply(&String::from_utf8_lossy(location));
+    let shown = match Url::parse(&place.0).and_then(|base| base.join(&location)) {
+        Ok(url) => Place::of(&url).0,
+        Err(_) => String::new(),
+    };
+    Excerpt::of(shown.as_bytes(), hidden)
 }
 
 /// No address of ours is shown with its query, and the client's own words would show it.
@@ -219,8 +230,13 @@ fn unanswered(place: &Place, cause: reqwest::Error) -> Error {
 }
 
 /// Makes one call and reads its answer whole, up to `limit` bytes after decompression.
-pub async fn exchange(request: RequestBuilder, place: &Place, limit: usize) -> Result<Reply, Error> {
-    send(request, place).await?.whole(limit).await
+pub async fn exchange(
+    request: RequestBuilder,
+    place: &Place,
+    limit: usize,
+    hidden: &Redaction,
+) -> Result<Reply, Error> {
+    send(request, place, hidden).await?.whole(limit).await
 }
 
 impl Answer {

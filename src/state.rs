@@ -110,9 +110,9 @@ impl Document {
         Self(bytes)
     }
 
-    /// `state` as a store keeps it: indented JSON with a line end, since people look at it.
+    /// `state` as a store keeps it: JSON on one line, since a store's room and time go by bytes.
     pub fn of(state: &State) -> Result<Self, Error> {
-        let mut bytes = serde_json::to_vec_pretty(state).map_err(Error::Unwritable)?;
+        let mut bytes = serde_json::to_vec(state).map_err(Error::Unwritable)?;
         bytes.push(b'\n');
         Ok(Self(bytes))
     }

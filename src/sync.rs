@@ -262,6 +262,10 @@ impl Sync {
         let Some(cursor) = committer.cursor().cloned() else { return Ok(()) };
         let mut following = Some(self.fetch(cursor, now).await);
         while let Some(page) = following.transpose()? {
+            // Fetched ahead, but not begun.
+            if self.stop.is_requested() {
+                return Err(Halt::Stopped);
+            }
             report.page(page.events.len(), page.already_delivered);
             report.now_and_then(self.source.position(&page.next).ok());
             following = self.settle_and_fetch(page, now, committer, report).await?;

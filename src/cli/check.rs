@@ -62,6 +62,9 @@ async fn check_state(store: &dyn StateStore) -> Result<String, state::Error> {
         None => "nothing yet".to_owned(),
         Some((document, _)) => {
             let state = document.read(&place)?;
+            if state.source != Sectigo::NAME {
+                return Err(state::Error::OtherSource { place, found: state.source, expected: Sectigo::NAME });
+            }
             let since = sectigo::position(&state.cursor).map_err(|error| match error {
                 crate::source::Error::Cursor(cause) => state::Error::Corrupt { place: place.clone(), cause },
                 other => state::Error::Io { action: "read", place: place.clone(), cause: std::io::Error::other(other) },

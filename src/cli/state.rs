@@ -44,9 +44,15 @@ async fn show(store: &dyn StateStore) -> Result<Exit, Error> {
         return Ok(Exit::Done);
     };
     say(&format!("the state at {place}:"));
-    print(String::from_utf8_lossy(document.as_bytes()).trim_end());
-    // It is shown as it is; that it cannot be understood is said as well.
-    document.read(&place).map(|_| Exit::Done)
+    match document.read(&place) {
+        Ok(state) => print(&serde_json::to_string_pretty(&state).map_err(Error::Unwritable)?),
+        Err(error) => {
+            // It is shown as it is; that it cannot be understood is said as well.
+            print(String::from_utf8_lossy(document.as_bytes()).trim_end());
+            return Err(error);
+        }
+    }
+    Ok(Exit::Done)
 }
 
 async fn set(store: &dyn StateStore, since: Timestamp, yes: bool, now: Timestamp) -> Result<Exit, Error> {

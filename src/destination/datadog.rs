@@ -138,12 +138,13 @@ impl Datadog {
         let place = Place::of(&self.validate);
         let key = self.key.current();
         let request = self.http.request(Method::GET, self.validate.clone())?.header("DD-API-KEY", sensitive(&key));
-        let reply = http::exchange(request, &place, ENOUGH_OF_AN_ANSWER).await?;
+        let hidden = Redaction::of([&key]);
+        let reply = http::exchange(request, &place, ENOUGH_OF_AN_ANSWER, &hidden).await?;
         match response::meaning(reply.status, &reply.headers) {
             Meaning::Accepted => Ok(()),
             Meaning::KeyRefused => Err(self.key_refused(place, &reply, &key)),
             _ => {
-                let reason = Excerpt::of(&reply.body, &Redaction::of([&key]));
+                let reason = Excerpt::of(&reply.body, &hidden);
                 Err(Error::Unavailable { place, status: reply.status.as_u16(), after: reply.retry_after(), reason })
             }
         }
@@ -199,9 +200,10 @@ impl Datadog {
         if let Some(encoding) = self.compression.content_encoding() {
             request = request.header(CONTENT_ENCODING, encoding);
         }
-        let reply = http::send(request, &place).await?.beginning(ENOUGH_OF_AN_ANSWER).await;
+        let hidden = Redaction::of([&key]);
+        let reply = http::send(request, &place, &hidden).await?.beginning(ENOUGH_OF_AN_ANSWER).await;
         let status = reply.status.as_u16();
-        let reason = || Excerpt::of(&reply.body, &Redaction::of([&key]));
+        let reason = || Excerpt::of(&reply.body, &hidden);
         let variable = self.intake_variable;
         match response::meaning(reply.status, &reply.headers) {
             Meaning::Accepted => Ok(Verdict::Accepted),

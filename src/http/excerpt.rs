@@ -18,15 +18,17 @@ impl Redaction {
         Self::default()
     }
 
-    /// Takes out `secrets` as they are, form-encoded and as a JSON string.
+    /// Takes out `secrets` as they are, form-encoded, percent-encoded and as a JSON string.
     pub fn of<'a>(secrets: impl IntoIterator<Item = &'a SecretString>) -> Self {
         let mut spellings = Vec::new();
         for secret in secrets {
             let plain = secret.expose_secret();
             let form: String = form_urlencoded::byte_serialize(plain.as_bytes()).collect();
+            // A plus sign itself is encoded, so each one that is there stands for a blank.
+            let percent = form.replace('+', "%20");
             let json = serde_json::Value::from(plain).to_string();
             let json = json[1..json.len() - 1].to_owned();
-            for spelling in [plain.to_owned(), form, json] {
+            for spelling in [plain.to_owned(), form, percent, json] {
                 if !spelling.is_empty() {
                     spellings.push(spelling);
                 }
@@ -38,7 +40,7 @@ impl Redaction {
         Self(spellings.into_iter().map(SecretString::from).collect())
     }
 
-    fn apply(&self, text: &str) -> String {
+    pub(super) fn apply(&self, text: &str) -> String {
         self.0.iter().fold(text.to_owned(), |text, secret| text.replace(secret.expose_secret(), "[hidden]"))
     }
 }

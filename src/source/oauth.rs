@@ -61,11 +61,6 @@ impl AccessToken {
     pub fn header(&self) -> HeaderValue {
         self.header.clone()
     }
-
-    /// What has to be hidden in answers to calls that carry this token.
-    pub fn redaction(&self) -> Redaction {
-        Redaction::of([&self.secret])
-    }
 }
 
 impl ClientCredentials {
@@ -106,6 +101,12 @@ impl ClientCredentials {
         Ok(token)
     }
 
+    /// What has to be hidden in the API's answers: the token that a call carried, and the secret, which the API's side knows too.
+    pub fn redaction(&self, token: Option<&AccessToken>) -> Redaction {
+        let secret = self.secret.current();
+        Redaction::of(token.map(|token| &token.secret).into_iter().chain([&secret]))
+    }
+
     /// Forgets a token that was refused; a newer one stays.
     pub async fn forget(&self, refused: &AccessToken) {
         let mut issued = self.issued.lock().await;
@@ -128,7 +129,8 @@ impl ClientCredentials {
             ("client_secret", secret.expose_secret()),
         ];
         let request = http.request(Method::POST, endpoint.clone())?.form(&form);
-        let reply = http::exchange(request, &place, LARGEST_ANSWER).await.map_err(|error| match error {
+        let hidden = Redaction::of([&secret]);
+        let reply = http::exchange(request, &place, LARGEST_ANSWER, &hidden).await.map_err(|error| match error {
             // An answer of that size is no token; a smaller question would not mend it.
             http::Error::TooLarge { place, limit } => {
                 Error::NoToken { place, reason: format!("it is larger than {limit} bytes") }
@@ -139,7 +141,7 @@ impl ClientCredentials {
             return issued(&reply).map_err(|reason| Error::NoToken { place, reason });
         }
         let status = reply.status.as_u16();
-        let reason = Excerpt::of(&reply.body, &Redaction::of([&secret]));
+        let reason = Excerpt::of(&reply.body, &hidden);
         Err(match status {
             400 | 401 | 403 => self.refused(place, status, reason, &secret),
             408 | 425 | 429 | 500.. => Error::Unavailable { place, status, after: reply.retry_after(), reason },

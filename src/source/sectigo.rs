@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use url::Url;
 
+use super::oauth::AccessToken;
 use super::{Cursor, Error, Page, Source};
 use crate::http::{self, Reply};
 use crate::secret::Secret;
@@ -100,14 +101,16 @@ impl Sectigo {
         let range = Position::starting_at(since).enter(end, Cut { window: Duration::from_secs(3600), ..self.cut });
         let Some(range) = range else { return Ok(0) };
         match self.api.records(range.from(), range.until(), None).await? {
-            Answer::Page(reply) => Ok(self.records(&reply)?.len()),
+            Answer::Page { reply, access } => Ok(self.records(&reply, &access)?.len()),
             Answer::PageTokenRefused { .. } => Ok(0),
         }
     }
 
-    fn records(&self, reply: &Reply) -> Result<Vec<crate::event::Event>, Error> {
-        page::records(&reply.body)
-            .map_err(|cause| Error::Unreadable { place: self.api.place(), reason: self.api.describe(reply, &cause) })
+    fn records(&self, reply: &Reply, access: &AccessToken) -> Result<Vec<crate::event::Event>, Error> {
+        page::records(&reply.body).map_err(|cause| {
+            let reason = self.api.describe(reply, access, &cause);
+            Error::Unreadable { place: self.api.place(), reason }
+        })
     }
 
     /// The server's present time, as its last answer tells.
@@ -188,8 +191,8 @@ impl Source for Sectigo {
             return Ok(Page { events: Vec::new(), already_delivered: 0, next: cursor.clone(), more: false });
         };
         tracing::debug!(from = %range.from(), until = %range.until(), first = range.token().is_none(), "asking for a page");
-        let reply = match self.api.records(range.from(), range.until(), range.token()).await? {
-            Answer::Page(reply) => reply,
+        let (reply, access) = match self.api.records(range.from(), range.until(), range.token()).await? {
+            Answer::Page { reply, access } => (reply, access),
             Answer::PageTokenRefused { refusal } => {
                 tracing::warn!(error = %refusal, "the API refused a page's token; its range is read from the start again, and may repeat");
                 let again = range.token_refused(self.cut).ok_or(refusal)?;
@@ -203,7 +206,7 @@ impl Source for Sectigo {
             page.more = matches!(shorter, Position::InRange(_));
             return Ok(page);
         }
-        let records = self.records(&reply)?;
+        let records = self.records(&reply, &access)?;
         let token = self.api.page_token(&reply)?.map(PageToken);
         let sifted = range.take(records, token).map_err(|contradiction| match contradiction {
             Contradiction::Unstable { expected } => {

@@ -19,6 +19,8 @@ pub(super) struct Committer {
     nonce: Nonce,
     /// The newest nonce of the writer before us.
     inherited: Option<Nonce>,
+    /// The nonce that goes with `cursor` in the store.
+    written: Option<Nonce>,
     cursor: Option<Cursor>,
     /// Delivered but not written, on a store that wants to be written to slowly.
     pending: Option<Cursor>,
@@ -34,6 +36,7 @@ impl Committer {
             version: None,
             nonce: Nonce::of_new_writer(),
             inherited: None,
+            written: None,
             cursor: None,
             pending: None,
             written_at: None,
@@ -43,7 +46,8 @@ impl Committer {
             let state = document.read(&committer.store.place())?;
             committer.check_source(&state)?;
             committer.version = Some(version);
-            committer.inherited = Some(state.nonce);
+            committer.inherited = Some(state.nonce.clone());
+            committer.written = Some(state.nonce);
             committer.cursor = Some(state.cursor);
         }
         Ok(committer)
@@ -95,6 +99,7 @@ impl Committer {
             Err(error) => self.after_failed_save(error, &document).await?,
         };
         self.version = Some(version);
+        self.written = Some(self.nonce.clone());
         self.cursor = Some(cursor);
         self.pending = None;
         self.written_at = Some(Instant::now());
@@ -118,8 +123,10 @@ impl Committer {
         if state.nonce == self.nonce {
             return Ok(version);
         }
+        // The nonce of our last document with another cursor: edited by hand, for no store makes that up.
+        let edited = self.written.as_ref() == Some(&state.nonce) && self.cursor.as_ref() != Some(&state.cursor);
         let known = [Some(&self.nonce), self.inherited.as_ref()];
-        if !known.into_iter().flatten().any(|nonce| state.nonce.is_older_than(nonce)) {
+        if edited || !known.into_iter().flatten().any(|nonce| state.nonce.is_older_than(nonce)) {
             return Err(Error::Conflict { place: self.place() });
         }
         if !matches!(error, Error::Conflict { .. }) {

@@ -8,8 +8,21 @@
     reason = "in a test, what cannot be is a failure"
 )]
 
+mod command_line;
 mod daemon;
+mod first_sync;
+mod instances;
+mod intake_entries;
+mod intake_faults;
+mod intake_refusals;
+mod killing;
+mod secrets;
+mod source_credentials;
+mod source_faults;
+mod source_pages;
+mod source_ranges;
+mod stage;
+mod state_document;
+mod stopping;
 #[path = "../support/mod.rs"]
 mod support;
-
-mod first_sync;

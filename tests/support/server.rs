@@ -24,12 +24,13 @@ pub(super) struct Server {
     omit_date: bool,
     traffic: Arc<Traffic>,
     stage: Mutex<Stage>,
+    /// Never listens. It keeps the port from everyone else while the server is down, and in the moment of going down.
+    _place: TcpSocket,
 }
 
 enum Stage {
     Up(Serving),
-    /// The port stays bound, so that no one else gets it, but nobody listens: connections are refused.
-    Down(TcpSocket),
+    Down,
 }
 
 /// A running server task, ended when this is dropped.
@@ -57,7 +58,8 @@ impl Server {
         let router =
             make_routes(&base_url(address)).layer(middleware::from_fn_with_state(Arc::clone(&traffic), while_serving));
         let serving = serve(socket, router.clone(), omit_date);
-        Self { address, router, omit_date, traffic, stage: Mutex::new(Stage::Up(serving)) }
+        let stage = Mutex::new(Stage::Up(serving));
+        Self { address, router, omit_date, traffic, stage, _place: bind(address) }
     }
 
     pub(super) fn url(&self) -> String {
@@ -77,18 +79,15 @@ impl Server {
             // The listener is closed when the task has ended, not before; how it ended does not matter.
             let _ = (&mut serving.0).await;
             self.traffic.cut.send_replace(());
-            *stage = Stage::Down(bind(self.address));
+            *stage = Stage::Down;
         }
     }
 
     /// Serves again, at the same address.
     pub(super) async fn come_back(&self) {
         let mut stage = self.stage.lock().await;
-        if let Stage::Down(_) = &*stage {
-            let unused = Stage::Down(TcpSocket::new_v4().expect("a socket"));
-            if let Stage::Down(socket) = std::mem::replace(&mut *stage, unused) {
-                *stage = Stage::Up(serve(socket, self.router.clone(), self.omit_date));
-            }
+        if let Stage::Down = &*stage {
+            *stage = Stage::Up(serve(bind(self.address), self.router.clone(), self.omit_date));
         }
     }
 }
@@ -107,6 +106,8 @@ fn bind(address: SocketAddr) -> TcpSocket {
     let socket = TcpSocket::new_v4().expect("a socket");
     // Connections that are still closing must not keep the port from us when we come back.
     socket.set_reuseaddr(true).expect("SO_REUSEADDR");
+    // Two of our own sockets share it: the one that listens, and the one that keeps the place.
+    socket.set_reuseport(true).expect("SO_REUSEPORT");
     socket.bind(address).expect("a local port");
     socket
 }

@@ -11,6 +11,10 @@ const PATH: &str = "/api/v2/logs";
 /// The base address that `text` names. As with the Agent, a scheme in it decides; without one it is `http` if that is
 /// allowed, else `https`.
 pub(super) fn parse(text: &str, allow_http: bool) -> Result<Url, String> {
+    if !text.contains(['.', ':']) {
+        // A single word is no form of the Agent's, and more likely a key that was put in the wrong place.
+        return Err("must be host:port or an address that begins with https://".to_owned());
+    }
     let url = if text.contains("://") {
         http_url(text)?
     } else {

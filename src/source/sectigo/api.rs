@@ -3,13 +3,14 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use reqwest::StatusCode;
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue};
+use reqwest::header::{ACCEPT, AUTHORIZATION};
 use url::Url;
 
 use super::URL_VARIABLE;
 use super::moment::Moment;
+use super::page;
 use super::position::PageToken;
-use crate::http::{self, Excerpt, Method, Place, Redaction, Reply};
+use crate::http::{self, Excerpt, Method, Place, Reply};
 use crate::secret::Secret;
 use crate::source::Error;
 use crate::source::oauth::{self, AccessToken, ClientCredentials};
@@ -33,7 +34,12 @@ const CLIENT_VARIABLE: &str = "SECTIGO_AUDIT_API_CLIENT_ID";
 #[derive(Debug)]
 pub(super) enum Answer {
     /// A success; its body is to be a page.
-    Page(Reply),
+    Page {
+        /// The answer.
+        reply: Reply,
+        /// What it was asked with.
+        access: AccessToken,
+    },
     /// The page's token was refused. The range has to be read from its start.
     PageTokenRefused {
         /// The refusal in words.
@@ -83,9 +89,9 @@ impl Api {
         url.query_pairs_mut().append_pair(start, &value).append_pair("to", &to.to_string());
         let (endpoint, variable) = self.token_endpoint(&url).await?;
         let access = self.credentials.token(&self.http, &endpoint, variable).await?;
-        let reply = self.call(url, Some(access.header())).await?;
+        let reply = self.call(url, Some(&access)).await?;
         if reply.status == StatusCode::OK {
-            return Ok(Answer::Page(reply));
+            return Ok(Answer::Page { reply, access });
         }
         self.refusal(&reply, &access, token.is_some()).await
     }
@@ -111,25 +117,24 @@ impl Api {
         Ok((!token.is_empty()).then(|| token.to_owned()))
     }
 
-    /// What is wrong with a page, with its beginning: audit records may be shown, tokens do not stand in pages.
-    #[expect(clippy::unused_self, reason = "reads as what it is: the API's word on its own answer")]
-    pub(super) fn describe(&self, reply: &Reply, cause: &serde_json::Error) -> String {
-        format!("{cause}; it begins with {}", Excerpt::of(&reply.body, &Redaction::none()))
+    /// What is wrong with a page, with its beginning: audit records may be shown, but what is no page may be an echo.
+    pub(super) fn describe(&self, reply: &Reply, access: &AccessToken, cause: &serde_json::Error) -> String {
+        format!("{cause}; it begins with {}", Excerpt::of(&reply.body, &self.credentials.redaction(Some(access))))
     }
 
-    async fn call(&self, url: Url, authorization: Option<HeaderValue>) -> Result<Reply, Error> {
+    async fn call(&self, url: Url, access: Option<&AccessToken>) -> Result<Reply, Error> {
         let mut request = self.http.request(Method::GET, url)?.header(ACCEPT, "application/json");
-        if let Some(authorization) = authorization {
-            request = request.header(AUTHORIZATION, authorization);
+        if let Some(access) = access {
+            request = request.header(AUTHORIZATION, access.header());
         }
-        Ok(http::exchange(request, &self.place(), LARGEST_PAGE).await?)
+        Ok(http::exchange(request, &self.place(), LARGEST_PAGE, &self.credentials.redaction(access)).await?)
     }
 
     /// What an answer other than 200 means.
     async fn refusal(&self, reply: &Reply, access: &AccessToken, paged: bool) -> Result<Answer, Error> {
         let place = self.place();
         let status = reply.status.as_u16();
-        let reason = Excerpt::of(&reply.body, &access.redaction());
+        let reason = Excerpt::of(&reply.body, &self.credentials.redaction(Some(access)));
         Err(match status {
             401 => {
                 self.credentials.forget(access).await;
@@ -164,12 +169,23 @@ impl Api {
             return Ok((endpoint, TOKEN_URL_VARIABLE));
         }
         let (place, status) = (self.place(), reply.status.as_u16());
-        let reason = Excerpt::of(&reply.body, &Redaction::none());
+        let reason = Excerpt::of(&reply.body, &self.credentials.redaction(None));
         match status {
+            // A success without a page comes from something between us and the API; the API itself is asked again.
+            200..300 if page::records(&reply.body).is_err() => {
+                Err(Error::Unavailable { place, status, after: None, reason })
+            }
             200..300 | 401 | 403 => Ok((self.usual_endpoint()?, TOKEN_URL_VARIABLE)),
             408 | 425 | 429 | 500.. => Err(Error::Unavailable { place, status, after: reply.retry_after(), reason }),
             _ => Err(Error::Refused { place, status, reason, variable: URL_VARIABLE }),
         }
+    }
+
+    /// An address that the API names, without user, password and query.
+    fn shown(&self, named: &str) -> Excerpt {
+        let hidden = self.credentials.redaction(None);
+        let shown = Url::parse(named).map_or_else(|_| named.to_owned(), |url| Place::of(&url).to_string());
+        Excerpt::of(shown.as_bytes(), &hidden)
     }
 
     fn usual_endpoint(&self) -> Result<Url, Error> {
@@ -187,7 +203,7 @@ impl Api {
         let Some(named) = oauth::authorization_uri(&reply.headers) else { return Ok(None) };
         let endpoint = Url::parse(&named).ok().filter(|url| oauth::is_trusted(url, &self.records, FAMILY));
         let Some(endpoint) = endpoint else {
-            let named = Excerpt::of(named.as_bytes(), &Redaction::none());
+            let named = self.shown(&named);
             return Err(Error::Untrusted { place: self.place(), named, variable: TOKEN_URL_VARIABLE });
         };
         let endpoint = oauth::token_endpoint(&endpoint);

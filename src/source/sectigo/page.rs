@@ -16,6 +16,10 @@ pub const MOST_RECORDS: usize = 250_000;
 ///
 /// Anything may be a record: an element that is no object, or of which nothing is understood, is passed on as it is.
 pub fn records(body: &Bytes) -> Result<Vec<Event>, serde_json::Error> {
+    // serde's own message about another type would quote a string whole.
+    if body.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|first| *first != b'[') {
+        return Err(serde_json::Error::custom("not an array of records"));
+    }
     let mut json = serde_json::Deserializer::from_slice(body);
     let elements = json.deserialize_seq(Elements)?;
     json.end()?;

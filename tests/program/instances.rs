@@ -1,0 +1,224 @@
+//! Several instances on one state: one works, and the others wait for it or give up.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::daemon::{Daemon, Setup};
+use crate::support::{FakeIntake, FakeScm, Fault, IntakeOptions, Record, Records, ScmOptions};
+
+const STANDING_BY: &str = "another instance works on this state; standing by";
+const TAKING_OVER: &str = "the other instance has ended; taking over";
+
+async fn fakes() -> (FakeScm, FakeIntake) {
+    (FakeScm::start(ScmOptions::default()).await, FakeIntake::start(IntakeOptions::default()).await)
+}
+
+fn recent(seed: u64, count: usize) -> Vec<Record> {
+    let now = Timestamp::now();
+    Records::seeded(seed).between(now - Duration::from_secs(3000), now - Duration::from_secs(2), count)
+}
+
+/// A loop that rests for an hour, so that whoever waits for its next cycle waits in vain.
+fn in_a_loop(scm: &FakeScm, intake: &FakeIntake) -> Setup {
+    Setup::between(scm, intake).with("SECTIGO_AUDIT_SYNC_LOOP", "true").with("SECTIGO_AUDIT_SYNC_INTERVAL", "1h")
+}
+
+/// What the state's folder holds.
+fn folder(setup: &Setup) -> Vec<(String, Vec<u8>)> {
+    let mut files: Vec<_> = std::fs::read_dir(setup.folder())
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap()))
+        .collect();
+    files.sort();
+    files
+}
+
+async fn idle(setup: &Setup) -> Daemon {
+    let mut daemon = setup.start(&[]);
+    daemon.says("synchronised").await;
+    daemon
+}
+
+async fn stopped(daemon: Daemon) {
+    daemon.signal("TERM").await;
+    let ended = daemon.ended().await;
+    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+}
+
+#[tokio::test]
+async fn a_second_daemon_stands_by_and_takes_over_from_one_that_is_killed() {
+    let (scm, intake) = fakes().await;
+    scm.push(recent(1, 750));
+    let setup = in_a_loop(&scm, &intake);
+    // The third page is taken, but the answer is lost with the process.
+    intake.script(Fault::PASS);
+    intake.script(Fault::PASS);
+    intake.script(Fault::Unanswered);
+    intake.script(Fault::Hang);
+    let first = setup.start(&[]);
+    intake.wait_for_requests(4).await;
+    let (hits, state) = (scm.hits(), setup.state());
+
+    let mut second = setup.start(&[]);
+    second.says(STANDING_BY).await;
+    assert!(second.stderr().contains(&format!("process {}", first.id())), "{}", second.stderr());
+    assert_eq!((scm.hits(), setup.state()), (hits, state), "it asks for nothing and writes nothing");
+
+    first.signal("KILL").await;
+    assert_eq!(first.ended().await.code(), None);
+    second.says(TAKING_OVER).await;
+    second.says("going on where the last run ended").await;
+    second.says("synchronised").await;
+    stopped(second).await;
+    assert_eq!((intake.ids().len(), intake.count()), (750, 850), "the page in flight came twice, and nothing else");
+    assert_eq!((scm.violations(), intake.violations()), (Vec::new(), Vec::new()));
+}
+
+#[tokio::test]
+async fn a_stand_by_takes_over_from_one_that_stops_and_repeats_nothing() {
+    let (scm, intake) = fakes().await;
+    scm.push(recent(2, 350));
+    let setup = in_a_loop(&scm, &intake);
+    intake.hold();
+    let mut first = setup.start(&[]);
+    intake.wait_for_requests(1).await;
+    let mut second = setup.start(&[]);
+    second.says(STANDING_BY).await;
+    first.signal("TERM").await;
+    first.says("asked to stop").await;
+    intake.release();
+    assert_eq!(first.ended().await.code(), Some(0));
+    second.says(TAKING_OVER).await;
+    second.says("synchronised").await;
+    stopped(second).await;
+    assert_eq!((intake.ids().len(), intake.count()), (350, 350));
+    assert_eq!((scm.violations(), intake.violations()), (Vec::new(), Vec::new()));
+}
+
+#[tokio::test]
+async fn of_several_daemons_that_stand_by_one_takes_over() {
+    let (scm, intake) = fakes().await;
+    scm.push(recent(3, 250));
+    let setup = in_a_loop(&scm, &intake);
+    let first = idle(&setup).await;
+    let mut others = [setup.start(&[]), setup.start(&[]), setup.start(&[])];
+    for other in &mut others {
+        other.says(STANDING_BY).await;
+    }
+    first.signal("KILL").await;
+    first.ended().await;
+    let mut waiting = Vec::new();
+    let [a, b, c] = &mut others;
+    let winner = tokio::select! {
+        () = a.says(TAKING_OVER) => 0,
+        () = b.says(TAKING_OVER) => 1,
+        () = c.says(TAKING_OVER) => 2,
+    };
+    for (index, mut daemon) in others.into_iter().enumerate() {
+        if index == winner {
+            daemon.says("synchronised").await;
+            // The others have asked again by now, or will be ended before they do.
+            stopped(daemon).await;
+        } else {
+            waiting.push(daemon);
+        }
+    }
+    // The two that are left settle it between themselves in the same way.
+    let [a, b] = &mut waiting[..] else { unreachable!("three less one") };
+    let next = tokio::select! {
+        () = a.says(TAKING_OVER) => 0,
+        () = b.says(TAKING_OVER) => 1,
+    };
+    let mut next = waiting.remove(next);
+    next.says("synchronised").await;
+    let last = waiting.remove(0);
+    assert!(!last.stderr().contains(TAKING_OVER), "one at a time: {}", last.stderr());
+    stopped(last).await;
+    stopped(next).await;
+    assert_eq!((intake.ids().len(), intake.count()), (250, 250));
+    assert_eq!((scm.violations(), intake.violations()), (Vec::new(), Vec::new()));
+}
+
+#[tokio::test]
+async fn a_stand_by_that_is_told_to_stop_ends_at_once() {
+    let (scm, intake) = fakes().await;
+    scm.push(recent(4, 10));
+    let setup = in_a_loop(&scm, &intake);
+    let first = idle(&setup).await;
+    let files = folder(&setup);
+    let mut second = setup.start(&[]);
+    second.says(STANDING_BY).await;
+    stopped(second).await;
+    assert_eq!(folder(&setup), files);
+    stopped(first).await;
+}
+
+#[tokio::test]
+async fn a_one_shot_run_beside_a_live_daemon_gives_up_after_its_budget() {
+    let (scm, intake) = fakes().await;
+    scm.push(recent(5, 10));
+    let setup = in_a_loop(&scm, &intake).with("SECTIGO_AUDIT_RETRY_BUDGET", "1s");
+    let daemon = idle(&setup).await;
+    let (files, hits) = (folder(&setup), (scm.hits(), intake.hits()));
+    let ended = setup.run(&["run", "--once"]).await;
+    assert_eq!(ended.code(), Some(75), "{}", ended.stderr);
+    let told = format!("sectigo-audit-state.json is in use by process {}", daemon.id());
+    assert!(ended.stderr.contains(&told), "{}", ended.stderr);
+    assert_eq!((folder(&setup), (scm.hits(), intake.hits())), (files, hits), "it wrote and asked for nothing");
+    stopped(daemon).await;
+}
+
+#[tokio::test]
+async fn a_one_shot_run_without_any_budget_does_not_wait() {
+    let (scm, intake) = fakes().await;
+    scm.push(recent(6, 10));
+    let setup = in_a_loop(&scm, &intake).with("SECTIGO_AUDIT_RETRY_BUDGET", "0s");
+    let daemon = idle(&setup).await;
+    let ended = setup.run(&["run", "--once"]).await;
+    assert_eq!(ended.code(), Some(75), "{}", ended.stderr);
+    assert!(!ended.stderr.contains(STANDING_BY), "{}", ended.stderr);
+    stopped(daemon).await;
+}
+
+#[tokio::test]
+async fn a_one_shot_run_that_waits_gets_its_turn() {
+    let (scm, intake) = fakes().await;
+    scm.push(recent(7, 10));
+    let setup = in_a_loop(&scm, &intake).with("SECTIGO_AUDIT_RETRY_BUDGET", "1h");
+    let daemon = idle(&setup).await;
+    let mut run = setup.start(&["run", "--once"]);
+    run.says(STANDING_BY).await;
+    stopped(daemon).await;
+    let ended = run.ended().await;
+    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    assert!(ended.stderr.contains(TAKING_OVER), "{}", ended.stderr);
+    assert_eq!((intake.ids().len(), intake.count()), (10, 10));
+}
+
+#[tokio::test]
+async fn one_shot_runs_started_together_take_turns() {
+    let (scm, intake) = fakes().await;
+    scm.push(recent(8, 450));
+    let setup = Setup::between(&scm, &intake);
+    let runs = [(); 4].map(|()| setup.start(&[]));
+    for run in runs {
+        let ended = run.ended().await;
+        assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    }
+    assert_eq!((intake.ids().len(), intake.count()), (450, 450));
+    assert_eq!((scm.violations(), intake.violations()), (Vec::new(), Vec::new()));
+}
+
+#[tokio::test]
+async fn instances_with_folders_of_their_own_do_not_know_each_other() {
+    let (scm, intake) = fakes().await;
+    scm.push(recent(9, 10));
+    let (one, other) = (in_a_loop(&scm, &intake), in_a_loop(&scm, &intake));
+    let (first, second) = (idle(&one).await, idle(&other).await);
+    assert!(!second.stderr().contains(STANDING_BY));
+    stopped(first).await;
+    stopped(second).await;
+    assert_eq!((intake.ids().len(), intake.count()), (10, 20));
+}

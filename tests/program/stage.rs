@@ -1,0 +1,148 @@
+//! Both fakes, the binary's setup between them, and a note of what was put into the source.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::daemon::{Daemon, Ended, Setup};
+use crate::support::{ApiRequest, FakeIntake, FakeScm, Fault, IntakeOptions, Record, Records, ScmOptions};
+
+/// Where a test plays.
+pub struct Stage {
+    pub scm: FakeScm,
+    pub intake: FakeIntake,
+    pub setup: Setup,
+    pushed: RefCell<Vec<String>>,
+}
+
+impl Stage {
+    /// Pages of ten records, and no trouble.
+    pub async fn usual() -> Self {
+        Self::of(ten_a_page(), IntakeOptions::default()).await
+    }
+
+    /// Fakes of these kinds. The first synchronisation goes back half an hour: one range, with the window as by default.
+    pub async fn of(scm: ScmOptions, intake: IntakeOptions) -> Self {
+        let (scm, intake) = (FakeScm::start(scm).await, FakeIntake::start(intake).await);
+        let setup = Setup::between(&scm, &intake).with("SECTIGO_AUDIT_SYNC_LOOKBACK", "30m");
+        Self { scm, intake, setup, pushed: RefCell::default() }
+    }
+
+    /// Sets a variable.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.setup = self.setup.with(name, value);
+        self
+    }
+
+    /// Takes a variable away.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.setup = self.setup.without(name);
+        self
+    }
+
+    /// Puts so many records into the source, spread over the time from `oldest` to `newest` seconds ago.
+    pub fn push(&self, n: usize, oldest: u64, newest: u64) {
+        self.push_all(self.records(n, oldest, newest));
+    }
+
+    /// Such records, with ids of their own, but not in the source yet.
+    pub fn records(&self, n: usize, oldest: u64, newest: u64) -> Vec<Record> {
+        let seed = self.pushed.borrow().len() as u64;
+        Records::seeded(seed).between(ago(oldest), ago(newest), n)
+    }
+
+    /// Puts these records into the source.
+    pub fn push_all(&self, records: Vec<Record>) {
+        self.pushed.borrow_mut().extend(records.iter().map(|record| record.id.clone()));
+        self.scm.push(records);
+    }
+
+    /// How many records were put into the source.
+    pub fn pushed(&self) -> usize {
+        self.pushed.borrow().len()
+    }
+
+    /// What the next requests for records meet, one after the other.
+    pub fn source_meets(&self, faults: impl IntoIterator<Item = Fault>) {
+        faults.into_iter().for_each(|fault| self.scm.script(fault));
+    }
+
+    /// What the next requests to the intake meet, one after the other.
+    pub fn intake_meets(&self, faults: impl IntoIterator<Item = Fault>) {
+        faults.into_iter().for_each(|fault| self.intake.script(fault));
+    }
+
+    /// Waits until so many pages of records were read.
+    pub async fn wait_for_pages(&self, n: usize) {
+        let read = |request: &&ApiRequest| request.status == Some(200);
+        self.scm.wait_until("pages to be read", |requests| requests.iter().filter(read).count() >= n).await;
+    }
+
+    /// Runs the binary to its end, which must come with this exit code.
+    pub async fn run_to(&self, code: i32) -> Ended {
+        let ended = self.setup.run(&[]).await;
+        assert_eq!(ended.code(), Some(code), "{}", ended.stderr);
+        ended
+    }
+
+    /// Up to when everything is delivered, as the state has it.
+    pub fn since(&self) -> Timestamp {
+        let state = self.setup.state().expect("there is a state");
+        let since = state["cursor"]["since"].as_str().expect("a cursor has a time");
+        since.parse().expect("it is RFC 3339")
+    }
+
+    /// The requests for records that came with a good access token.
+    pub fn authorized(&self) -> Vec<ApiRequest> {
+        self.scm.requests().into_iter().filter(|request| request.authorized).collect()
+    }
+
+    /// The same, as far as they open a range.
+    pub fn openings(&self) -> Vec<ApiRequest> {
+        self.authorized().into_iter().filter(|request| request.from.is_some()).collect()
+    }
+
+    /// Everything put into the source has arrived once, and nothing else.
+    pub fn assert_all_once(&self) {
+        self.assert_none_lost();
+        let twice: Vec<_> = self.intake.ids().into_iter().filter(|(_, times)| *times > 1).collect();
+        assert!(twice.is_empty(), "these came more than once: {twice:?}");
+        assert_eq!(self.intake.count(), self.pushed(), "entries with an unknown id came");
+    }
+
+    /// Everything put into the source has arrived, and both fakes were spoken to as documented.
+    pub fn assert_none_lost(&self) {
+        let ids = self.intake.ids();
+        let pushed = self.pushed.borrow();
+        let lost: Vec<_> = pushed.iter().filter(|id| !ids.contains_key(*id)).collect();
+        assert!(lost.is_empty(), "{} of {} never came: {lost:?}", lost.len(), pushed.len());
+        self.assert_protocol();
+    }
+
+    /// Both fakes were spoken to as documented.
+    pub fn assert_protocol(&self) {
+        assert_eq!(self.scm.violations(), [""; 0]);
+        assert_eq!(self.intake.violations(), [""; 0]);
+    }
+}
+
+/// A source with pages of ten records.
+pub fn ten_a_page() -> ScmOptions {
+    ScmOptions { page_size: 10, ..ScmOptions::default() }
+}
+
+/// So many seconds before now.
+pub fn ago(seconds: u64) -> Timestamp {
+    Timestamp::now() - Duration::from_secs(seconds)
+}
+
+/// Asks a daemon to stop, which must end well.
+pub async fn stop(daemon: Daemon) -> Ended {
+    daemon.signal("TERM").await;
+    let ended = daemon.ended().await;
+    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    ended
+}

@@ -1,0 +1,355 @@
+//! Being told to stop: what is in flight is finished, nothing is lost, and nothing comes twice.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::daemon::{Daemon, Ended, Setup};
+use crate::killing::{Drain, rounds};
+use crate::support::{FakeIntake, FakeScm, Fault, IntakeOptions, Record, Records, ScmOptions};
+
+/// Said when a stop has been understood.
+const UNDERSTOOD: &str = "asked to stop";
+/// Said when not everything could be finished.
+const MAY_REPEAT: &str = "may be sent again";
+/// Said when everything could.
+const CLEAN: &str = "stopped; everything delivered is committed";
+
+struct World {
+    scm: FakeScm,
+    intake: FakeIntake,
+    setup: Setup,
+}
+
+impl World {
+    /// A backlog of `pages` pages of a hundred before a loop that rests for an hour, may take ten minutes to stop, and waits as long for an answer:
+    /// whatever waits for one of these outlasts the patience of a test.
+    async fn with_pages(seed: u64, pages: usize) -> Self {
+        let scm = FakeScm::start(ScmOptions::default()).await;
+        let intake = FakeIntake::start(IntakeOptions::default()).await;
+        scm.push(recent(seed, pages * 100));
+        let setup = Setup::between(&scm, &intake)
+            .with("SECTIGO_AUDIT_SYNC_LOOP", "true")
+            .with("SECTIGO_AUDIT_SYNC_INTERVAL", "1h")
+            .with("SECTIGO_AUDIT_SHUTDOWN_GRACE", "10m")
+            .with("SECTIGO_AUDIT_HTTP_TIMEOUT", "10m");
+        Self { scm, intake, setup }
+    }
+
+    fn with(mut self, name: &str, value: &str) -> Self {
+        self.setup = self.setup.with(name, value);
+        self
+    }
+
+    /// A daemon whose first page is with the intake, which does not answer until it is released.
+    async fn with_a_page_held(&self) -> Daemon {
+        self.intake.hold();
+        let daemon = self.setup.start(&[]);
+        self.intake.wait_for_requests(1).await;
+        daemon
+    }
+
+    /// The next run delivers the rest; then every record has arrived once and `repeats` of them once more.
+    async fn finished_by_the_next_run(&self, count: usize, repeats: usize) {
+        let ended = self.setup.run(&["run", "--once"]).await;
+        assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+        assert_eq!((self.intake.ids().len(), self.intake.count()), (count, count + repeats));
+        assert_eq!((self.scm.violations(), self.intake.violations()), (Vec::new(), Vec::new()));
+    }
+}
+
+/// Records of the last 50 minutes, the newest one old enough to lie before a whole second that has passed.
+fn recent(seed: u64, count: usize) -> Vec<Record> {
+    let now = Timestamp::now();
+    Records::seeded(seed).between(now - Duration::from_secs(3000), now - Duration::from_secs(2), count)
+}
+
+/// Asks for a stop and waits until it has been understood.
+async fn ask(daemon: &mut Daemon, signal: &str) {
+    daemon.signal(signal).await;
+    daemon.says(UNDERSTOOD).await;
+}
+
+fn ended_well(ended: &Ended) {
+    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    assert!(ended.stderr.contains(CLEAN) && !ended.stderr.contains(MAY_REPEAT), "{}", ended.stderr);
+}
+
+async fn stops_while_idle(signal: &str) {
+    let world = World::with_pages(1, 2).await;
+    let mut daemon = world.setup.start(&[]);
+    daemon.says("synchronised").await;
+    let requests = (world.scm.hits(), world.intake.hits());
+    ask(&mut daemon, signal).await;
+    let ended = daemon.ended().await;
+    ended_well(&ended);
+    assert!(ended.stderr.contains(&format!("SIG{signal}")), "{}", ended.stderr);
+    assert_eq!((world.scm.hits(), world.intake.hits()), requests, "nobody is asked for anything");
+    world.finished_by_the_next_run(200, 0).await;
+}
+
+#[tokio::test]
+async fn sigterm_between_two_cycles_ends_at_once() {
+    stops_while_idle("TERM").await;
+}
+
+#[tokio::test]
+async fn sigint_between_two_cycles_ends_at_once() {
+    stops_while_idle("INT").await;
+}
+
+async fn finishes_what_is_in_flight(signal: &str) {
+    let world = World::with_pages(2, 3).await;
+    let mut daemon = world.with_a_page_held().await;
+    ask(&mut daemon, signal).await;
+    world.intake.release();
+    ended_well(&daemon.ended().await);
+    assert_eq!(world.intake.count() % 100, 0, "whole pages");
+    world.finished_by_the_next_run(300, 0).await;
+}
+
+#[tokio::test]
+async fn sigterm_lets_the_page_in_flight_arrive_and_commits_it() {
+    finishes_what_is_in_flight("TERM").await;
+}
+
+#[tokio::test]
+async fn sigint_lets_the_page_in_flight_arrive_and_commits_it() {
+    finishes_what_is_in_flight("INT").await;
+}
+
+#[tokio::test]
+async fn after_a_stop_nothing_new_is_delivered() {
+    let world = World::with_pages(3, 3).await;
+    let mut daemon = world.with_a_page_held().await;
+    // The second page has been fetched by now, and waits for the first one.
+    let answered = |requests: &[_]| {
+        requests.iter().filter(|request: &&crate::support::ApiRequest| request.status == Some(200)).count() >= 2
+    };
+    world.scm.wait_until("two pages to be answered", answered).await;
+    ask(&mut daemon, "TERM").await;
+    world.intake.release();
+    ended_well(&daemon.ended().await);
+    assert_eq!((world.intake.requests().len(), world.intake.count()), (1, 100), "the page in flight alone");
+    world.finished_by_the_next_run(300, 0).await;
+}
+
+#[tokio::test]
+async fn after_a_stop_nothing_new_is_asked_for() {
+    let world = World::with_pages(4, 3).await;
+    world.scm.script(Fault::PASS); // Where do tokens come from?
+    world.scm.script(Fault::PASS); // The first page,
+    world.scm.script(Fault::Hang); // and the second.
+    let mut daemon = world.with_a_page_held().await;
+    world.scm.wait_for_requests(3).await;
+    ask(&mut daemon, "TERM").await;
+    world.intake.release();
+    ended_well(&daemon.ended().await);
+    assert_eq!(world.scm.requests().len(), 3);
+    assert_eq!(world.intake.count(), 100);
+    world.finished_by_the_next_run(300, 0).await;
+}
+
+#[tokio::test]
+async fn a_page_in_several_requests_is_finished_as_a_whole() {
+    let scm = FakeScm::start(ScmOptions { page_size: 6000, ..Default::default() }).await;
+    let world = World::with_pages(5, 0).await.with("SECTIGO_AUDIT_API_URL", &scm.url());
+    scm.push(recent(5, 5500));
+    world.intake.hold();
+    let mut daemon = world.setup.start(&[]);
+    // Four at a time: two more requests belong to this page.
+    world.intake.wait_for_requests(4).await;
+    ask(&mut daemon, "TERM").await;
+    world.intake.release();
+    ended_well(&daemon.ended().await);
+    assert_eq!((world.intake.count(), world.intake.requests().len()), (5500, 6));
+    world.finished_by_the_next_run(5500, 0).await;
+    assert_eq!(scm.violations(), [""; 0]);
+}
+
+#[tokio::test]
+async fn an_intake_that_never_answers_is_waited_for_no_longer_than_the_grace() {
+    let world = World::with_pages(6, 2).await.with("SECTIGO_AUDIT_SHUTDOWN_GRACE", "1s");
+    world.intake.script(Fault::Hang);
+    let mut daemon = world.setup.start(&[]);
+    world.intake.wait_for_requests(1).await;
+    ask(&mut daemon, "TERM").await;
+    let ended = daemon.ended().await;
+    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    assert!(ended.stderr.contains(MAY_REPEAT) && ended.stderr.contains("uncertain=100"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains(CLEAN), "{}", ended.stderr);
+    world.finished_by_the_next_run(200, 0).await;
+}
+
+#[tokio::test]
+async fn a_page_that_was_taken_without_an_answer_is_the_one_that_repeats() {
+    let world = World::with_pages(7, 2).await.with("SECTIGO_AUDIT_SHUTDOWN_GRACE", "0s");
+    // The entries are kept, but nobody says so: from then on it is not known whether they arrived.
+    world.intake.script(Fault::Unanswered);
+    world.intake.script(Fault::Hang);
+    let mut daemon = world.setup.start(&[]);
+    world.intake.wait_for_requests(2).await;
+    ask(&mut daemon, "TERM").await;
+    let ended = daemon.ended().await;
+    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    assert!(ended.stderr.contains(MAY_REPEAT) && ended.stderr.contains("uncertain=100"), "{}", ended.stderr);
+    assert_eq!(world.intake.count(), 100);
+    world.finished_by_the_next_run(200, 100).await;
+}
+
+async fn a_second_signal_is_heard(first: &str, second: &str) {
+    let world = World::with_pages(8, 2).await;
+    world.intake.script(Fault::Hang);
+    let mut daemon = world.setup.start(&[]);
+    world.intake.wait_for_requests(1).await;
+    ask(&mut daemon, first).await;
+    daemon.signal(second).await;
+    let ended = daemon.ended().await;
+    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    assert!(ended.stderr.contains(MAY_REPEAT), "{}", ended.stderr);
+    world.finished_by_the_next_run(200, 0).await;
+}
+
+#[tokio::test]
+async fn a_second_sigterm_ends_the_grace() {
+    a_second_signal_is_heard("TERM", "TERM").await;
+}
+
+#[tokio::test]
+async fn a_second_signal_of_another_kind_ends_the_grace_too() {
+    a_second_signal_is_heard("INT", "TERM").await;
+}
+
+#[tokio::test]
+async fn a_source_that_hangs_holds_up_no_stop() {
+    let world = World::with_pages(9, 3).await;
+    for _ in 0..3 {
+        world.scm.script(Fault::PASS);
+    }
+    world.scm.script(Fault::Hang);
+    let mut daemon = world.setup.start(&[]);
+    world.scm.wait_for_requests(4).await;
+    world.intake.wait_for_entries(200).await;
+    ask(&mut daemon, "TERM").await;
+    ended_well(&daemon.ended().await);
+    assert_eq!(world.intake.count(), 200);
+    world.finished_by_the_next_run(300, 0).await;
+}
+
+#[tokio::test]
+async fn a_source_that_hangs_from_the_start_holds_up_no_stop() {
+    let world = World::with_pages(10, 1).await;
+    world.scm.hold();
+    let mut daemon = world.setup.start(&[]);
+    world.scm.wait_for_requests(1).await;
+    ask(&mut daemon, "TERM").await;
+    ended_well(&daemon.ended().await);
+    world.scm.release();
+    world.finished_by_the_next_run(100, 0).await;
+}
+
+#[tokio::test]
+async fn a_token_endpoint_that_hangs_holds_up_no_stop() {
+    let world = World::with_pages(11, 1).await;
+    world.scm.script_token(Fault::Hang);
+    let mut daemon = world.setup.start(&[]);
+    world.scm.wait_for_token_requests(1).await;
+    ask(&mut daemon, "TERM").await;
+    ended_well(&daemon.ended().await);
+    world.finished_by_the_next_run(100, 0).await;
+}
+
+#[tokio::test]
+async fn an_intake_that_is_down_holds_up_no_stop() {
+    let world = World::with_pages(12, 2).await;
+    world.intake.go_down().await;
+    let mut daemon = world.setup.start(&[]);
+    daemon.says("the destination failed").await;
+    ask(&mut daemon, "TERM").await;
+    ended_well(&daemon.ended().await);
+    world.intake.come_back().await;
+    assert_eq!(world.intake.count(), 0);
+    world.finished_by_the_next_run(200, 0).await;
+}
+
+#[tokio::test]
+async fn an_intake_that_refuses_for_now_holds_up_no_stop() {
+    let world = World::with_pages(13, 2).await;
+    world.intake.answer_always(Some(Fault::StatusWithRetryAfter(429, "600".into())));
+    let mut daemon = world.setup.start(&[]);
+    daemon.says("the destination failed").await;
+    ask(&mut daemon, "TERM").await;
+    ended_well(&daemon.ended().await);
+    assert_eq!(world.intake.requests().len(), 1, "the wait that was asked for was cut short, not the page tried again");
+    world.intake.answer_always(None);
+    world.finished_by_the_next_run(200, 0).await;
+}
+
+#[tokio::test]
+async fn a_stop_in_the_midst_of_a_page_waits_for_its_other_half() {
+    let scm = FakeScm::start(ScmOptions { page_size: 2000, ..Default::default() }).await;
+    let world = World::with_pages(14, 0).await.with("SECTIGO_AUDIT_API_URL", &scm.url());
+    scm.push(recent(14, 2000));
+    // One of its two requests is taken, the other one is not yet.
+    world.intake.script(Fault::PASS);
+    world.intake.script(Fault::StatusWithRetryAfter(503, "600".into()));
+    // And not at the first attempt after the stop either.
+    world.intake.script(Fault::Status(503));
+    let mut daemon = world.setup.start(&[]);
+    daemon.says("the destination failed").await;
+    ask(&mut daemon, "TERM").await;
+    ended_well(&daemon.ended().await);
+    assert_eq!((world.intake.count(), world.intake.ids().len()), (2000, 2000), "what was begun is finished");
+    world.finished_by_the_next_run(2000, 0).await;
+}
+
+#[tokio::test]
+async fn a_stop_that_cannot_commit_says_what_may_repeat() {
+    let world = World::with_pages(15, 2).await.with("SECTIGO_AUDIT_SHUTDOWN_GRACE", "1s");
+    let mut daemon = world.with_a_page_held().await;
+    // A folder that is not empty where the new document is to be written.
+    let obstacle = world.setup.folder().join("sectigo-audit-state.json.new");
+    std::fs::create_dir_all(obstacle.join("x")).unwrap();
+    world.intake.release();
+    daemon.says("the state store failed").await;
+    ask(&mut daemon, "TERM").await;
+    let ended = daemon.ended().await;
+    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    assert!(ended.stderr.contains(MAY_REPEAT) && ended.stderr.contains("uncertain=100"), "{}", ended.stderr);
+    std::fs::remove_dir_all(&obstacle).unwrap();
+    world.finished_by_the_next_run(200, 100).await;
+}
+
+#[tokio::test]
+async fn a_stop_that_can_commit_again_within_the_grace_repeats_nothing() {
+    let world = World::with_pages(16, 2).await;
+    let mut daemon = world.with_a_page_held().await;
+    let obstacle = world.setup.folder().join("sectigo-audit-state.json.new");
+    std::fs::create_dir_all(obstacle.join("x")).unwrap();
+    world.intake.release();
+    daemon.says("the state store failed").await;
+    ask(&mut daemon, "TERM").await;
+    std::fs::remove_dir_all(&obstacle).unwrap();
+    ended_well(&daemon.ended().await);
+    world.finished_by_the_next_run(200, 0).await;
+}
+
+#[tokio::test]
+async fn a_one_shot_run_that_is_stopped_asks_to_be_tried_again() {
+    let world = World::with_pages(17, 3).await.with("SECTIGO_AUDIT_SYNC_LOOP", "false");
+    let mut run = world.with_a_page_held().await;
+    ask(&mut run, "TERM").await;
+    world.intake.release();
+    let ended = run.ended().await;
+    assert_eq!(ended.code(), Some(75), "{}", ended.stderr);
+    assert!(ended.stderr.contains(CLEAN), "{}", ended.stderr);
+    world.finished_by_the_next_run(300, 0).await;
+}
+
+#[tokio::test]
+async fn sigterm_at_random_moments_while_a_backlog_drains_loses_and_repeats_nothing() {
+    let drain = Drain { signal: "TERM", seed: 20_260_301, rounds: rounds("AUDITSYNC_TEST_STOPS"), every: 1..=12 };
+    let figures = drain.run().await;
+    println!("SIGTERM: {figures:?}");
+    assert_eq!(figures.repeats, 0);
+}
