@@ -11,7 +11,6 @@ use jiff::Timestamp;
 
 use crate::config::{self, Config, ConfigError, StateConfig};
 use crate::failure::Chain;
-use crate::source::sectigo::record;
 use crate::telemetry;
 use exit::Exit;
 
@@ -76,7 +75,7 @@ enum StateCommand {
 }
 
 fn parse_time(text: &str) -> Result<Timestamp, String> {
-    record::time(text).ok_or_else(|| "give a time such as 2026-03-01T12:00:00Z".to_owned())
+    text.parse().map_err(|_| "give a time with its offset, such as 2026-03-01T12:00:00Z".to_owned())
 }
 
 /// Does what the arguments say and gives the process's exit code.

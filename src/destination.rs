@@ -197,7 +197,7 @@ pub enum Error {
     },
     /// A success that the destination itself would not give.
     #[error(
-        "{place} answered {status} with a web page: something between us and the intake answers for it; check {variable} and the proxy"
+        "{place} answered {status}, which the intake itself does not: something between us and it answers in its place; check {variable} and the proxy"
     )]
     NotTheIntake {
         /// Where the call went.

@@ -33,8 +33,6 @@ pub enum Field {
     Outcome,
     /// Free text about it.
     Details,
-    /// The kind of object.
-    ObjectType,
     /// Who did it: an identifier.
     UserId,
     /// Who did it: a name.

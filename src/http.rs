@@ -75,8 +75,8 @@ impl Reply {
     /// server's own `Date` (RFC 9110, 10.2.3).
     pub fn retry_after(&self) -> Option<Duration> {
         let value = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-        if let Ok(seconds) = value.parse() {
-            return Some(Duration::from_secs(seconds));
+        if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
         }
         let until = jiff::Timestamp::try_from(httpdate::parse_http_date(value).ok()?).ok()?;
         Some(Duration::try_from(until.duration_since(self.date()?)).unwrap_or_default())
@@ -310,6 +310,10 @@ mod tests {
             reply(&[("date", "Sun, 06 Nov 1994 08:50:37 GMT"), ("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT")]);
         assert_eq!(past.retry_after(), Some(Duration::ZERO));
         assert_eq!(reply(&[("retry-after", "soon")]).retry_after(), None);
+        assert_eq!(
+            reply(&[("retry-after", "99999999999999999999")]).retry_after(),
+            Some(Duration::from_secs(u64::MAX))
+        );
     }
 
     #[test]

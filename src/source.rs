@@ -62,9 +62,6 @@ pub trait Source: Send + Sync {
     /// Where the very first synchronisation starts when it starts at `now`.
     fn first_cursor(&self, now: Timestamp) -> Cursor;
 
-    /// The place just behind everything up to `since`.
-    fn cursor_at(&self, since: Timestamp) -> Cursor;
-
     /// Up to when everything before `cursor` is known; an error where the cursor cannot be understood.
     fn position(&self, cursor: &Cursor) -> Result<Timestamp, Error>;
 
@@ -168,12 +165,14 @@ pub enum Error {
         reason: String,
     },
     /// The token endpoint's answer is not a token.
-    #[error("the answer from {place} holds no access token: {reason}")]
+    #[error("the answer from {place} holds no access token: {reason}; if it stays so, check {variable}")]
     NoToken {
         /// Where the call went.
         place: Place,
         /// What is wrong with it.
         reason: String,
+        /// The variable that names the place.
+        variable: &'static str,
     },
     /// The same page came again although the next one was asked for.
     #[error("{place} gives the same page again and again; nothing of it is delivered twice and the cursor stays")]
@@ -192,6 +191,29 @@ pub enum Error {
         /// How many known records should have come.
         expected: usize,
     },
+    /// The stored place lies in the future of the source's clock.
+    #[error(
+        "the place to go on from, {since}, lies ahead of the clock of {place}, which is at about {theirs}; if this machine's \
+         clock was wrong when the place was made, set it, and then the place with `auditsync state set --since <time>`"
+    )]
+    AheadOfTheSource {
+        /// Where the call went.
+        place: Place,
+        /// The stored place.
+        since: Timestamp,
+        /// How far the source's history goes.
+        theirs: Timestamp,
+    },
+    /// The answer is no page at all: something else may have answered.
+    #[error("the answer from {place} is no page of records: {reason}; if it stays so, check {variable}")]
+    NotAPage {
+        /// Where the call went.
+        place: Place,
+        /// What it is.
+        reason: String,
+        /// The variable that names the place.
+        variable: &'static str,
+    },
     /// The stored cursor is not one of this source's.
     #[error("the stored cursor cannot be understood")]
     Cursor(#[source] serde_json::Error),
@@ -206,6 +228,7 @@ impl Error {
                 http::Error::Unanswered { .. } | http::Error::TimedOut { .. } | http::Error::BrokenOff { .. },
             )
             | Self::NoToken { .. }
+            | Self::NotAPage { .. }
             | Self::Unstable { .. }
             | Self::SecretRotated { .. } => Class::Retryable { after: None },
             Self::Http(http::Error::TooLarge { .. }) | Self::Unreadable { .. } => Class::Unreadable,
@@ -215,7 +238,7 @@ impl Error {
             Self::Unavailable { after, .. } => Class::Retryable { after: *after },
             Self::TokenRefused { .. } => Class::Unauthorized,
             Self::CredentialsRefused { .. } | Self::SecretGone { .. } => Class::CredentialsRefused,
-            Self::Looping { .. } => Class::Stalled,
+            Self::Looping { .. } | Self::AheadOfTheSource { .. } => Class::Stalled,
         }
     }
 }

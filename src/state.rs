@@ -214,7 +214,10 @@ pub enum Error {
         cause: io::Error,
     },
     /// The store holds another document than the one to be replaced.
-    #[error("the state at {place} was changed by someone else")]
+    #[error(
+        "the state at {place} was changed by someone else and is left as it is; see it with `auditsync state show`, and start \
+         again to go on from it"
+    )]
     Conflict {
         /// Where the document is.
         place: String,

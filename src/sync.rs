@@ -252,9 +252,8 @@ impl Sync {
         if !matches!(ended, Err(Halt::Failed(Error::State(_)))) {
             self.finish(committer).await?;
         }
-        ended?;
-        report.cycle(committer.cursor().and_then(|cursor| self.source.position(cursor).ok()));
-        Ok(())
+        report.end(ended.is_ok(), committer.cursor().and_then(|cursor| self.source.position(cursor).ok()));
+        ended
     }
 
     async fn pages(&self, committer: &mut Committer, report: &mut Report) -> Result<(), Halt> {
@@ -310,8 +309,9 @@ impl Sync {
 
     /// The page behind `cursor`, however long it takes; a stop ends it at once, since nothing is lost with an answer
     /// that nobody reads.
-    async fn fetch(&self, mut cursor: Cursor, now: Timestamp) -> Result<Page, Halt> {
+    async fn fetch(&self, place: Cursor, now: Timestamp) -> Result<Page, Halt> {
         let mut attempt = self.attempts.with(Counterpart::Source);
+        let mut cursor = place.clone();
         loop {
             let answer = tokio::select! {
                 biased;
@@ -321,6 +321,10 @@ impl Sync {
             let cause = match answer {
                 Ok(page) => {
                     attempt.succeeded();
+                    let until = |cursor| self.source.position(cursor).ok();
+                    if !page.events.is_empty() || until(&page.next) > until(&place) {
+                        self.attempts.progress();
+                    }
                     return Ok(page);
                 }
                 Err(cause) => cause,
@@ -334,7 +338,10 @@ impl Sync {
                         attempt.narrowed();
                         continue;
                     }
-                    None => verdict = attempt.cannot_narrow(),
+                    None => {
+                        verdict = attempt.cannot_narrow();
+                        cursor = place.clone();
+                    }
                 }
             }
             if let Some(reason) = attempt.wait(verdict, &cause).await? {
@@ -386,10 +393,12 @@ impl Sync {
             let tally = delivery.tally();
             if (tally.accepted, tally.rejected) != (before.accepted, before.rejected) {
                 attempt.succeeded();
+                self.attempts.progress();
             }
             let cause = match answer {
                 Ok(receipt) => {
                     attempt.succeeded();
+                    self.attempts.progress();
                     report.delivered(tally);
                     return Ok(receipt);
                 }
@@ -401,6 +410,10 @@ impl Sync {
             }
             let verdict = attempt.failed(cause.class());
             if let Some(reason) = attempt.persist(verdict, &cause, delivery.is_begun()).await? {
+                if delivery.is_begun() {
+                    let accepted = delivery.tally().accepted;
+                    tracing::warn!(accepted, "a part of a page is delivered and may be sent again by the next run");
+                }
                 return Err(Error::Destination { name: self.destination.name(), reason, cause }.into());
             }
         }
@@ -415,6 +428,10 @@ impl Sync {
             if attempt.persist(verdict, &cause, true).await?.is_some() {
                 return Err(cause.into());
             }
+        }
+        if attempt.has_failed() {
+            // While the store was away nothing else could make progress.
+            self.attempts.progress();
         }
         attempt.succeeded();
         if !committer.is_pending() {

@@ -37,7 +37,9 @@ const LIBRARIES: LevelFilter = LevelFilter::WARN;
 
 /// Starts logging, once for the process; a second call changes nothing.
 pub fn start(settings: Settings) {
-    let own = Targets::new().with_default(LIBRARIES).with_target(env!("CARGO_PKG_NAME"), settings.level);
+    let own = Targets::new()
+        .with_default(LIBRARIES.min(settings.level.into()))
+        .with_target(env!("CARGO_PKG_NAME"), settings.level);
     let layer = match settings.format {
         Format::Text => fmt::layer()
             .with_writer(std::io::stderr)

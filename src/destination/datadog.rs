@@ -6,10 +6,11 @@
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use async_trait::async_trait;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
@@ -33,6 +34,9 @@ pub mod severity;
 
 /// Requests under way at a time.
 const IN_FLIGHT: usize = 4;
+
+/// Clocks that differ by more than this many seconds are not just read at different moments.
+const CLOCK_TOLERANCE: i64 = 120;
 
 /// As much of an answer as is worth reading.
 const ENOUGH_OF_AN_ANSWER: usize = 64 * 1024;
@@ -104,6 +108,39 @@ pub struct Datadog {
     compression: Compression,
     entries: Arc<EntryWriter>,
     rejected: Rejected,
+    clock: IntakeClock,
+}
+
+/// The intake's clock, as far as ours is ahead of it: what is dated by ours would lie too far ahead, and be dropped.
+#[derive(Debug, Default)]
+struct IntakeClock {
+    /// The last answer's `Date`, in seconds since 1970; 0 before the first.
+    date: AtomicI64,
+    /// By how many seconds ours is ahead; 0 where it hardly is.
+    ahead: AtomicI64,
+}
+
+impl IntakeClock {
+    /// `now` as the intake would have it, or earlier.
+    fn correct(&self, now: Timestamp) -> Timestamp {
+        now.checked_sub(SignedDuration::from_secs(self.ahead.load(Ordering::Relaxed))).unwrap_or(now)
+    }
+
+    fn answered(&self, reply: &Reply) {
+        if let Some(date) = reply.date() {
+            self.date.store(date.as_second(), Ordering::Relaxed);
+        }
+    }
+
+    /// Compares the clocks after answers to what was sent at `now` or later.
+    fn compare(&self, now: Timestamp) {
+        let date = self.date.load(Ordering::Relaxed);
+        let ahead = now.as_second() - date;
+        let ahead = if date > 0 && ahead > CLOCK_TOLERANCE { ahead } else { 0 };
+        if self.ahead.swap(ahead, Ordering::Relaxed) == 0 && ahead > 0 {
+            tracing::warn!(seconds = ahead, "this machine's clock is ahead of the intake's, which counts");
+        }
+    }
 }
 
 /// The intake's word on a body.
@@ -130,6 +167,7 @@ impl Datadog {
             compression: settings.compression,
             entries: Arc::new(EntryWriter::new(&settings.labels, record_key)),
             rejected: Rejected::new(settings.rejected_path),
+            clock: IntakeClock::default(),
         }
     }
 
@@ -182,8 +220,12 @@ impl Datadog {
     ) -> Result<Batch, Error> {
         let (entries, events, compression) = (Arc::clone(&self.entries), Arc::clone(events), self.compression);
         let filling = move || Batch::fill(&entries, &events, range, form, now, compression);
-        let filled = tokio::task::spawn_blocking(filling).await;
-        filled.map_err(std::io::Error::other).flatten().map_err(Error::Batch)
+        match tokio::task::spawn_blocking(filling).await {
+            Ok(filled) => filled.map_err(Error::Batch),
+            // A bug is to end the process as one.
+            Err(stopped) if stopped.is_panic() => std::panic::resume_unwind(stopped.into_panic()),
+            Err(stopped) => Err(Error::Batch(std::io::Error::other(stopped))),
+        }
     }
 
     async fn post(&self, body: Vec<u8>) -> Result<Verdict, Error> {
@@ -202,6 +244,7 @@ impl Datadog {
         }
         let hidden = Redaction::of([&key]);
         let reply = http::send(request, &place, &hidden).await?.beginning(ENOUGH_OF_AN_ANSWER).await;
+        self.clock.answered(&reply);
         let status = reply.status.as_u16();
         let reason = || Excerpt::of(&reply.body, &hidden);
         let variable = self.intake_variable;
@@ -210,7 +253,7 @@ impl Datadog {
             meaning @ (Meaning::BadPayload | Meaning::TooLarge) => {
                 Ok(Verdict::Refused { meaning, reason: format!("{status}: {}", reason()) })
             }
-            Meaning::WebPage => Err(Error::NotTheIntake { place, status, variable }),
+            Meaning::NotTheIntake => Err(Error::NotTheIntake { place, status, variable }),
             Meaning::KeyRefused => Err(self.key_refused(place, &reply, &key)),
             Meaning::Unavailable => {
                 Err(Error::Unavailable { place, status, after: reply.retry_after(), reason: reason() })
@@ -248,6 +291,7 @@ impl Destination for Datadog {
 
     async fn deliver(&self, delivery: &mut Delivery, now: Timestamp) -> Result<Receipt, Error> {
         let events = Arc::clone(delivery.events());
+        let sent_at = self.clock.correct(now);
         let mut waiting = delivery.outstanding().iter().flat_map(|range| requests(range.clone())).collect::<Vec<_>>();
         waiting.reverse();
         let mut left = Vec::new();
@@ -258,7 +302,7 @@ impl Destination for Datadog {
                 && failure.is_none()
                 && let Some(range) = waiting.pop()
             {
-                under_way.push(Settling::new(self, Arc::clone(&events), range, now).run());
+                under_way.push(Settling::new(self, Arc::clone(&events), range, sent_at).run());
             }
             let Some(settled) = under_way.next().await else { break };
             delivery.count(settled.tally);
@@ -270,6 +314,7 @@ impl Destination for Datadog {
                 failure.get_or_insert(error);
             }
         }
+        self.clock.compare(now);
         left.extend(waiting);
         delivery.leave(left);
         failure.map_or(Ok(Receipt::Accepted), Err)

@@ -8,6 +8,9 @@ use url::form_urlencoded;
 /// Longest excerpt, in bytes of the foreign text.
 const LONGEST: usize = 300;
 
+/// A run of letters and digits of this length says something of a secret.
+const TELLING_RUN: usize = 6;
+
 /// Secrets that a server may echo, in the spellings in which it may echo them.
 #[derive(Default)]
 pub struct Redaction(Vec<SecretString>);
@@ -28,12 +31,12 @@ impl Redaction {
             let percent = form.replace('+', "%20");
             let json = serde_json::Value::from(plain).to_string();
             let json = json[1..json.len() - 1].to_owned();
-            for spelling in [plain.to_owned(), form, percent, json] {
-                if !spelling.is_empty() {
-                    spellings.push(spelling);
-                }
-            }
+            spellings.extend([plain.to_owned(), form, percent, json]);
+            // Whatever else a server makes of the other characters, long runs of letters and digits it leaves as they are.
+            let runs = plain.split(|c: char| !c.is_ascii_alphanumeric()).filter(|run| run.len() >= TELLING_RUN);
+            spellings.extend(runs.map(str::to_owned));
         }
+        spellings.retain(|spelling| !spelling.is_empty());
         // The longest first: a spelling that contains another must go before it.
         spellings.sort_by_key(|spelling| std::cmp::Reverse(spelling.len()));
         spellings.dedup();
@@ -87,6 +90,19 @@ mod tests {
         let shown = Excerpt::of(body, &redaction).to_string();
         assert!(!shown.contains("m0"), "{shown}");
         assert_eq!(shown.matches("[hidden]").count(), 3, "{shown}");
+    }
+
+    #[test]
+    fn a_secret_in_a_spelling_of_the_servers_own_shows_none_of_its_runs() {
+        let redaction = Redaction::of([&SecretString::from("=m0sfj!RQZNp]d2C8DIf1qM8V6jjnAEy")]);
+        for body in [
+            "\\u003dm0sfj!RQZNp]d2C8DIf1qM8V6jjnAEy",
+            "%3dm0sfj!RQZNp%5Dd2C8DIf1qM8V6jjnAEy",
+            "&#61;m0sfj!RQZNp&#93;d2C8DIf1qM8V6jjnAEy",
+        ] {
+            let shown = Excerpt::of(body.as_bytes(), &redaction).to_string();
+            assert!(!shown.contains("d2C8DI"), "{shown}");
+        }
     }
 
     #[test]

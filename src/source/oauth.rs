@@ -132,13 +132,15 @@ impl ClientCredentials {
         let hidden = Redaction::of([&secret]);
         let reply = http::exchange(request, &place, LARGEST_ANSWER, &hidden).await.map_err(|error| match error {
             // An answer of that size is no token; a smaller question would not mend it.
-            http::Error::TooLarge { place, limit } => {
-                Error::NoToken { place, reason: format!("it is larger than {limit} bytes") }
-            }
+            http::Error::TooLarge { place, limit } => Error::NoToken {
+                place,
+                reason: format!("it is larger than {limit} bytes"),
+                variable: endpoint_variable,
+            },
             other => other.into(),
         })?;
         if reply.status == StatusCode::OK {
-            return issued(&reply).map_err(|reason| Error::NoToken { place, reason });
+            return issued(&reply).map_err(|reason| Error::NoToken { place, reason, variable: endpoint_variable });
         }
         let status = reply.status.as_u16();
         let reason = Excerpt::of(&reply.body, &hidden);
@@ -179,7 +181,11 @@ fn issued(reply: &Reply) -> Result<(AccessToken, Duration), String> {
         serde_json::Value::String(text) => text.trim().parse().ok(),
         other => other.as_f64(),
     });
-    let life = seconds.map_or(UNTOLD_LIFE, |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or_default());
+    let life = seconds.map_or(UNTOLD_LIFE, |seconds: f64| {
+        // Out of range on either side: a life that has ended, or one without an end.
+        let bound = if seconds > 0.0 { LONGEST_LIFE } else { Duration::ZERO };
+        Duration::try_from_secs_f64(seconds).unwrap_or(bound)
+    });
     Ok((token, life))
 }
 

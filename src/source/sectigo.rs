@@ -35,6 +35,9 @@ const URL_VARIABLE: &str = "SECTIGO_AUDIT_API_URL";
 /// asking again.
 const CLOCK_LIFE: Duration = Duration::from_secs(600);
 
+/// The shortest range.
+const SHORTEST_WINDOW: Duration = Duration::from_secs(1);
+
 /// Clocks that differ by more than this are worth a warning.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(120);
 
@@ -66,8 +69,12 @@ pub struct Sectigo {
     lookback: Duration,
     delay: Duration,
     cut: Cut,
+    /// The longest range for now: shorter than configured where pages could not be read.
+    window: Mutex<Duration>,
     /// Set when the API's records turned out not to be stable; until the next start.
     overlap_off: AtomicBool,
+    /// Set when a difference of the clocks has been told.
+    clock_told: AtomicBool,
     /// The server's clock when it was last read.
     server_clock: Mutex<Option<(Timestamp, Instant)>>,
 }
@@ -84,7 +91,9 @@ impl Sectigo {
             lookback,
             delay,
             cut: Cut { window, overlap },
+            window: Mutex::new(window),
             overlap_off: AtomicBool::new(false),
+            clock_told: AtomicBool::new(false),
             server_clock: Mutex::new(None),
         }
     }
@@ -108,8 +117,11 @@ impl Sectigo {
 
     fn records(&self, reply: &Reply, access: &AccessToken) -> Result<Vec<crate::event::Event>, Error> {
         page::records(&reply.body).map_err(|cause| {
-            let reason = self.api.describe(reply, access, &cause);
-            Error::Unreadable { place: self.api.place(), reason }
+            let (place, reason) = (self.api.place(), self.api.describe(reply, access, &cause));
+            match cause {
+                page::Error::NotAnArray => Error::NotAPage { place, reason, variable: URL_VARIABLE },
+                page::Error::Broken(_) => Error::Unreadable { place, reason },
+            }
         })
     }
 
@@ -121,7 +133,13 @@ impl Sectigo {
         if elapsed > CLOCK_LIFE { None } else { date.checked_add(elapsed).ok() }
     }
 
-    fn note_server_clock(&self, date: Timestamp) {
+    fn note_server_clock(&self, date: Timestamp, now: Timestamp) {
+        // `now` is when the cycle began: a server that is ahead of it by the length of a cycle may well be right.
+        let ahead = Moment::from(now).since(Moment::from(date));
+        if ahead > CLOCK_TOLERANCE && !self.clock_told.swap(true, Ordering::Relaxed) {
+            let ahead = humantime::format_duration(ahead);
+            tracing::warn!(server = %date, ours = %now, "this machine's clock is {ahead} ahead of the API's, which counts");
+        }
         *self.server_clock.lock().unwrap_or_else(PoisonError::into_inner) = Some((date, Instant::now()));
     }
 
@@ -131,22 +149,18 @@ impl Sectigo {
         if Moment::from(now).after(CLOCK_TOLERANCE) < since {
             tracing::warn!(%since, %now, "this machine's clock is behind what was already delivered; nothing is asked for until it is right");
         }
-        let range = position.enter(end_of_history(now, self.server_now(), self.delay), self.cut)?;
-        Some(if self.overlap_off.load(Ordering::Relaxed) { range.without_overlap() } else { range })
+        let cut = Cut { window: *self.window.lock().unwrap_or_else(PoisonError::into_inner), ..self.cut };
+        let range = position.enter(end_of_history(now, self.server_now(), self.delay), cut)?;
+        Some(if self.overlap_off.load(Ordering::Relaxed) { range.without_overlap(self.cut) } else { range })
     }
 
     /// What a first page's own time says of its range: none if the range may end where it does, else where it has to.
     fn too_early(&self, range: &InRange, reply: &Reply, now: Timestamp) -> Option<Moment> {
         let date = reply.date()?;
-        self.note_server_clock(date);
+        self.note_server_clock(date, now);
         let end = end_of_history(date, None, self.delay);
         if range.token().is_some() || range.until() <= end {
             return None;
-        }
-        let behind = Moment::from(now).since(Moment::from(date));
-        if behind > CLOCK_TOLERANCE {
-            let behind = humantime::format_duration(behind);
-            tracing::warn!(server = %date, ours = %now, "the API's clock is {behind} behind this machine's; its own counts");
         }
         Some(end)
     }
@@ -173,11 +187,7 @@ impl Source for Sectigo {
     }
 
     fn first_cursor(&self, now: Timestamp) -> Cursor {
-        self.cursor_at(Moment::from(now).before(self.lookback).into())
-    }
-
-    fn cursor_at(&self, since: Timestamp) -> Cursor {
-        cursor_at(since)
+        cursor_at(Moment::from(now).before(self.lookback).into())
     }
 
     fn position(&self, cursor: &Cursor) -> Result<Timestamp, Error> {
@@ -186,7 +196,7 @@ impl Source for Sectigo {
 
     async fn next_page(&self, cursor: &Cursor, now: Timestamp) -> Result<Page, Error> {
         let position: Position = cursor.decode().map_err(Error::Cursor)?;
-        let idle = position.clone();
+        let is_idle = matches!(position, Position::Idle { .. });
         let Some(range) = self.enter(position, now) else {
             return Ok(Page { events: Vec::new(), already_delivered: 0, next: cursor.clone(), more: false });
         };
@@ -195,16 +205,25 @@ impl Source for Sectigo {
             Answer::Page { reply, access } => (reply, access),
             Answer::PageTokenRefused { refusal } => {
                 tracing::warn!(error = %refusal, "the API refused a page's token; its range is read from the start again, and may repeat");
-                let again = range.token_refused(self.cut).ok_or(refusal)?;
+                let place = self.api.place();
+                let smallest = || Error::Unreadable { place, reason: format!("in a range of one second, {refusal}") };
+                let again = range.token_refused(self.cut).ok_or_else(smallest)?;
                 return self.page(Vec::new(), 0, &Position::InRange(again), now);
             }
         };
         if let Some(end) = self.too_early(&range, &reply, now) {
             tracing::debug!(%end, "the API's clock has not come so far; asking for less");
-            let shorter = range.shortened_to(end, self.cut).map_or(idle, Position::InRange);
-            let mut page = self.page(Vec::new(), 0, &shorter, now)?;
-            page.more = matches!(shorter, Position::InRange(_));
-            return Ok(page);
+            let since = range.since();
+            return match range.shortened_to(end, self.cut) {
+                Some(shorter) => self.page(Vec::new(), 0, &Position::InRange(shorter), now),
+                // The next cycle finds out, unless the place cannot be right: then waiting does not mend it.
+                None if is_idle && since <= end.after(self.delay + CLOCK_TOLERANCE) => {
+                    Ok(Page { events: Vec::new(), already_delivered: 0, next: cursor.clone(), more: false })
+                }
+                None => {
+                    Err(Error::AheadOfTheSource { place: self.api.place(), since: since.into(), theirs: end.into() })
+                }
+            };
         }
         let records = self.records(&reply, &access)?;
         let token = self.api.page_token(&reply)?.map(PageToken);
@@ -215,6 +234,10 @@ impl Source for Sectigo {
             }
             Contradiction::Looping => Error::Looping { place: self.api.place() },
         })?;
+        if matches!(sifted.next, Position::Idle { .. }) {
+            let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+            *window = window.saturating_mul(2).min(self.cut.window);
+        }
         if sifted.shrunk {
             tracing::warn!(
                 most = overlap::MOST,
@@ -227,6 +250,8 @@ impl Source for Sectigo {
     fn narrowed(&self, cursor: &Cursor, now: Timestamp) -> Option<Cursor> {
         let position: Position = cursor.decode().ok()?;
         let narrowed = self.enter(position, now)?.halved(self.cut)?;
+        // Behind what cannot be read there may be more of it: ranges grow again by and by.
+        *self.window.lock().unwrap_or_else(PoisonError::into_inner) = narrowed.length().max(SHORTEST_WINDOW);
         Cursor::encode(&Position::InRange(narrowed)).ok()
     }
 }

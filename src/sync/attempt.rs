@@ -53,7 +53,7 @@ impl Attempts {
 
     /// A call to be made until it succeeds.
     pub(super) fn with(&self, counterpart: Counterpart) -> Attempt<'_> {
-        Attempt { shared: self, counterpart, kind: None, failures: 0, total: 0, narrowed: false, class: None }
+        Attempt { shared: self, counterpart, kind: None, failures: 0, total: 0, narrowed: false, exhausted: 0 }
     }
 }
 
@@ -62,23 +62,29 @@ pub(super) struct Attempt<'a> {
     shared: &'a Attempts,
     counterpart: Counterpart,
     kind: Option<Discriminant<Class>>,
-    class: Option<Class>,
     /// Failures of one kind in a row.
     failures: u32,
     /// All failures in a row.
     total: u32,
     narrowed: bool,
+    /// How often even the smallest question had no answer.
+    exhausted: u32,
 }
 
 impl Attempt<'_> {
-    /// The call, or a part of it, worked.
+    /// The call, or a part of it, worked. Whether that is progress is for the caller to say.
     pub(super) fn succeeded(&mut self) {
         if self.total > 0 {
             tracing::info!(failures = self.total, "the {} works again", self.counterpart.name());
         }
-        self.shared.progress();
         self.shared.met[self.counterpart as usize].set(true);
-        (self.kind, self.failures, self.total, self.narrowed) = (None, 0, 0, false);
+        (self.kind, self.failures, self.total) = (None, 0, 0);
+        (self.narrowed, self.exhausted) = (false, 0);
+    }
+
+    /// Whether the last attempt failed.
+    pub(super) fn has_failed(&self) -> bool {
+        self.total > 0
     }
 
     /// The call failed: what now?
@@ -89,19 +95,20 @@ impl Attempt<'_> {
         }
         self.failures = self.failures.saturating_add(1);
         self.total = self.total.saturating_add(1);
-        self.class = Some(class);
         verdict::decide(self.trouble(class), self.shared.patience, fastrand::f64())
     }
 
     /// A smaller question is put.
     pub(super) fn narrowed(&mut self) {
-        self.narrowed = true;
+        (self.narrowed, self.failures) = (true, 0);
     }
 
-    /// A smaller question was due, and there is none.
-    pub(super) fn cannot_narrow(&self) -> Verdict {
-        let class = self.class.unwrap_or(Class::Unreadable);
-        verdict::cannot_narrow(self.trouble(class), self.shared.patience, fastrand::f64())
+    /// A smaller question was due, and there is none: after a wait the first one is put again, in case it was a passing trouble.
+    pub(super) fn cannot_narrow(&mut self) -> Verdict {
+        self.exhausted = self.exhausted.saturating_add(1);
+        (self.narrowed, self.failures) = (false, 0);
+        let trouble = Trouble { failures: self.exhausted, ..self.trouble(Class::Unreadable) };
+        verdict::cannot_narrow(trouble, self.shared.patience, fastrand::f64())
     }
 
     fn trouble(&self, class: Class) -> Trouble {

@@ -46,9 +46,13 @@ impl Report {
         }
     }
 
-    /// The cycle's line.
-    pub(super) fn cycle(&self, until: Option<Timestamp>) {
-        self.tell("synchronised", until);
+    /// The cycle's line; of one that was cut short, only if it had done something.
+    pub(super) fn end(&self, complete: bool, until: Option<Timestamp>) {
+        if complete {
+            self.tell("synchronised", until);
+        } else if self.pages > 0 {
+            self.tell("synchronised in part", until);
+        }
     }
 
     fn tell(&self, what: &str, until: Option<Timestamp>) {

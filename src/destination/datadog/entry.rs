@@ -29,6 +29,9 @@ const FURTHEST_AHEAD: Duration = Duration::from_secs(2 * 3600);
 /// Longest message, in bytes; the whole text stands in the record.
 const LONGEST_MESSAGE: usize = 8_000;
 
+/// Longest message that is the record itself; the rest of the largest cut entry is for what stands beside it.
+const LONGEST_TEXT: usize = CUT_ENTRY - 5_000;
+
 /// Longest message of an entry that is cut.
 const LONGEST_CUT_MESSAGE: usize = 1_000;
 
@@ -104,15 +107,16 @@ impl EntryWriter {
         out.extend_from_slice(severity(action.as_deref(), outcome.as_deref()).name().as_bytes());
         // Writing into memory cannot fail.
         let _ = write!(out, "\",\"timestamp\":{},\"message\":", stamp.as_millisecond());
-        match form {
+        let whole = match form {
             Form::Whole => string_within(out, &message(event), LONGEST_MESSAGE),
             Form::Cut => string_within(out, &message(event), LONGEST_CUT_MESSAGE),
-            Form::Text => string_within(out, &String::from_utf8_lossy(event.raw()), CUT_ENTRY - 5_000),
-        }
+            Form::Text => string_within(out, &String::from_utf8_lossy(event.raw()), LONGEST_TEXT),
+        };
         if form != Form::Text {
             attributes(out, event, action, outcome);
         }
-        let marks = Marks { restamped, cut: form == Form::Cut };
+        let cut = form == Form::Cut || (form == Form::Text && !whole);
+        let marks = Marks { restamped, cut };
         own_marks(out, event, form, marks);
         match form {
             Form::Whole => {
@@ -224,8 +228,9 @@ fn string(out: &mut Vec<u8>, text: &str) {
     string_within(out, text, usize::MAX);
 }
 
-/// Appends as much of `text`, as a JSON string, as fits into `room` bytes between the quotes; a cut one ends in `…`.
-fn string_within(out: &mut Vec<u8>, text: &str, room: usize) {
+/// Appends as much of `text`, as a JSON string, as fits into `room` bytes between the quotes; a cut one ends in `…`. True
+/// if it is whole.
+fn string_within(out: &mut Vec<u8>, text: &str, room: usize) -> bool {
     let kept = fitting(text, room);
     out.push(b'"');
     let mut plain = 0;
@@ -239,6 +244,7 @@ fn string_within(out: &mut Vec<u8>, text: &str, room: usize) {
         out.extend_from_slice(ELLIPSIS.as_bytes());
     }
     out.push(b'"');
+    kept.len() == text.len()
 }
 
 /// What ends a text that is cut.
@@ -385,7 +391,9 @@ mod tests {
             assert_eq!(entry["auditsync"]["record_bytes"], raw.len().to_string());
             assert_eq!(entry["evt"]["id"], "a");
             assert_eq!(entry.get("sectigo"), None);
-            assert!(written(&raw, Form::Text).2 <= CUT_ENTRY);
+            let (entry, marks, size) = written(&raw, Form::Text);
+            assert!(size <= CUT_ENTRY && marks.cut);
+            assert_eq!(entry["auditsync"]["truncated"], "true", "what is missing from the text is not silent");
         }
     }
 

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::event::{Event, Field};
+use crate::http::{Excerpt, Redaction};
 
 /// Why a record is kept aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -52,22 +53,24 @@ impl Rejected {
     pub async fn keep(&self, event: &Event, fate: Fate, reason: &str, now: Timestamp) {
         let id = event.text(Field::Id);
         let line = line(event, fate, reason, id.as_deref(), now);
+        // In the log an id is foreign text like any other.
+        let id = id.map(|id| tracing::field::display(Excerpt::of(id.as_bytes(), &Redaction::none())));
         let what = match fate {
             Fate::Rejected => "the intake refused a record",
             Fate::Truncated => "a record is too large for the intake, which has its beginning",
         };
         let Some(path) = self.path.clone() else {
-            tracing::error!(id = id.as_deref(), reason, record = line, "{what}");
+            tracing::error!(id, reason, record = line, "{what}");
             return;
         };
         let shown = path.display().to_string();
         let bytes = line.clone().into_bytes();
         let written = tokio::task::spawn_blocking(move || append(&path, bytes)).await;
         match written.map_err(io::Error::other).flatten() {
-            Ok(()) => tracing::error!(id = id.as_deref(), reason, kept_in = shown, "{what}"),
+            Ok(()) => tracing::error!(id, reason, kept_in = shown, "{what}"),
             Err(error) => {
                 tracing::error!(%error, path = shown, "the file for rejected records (…_REJECTED_PATH) cannot be written");
-                tracing::error!(id = id.as_deref(), reason, record = line, "{what}");
+                tracing::error!(id, reason, record = line, "{what}");
             }
         }
     }

@@ -8,8 +8,8 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap};
 pub enum Meaning {
     /// Every entry is accepted.
     Accepted,
-    /// A success with a web page: a portal or proxy answered in the intake's place.
-    WebPage,
+    /// A success that the intake would not give, such as a web page: a portal or proxy answered in its place.
+    NotTheIntake,
     /// Something in the body is not acceptable: it is to be found by halving.
     BadPayload,
     /// The body, or one entry, is too large.
@@ -26,8 +26,9 @@ pub enum Meaning {
 /// the sense of RFC 9110.
 pub fn meaning(status: StatusCode, headers: &HeaderMap) -> Meaning {
     match status.as_u16() {
-        200..300 if is_web_page(headers) => Meaning::WebPage,
-        200..300 => Meaning::Accepted,
+        // What relays answer with, besides the documented 202.
+        200 | 201 | 202 | 204 if !is_web_page(headers) => Meaning::Accepted,
+        200..300 => Meaning::NotTheIntake,
         400 | 422 => Meaning::BadPayload,
         413 => Meaning::TooLarge,
         401 | 403 => Meaning::KeyRefused,
@@ -69,7 +70,8 @@ mod tests {
     fn a_portals_page_is_no_acceptance() {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, "Text/HTML; charset=utf-8".parse().unwrap());
-        assert_eq!(meaning(StatusCode::OK, &headers), Meaning::WebPage);
+        assert_eq!(meaning(StatusCode::OK, &headers), Meaning::NotTheIntake);
+        assert_eq!(meaning(StatusCode::PARTIAL_CONTENT, &HeaderMap::new()), Meaning::NotTheIntake);
         headers.insert(CONTENT_TYPE, "application/json".parse().unwrap());
         assert_eq!(meaning(StatusCode::OK, &headers), Meaning::Accepted);
     }

@@ -118,7 +118,7 @@ impl Api {
     }
 
     /// What is wrong with a page, with its beginning: audit records may be shown, but what is no page may be an echo.
-    pub(super) fn describe(&self, reply: &Reply, access: &AccessToken, cause: &serde_json::Error) -> String {
+    pub(super) fn describe(&self, reply: &Reply, access: &AccessToken, cause: &page::Error) -> String {
         format!("{cause}; it begins with {}", Excerpt::of(&reply.body, &self.credentials.redaction(Some(access))))
     }
 
@@ -143,14 +143,18 @@ impl Api {
                 }
                 Error::TokenRefused { place, reason, variable: CLIENT_VARIABLE }
             }
-            403 => Error::CredentialsRefused { place, status, reason, variables: CLIENT_VARIABLE.to_owned() },
+            403 => {
+                // Rights that were given since are in a new token alone.
+                self.credentials.forget(access).await;
+                Error::CredentialsRefused { place, status, reason, variables: CLIENT_VARIABLE.to_owned() }
+            }
             408 | 425 | 429 | 500.. => Error::Unavailable { place, status, after: reply.retry_after(), reason },
             400..500 => {
                 let refusal = Error::Refused { place, status, reason, variable: URL_VARIABLE };
                 return if paged { Ok(Answer::PageTokenRefused { refusal }) } else { Err(refusal) };
             }
             // Another success than 200 is no page; neither is anything else that HTTP may come to know.
-            _ => Error::Unreadable { place, reason: format!("status {status}, {reason}") },
+            _ => Error::NotAPage { place, reason: format!("status {status}, {reason}"), variable: URL_VARIABLE },
         })
     }
 
@@ -173,7 +177,7 @@ impl Api {
         match status {
             // A success without a page comes from something between us and the API; the API itself is asked again.
             200..300 if page::records(&reply.body).is_err() => {
-                Err(Error::Unavailable { place, status, after: None, reason })
+                Err(Error::NotAPage { place, reason: format!("status {status}, {reason}"), variable: URL_VARIABLE })
             }
             200..300 | 401 | 403 => Ok((self.usual_endpoint()?, TOKEN_URL_VARIABLE)),
             408 | 425 | 429 | 500.. => Err(Error::Unavailable { place, status, after: reply.retry_after(), reason }),

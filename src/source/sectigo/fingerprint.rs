@@ -17,6 +17,9 @@ use sha2::{Digest as _, Sha256};
 /// Below this depth a value counts byte for byte; it bounds the recursion.
 const DEEPEST: usize = 32;
 
+/// A larger record counts byte for byte; it bounds memory, since taking a record apart takes many times its size.
+const LARGEST: usize = 1024 * 1024;
+
 /// Characters of one fingerprint in the state document: eight bytes in base64.
 const WRITTEN: usize = 11;
 
@@ -28,7 +31,7 @@ impl Fingerprint {
     /// The fingerprint of a record, given as JSON.
     pub fn of_record(raw: &[u8]) -> Self {
         let mut hash = Sha256::new();
-        feed(raw, &mut hash, 0);
+        feed(raw, &mut hash, if raw.len() > LARGEST { DEEPEST } else { 0 });
         Self::finish(hash)
     }
 

@@ -12,13 +12,23 @@ use crate::event::Event;
 /// Most records that a page may hold. It bounds memory: a body of tiny elements would take many times its size.
 pub const MOST_RECORDS: usize = 250_000;
 
+/// Why a body is no page.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It is something else than an array: another server's word, or an error's.
+    #[error("it is not an array of records")]
+    NotAnArray,
+    /// It is an array that cannot be read.
+    #[error(transparent)]
+    Broken(#[from] serde_json::Error),
+}
+
 /// The records of a page, as views into its body. The error says what is wrong with the body.
 ///
 /// Anything may be a record: an element that is no object, or of which nothing is understood, is passed on as it is.
-pub fn records(body: &Bytes) -> Result<Vec<Event>, serde_json::Error> {
-    // serde's own message about another type would quote a string whole.
-    if body.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|first| *first != b'[') {
-        return Err(serde_json::Error::custom("not an array of records"));
+pub fn records(body: &Bytes) -> Result<Vec<Event>, Error> {
+    if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'[') {
+        return Err(Error::NotAnArray);
     }
     let mut json = serde_json::Deserializer::from_slice(body);
     let elements = json.deserialize_seq(Elements)?;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fingerprint::{Fingerprint, Fingerprints};
 use super::moment::Moment;
-use super::overlap::{Expected, Keep, Tail};
+use super::overlap::{Expected, Keep, MOST, Tail};
 use crate::event::Event;
 
 /// A first page that repeats none of at least this many known records shows that the records are not stable.
@@ -60,6 +60,8 @@ pub struct InRange {
     expected: Fingerprints,
     /// How many of those the first page has to hold, if it holds the whole overlap.
     sure: usize,
+    /// Met again, and not to be remembered for the next range; expected once more if this one is read anew.
+    met: Fingerprints,
     /// To be remembered for the next range.
     keep: Keep,
     /// Pages since the first, and the fingerprint of the page whose number was the last power of two.
@@ -125,7 +127,24 @@ impl Position {
 impl InRange {
     fn new(since: Moment, until: Moment, from: Moment, expected: Fingerprints, cut: Cut) -> Self {
         let keep = Keep::new(until.before(cut.overlap).max(from), until);
-        Self { since, until, from, token: None, refusals: 0, expected, sure: 0, keep, pages: 0, mark: None }
+        Self {
+            since,
+            until,
+            from,
+            token: None,
+            refusals: 0,
+            expected,
+            sure: 0,
+            met: Fingerprints::default(),
+            keep,
+            pages: 0,
+            mark: None,
+        }
+    }
+
+    /// Up to when everything is delivered.
+    pub fn since(&self) -> Moment {
+        self.since
     }
 
     /// The end of the range; the same for all its pages.
@@ -143,32 +162,30 @@ impl InRange {
         self.token.as_ref()
     }
 
-    /// The same range without its overlap, for a server whose records are not stable.
-    #[must_use]
-    pub fn without_overlap(self) -> Self {
+    /// The same range without its overlap: for a server whose records are not stable, and where nothing else can be read.
+    pub fn without_overlap(self, cut: Cut) -> Self {
         if self.token.is_some() {
             return self;
         }
-        Self {
-            from: self.since,
-            expected: Fingerprints::default(),
-            sure: 0,
-            keep: Keep::new(self.until, self.until),
-            ..self
-        }
+        Self { refusals: self.refusals, ..Self::new(self.since, self.until, self.since, Fingerprints::default(), cut) }
     }
 
     /// The range read anew, up to `until`.
     ///
-    /// What is remembered of the pages delivered so far is expected again.
+    /// What is known to be delivered of it is expected again; and since it may have to be read anew once more, all of it is
+    /// remembered from now on, as far as there is room.
     fn again_until(self, until: Moment, cut: Cut) -> Self {
-        let expected = self.expected.iter().chain(self.keep.fingerprints()).collect();
-        Self { refusals: self.refusals, ..Self::new(self.since, until, self.from, expected, cut) }
+        let known: Vec<_> = self.expected.iter().chain(self.met.iter()).chain(self.keep.fingerprints()).collect();
+        let expected = known.iter().skip(known.len().saturating_sub(MOST)).copied().collect();
+        let keep = Keep::new(self.from, until);
+        Self { refusals: self.refusals, keep, ..Self::new(self.since, until, self.from, expected, cut) }
     }
 
-    /// The range ends earlier: the server's clock has not come so far. None if nothing is left of it.
+    /// The range ends earlier, since the server's clock has not come so far; to be asked before its first page is taken. None
+    /// if nothing is left of it.
     pub fn shortened_to(self, end: Moment, cut: Cut) -> Option<Self> {
-        (end > self.since).then(|| self.again_until(end, cut))
+        let keep = Keep::new(end.before(cut.overlap).max(self.from), end);
+        (end > self.since).then(|| Self { until: end, keep, ..self })
     }
 
     /// The server refused the page's token: the range is read from its start, and the second time a shorter one.
@@ -176,6 +193,8 @@ impl InRange {
         let mut again = if self.refusals == 0 {
             let until = self.until;
             self.again_until(until, cut)
+        } else if self.is_smallest() {
+            return None;
         } else {
             self.halved(cut)?
         };
@@ -183,19 +202,27 @@ impl InRange {
         Some(again)
     }
 
-    /// The first half of the range, and half of its overlap; none below one second.
+    fn is_smallest(&self) -> bool {
+        self.until.since(self.since) <= Duration::from_secs(1)
+    }
+
+    /// A smaller question: the first half of the range; of one second, that second from its start; and at last without
+    /// its overlap. None below that.
     pub fn halved(self, cut: Cut) -> Option<Self> {
-        let second = Duration::from_secs(1);
-        if self.until.since(self.since) <= second {
-            // Nothing delivered is asked for again: the smallest question there is.
-            return (self.from < self.since).then(|| Self {
-                refusals: self.refusals,
-                ..Self::new(self.since, self.until, self.since, Fingerprints::default(), cut)
-            });
+        if !self.is_smallest() {
+            let until = self.until.middle(self.since);
+            return Some(self.again_until(until, cut));
         }
-        let until = self.until.middle(self.since);
-        let from = self.since.middle(self.from);
-        Some(Self { from, ..self }.again_until(until, cut))
+        if self.token.is_some() {
+            let until = self.until;
+            return Some(self.again_until(until, cut));
+        }
+        (self.from < self.since).then(|| self.without_overlap(cut))
+    }
+
+    /// How long the range is, without its overlap.
+    pub fn length(&self) -> Duration {
+        self.until.since(self.since)
     }
 
     /// Takes a page: `records` in the server's order, and the `token` of the page behind it.
@@ -220,9 +247,12 @@ impl InRange {
             if wanted {
                 shrunk |= self.keep.push(time, fingerprint);
             }
-            let met = expected.meet(fingerprint);
-            already_delivered += usize::from(met);
-            !met
+            let is_met = expected.meet(fingerprint);
+            already_delivered += usize::from(is_met);
+            if is_met && !wanted {
+                self.met.push(fingerprint);
+            }
+            !is_met
         });
         if already_delivered == 0 && telling >= TELLING {
             return Err(Contradiction::Unstable { expected: telling });
@@ -270,4 +300,160 @@ impl InRange {
 /// The end of the history that may be asked for: the earlier of both clocks, less the delay.
 pub fn end_of_history(ours: Timestamp, theirs: Option<Timestamp>, delay: Duration) -> Moment {
     Moment::from(theirs.map_or(ours, |theirs| theirs.min(ours))).before(delay)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::source::sectigo::page;
+
+    const CUT: Cut = Cut { window: Duration::from_secs(3600), overlap: Duration::from_secs(300) };
+
+    fn at(time: &str) -> Moment {
+        Moment::from(format!("2026-03-01T{time}Z").parse::<Timestamp>().unwrap())
+    }
+
+    /// Records with these ids, a second apart from `start` on.
+    fn records(start: &str, ids: std::ops::Range<u64>) -> Vec<Event> {
+        let record =
+            |(n, id): (u64, u64)| format!(r#"{{"id":{id},"created":"{}"}}"#, at(start).after(Duration::from_secs(n)));
+        let body: Vec<_> = (0..).zip(ids).map(record).collect();
+        page::records(&Bytes::from(format!("[{}]", body.join(",")))).unwrap()
+    }
+
+    fn token(name: &str) -> Option<PageToken> {
+        Some(PageToken(name.to_owned()))
+    }
+
+    fn enter(position: Position, end: &str) -> InRange {
+        position.enter(at(end), CUT).unwrap()
+    }
+
+    fn in_range(sifted: Sifted) -> InRange {
+        match sifted.next {
+            Position::InRange(range) => range,
+            idle @ Position::Idle { .. } => panic!("{idle:?}"),
+        }
+    }
+
+    #[test]
+    fn a_backlog_is_read_in_windows_and_each_range_starts_in_the_one_before() {
+        let first = enter(Position::starting_at(at("08:00:00")), "12:00:00");
+        assert_eq!(
+            (first.from(), first.until()),
+            (at("08:00:00"), at("09:00:00")),
+            "never before the very first since"
+        );
+        let next = first.take(records("08:57:00", 0..100), None).unwrap().next;
+        let second = enter(next, "12:00:00");
+        assert_eq!((second.since(), second.from(), second.until()), (at("09:00:00"), at("08:55:00"), at("10:00:00")));
+        let again = second.take(records("08:57:00", 0..110), None).unwrap();
+        assert_eq!((again.already_delivered, again.fresh.len()), (100, 10), "ten became visible late");
+    }
+
+    #[test]
+    fn a_burst_larger_than_the_memory_is_not_taken_for_unstable_records() {
+        let range = enter(Position::starting_at(at("11:00:00")), "12:00:00");
+        let burst: Vec<_> =
+            (0..5000).map(|id| format!(r#"{{"id":{id},"created":"2026-03-01T11:59:10.5Z"}}"#)).collect();
+        let burst = page::records(&Bytes::from(format!("[{}]", burst.join(",")))).unwrap();
+        let sifted = range.take(burst, None).unwrap();
+        assert!(sifted.shrunk);
+        let next = enter(sifted.next, "12:01:00");
+        assert_eq!(next.from(), at("11:59:11"));
+        assert!(next.take(Vec::new(), None).is_ok());
+    }
+
+    #[test]
+    fn records_that_are_gone_contradict_those_that_were_there() {
+        let delivered =
+            || enter(Position::starting_at(at("11:00:00")), "12:00:00").take(records("11:58:00", 0..30), None);
+        let next = || enter(delivered().unwrap().next, "12:01:00");
+        assert_eq!(next().take(Vec::new(), None).unwrap_err(), Contradiction::Unstable { expected: 30 });
+        assert_eq!(
+            next().take(records("11:58:00", 100..130), None).unwrap_err(),
+            Contradiction::Unstable { expected: 30 }
+        );
+        assert!(next().take(records("11:58:29", 29..40), None).is_ok(), "one of them is enough");
+        assert!(next().take(records("12:00:01", 100..130), token("t")).is_ok(), "they may be on a later page");
+    }
+
+    #[test]
+    fn a_range_read_anew_repeats_nothing_that_is_remembered() {
+        let before =
+            enter(Position::starting_at(at("11:00:00")), "12:00:00").take(records("11:56:00", 0..60), None).unwrap();
+        let range = enter(before.next, "13:00:00");
+        let first = range.take([records("11:56:00", 0..60), records("12:00:01", 60..80)].concat(), token("a")).unwrap();
+        assert_eq!((first.already_delivered, first.fresh.len()), (60, 20));
+        let again = in_range(first).token_refused(CUT).unwrap();
+        assert_eq!((again.token(), again.until()), (None, at("13:00:00")));
+        let first = again.take([records("11:56:00", 0..60), records("12:00:01", 60..80)].concat(), token("b")).unwrap();
+        assert_eq!(first.already_delivered, 60, "what the range before delivered is known still");
+        let halved = in_range(first).token_refused(CUT).unwrap();
+        assert_eq!((halved.until(), halved.from()), (at("12:30:00"), at("11:55:00")));
+        let third = halved.take([records("11:56:00", 0..60), records("12:00:01", 60..80)].concat(), None).unwrap();
+        assert_eq!(
+            (third.already_delivered, third.fresh.len()),
+            (80, 0),
+            "read anew once, a range is remembered whole"
+        );
+    }
+
+    #[test]
+    fn halving_ends_at_one_second_without_overlap() {
+        let before =
+            enter(Position::starting_at(at("11:00:00")), "12:00:00").take(records("11:56:00", 0..60), None).unwrap();
+        let mut range = enter(before.next, "13:00:00");
+        let mut steps = 0;
+        while let Some(smaller) = range.clone().halved(CUT) {
+            assert!(smaller.length() < range.length() || smaller.from() > range.from());
+            range = smaller;
+            steps += 1;
+        }
+        assert_eq!(
+            (range.since(), range.from(), range.length()),
+            (at("12:00:00"), at("12:00:00"), Duration::from_secs(1))
+        );
+        assert!(steps <= 14, "{steps}");
+    }
+
+    #[test]
+    fn pages_that_go_in_a_circle_are_noticed() {
+        for circle in 1..6 {
+            let mut range = enter(Position::starting_at(at("11:00:00")), "12:00:00");
+            let mut looping = false;
+            for page in 0..30 {
+                let name = (page % circle).to_string();
+                match range.take(records("11:10:00", page % circle..page % circle + 1), token(&name)) {
+                    Ok(sifted) => range = in_range(sifted),
+                    Err(contradiction) => {
+                        assert_eq!(contradiction, Contradiction::Looping);
+                        looping = true;
+                        break;
+                    }
+                }
+            }
+            assert!(looping, "a circle of {circle}");
+        }
+    }
+
+    #[test]
+    fn one_handle_for_many_pages_is_no_circle() {
+        let mut range = enter(Position::starting_at(at("11:00:00")), "12:00:00");
+        for page in 0..50 {
+            range = in_range(range.take(records("11:10:00", page..page + 1), token("scroll")).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_slow_server_clock_shortens_a_range_and_keeps_what_is_known() {
+        let before =
+            enter(Position::starting_at(at("11:00:00")), "12:00:00").take(records("11:58:00", 0..30), None).unwrap();
+        let range = enter(before.next, "12:01:00").shortened_to(at("12:00:20"), CUT).unwrap();
+        assert_eq!((range.from(), range.until()), (at("11:55:00"), at("12:00:20")));
+        assert_eq!(range.clone().take(records("11:58:00", 0..30), None).unwrap().already_delivered, 30);
+        assert!(range.shortened_to(at("12:00:00"), CUT).is_none());
+    }
 }

@@ -38,7 +38,7 @@ enum Meaning {
 
 /// The table of spellings, folded: lower case, without `_`, `-`, `.` and spaces; an inner object's key follows its parent's.
 fn meaning(folded: &str) -> Option<Meaning> {
-    use Field::{Action, Category, ClientIp, Details, Id, ObjectType, Outcome, Service, UserEmail, UserId, UserName};
+    use Field::{Action, Category, ClientIp, Details, Id, Outcome, Service, UserEmail, UserId, UserName};
     let (field, rank) = match folded {
         "id" => (Id, 0),
         "eventid" | "recordid" | "auditid" | "auditrecordid" => (Id, 1),
@@ -57,8 +57,6 @@ fn meaning(folded: &str) -> Option<Meaning> {
         "details" => (Details, 0),
         "detail" | "description" => (Details, 1),
         "message" | "text" => (Details, 2),
-        "objecttype" => (ObjectType, 0),
-        "entitytype" | "resourcetype" | "targettype" => (ObjectType, 1),
         "userid" => (UserId, 0),
         "actorid" | "adminid" | "principalid" | "clientadminid" => (UserId, 1),
         "username" => (UserName, 0),
