@@ -331,18 +331,14 @@ impl Sync {
             };
             let mut verdict = attempt.failed(cause.class());
             if verdict == Verdict::Narrow {
-                match self.source.narrowed(&cursor, now) {
-                    Some(smaller) => {
-                        tracing::warn!(error = %Chain(&cause), "a page cannot be read; asking for a shorter range");
-                        cursor = smaller;
-                        attempt.narrowed();
-                        continue;
-                    }
-                    None => {
-                        verdict = attempt.cannot_narrow();
-                        cursor = place.clone();
-                    }
+                if let Some(smaller) = self.source.narrowed(&cursor, now) {
+                    tracing::warn!(error = %Chain(&cause), "a page cannot be read; asking for a shorter range");
+                    cursor = smaller;
+                    attempt.narrowed();
+                    continue;
                 }
+                verdict = attempt.cannot_narrow();
+                cursor = place.clone();
             }
             if let Some(reason) = attempt.wait(verdict, &cause).await? {
                 return Err(Error::Source { name: self.source.name(), reason, cause }.into());

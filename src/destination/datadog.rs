@@ -145,7 +145,7 @@ impl IntakeClock {
 
 /// The intake's word on a body.
 #[derive(Debug)]
-enum Verdict {
+enum Ruling {
     Accepted,
     /// Something in it is not acceptable, or it is too large.
     Refused {
@@ -192,8 +192,8 @@ impl Datadog {
     pub async fn check_entry(&self, now: Timestamp) -> Result<(), Error> {
         let message = "auditsync check: a test entry, to be ignored";
         match self.post(self.notice("check", message, "info", now)?).await? {
-            Verdict::Accepted => Ok(()),
-            Verdict::Refused { meaning, reason } => Err(self.refuses_all(meaning, reason)),
+            Ruling::Accepted => Ok(()),
+            Ruling::Refused { meaning, reason } => Err(self.refuses_all(meaning, reason)),
         }
     }
 
@@ -228,7 +228,7 @@ impl Datadog {
         }
     }
 
-    async fn post(&self, body: Vec<u8>) -> Result<Verdict, Error> {
+    async fn post(&self, body: Vec<u8>) -> Result<Ruling, Error> {
         let place = self.place();
         let key = self.key.current();
         let mut request = self
@@ -249,9 +249,9 @@ impl Datadog {
         let reason = || Excerpt::of(&reply.body, &hidden);
         let variable = self.intake_variable;
         match response::meaning(reply.status, &reply.headers) {
-            Meaning::Accepted => Ok(Verdict::Accepted),
+            Meaning::Accepted => Ok(Ruling::Accepted),
             meaning @ (Meaning::BadPayload | Meaning::TooLarge) => {
-                Ok(Verdict::Refused { meaning, reason: format!("{status}: {}", reason()) })
+                Ok(Ruling::Refused { meaning, reason: format!("{status}: {}", reason()) })
             }
             Meaning::NotTheIntake => Err(Error::NotTheIntake { place, status, variable }),
             Meaning::KeyRefused => Err(self.key_refused(place, &reply, &key)),

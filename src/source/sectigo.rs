@@ -16,7 +16,7 @@ use super::oauth::AccessToken;
 use super::{Cursor, Error, Page, Source};
 use crate::http::{self, Reply};
 use crate::secret::Secret;
-use api::{Answer, Api};
+use api::{Api, PageAnswer};
 use moment::Moment;
 use position::{Contradiction, Cut, InRange, PageToken, Position, end_of_history};
 
@@ -110,8 +110,8 @@ impl Sectigo {
         let range = Position::starting_at(since).enter(end, Cut { window: Duration::from_secs(3600), ..self.cut });
         let Some(range) = range else { return Ok(0) };
         match self.api.records(range.from(), range.until(), None).await? {
-            Answer::Page { reply, access } => Ok(self.records(&reply, &access)?.len()),
-            Answer::PageTokenRefused { .. } => Ok(0),
+            PageAnswer::Page { reply, access } => Ok(self.records(&reply, &access)?.len()),
+            PageAnswer::PageTokenRefused { .. } => Ok(0),
         }
     }
 
@@ -152,6 +152,16 @@ impl Sectigo {
         let cut = Cut { window: *self.window.lock().unwrap_or_else(PoisonError::into_inner), ..self.cut };
         let range = position.enter(end_of_history(now, self.server_now(), self.delay), cut)?;
         Some(if self.overlap_off.load(Ordering::Relaxed) { range.without_overlap(self.cut) } else { range })
+    }
+
+    /// A place that lies far ahead of the API's clock was made by a wrong one: to wait for it would lose what happens meanwhile.
+    fn not_ahead(&self, since: Moment, theirs: Timestamp) -> Result<(), Error> {
+        let is_ahead = since > Moment::from(theirs).after(CLOCK_TOLERANCE);
+        if is_ahead { Err(self.ahead(since, theirs)) } else { Ok(()) }
+    }
+
+    fn ahead(&self, since: Moment, theirs: Timestamp) -> Error {
+        Error::AheadOfTheSource { place: self.api.place(), since: since.into(), theirs }
     }
 
     /// What a first page's own time says of its range: none if the range may end where it does, else where it has to.
@@ -197,13 +207,17 @@ impl Source for Sectigo {
     async fn next_page(&self, cursor: &Cursor, now: Timestamp) -> Result<Page, Error> {
         let position: Position = cursor.decode().map_err(Error::Cursor)?;
         let is_idle = matches!(position, Position::Idle { .. });
+        let since = position.since();
         let Some(range) = self.enter(position, now) else {
+            if let Some(theirs) = self.server_now() {
+                self.not_ahead(since, theirs)?;
+            }
             return Ok(Page { events: Vec::new(), already_delivered: 0, next: cursor.clone(), more: false });
         };
         tracing::debug!(from = %range.from(), until = %range.until(), first = range.token().is_none(), "asking for a page");
         let (reply, access) = match self.api.records(range.from(), range.until(), range.token()).await? {
-            Answer::Page { reply, access } => (reply, access),
-            Answer::PageTokenRefused { refusal } => {
+            PageAnswer::Page { reply, access } => (reply, access),
+            PageAnswer::PageTokenRefused { refusal } => {
                 tracing::warn!(error = %refusal, "the API refused a page's token; its range is read from the start again, and may repeat");
                 let place = self.api.place();
                 let smallest = || Error::Unreadable { place, reason: format!("in a range of one second, {refusal}") };
@@ -213,15 +227,14 @@ impl Source for Sectigo {
         };
         if let Some(end) = self.too_early(&range, &reply, now) {
             tracing::debug!(%end, "the API's clock has not come so far; asking for less");
-            let since = range.since();
+            let theirs = end.after(self.delay).into();
             return match range.shortened_to(end, self.cut) {
                 Some(shorter) => self.page(Vec::new(), 0, &Position::InRange(shorter), now),
-                // The next cycle finds out, unless the place cannot be right: then waiting does not mend it.
-                None if is_idle && since <= end.after(self.delay + CLOCK_TOLERANCE) => {
-                    Ok(Page { events: Vec::new(), already_delivered: 0, next: cursor.clone(), more: false })
-                }
+                // Within a range, time has already been where it is not any more: to ask again at once would spin.
+                None if !is_idle => Err(self.ahead(since, theirs)),
                 None => {
-                    Err(Error::AheadOfTheSource { place: self.api.place(), since: since.into(), theirs: end.into() })
+                    self.not_ahead(since, theirs)?;
+                    Ok(Page { events: Vec::new(), already_delivered: 0, next: cursor.clone(), more: false })
                 }
             };
         }

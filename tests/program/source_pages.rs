@@ -163,11 +163,28 @@ async fn a_page_over_the_bound_is_asked_for_in_halves() {
     stage.assert_all_once();
 }
 
+/// An array that never ends, as a proxy makes it that cuts answers and puts their length right.
+fn broken() -> Fault {
+    Fault::Body("[{".into())
+}
+
+#[tokio::test]
+async fn web_pages_in_place_of_a_page_are_waited_out_and_make_no_range_shorter() {
+    let stage = Stage::usual().await;
+    stage.push(40, 1500, 2);
+    stage.source_meets([Fault::PASS, Fault::NotJson, Fault::NotJson, Fault::NotJson, Fault::NotJson]);
+    let ended = stage.run_to(0).await;
+    assert!(ended.stderr.contains("SECTIGO_AUDIT_API_URL"), "{}", ended.stderr);
+    let openings = stage.openings();
+    assert!(openings.iter().all(|opening| opening.to == openings[0].to), "{openings:?}");
+    stage.assert_all_once();
+}
+
 #[tokio::test]
 async fn a_later_page_that_cannot_be_read_halves_the_range_and_sends_nothing_twice() {
     let stage = Stage::usual().await.with(LOOKBACK, "4m");
     stage.push(40, 220, 2);
-    stage.source_meets([Fault::PASS, Fault::PASS, Fault::NotJson, Fault::NotJson, Fault::NotJson]);
+    stage.source_meets([Fault::PASS, Fault::PASS, broken(), broken(), broken()]);
     stage.run_to(0).await;
     let openings = stage.openings();
     assert!(openings[1].to < openings[0].to, "{openings:?}");
@@ -179,7 +196,7 @@ async fn a_later_page_that_cannot_be_read_repeats_no_more_than_the_pages_before_
     // A range longer than the overlap: what was delivered of it is not remembered.
     let stage = Stage::usual().await;
     stage.push(40, 1500, 400);
-    stage.source_meets([Fault::PASS, Fault::PASS, Fault::NotJson, Fault::NotJson, Fault::NotJson]);
+    stage.source_meets([Fault::PASS, Fault::PASS, broken(), broken(), broken()]);
     stage.run_to(0).await;
     stage.assert_none_lost();
     assert!(stage.intake.count() <= 50, "the one page before it: {}", stage.intake.count());

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::stage::{Stage, ago, ten_a_page};
-use crate::support::{IntakeOptions, Record, ScmOptions};
+use crate::support::{Fault, IntakeOptions, Record, ScmOptions};
 
 const WINDOW: &str = "SECTIGO_AUDIT_SYNC_WINDOW";
 const DELAY: &str = "SECTIGO_AUDIT_SYNC_DELAY";
@@ -156,14 +156,33 @@ async fn a_server_clock_behind_ours_counts_with_the_delay() {
 }
 
 #[tokio::test]
-async fn a_server_clock_before_the_range_delivers_nothing_and_loses_nothing() {
-    let stage = dated(-7200).await;
+async fn a_place_ahead_of_the_servers_clock_is_told_and_loses_nothing() {
+    let stage = dated(-7200).await.with("SECTIGO_AUDIT_RETRY_BUDGET", "1s");
     stage.push(30, 1500, 2);
-    stage.run_to(0).await;
+    let ended = stage.run_to(75).await;
+    assert!(ended.stderr.contains("lies ahead of the clock of"), "{}", ended.stderr);
     assert_eq!(stage.intake.count(), 0);
     stage.scm.set_date_offset(0);
     stage.run_to(0).await;
     stage.assert_all_once();
+}
+
+#[tokio::test]
+async fn a_server_clock_that_goes_back_in_a_range_is_told_and_does_not_spin() {
+    let stage = dated(-60).await.with("SECTIGO_AUDIT_RETRY_BUDGET", "1s").with(LOOKBACK, "90s");
+    stage.push(30, 80, 70);
+    // The range is shortened to what the clock shows; then the clock shows a time before it.
+    stage.source_meets([Fault::PASS, Fault::PASS, Fault::Slow(Duration::from_millis(300))]);
+    let daemon = stage.setup.start(&[]);
+    stage.scm.wait_until("the shortened range is asked for", |requests| requests.len() >= 3).await;
+    stage.scm.set_date_offset(-3600);
+    let ended = daemon.ended().await;
+    assert_eq!(ended.code(), Some(75), "{}", ended.stderr);
+    assert!(ended.stderr.contains("lies ahead of the clock of"), "{}", ended.stderr);
+    assert!(stage.scm.requests().len() < 20, "{}", stage.scm.requests().len());
+    stage.scm.set_date_offset(0);
+    stage.run_to(0).await;
+    stage.assert_none_lost();
 }
 
 #[tokio::test]

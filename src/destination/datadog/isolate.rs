@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use super::entry::Form;
 use super::rejected::Fate;
 use super::response::Meaning;
-use super::{Datadog, Verdict};
+use super::{Datadog, Ruling};
 use crate::destination::{Error, Tally};
 use crate::event::Event;
 
@@ -80,7 +80,7 @@ impl<'a> Settling<'a> {
             self.work.push((sent.end..range.end, form));
         }
         match verdict {
-            Verdict::Accepted => {
+            Ruling::Accepted => {
                 self.tally.accepted += sent.len();
                 self.tally.restamped += batch.restamped;
                 self.tally.truncated += batch.cut.len();
@@ -89,13 +89,13 @@ impl<'a> Settling<'a> {
                 }
                 self.put_suspects_aside().await;
             }
-            Verdict::Refused { meaning, reason } if sent.len() > 1 => {
+            Ruling::Refused { meaning, reason } if sent.len() > 1 => {
                 tracing::warn!(entries = sent.len(), %reason, ?meaning, "the intake refused a batch; sending its halves");
                 let middle = sent.start + sent.len() / 2;
                 self.work.push((middle..sent.end, form));
                 self.work.push((sent.start..middle, form));
             }
-            Verdict::Refused { meaning, reason } => match (form, meaning) {
+            Ruling::Refused { meaning, reason } => match (form, meaning) {
                 (Form::Whole, Meaning::TooLarge) => self.work.push((sent, Form::Cut)),
                 (Form::Whole | Form::Cut, _) => self.work.push((sent, Form::Text)),
                 (Form::Text, _) => self.suspects.push(Suspect { index: sent.start, reason }),
@@ -115,11 +115,11 @@ impl<'a> Settling<'a> {
         self.tally.requests += 1;
         self.tally.bytes += body.len() as u64;
         match self.datadog.post(body).await? {
-            Verdict::Accepted => {
+            Ruling::Accepted => {
                 self.put_suspects_aside().await;
                 Ok(())
             }
-            Verdict::Refused { meaning, reason } => Err(self.datadog.refuses_all(meaning, reason)),
+            Ruling::Refused { meaning, reason } => Err(self.datadog.refuses_all(meaning, reason)),
         }
     }
 

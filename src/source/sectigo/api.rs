@@ -32,7 +32,7 @@ const CLIENT_VARIABLE: &str = "SECTIGO_AUDIT_API_CLIENT_ID";
 
 /// What came back for a page.
 #[derive(Debug)]
-pub(super) enum Answer {
+pub(super) enum PageAnswer {
     /// A success; its body is to be a page.
     Page {
         /// The answer.
@@ -80,7 +80,12 @@ impl Api {
     }
 
     /// Asks for the page behind `token`, or for the first one of (`from`, `to`].
-    pub(super) async fn records(&self, from: Moment, to: Moment, token: Option<&PageToken>) -> Result<Answer, Error> {
+    pub(super) async fn records(
+        &self,
+        from: Moment,
+        to: Moment,
+        token: Option<&PageToken>,
+    ) -> Result<PageAnswer, Error> {
         let mut url = self.records.clone();
         let (start, value) = match token {
             Some(PageToken(token)) => ("token", token.clone()),
@@ -91,7 +96,7 @@ impl Api {
         let access = self.credentials.token(&self.http, &endpoint, variable).await?;
         let reply = self.call(url, Some(&access)).await?;
         if reply.status == StatusCode::OK {
-            return Ok(Answer::Page { reply, access });
+            return Ok(PageAnswer::Page { reply, access });
         }
         self.refusal(&reply, &access, token.is_some()).await
     }
@@ -131,7 +136,7 @@ impl Api {
     }
 
     /// What an answer other than 200 means.
-    async fn refusal(&self, reply: &Reply, access: &AccessToken, paged: bool) -> Result<Answer, Error> {
+    async fn refusal(&self, reply: &Reply, access: &AccessToken, paged: bool) -> Result<PageAnswer, Error> {
         let place = self.place();
         let status = reply.status.as_u16();
         let reason = Excerpt::of(&reply.body, &self.credentials.redaction(Some(access)));
@@ -151,7 +156,7 @@ impl Api {
             408 | 425 | 429 | 500.. => Error::Unavailable { place, status, after: reply.retry_after(), reason },
             400..500 => {
                 let refusal = Error::Refused { place, status, reason, variable: URL_VARIABLE };
-                return if paged { Ok(Answer::PageTokenRefused { refusal }) } else { Err(refusal) };
+                return if paged { Ok(PageAnswer::PageTokenRefused { refusal }) } else { Err(refusal) };
             }
             // Another success than 200 is no page; neither is anything else that HTTP may come to know.
             _ => Error::NotAPage { place, reason: format!("status {status}, {reason}"), variable: URL_VARIABLE },

@@ -185,7 +185,7 @@ impl InRange {
     /// if nothing is left of it.
     pub fn shortened_to(self, end: Moment, cut: Cut) -> Option<Self> {
         let keep = Keep::new(end.before(cut.overlap).max(self.from), end);
-        (end > self.since).then(|| Self { until: end, keep, ..self })
+        (end > self.since).then_some(Self { until: end, keep, ..self })
     }
 
     /// The server refused the page's token: the range is read from its start, and the second time a shorter one.
@@ -323,8 +323,8 @@ mod tests {
         page::records(&Bytes::from(format!("[{}]", body.join(",")))).unwrap()
     }
 
-    fn token(name: &str) -> Option<PageToken> {
-        Some(PageToken(name.to_owned()))
+    fn token(name: &str) -> PageToken {
+        PageToken(name.to_owned())
     }
 
     fn enter(position: Position, end: &str) -> InRange {
@@ -377,7 +377,7 @@ mod tests {
             Contradiction::Unstable { expected: 30 }
         );
         assert!(next().take(records("11:58:29", 29..40), None).is_ok(), "one of them is enough");
-        assert!(next().take(records("12:00:01", 100..130), token("t")).is_ok(), "they may be on a later page");
+        assert!(next().take(records("12:00:01", 100..130), Some(token("t"))).is_ok(), "they may be on a later page");
     }
 
     #[test]
@@ -385,11 +385,13 @@ mod tests {
         let before =
             enter(Position::starting_at(at("11:00:00")), "12:00:00").take(records("11:56:00", 0..60), None).unwrap();
         let range = enter(before.next, "13:00:00");
-        let first = range.take([records("11:56:00", 0..60), records("12:00:01", 60..80)].concat(), token("a")).unwrap();
+        let first =
+            range.take([records("11:56:00", 0..60), records("12:00:01", 60..80)].concat(), Some(token("a"))).unwrap();
         assert_eq!((first.already_delivered, first.fresh.len()), (60, 20));
         let again = in_range(first).token_refused(CUT).unwrap();
         assert_eq!((again.token(), again.until()), (None, at("13:00:00")));
-        let first = again.take([records("11:56:00", 0..60), records("12:00:01", 60..80)].concat(), token("b")).unwrap();
+        let first =
+            again.take([records("11:56:00", 0..60), records("12:00:01", 60..80)].concat(), Some(token("b"))).unwrap();
         assert_eq!(first.already_delivered, 60, "what the range before delivered is known still");
         let halved = in_range(first).token_refused(CUT).unwrap();
         assert_eq!((halved.until(), halved.from()), (at("12:30:00"), at("11:55:00")));
@@ -426,7 +428,7 @@ mod tests {
             let mut looping = false;
             for page in 0..30 {
                 let name = (page % circle).to_string();
-                match range.take(records("11:10:00", page % circle..page % circle + 1), token(&name)) {
+                match range.take(records("11:10:00", page % circle..page % circle + 1), Some(token(&name))) {
                     Ok(sifted) => range = in_range(sifted),
                     Err(contradiction) => {
                         assert_eq!(contradiction, Contradiction::Looping);
@@ -443,7 +445,7 @@ mod tests {
     fn one_handle_for_many_pages_is_no_circle() {
         let mut range = enter(Position::starting_at(at("11:00:00")), "12:00:00");
         for page in 0..50 {
-            range = in_range(range.take(records("11:10:00", page..page + 1), token("scroll")).unwrap());
+            range = in_range(range.take(records("11:10:00", page..page + 1), Some(token("scroll"))).unwrap());
         }
     }
 

@@ -1,0 +1,187 @@
+//! Runs a case: one life of the engine after the other over one world, then a healthy one, then the reckoning.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use tokio::time::{sleep, timeout};
+
+use auditsync::state;
+use auditsync::sync::clock::Clock;
+use auditsync::sync::{Error, Mode, Outcome, Settings, Sync};
+
+use crate::destination::ModelDestination;
+use crate::plan::{Cue, End, LifePlan, Plan};
+use crate::source::ModelSource;
+use crate::store::{ModelStore, land_straggler};
+use crate::world::{Life, World};
+
+/// A life that nothing else ends is stopped after this long.
+const LONGEST_LIFE: Duration = Duration::from_secs(1000);
+
+/// A healthy run that takes longer does not end at all.
+const LONGEST_RECOVERY: Duration = Duration::from_secs(100_000);
+
+/// What a case came to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Summary {
+    /// How many repeats were permitted.
+    pub(crate) permitted: usize,
+}
+
+/// How a life ended.
+enum Ending {
+    Ended(Result<Outcome, Error>),
+    Crashed,
+}
+
+/// Runs a case under simulated time; the error says what went wrong.
+pub(crate) fn run(plan: &Plan) -> Result<Summary, String> {
+    fastrand::seed(plan.seed);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.unwrap().block_on(simulate(plan))
+}
+
+async fn simulate(plan: &Plan) -> Result<Summary, String> {
+    let world = Arc::new(World::new(plan));
+    for (number, life) in plan.lives.iter().enumerate() {
+        live(&world, number, life).await;
+        world.ledger().verdict().map_err(|what| format!("life {number}: {what}"))?;
+        sleep(Duration::from_millis(life.rest.into())).await;
+    }
+    world.heal();
+    if plan.tokens_expire {
+        world.api().expire();
+    }
+    let unseen = world.history.all_visible().duration_since(world.now());
+    sleep(Duration::try_from(unseen).unwrap_or_default()).await;
+    for number in 0..2 {
+        recover(&world, plan.lives.len() + number).await;
+        world.ledger().verdict().map_err(|what| format!("healthy run {number}: {what}"))?;
+        sleep(Duration::from_secs(60)).await;
+    }
+    let permitted = world.ledger().permitted();
+    Ok(Summary { permitted })
+}
+
+/// One run of the engine with whatever befalls it.
+async fn live(world: &Arc<World>, number: usize, plan: &LifePlan) {
+    let life = Arc::new(Life::new(number, Duration::from_secs(world.knobs.grace.into()), Some(plan)));
+    begin(world);
+    // Without the server's time, a clock that is ahead cannot be noticed.
+    let ahead = if world.knobs.dated { plan.ahead } else { plan.ahead.min(0) };
+    let sync = engine(world, &life, plan.mode, ahead, plan.busy);
+    let ending = run_until_over(world, &life, sync, plan).await;
+    if life.goes_round() {
+        world.ledger().violated("it goes round in a circle");
+    }
+    // What is still under way to the store arrives now or never.
+    land_straggler(world, number, true);
+    match ending {
+        Ending::Ended(Ok(Outcome::Done | Outcome::Stopped)) => world.ledger().ended_well(),
+        Ending::Ended(Ok(Outcome::Interrupted { uncertain })) => {
+            let may_repeat = world.ledger().uncertain();
+            if uncertain < may_repeat {
+                world.ledger().violated(format!("{may_repeat} events may be repeated, but only {uncertain} are told"));
+            }
+            world.ledger().broke_off();
+        }
+        Ending::Ended(Err(Error::State(state::Error::Conflict { .. }))) if !world.documents().was_overtaken(number) => {
+            world.ledger().violated("a conflict was seen, but there is no other writer");
+        }
+        Ending::Ended(Err(_)) | Ending::Crashed => world.ledger().broke_off(),
+    }
+}
+
+/// Waits for a life's end, and brings it about when it is time.
+async fn run_until_over(world: &World, life: &Life, sync: Sync, plan: &LifePlan) -> Ending {
+    let mut running = std::pin::pin!(sync.run());
+    let at = match plan.cue {
+        Cue::Time(millis) => Duration::from_millis(millis.into()),
+        Cue::Call(_) | Cue::Delivery(_) => LONGEST_LIFE,
+    };
+    tokio::select! {
+        biased;
+        ended = &mut running => return Ending::Ended(ended),
+        () = life.over() => return Ending::Crashed,
+        () = life.stop.requested() => {}
+        () = sleep(at) => {
+            if plan.end == End::Crash {
+                return Ending::Crashed;
+            }
+            life.stop.request();
+        }
+    }
+    let grace = Duration::from_secs(world.knobs.grace.into());
+    let patience = match plan.end {
+        End::StopTwice(millis) => grace.min(Duration::from_millis(millis.into())),
+        End::Crash | End::Stop => grace,
+    };
+    let too_long = async {
+        sleep(patience).await;
+        if patience < grace {
+            life.stop.request();
+        }
+        sleep(Duration::from_millis(1)).await;
+    };
+    tokio::select! {
+        biased;
+        ended = &mut running => Ending::Ended(ended),
+        () = life.over() => Ending::Crashed,
+        () = too_long => {
+            world.ledger().violated("a stop took longer than its grace");
+            Ending::Crashed
+        }
+    }
+}
+
+/// A run that nothing stands in the way of.
+async fn recover(world: &Arc<World>, number: usize) {
+    let life = Arc::new(Life::new(number, Duration::from_secs(25), None));
+    begin(world);
+    let end = world.now() - SignedDuration::from_secs(i64::from(world.knobs.delay) + 1);
+    let sync = engine(world, &life, Mode::Once, 0, 0);
+    let ending = tokio::select! {
+        biased;
+        ended = timeout(LONGEST_RECOVERY, sync.run()) => ended.ok(),
+        () = life.over() => None,
+    };
+    match ending {
+        Some(Ok(Outcome::Done)) => {}
+        other => return world.ledger().violated(format!("a healthy run ended with {other:?}")),
+    }
+    let mut ledger = world.ledger();
+    ledger.ended_well();
+    match ledger.position() {
+        Some(position) if position >= end => ledger.settle(position),
+        position => ledger.violated(format!("a healthy run came to {position:?} and not to {end}")),
+    }
+}
+
+/// The ledger learns what the next run finds in the store.
+fn begin(world: &World) {
+    let held = world.documents().held().map(|(written, _)| written.clone());
+    let position = held.as_ref().map(|written| {
+        let state = written.document.read("model").unwrap();
+        auditsync::source::sectigo::position(&state.cursor).unwrap()
+    });
+    world.ledger().begin_life(held.map_or(0, |written| written.behind), position);
+}
+
+fn engine(world: &Arc<World>, life: &Arc<Life>, mode: Mode, ahead: i16, busy: u8) -> Sync {
+    let knobs = world.knobs;
+    let settings = Settings {
+        mode,
+        interval: Duration::from_secs(knobs.interval.into()),
+        retry_budget: Duration::from_secs(knobs.budget.into()),
+        shutdown_grace: Duration::from_secs(knobs.grace.into()),
+    };
+    Sync::new(
+        Arc::new(ModelSource::new(Arc::clone(world), Arc::clone(life))),
+        Arc::new(ModelDestination::new(Arc::clone(world), Arc::clone(life))),
+        Arc::new(ModelStore::new(Arc::clone(world), Arc::clone(life), busy)),
+        settings,
+        Clock::starting_at(world.now() + SignedDuration::from_secs(ahead.into())),
+        life.stop.clone(),
+    )
+}

@@ -1,0 +1,318 @@
+//! The oracle: what was served, what arrived, what was written down, and whether that may be.
+//!
+//! It knows nothing of how the engine works. It compares three things that it sees for itself: the pages that the source gave, the events
+//! that the destination took, and the cursors that the store took.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use auditsync::event::Event;
+use auditsync::source::Cursor;
+
+use crate::history::{Content, History};
+use crate::plan::Knobs;
+
+/// Pages in flight at a time, as promised.
+const IN_FLIGHT: usize = 2;
+
+/// Number of a page in the order of serving; pages are delivered in this order.
+pub(crate) type PageNumber = usize;
+
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    history: Arc<History>,
+    knobs: Knobs,
+    /// How often each content arrived.
+    delivered: Vec<usize>,
+    /// How many of these may be repeats.
+    permitted: Vec<usize>,
+    pages: Vec<Served>,
+    /// Pages before this one belong to earlier lives.
+    life: PageNumber,
+    /// The next page to be delivered.
+    next: PageNumber,
+    delivering: Option<(PageNumber, Arc<[Event]>)>,
+    /// Pages before this one are behind the newest cursor that was stored.
+    committed: PageNumber,
+    /// When the first attempt was made to store what is not stored yet.
+    storing_since: Option<Instant>,
+    /// When the store last answered.
+    heard: Option<Instant>,
+    /// The very first position, and the newest one.
+    first: Option<Timestamp>,
+    position: Option<Timestamp>,
+    violation: Option<String>,
+}
+
+#[derive(Debug)]
+struct Served {
+    contents: Vec<Content>,
+    /// Which of them the destination has taken.
+    arrived: Vec<bool>,
+    next: Cursor,
+}
+
+/// A cursor on its way into the store.
+#[derive(Debug)]
+pub(crate) struct Stored<'a> {
+    pub(crate) cursor: &'a Cursor,
+    pub(crate) position: Timestamp,
+    /// The records of the range's pages before the one that the cursor leads to.
+    pub(crate) before: Vec<Content>,
+    /// Pages behind the document that is replaced.
+    pub(crate) base: PageNumber,
+}
+
+impl Ledger {
+    pub(crate) fn new(history: Arc<History>, knobs: Knobs) -> Self {
+        let nothing = vec![0; history.contents()];
+        Self {
+            history,
+            knobs,
+            delivered: nothing.clone(),
+            permitted: nothing,
+            pages: Vec::new(),
+            life: 0,
+            next: 0,
+            delivering: None,
+            committed: 0,
+            storing_since: None,
+            heard: None,
+            first: None,
+            position: None,
+            violation: None,
+        }
+    }
+
+    /// Something that may not be. The first one counts; what follows from it says less.
+    pub(crate) fn violated(&mut self, what: impl Into<String>) {
+        self.violation.get_or_insert_with(|| what.into());
+    }
+
+    /// Fails if anything happened that may not.
+    pub(crate) fn verdict(&self) -> Result<(), String> {
+        self.violation.clone().map_or(Ok(()), Err)
+    }
+
+    /// Whether a cursor was ever stored.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.first.is_some()
+    }
+
+    /// Where the engine is, as far as it is stored.
+    pub(crate) fn position(&self) -> Option<Timestamp> {
+        self.position
+    }
+
+    /// How many repeats were permitted.
+    pub(crate) fn permitted(&self) -> usize {
+        self.permitted.iter().sum()
+    }
+
+    /// A page is given to the engine.
+    pub(crate) fn serve(&mut self, fresh: &[Event], next: Cursor) {
+        let contents: Option<Vec<_>> = fresh.iter().map(|event| self.history.content(event.raw())).collect();
+        let Some(contents) = contents else { return self.violated("a page holds what is no record") };
+        let arrived = vec![false; contents.len()];
+        self.pages.push(Served { contents, arrived, next });
+    }
+
+    /// A delivery is begun or goes on; gives the page that it is.
+    pub(crate) fn deliver(&mut self, events: &Arc<[Event]>) -> PageNumber {
+        if let Some((page, known)) = &self.delivering
+            && Arc::ptr_eq(known, events)
+        {
+            return *page;
+        }
+        let page = (self.next..self.pages.len()).find(|page| !self.pages[*page].contents.is_empty());
+        let Some(page) = page else {
+            self.violated("a page was delivered that was not served");
+            return self.pages.len().saturating_sub(1);
+        };
+        let same = self.pages[page]
+            .contents
+            .iter()
+            .copied()
+            .map(Some)
+            .eq(events.iter().map(|event| self.history.content(event.raw())));
+        if !same {
+            self.violated(format!("page {page} did not arrive as it was served"));
+        }
+        self.check_nothing_waits_for_the_store(page);
+        self.next = page + 1;
+        self.delivering = Some((page, Arc::clone(events)));
+        page
+    }
+
+    /// What was taken before has to be stored before more is delivered, unless the store or the destination asked for time.
+    fn check_nothing_waits_for_the_store(&mut self, page: PageNumber) {
+        let waits = (self.committed.max(self.life)..page).any(|page| self.has_arrived(page));
+        let excused = self.knobs.buffer.is_some() || (self.knobs.paced && self.storing_since.is_none());
+        if waits && !excused {
+            self.violated(format!("page {page} was delivered before the one before it was stored"));
+        }
+    }
+
+    fn has_arrived(&self, page: PageNumber) -> bool {
+        self.pages[page].arrived.contains(&true)
+    }
+
+    /// The destination has taken (or rejected and kept) an event.
+    pub(crate) fn arrived(&mut self, page: PageNumber, index: usize) {
+        let page = &mut self.pages[page];
+        self.delivered[page.contents[index]] += 1;
+        page.arrived[index] = true;
+    }
+
+    /// An event arrived, and the engine could not learn of it.
+    pub(crate) fn unanswered(&mut self, page: PageNumber, index: usize) {
+        self.arrived(page, index);
+        self.permitted[self.pages[page].contents[index]] += 1;
+    }
+
+    /// These may arrive once more.
+    pub(crate) fn permit(&mut self, contents: &[Content]) {
+        for content in contents {
+            self.permitted[*content] += 1;
+        }
+    }
+
+    /// What was served of this stretch of time may arrive once more.
+    pub(crate) fn permit_all_of(&mut self, from: Timestamp, until: Timestamp) {
+        let mut served: Vec<_> = self.pages.iter().flat_map(|page| page.contents.iter().copied()).collect();
+        served.sort_unstable();
+        served.dedup();
+        served.retain(|content| (from..=until).contains(&self.history.time(*content)));
+        for content in served {
+            self.permitted[content] += self.history.equal(content);
+        }
+    }
+
+    /// The store is asked to take a cursor.
+    pub(crate) fn storing(&mut self) {
+        self.storing_since.get_or_insert_with(Instant::now);
+    }
+
+    /// The store gave an answer of some kind.
+    pub(crate) fn heard(&mut self) {
+        self.heard = Some(Instant::now());
+    }
+
+    /// The store has taken a cursor. Gives the number of pages behind it.
+    pub(crate) fn stored(&mut self, stored: &Stored<'_>) -> PageNumber {
+        let page = (self.life..self.pages.len()).rev().find(|page| self.pages[*page].next == *stored.cursor);
+        let behind = page.map_or(stored.base, |page| page + 1);
+        if let Some(page) = (self.life..behind).find(|page| self.pages[*page].arrived.contains(&false)) {
+            self.violated(format!("the cursor behind page {} was stored before page {page} was accepted", behind - 1));
+        }
+        if self.position.is_some_and(|position| stored.position < position) {
+            self.violated(format!("the stored cursor went back to {}", stored.position));
+        }
+        let first = *self.first.get_or_insert(stored.position);
+        self.position = Some(stored.position);
+        self.committed = self.committed.max(behind);
+        self.storing_since = None;
+        let delay = Duration::from_secs(self.knobs.delay.into());
+        let records = self.history.records.iter();
+        let due: Vec<_> = records
+            .filter(|record| record.visible <= record.at + delay)
+            .filter(|record| record.at > first && record.at <= stored.position)
+            .map(|record| record.content)
+            .collect();
+        self.check_arrived(&due, stored.position);
+        self.check_arrived(&stored.before, stored.position);
+        behind
+    }
+
+    fn check_arrived(&mut self, contents: &[Content], position: Timestamp) {
+        let missing = count(contents).into_iter().find(|(content, due)| self.delivered[*content] < *due);
+        if let Some((content, due)) = missing {
+            let had = self.delivered[content];
+            self.violated(format!(
+                "a cursor at {position} was stored, but of r{content} only {had} of {due} had arrived"
+            ));
+        }
+    }
+
+    /// The number of events that arrived and that no stored cursor is behind.
+    pub(crate) fn uncertain(&self) -> usize {
+        let pages = self.committed.max(self.life)..self.pages.len();
+        pages.map(|page| self.pages[page].arrived.iter().filter(|arrived| **arrived).count()).sum()
+    }
+
+    /// A run is over without having been asked to end, or not in time.
+    pub(crate) fn broke_off(&mut self) {
+        if self.knobs.buffer.is_some() {
+            return;
+        }
+        let waiting: Vec<_> =
+            (self.committed.max(self.life)..self.pages.len()).filter(|page| self.has_arrived(*page)).collect();
+        let pace = Duration::from_secs(self.knobs.paced.into());
+        let now = self.storing_since.unwrap_or_else(Instant::now);
+        // A store that wants a second between writes leaves what was delivered in that second.
+        let overdue = !self.knobs.paced || self.heard.is_none_or(|heard| now > heard + pace);
+        if overdue && waiting.len() > IN_FLIGHT {
+            self.violated(format!("pages {waiting:?} were delivered and not stored when the run broke off"));
+        }
+    }
+
+    /// A run ended well.
+    pub(crate) fn ended_well(&mut self) {
+        let uncertain = self.uncertain();
+        if uncertain > 0 {
+            self.violated(format!("{uncertain} events arrived that a clean end did not write down"));
+        }
+    }
+
+    /// The next run starts with a document that `behind` pages are behind, at `position`.
+    pub(crate) fn begin_life(&mut self, behind: PageNumber, position: Option<Timestamp>) {
+        let mut again = HashMap::<Content, usize>::new();
+        for page in &self.pages[behind..] {
+            for (content, arrived) in page.contents.iter().zip(&page.arrived) {
+                *again.entry(*content).or_default() += usize::from(*arrived);
+            }
+        }
+        for (content, times) in again {
+            self.permitted[content] += times.min(self.history.equal(content));
+        }
+        self.life = self.pages.len();
+        self.next = self.life;
+        self.committed = behind;
+        self.delivering = None;
+        self.storing_since = None;
+        self.position = position;
+    }
+
+    /// Everything up to `end` should have arrived, and as often as it may.
+    pub(crate) fn settle(&mut self, end: Timestamp) {
+        let Some(first) = self.first else { return };
+        let records = self.history.records.iter();
+        let due: Vec<_> =
+            records.filter(|record| record.at > first && record.at <= end).map(|record| record.content).collect();
+        let due = count(&due);
+        for content in 0..self.delivered.len() {
+            let (had, due) = (self.delivered[content], due.get(&content).copied().unwrap_or_default());
+            if had < due {
+                self.violated(format!("lost: of r{content} {had} of {due} arrived"));
+            }
+            let most = due + self.permitted[content];
+            if had > most && !(due > 0 && self.history.is_misleading(content)) {
+                self.violated(format!(
+                    "repeated: r{content} arrived {had} times, {due} are there, at most {most} were permitted"
+                ));
+            }
+        }
+    }
+}
+
+fn count(contents: &[Content]) -> HashMap<Content, usize> {
+    let mut counts = HashMap::new();
+    for content in contents {
+        *counts.entry(*content).or_default() += 1;
+    }
+    counts
+}

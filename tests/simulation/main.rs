@@ -1,0 +1,82 @@
+//! The engine under simulated time: generated histories, generated faults, and an oracle that knows what is promised.
+//!
+//! Every case is a sequence of lives over one world. A life is a run of the real engine, over the real computation of ranges and positions,
+//! that ends by itself, by a stop, or by a crash at any moment; the server, the store and the [`ledger`] go on. When all faults are over, a
+//! healthy run has to come to the end, and then everything has arrived, and nothing more often than the design permits.
+
+#![allow(clippy::unwrap_used, reason = "a model that cannot do its work must fail the test")]
+
+mod api;
+mod destination;
+mod documents;
+mod driver;
+mod history;
+mod ledger;
+mod plan;
+mod source;
+mod store;
+mod world;
+
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
+
+use auditsync::sync::Mode;
+use plan::{Burst, Cue, End, Knobs, LastPage, LifePlan, Order, Paging, Plan, SourceFault, Spell, Told, Trouble, plans};
+
+/// `PROPTEST_CASES` asks for more cases. A failing case is printed whole and needs no file to be kept.
+fn cases() -> ProptestConfig {
+    ProptestConfig { failure_persistence: None, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    #[test]
+    fn nothing_is_lost_and_repeats_are_only_where_permitted(plan in plans(Trouble::Any, false)) {
+        driver::run(&plan).map_err(TestCaseError::fail)?;
+    }
+
+    #[test]
+    fn a_clean_stop_repeats_nothing(plan in plans(Trouble::Mild, false)) {
+        let summary = driver::run(&plan).map_err(TestCaseError::fail)?;
+        prop_assert_eq!(summary.permitted, 0);
+    }
+
+    #[test]
+    fn records_late_within_the_overlap_are_delivered_once(plan in plans(Trouble::NothingNarrows, true)) {
+        driver::run(&plan).map_err(TestCaseError::fail)?;
+    }
+}
+
+#[test]
+fn a_burst_of_late_records_is_not_taken_for_a_history_that_changes() {
+    let known = Burst { at: -100, millis: 0, count: 30, step: 1000, copies: 0, told: Told::Right, late: 0 };
+    let late = Burst { at: -250, count: 25, late: 100, ..known };
+    let life = LifePlan { mode: Mode::Once, ahead: 0, busy: 0, cue: Cue::Time(100_000), end: End::Stop, rest: 0 };
+    let plan = Plan {
+        bursts: vec![known, late],
+        paging: Paging { sizes: vec![20], order: Order::Ascending, last: LastPage::NoToken },
+        lives: vec![life],
+        beyond_delay: 300,
+        ..Plan::quiet()
+    };
+    driver::run(&plan).unwrap();
+}
+
+#[test]
+fn a_page_token_that_has_expired_does_not_hold_up_the_smallest_range() {
+    let burst = Burst { at: -3, millis: 500, count: 6, step: 1, copies: 0, told: Told::Right, late: 0 };
+    let end = End::Crash;
+    let life = LifePlan { mode: Mode::Loop, ahead: 0, busy: 0, cue: Cue::Delivery(6), end, rest: 0 };
+    let quiet = Plan::quiet();
+    let plan = Plan {
+        knobs: Knobs { delay: 0, window: 1, overlap: 0, lookback: 5, ..quiet.knobs },
+        bursts: vec![burst],
+        paging: Paging { sizes: vec![1], ..quiet.paging },
+        source: vec![Spell { after: 3, fault: SourceFault::PageTokenRefused, times: 1 }],
+        lives: vec![life],
+        tokens_expire: true,
+        ..quiet
+    };
+    driver::run(&plan).unwrap();
+}

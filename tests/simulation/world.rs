@@ -1,0 +1,174 @@
+//! What outlives a crash: the server, the store's documents, the ledger, and time.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use auditsync::http::{Excerpt, Place, Redaction};
+use auditsync::sync::stop::Stop;
+
+use crate::api::Api;
+use crate::documents::Documents;
+use crate::history::{History, ORIGIN};
+use crate::ledger::Ledger;
+use crate::plan::{Cue, DestinationFault, End, Knobs, LifePlan, Plan, SourceFault, Spell, StoreFault};
+
+/// A life that begins and ends more calls than this goes round in a circle.
+const MOST_CALLS: u32 = 30_000;
+
+/// Everything that is not the engine.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) knobs: Knobs,
+    pub(crate) history: Arc<History>,
+    pub(crate) source_script: Script<SourceFault>,
+    pub(crate) destination_script: Script<DestinationFault>,
+    pub(crate) store_script: Script<StoreFault>,
+    begun: Instant,
+    api: Mutex<Api>,
+    documents: Mutex<Documents>,
+    ledger: Mutex<Ledger>,
+}
+
+impl World {
+    pub(crate) fn new(plan: &Plan) -> Self {
+        let history = Arc::new(History::of(plan));
+        Self {
+            knobs: plan.knobs,
+            source_script: Script::new(&plan.source),
+            destination_script: Script::new(&plan.destination),
+            store_script: Script::new(&plan.store),
+            begun: Instant::now(),
+            api: Mutex::new(Api::new(Arc::clone(&history), plan.paging.clone(), plan.seed, plan.knobs.rewrites)),
+            documents: Mutex::new(Documents::default()),
+            ledger: Mutex::new(Ledger::new(Arc::clone(&history), plan.knobs)),
+            history,
+        }
+    }
+
+    /// The server's clock.
+    pub(crate) fn now(&self) -> Timestamp {
+        ORIGIN + self.begun.elapsed()
+    }
+
+    pub(crate) fn api(&self) -> MutexGuard<'_, Api> {
+        self.api.lock().unwrap()
+    }
+
+    pub(crate) fn documents(&self) -> MutexGuard<'_, Documents> {
+        self.documents.lock().unwrap()
+    }
+
+    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap()
+    }
+
+    /// From now on everything works.
+    pub(crate) fn heal(&self) {
+        self.source_script.clear();
+        self.destination_script.clear();
+        self.store_script.clear();
+    }
+}
+
+/// Faults to come, call by call; none when all are over.
+#[derive(Debug)]
+pub(crate) struct Script<F>(Mutex<VecDeque<Option<F>>>);
+
+impl<F: Copy> Script<F> {
+    fn new(spells: &[Spell<F>]) -> Self {
+        let calls = spells.iter().flat_map(|spell| {
+            let well = std::iter::repeat_n(None, spell.after.into());
+            well.chain(std::iter::repeat_n(Some(spell.fault), spell.times.into()))
+        });
+        Self(Mutex::new(calls.collect()))
+    }
+
+    /// What is wrong with this call.
+    pub(crate) fn next(&self) -> Option<F> {
+        self.0.lock().unwrap().pop_front().flatten()
+    }
+
+    fn clear(&self) {
+        self.0.lock().unwrap().clear();
+    }
+}
+
+/// What ends with a crash: a process, as the engine's counterparts see it.
+#[derive(Debug)]
+pub(crate) struct Life {
+    pub(crate) number: usize,
+    pub(crate) stop: Stop,
+    plan: Option<LifePlan>,
+    calls: AtomicU32,
+    deliveries: AtomicU32,
+    over: CancellationToken,
+}
+
+impl Life {
+    pub(crate) fn new(number: usize, grace: Duration, plan: Option<&LifePlan>) -> Self {
+        let (calls, deliveries) = (AtomicU32::new(0), AtomicU32::new(0));
+        Self { number, stop: Stop::new(grace), plan: plan.copied(), calls, deliveries, over: CancellationToken::new() }
+    }
+
+    /// Every call passes here before and after its effect: it may be the moment at which the life is to end.
+    pub(crate) async fn pass(&self) {
+        let call = self.calls.fetch_add(1, Ordering::Relaxed);
+        match self.plan {
+            Some(LifePlan { cue: Cue::Call(at), end, .. }) if u32::from(at) == call => self.end(end).await,
+            _ if call >= MOST_CALLS => self.die().await,
+            _ => {}
+        }
+    }
+
+    /// A delivery passes here, too.
+    pub(crate) async fn pass_delivery(&self) {
+        let delivery = self.deliveries.fetch_add(1, Ordering::Relaxed);
+        match self.plan {
+            Some(LifePlan { cue: Cue::Delivery(at), end, .. }) if u32::from(at) == delivery => self.end(end).await,
+            _ => self.pass().await,
+        }
+    }
+
+    async fn end(&self, end: End) {
+        match end {
+            End::Crash => self.die().await,
+            End::Stop | End::StopTwice(_) => self.stop.request(),
+        }
+    }
+
+    async fn die(&self) {
+        self.over.cancel();
+        std::future::pending().await
+    }
+
+    /// The moment of a crash that a call caused.
+    pub(crate) async fn over(&self) {
+        self.over.cancelled().await;
+    }
+
+    /// Whether it made more calls than any sensible run.
+    pub(crate) fn goes_round(&self) -> bool {
+        self.calls.load(Ordering::Relaxed) > MOST_CALLS
+    }
+}
+
+/// Where all calls go.
+pub(crate) fn place() -> Place {
+    Place::of(&"http://model.invalid/".parse().unwrap())
+}
+
+/// What an answer says.
+pub(crate) fn excerpt() -> Excerpt {
+    Excerpt::of(b"a fault of the model", &Redaction::none())
+}
+
+/// Time that a call takes.
+pub(crate) async fn take(millis: u16) {
+    tokio::time::sleep(Duration::from_millis(millis.into())).await;
+}
