@@ -354,13 +354,42 @@ impl Sync {
         committer: &mut Committer,
         report: &mut Report,
     ) -> Result<(), Halt> {
-        let receipt = if events.is_empty() { None } else { Some(self.deliver(events, report).await?) };
+        let receipt =
+            if events.is_empty() { None } else { Some(self.deliver_in_pace(events, committer, report).await?) };
         committer.advance(cursor);
         // What the destination holds in a buffer is not accepted yet; neither is what follows it.
         if receipt != Some(Receipt::Held) && !self.destination.is_holding() && committer.due_in().is_zero() {
             self.write(committer).await?;
         }
         Ok(())
+    }
+
+    /// Delivers a page. What was delivered before it and waits for a slow store is written when its time comes, however long
+    /// this delivery takes.
+    async fn deliver_in_pace(
+        &self,
+        events: Vec<Event>,
+        committer: &mut Committer,
+        report: &mut Report,
+    ) -> Result<Receipt, Halt> {
+        let count = events.len();
+        let is_due = committer.is_pending() && !self.destination.is_holding();
+        let mut delivering = std::pin::pin!(self.deliver(events, report));
+        if !is_due {
+            return delivering.await;
+        }
+        tokio::select! {
+            biased;
+            receipt = &mut delivering => return receipt,
+            () = tokio::time::sleep(committer.due_in()) => {}
+        }
+        let writing = async {
+            self.write(committer).await?;
+            self.in_flight.set(count);
+            Ok(())
+        };
+        let ((), receipt) = tokio::try_join!(writing, &mut delivering)?;
+        Ok(receipt)
     }
 
     /// Commits what is left to commit: at the end of a cycle and before a stop.

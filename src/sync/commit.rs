@@ -108,8 +108,13 @@ impl Committer {
 
     /// A save that failed or had no answer may have gone through: the nonce that the store holds tells.
     async fn after_failed_save(&mut self, error: Error, document: &Document) -> Result<Version, Error> {
-        // Where the store cannot be read either, the save's own error says more.
-        let Ok(held) = self.store.load().await else { return Err(error) };
+        let held = match self.store.load().await {
+            Ok(held) => held,
+            // Whose document stands in the way is not known until it is read: it may be our own.
+            Err(unread) if matches!(error, Error::Conflict { .. }) => return Err(unread),
+            // Where the store cannot be read either, the save's own error says more.
+            Err(_) => return Err(error),
+        };
         let Some((held, version)) = held else {
             let had_one = self.version.take().is_some();
             if had_one && matches!(error, Error::Conflict { .. }) {

@@ -58,7 +58,7 @@ impl ModelSource {
 
     fn enter(&self, position: Position, now: Timestamp) -> Option<InRange> {
         let range = position.enter(end_of_history(now, self.server_now(), self.delay()), self.cut())?;
-        Some(if self.overlap_off.load(Ordering::Relaxed) { range.without_overlap() } else { range })
+        Some(if self.overlap_off.load(Ordering::Relaxed) { range.without_overlap(self.cut()) } else { range })
     }
 
     fn too_early(&self, range: &InRange, date: Option<Timestamp>) -> Option<Moment> {
@@ -112,20 +112,24 @@ impl ModelSource {
 
     async fn next(&self, cursor: &Cursor, now: Timestamp) -> Result<Page, Error> {
         let position: Position = cursor.decode().map_err(Error::Cursor)?;
-        let idle = position.clone();
+        let is_idle = matches!(position, Position::Idle { .. });
         let Some(range) = self.enter(position, now) else {
             return Ok(Page { events: Vec::new(), already_delivered: 0, next: cursor.clone(), more: false });
         };
         let Answer::Page { body, token, date } = self.ask(&range).await? else {
-            let again = range.clone().token_refused(self.cut()).ok_or_else(refused)?;
+            let again = range.clone().token_refused(self.cut()).ok_or_else(smallest_refused)?;
             self.permit(&range, &again);
             return Ok(self.page(Vec::new(), 0, &Position::InRange(again), now));
         };
+        let range_since = range.since().into();
         if let Some(end) = self.too_early(&range, date) {
-            let shorter = range.shortened_to(end, self.cut()).map_or(idle, Position::InRange);
-            let mut page = self.page(Vec::new(), 0, &shorter, now);
-            page.more = matches!(shorter, Position::InRange(_));
-            return Ok(page);
+            return match range.shortened_to(end, self.cut()) {
+                Some(shorter) => Ok(self.page(Vec::new(), 0, &Position::InRange(shorter), now)),
+                None if !is_idle => {
+                    Err(Error::AheadOfTheSource { place: place(), since: range_since, theirs: end.into() })
+                }
+                None => Ok(Page { events: Vec::new(), already_delivered: 0, next: cursor.clone(), more: false }),
+            };
         }
         let records =
             page::records(&body).map_err(|cause| Error::Unreadable { place: place(), reason: cause.to_string() })?;
@@ -169,11 +173,7 @@ impl Source for ModelSource {
 
     fn first_cursor(&self, now: Timestamp) -> Cursor {
         let lookback = Duration::from_secs(self.world.knobs.lookback.into());
-        self.cursor_at(Moment::from(now).before(lookback).into())
-    }
-
-    fn cursor_at(&self, since: Timestamp) -> Cursor {
-        sectigo::cursor_at(since)
+        sectigo::cursor_at(Moment::from(now).before(lookback).into())
     }
 
     fn position(&self, cursor: &Cursor) -> Result<Timestamp, Error> {
@@ -203,6 +203,10 @@ impl Source for ModelSource {
         self.permit(&range, &narrowed);
         Cursor::encode(&Position::InRange(narrowed)).ok()
     }
+}
+
+fn smallest_refused() -> Error {
+    Error::Unreadable { place: place(), reason: "tokens of the smallest range are refused".to_owned() }
 }
 
 fn refused() -> Error {

@@ -16,6 +16,9 @@ use crate::event::Event;
 /// A first page that repeats none of at least this many known records shows that the records are not stable.
 const TELLING: usize = 20;
 
+/// The smallest range is read anew at once until so many of its tokens were refused; then a wait comes first.
+const MOST_REFUSALS: u32 = 32;
+
 /// How ranges are cut.
 #[derive(Debug, Clone, Copy)]
 pub struct Cut {
@@ -165,7 +168,7 @@ impl InRange {
     /// The same range without its overlap: for a server whose records are not stable, and where nothing else can be read.
     pub fn without_overlap(self, cut: Cut) -> Self {
         if self.token.is_some() {
-            return self;
+            return Self { sure: 0, ..self };
         }
         Self { refusals: self.refusals, ..Self::new(self.since, self.until, self.since, Fingerprints::default(), cut) }
     }
@@ -188,17 +191,18 @@ impl InRange {
         (end > self.since).then_some(Self { until: end, keep, ..self })
     }
 
-    /// The server refused the page's token: the range is read from its start, and the second time a shorter one.
+    /// The server refused the page's token: the range is read from its start, and the second time a shorter one, while there
+    /// is one. None when tokens of the smallest range were refused again and again.
     pub fn token_refused(self, cut: Cut) -> Option<Self> {
         let mut again = if self.refusals == 0 {
             let until = self.until;
             self.again_until(until, cut)
-        } else if self.is_smallest() {
+        } else if self.is_smallest() && self.refusals > MOST_REFUSALS {
             return None;
         } else {
             self.halved(cut)?
         };
-        again.refusals += 1;
+        again.refusals = again.refusals.saturating_add(1);
         Some(again)
     }
 
@@ -257,6 +261,9 @@ impl InRange {
         if already_delivered == 0 && telling >= TELLING {
             return Err(Contradiction::Unstable { expected: telling });
         }
+        if already_delivered > 0 {
+            self.sure = 0;
+        }
         self.expected = expected.remaining(&delivered);
         let next = match token {
             Some(token) => Position::InRange(Self { token: Some(token), ..self }),
@@ -265,16 +272,23 @@ impl InRange {
         Ok(Sifted { fresh, already_delivered, shrunk, next })
     }
 
-    /// How many of the expected records this page should hold, going by its own times.
+    /// How many known records have to stand on this page, if none of them stood on those before it.
     ///
-    /// A whole range holds them all; the first of several pages as many as it has records of the time before `since`.
+    /// All of them on the last page, and on the first if it leads in the order of time from before `since` to behind it: then
+    /// the whole overlap is on it. Any other page may hold none, since any number of records that became visible late may stand
+    /// before them.
     fn telling(&self, records: &[Event], more: bool) -> usize {
-        if self.token.is_some() {
-            return 0;
-        }
-        let old = |event: &&Event| event.time().is_none_or(|time| !self.since.is_before(time));
-        let room = if more { records.iter().filter(old).count() } else { usize::MAX };
-        self.sure.min(room)
+        let times = || records.iter().map(Event::time);
+        let is_old = |time: Option<Timestamp>| time.is_some_and(|time| !self.since.is_before(time));
+        let leads_over = || {
+            let ends = (times().next().flatten(), times().next_back().flatten());
+            is_old(ends.0)
+                && ends.1.is_some()
+                && !is_old(ends.1)
+                && times().all(|time| time.is_some())
+                && times().is_sorted()
+        };
+        if !more || (self.token.is_none() && leads_over()) { self.sure } else { 0 }
     }
 
     /// Counts a page, and notices when the pages go round in a circle (Brent's way: every page is compared with the last
@@ -377,7 +391,12 @@ mod tests {
             Contradiction::Unstable { expected: 30 }
         );
         assert!(next().take(records("11:58:29", 29..40), None).is_ok(), "one of them is enough");
-        assert!(next().take(records("12:00:01", 100..130), Some(token("t"))).is_ok(), "they may be on a later page");
+        let others = || records("11:59:50", 100..130);
+        let unstable = Contradiction::Unstable { expected: 30 };
+        assert_eq!(next().take(others(), Some(token("t"))).unwrap_err(), unstable, "in order, they would stand here");
+        let newest_first: Vec<_> = others().into_iter().rev().collect();
+        let later = next().take(newest_first, Some(token("t"))).unwrap();
+        assert_eq!(in_range(later).take(Vec::new(), None).unwrap_err(), unstable, "on no page at all");
     }
 
     #[test]
