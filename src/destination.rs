@@ -216,7 +216,7 @@ impl Error {
     /// What the error means to the engine.
     pub fn class(&self) -> Class {
         match self {
-            Self::Http(http::Error::Setup(_)) => Class::Fatal,
+            Self::Http(http::Error::Setup(_) | http::Error::NoTls { .. }) => Class::Fatal,
             Self::Http(http::Error::Redirected { .. }) | Self::RefusesAll { .. } => Class::Refused,
             // Whatever answers in the intake's place may go away again, as a portal does.
             Self::Http(_) | Self::Batch(_) | Self::KeyRotated { .. } | Self::NotTheIntake { .. } => {

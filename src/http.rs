@@ -89,6 +89,12 @@ pub enum Error {
     /// No client could be made.
     #[error("cannot set up HTTP (is the system's trust store in place? SSL_CERT_FILE names another)")]
     Setup(#[source] reqwest::Error),
+    /// The program was built without TLS.
+    #[error("this build cannot call {place}: it has no TLS; build it with the feature `tls`, which is on by default")]
+    NoTls {
+        /// Where the call was to go.
+        place: Place,
+    },
     /// No connection, or it broke before an answer began.
     #[error("no answer from {place}")]
     Unanswered {
@@ -139,7 +145,7 @@ impl Error {
         match self {
             Self::Unanswered { cause, .. } => !cause.is_connect() && !cause.is_builder(),
             Self::TimedOut { .. } | Self::BrokenOff { .. } | Self::TooLarge { .. } => true,
-            Self::Setup(_) | Self::Redirected { .. } => false,
+            Self::Setup(_) | Self::NoTls { .. } | Self::Redirected { .. } => false,
         }
     }
 }
@@ -166,6 +172,9 @@ impl Client {
     /// there in clear must not pass another machine.
     pub fn request(&self, method: Method, url: Url) -> Result<RequestBuilder, Error> {
         let encrypted = url.scheme() == "https";
+        if encrypted && !cfg!(feature = "tls") {
+            return Err(Error::NoTls { place: Place::of(&url) });
+        }
         let slot = if encrypted { &self.encrypted } else { &self.plain };
         let client = match slot.get() {
             Some(client) => client,

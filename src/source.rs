@@ -223,7 +223,7 @@ impl Error {
     /// What the error means to the engine.
     pub fn class(&self) -> Class {
         match self {
-            Self::Http(http::Error::Setup(_)) | Self::Cursor(_) => Class::Fatal,
+            Self::Http(http::Error::Setup(_) | http::Error::NoTls { .. }) | Self::Cursor(_) => Class::Fatal,
             Self::Http(
                 http::Error::Unanswered { .. } | http::Error::TimedOut { .. } | http::Error::BrokenOff { .. },
             )
