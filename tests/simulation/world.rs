@@ -144,7 +144,7 @@ impl Life {
 
     async fn die(&self) {
         self.over.cancel();
-        std::future::pending().await;
+        std::future::pending::<()>().await;
     }
 
     /// The moment of a crash that a call caused.
