@@ -1,4 +1,4 @@
-//! The whole pipeline against built-in fakes: `cargo run --release --no-default-features --example demo`. No credentials,
+//! The whole pipeline against built-in fakes: `cargo run --profile demo --no-default-features --example demo`. No credentials,
 //! no network; without TLS, which it does not need, it is built in half the time.
 //!
 //! A fake certificate manager with a backlog of audit records and a fake Datadog intake run on loopback, both failing now and
