@@ -114,6 +114,7 @@ fn pipeline(scm: &FakeScm, intake: &FakeIntake, folder: &std::path::Path) -> Syn
         interval: Duration::from_secs(60),
         retry_budget: Duration::from_secs(60),
         shutdown_grace: Duration::from_secs(5),
+        lease_ttl: Duration::from_secs(60),
     };
     Sync::new(
         Arc::new(Sectigo::new(source, Arc::clone(&http))),

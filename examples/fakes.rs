@@ -1,5 +1,6 @@
 //! A certificate manager and an intake to try the real binary against: `cargo run --release --example fakes -- 100000`.
 //!
+//! After the number of records may follow how many a page has, and how many milliseconds every answer takes.
 //! It prints the variables to run `auditsync` with, then a line whenever something has arrived, until it is interrupted.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a tool for people, with nobody to hand an error to")]
 
@@ -13,11 +14,13 @@ use support::{FakeIntake, FakeScm, IntakeOptions, Records, ScmOptions};
 
 #[tokio::main]
 async fn main() {
-    let count: usize = std::env::args().nth(1).map_or(10_000, |count| count.parse().unwrap());
-    let options = ScmOptions { page_size: 1000, client_secret: "=m0sfj!RQZ".into(), ..ScmOptions::default() };
+    let number = |nth: usize, default: usize| std::env::args().nth(nth).map_or(default, |text| text.parse().unwrap());
+    let (count, page_size, latency) = (number(1, 10_000), number(2, 1000), number(3, 0));
+    let latency = Duration::from_millis(latency as u64);
+    let options = ScmOptions { page_size, latency, client_secret: "=m0sfj!RQZ".into(), ..ScmOptions::default() };
     let (client, key) = (options.clone(), IntakeOptions::default().api_key);
     let scm = FakeScm::start(options).await;
-    let intake = FakeIntake::start(IntakeOptions { keep_bodies: false, ..IntakeOptions::default() }).await;
+    let intake = FakeIntake::start(IntakeOptions { keep_bodies: false, latency, ..IntakeOptions::default() }).await;
     let now = Timestamp::now();
     scm.push(Records::seeded(1).between(now - Duration::from_secs(6 * 3600), now - Duration::from_secs(60), count));
     println!("export SECTIGO_AUDIT_API_URL={}", scm.url());

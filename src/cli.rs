@@ -9,16 +9,20 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use jiff::Timestamp;
 
-use crate::config::{self, Config, ConfigError, StateConfig};
+use crate::config::{self, Config, ConfigError, HealthConfig, StateConfig};
 use crate::failure::Chain;
 use crate::telemetry;
 use exit::Exit;
 
 mod assemble;
 mod check;
+mod dry_run;
 mod exit;
+mod health;
 mod run;
+mod signals;
 mod state;
+mod supervised;
 
 /// Copies audit events from Sectigo Certificate Manager to Datadog and never loses its place.
 ///
@@ -37,7 +41,15 @@ enum Command {
     Run(RunArguments),
     /// Try everything once, deliver only a test entry, and say what works and what to do about the rest.
     Check,
-    /// Look at the stored place, or set it.
+    /// Ask the daemon at `SECTIGO_AUDIT_HTTP_LISTEN` whether it is alive, for a container's health check: 0 if so, else 75.
+    ///
+    /// An outage of either side is no reason to restart the daemon, so it is not asked for here.
+    Health {
+        /// Ask whether the last synchronisation succeeded, too, or another instance works.
+        #[arg(long)]
+        ready: bool,
+    },
+    /// Look at the stored place, set it, or move it to another backend.
     State {
         #[command(subcommand)]
         command: StateCommand,
@@ -49,6 +61,11 @@ struct RunArguments {
     /// Deliver everything up to now and end.
     #[arg(long)]
     once: bool,
+    /// Print as JSON lines what would be sent, from the stored place up to now; send nothing and leave the state as it is.
+    ///
+    /// It needs no API key, and can be used beside a running daemon.
+    #[arg(long)]
+    dry_run: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -69,6 +86,15 @@ enum StateCommand {
     /// Start over as if for the first time: from `SECTIGO_AUDIT_SYNC_LOOKBACK` ago.
     Reset {
         /// Really do it.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Copy the state to another backend, whose variables are set beside those of `SECTIGO_AUDIT_STORAGE_BACKEND`.
+    Migrate {
+        /// The backend: localfs, redis, s3 or gcs.
+        #[arg(long)]
+        to: String,
+        /// Replace a state that is there already.
         #[arg(long)]
         yes: bool,
     },
@@ -113,12 +139,18 @@ fn dispatch(command: Command) -> Exit {
         }
     };
     let ended = match command {
-        Command::Run(RunArguments { once }) => {
+        Command::Run(RunArguments { dry_run: true, .. }) => {
+            Config::for_dry_run(std::env::vars_os()).map(|config| runtime.block_on(dry_run::dry_run(config)))
+        }
+        Command::Run(RunArguments { once, .. }) => {
             Config::from_pairs(std::env::vars_os()).map(|config| runtime.block_on(run::run(config, once)))
         }
         Command::Check => Config::from_pairs(std::env::vars_os()).map(|config| runtime.block_on(check::check(config))),
+        Command::Health { ready } => {
+            HealthConfig::from_pairs(std::env::vars_os()).map(|config| runtime.block_on(health::health(config, ready)))
+        }
         Command::State { command } => {
-            StateConfig::from_pairs(std::env::vars_os()).map(|config| runtime.block_on(state::state(command, &config)))
+            StateConfig::from_pairs(std::env::vars_os()).map(|config| runtime.block_on(state::state(command, config)))
         }
     };
     // A call that hangs in a thread for blocking work must not keep the process.

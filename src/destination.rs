@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use crate::event::Event;
 use crate::failure::Class;
 use crate::http::{self, Excerpt, Place};
+use crate::telemetry::pulse::Beat;
 
 pub mod datadog;
 
@@ -23,6 +24,7 @@ pub struct Delivery {
     outstanding: Vec<Range<usize>>,
     unanswered: bool,
     tally: Tally,
+    beat: Beat,
 }
 
 /// What became of the events of a delivery so far.
@@ -58,7 +60,7 @@ impl Delivery {
     pub fn new(events: Vec<Event>) -> Self {
         let whole = 0..events.len();
         let outstanding = if whole.is_empty() { Vec::new() } else { vec![whole] };
-        Self { events: events.into(), outstanding, unanswered: false, tally: Tally::default() }
+        Self { events: events.into(), outstanding, unanswered: false, tally: Tally::default(), beat: Beat::default() }
     }
 
     /// All events of the page, settled or not.
@@ -86,6 +88,16 @@ impl Delivery {
     /// Notes that a request was never answered, so that what it carried may have been accepted.
     pub fn note_unanswered(&mut self) {
         self.unanswered = true;
+    }
+
+    /// From now on `beat` is to be told of each part that is done.
+    pub fn watched_by(&mut self, beat: Beat) {
+        self.beat = beat;
+    }
+
+    /// To be told of each part that is done, such as a request that was answered.
+    pub fn beat(&self) -> Beat {
+        self.beat.clone()
     }
 
     /// What was achieved so far.
@@ -207,6 +219,15 @@ pub enum Error {
         /// The variable that names the place.
         variable: &'static str,
     },
+    /// Entries could not be printed.
+    #[error("cannot write to {place}")]
+    Unprinted {
+        /// Where they were to go.
+        place: &'static str,
+        /// What the system said.
+        #[source]
+        cause: std::io::Error,
+    },
     /// A worker thread of ours failed.
     #[error("a batch could not be prepared")]
     Batch(#[source] std::io::Error),
@@ -216,7 +237,7 @@ impl Error {
     /// What the error means to the engine.
     pub fn class(&self) -> Class {
         match self {
-            Self::Http(http::Error::Setup(_) | http::Error::NoTls { .. }) => Class::Fatal,
+            Self::Http(http::Error::Setup(_) | http::Error::NoTls { .. }) | Self::Unprinted { .. } => Class::Fatal,
             Self::Http(http::Error::Redirected { .. }) | Self::RefusesAll { .. } => Class::Refused,
             // Whatever answers in the intake's place may go away again, as a portal does.
             Self::Http(_) | Self::Batch(_) | Self::KeyRotated { .. } | Self::NotTheIntake { .. } => {

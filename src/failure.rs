@@ -29,6 +29,21 @@ pub enum Class {
     Fatal,
 }
 
+impl Class {
+    /// A word for it, for the metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Retryable { .. } => "unavailable",
+            Self::Unauthorized => "token_refused",
+            Self::CredentialsRefused => "credentials_refused",
+            Self::Refused => "refused",
+            Self::Unreadable => "unreadable",
+            Self::Stalled => "stalled",
+            Self::Fatal => "fatal",
+        }
+    }
+}
+
 /// An error with its causes, as `what: why: why`.
 ///
 /// A cause whose text its parent has already quoted is not told twice.

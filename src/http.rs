@@ -13,6 +13,9 @@ use reqwest::header::{DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::{RequestBuilder, StatusCode};
 use url::{Host, Url};
 
+use crate::telemetry::metrics::Exchange;
+pub use crate::telemetry::metrics::Server;
+
 mod excerpt;
 
 pub use excerpt::{Excerpt, Redaction};
@@ -204,19 +207,22 @@ impl Client {
 pub struct Answer {
     place: Place,
     response: reqwest::Response,
+    exchange: Exchange,
 }
 
-/// Makes one call and waits for the head of its answer. A redirect is an error; where it leads to is told without what is
+/// Makes one call to `server` and waits for the head of its answer. A redirect is an error; where it leads to is told without what is
 /// `hidden`.
-pub async fn send(request: RequestBuilder, place: &Place, hidden: &Redaction) -> Result<Answer, Error> {
+pub async fn send(server: Server, request: RequestBuilder, place: &Place, hidden: &Redaction) -> Result<Answer, Error> {
+    let mut exchange = Exchange::with(server);
     let response = request.send().await.map_err(|cause| unanswered(place, cause))?;
     let status = response.status();
+    exchange.answered(status.as_u16());
     if status.is_redirection() {
         let location = response.headers().get(LOCATION).map(HeaderValue::as_bytes).unwrap_or_default();
         let location = redirect(place, location, hidden);
         return Err(Error::Redirected { place: place.clone(), status, location });
     }
-    Ok(Answer { place: place.clone(), response })
+    Ok(Answer { place: place.clone(), response, exchange })
 }
 
 /// Where a redirect leads, fit to be shown: it may repeat what it was asked, with user, password and query.
@@ -238,14 +244,15 @@ fn unanswered(place: &Place, cause: reqwest::Error) -> Error {
     Error::Unanswered { place, cause: cause.without_url() }
 }
 
-/// Makes one call and reads its answer whole, up to `limit` bytes after decompression.
+/// Makes one call to `server` and reads its answer whole, up to `limit` bytes after decompression.
 pub async fn exchange(
+    server: Server,
     request: RequestBuilder,
     place: &Place,
     limit: usize,
     hidden: &Redaction,
 ) -> Result<Reply, Error> {
-    send(request, place, hidden).await?.whole(limit).await
+    send(server, request, place, hidden).await?.whole(limit).await
 }
 
 impl Answer {
@@ -259,8 +266,13 @@ impl Answer {
                 }
                 Ok(Some(chunk)) => body.extend_from_slice(&chunk),
                 Ok(None) => return Ok(self.into_reply(body)),
-                Err(cause) if cause.is_timeout() => return Err(Error::TimedOut { place: self.place }),
-                Err(cause) => return Err(Error::BrokenOff { place: self.place, cause: cause.without_url() }),
+                Err(cause) => {
+                    self.exchange.broke_off();
+                    if cause.is_timeout() {
+                        return Err(Error::TimedOut { place: self.place });
+                    }
+                    return Err(Error::BrokenOff { place: self.place, cause: cause.without_url() });
+                }
             }
         }
     }

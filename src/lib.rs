@@ -16,15 +16,16 @@
 //! | [`sync`] | the engine: page loop, commit, waiting, stopping |
 //! | [`source`] | where events come from: [`source::sectigo`], with [`source::oauth`] for its access tokens |
 //! | [`destination`] | where they go: [`destination::datadog`] |
-//! | [`state`] | where the place is kept: [`state::localfs`], [`state::memory`] |
+//! | [`state`] | where the place is kept: [`state::localfs`], `redis`, `s3`, `gcs`, [`state::memory`]; whose it is: [`state::lease`] |
 //! | [`event`] | one audit event: the raw record and the few fields read from it |
 //! | [`failure`] | what a failed call means to the engine |
 //! | [`http`] | the one HTTP policy |
 //! | [`secret`] | values that are never shown |
-//! | [`telemetry`] | the program's own logs |
+//! | [`systemd`] | what a supervisor is told: ready, how it stands, alive, stopping |
+//! | [`telemetry`] | the program's own logs, its [metrics](telemetry::metrics), its [signs of life](telemetry::pulse), and [who answers](telemetry::listener) for both |
 //!
 //! Dependencies point downwards: `cli` → `config`, `sync` → `source`, `destination`, `state` → `event`, `http`, `secret`,
-//! `failure`.
+//! `telemetry` → `failure`.
 //!
 //! # What holds everywhere
 //!
@@ -43,4 +44,5 @@ pub mod secret;
 pub mod source;
 pub mod state;
 pub mod sync;
+pub mod systemd;
 pub mod telemetry;

@@ -3,18 +3,19 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use secrecy::{ExposeSecret, SecretString};
 
 /// A secret named by the variable that carries it.
 ///
 /// `Debug` shows the variable, never the value. A secret that came from a file can be read again, so that a rotated
-/// key is taken up without a restart.
+/// key is taken up without a restart. Clones share the value.
+#[derive(Clone)]
 pub struct Secret {
     variable: &'static str,
     file: Option<PathBuf>,
-    value: RwLock<SecretString>,
+    value: Arc<RwLock<SecretString>>,
 }
 
 /// Why a secret's file gave no secret.
@@ -40,13 +41,13 @@ pub enum SecretError {
 impl Secret {
     /// A secret that `variable` carries itself.
     pub fn from_value(variable: &'static str, value: SecretString) -> Self {
-        Self { variable, file: None, value: RwLock::new(value) }
+        Self { variable, file: None, value: Arc::new(RwLock::new(value)) }
     }
 
     /// A secret in the file that `variable` (`…_FILE`) names. One line end at the end of the file is not part of it.
     pub fn from_file(variable: &'static str, path: PathBuf) -> Result<Self, SecretError> {
         let value = read(&path)?;
-        Ok(Self { variable, file: Some(path), value: RwLock::new(value) })
+        Ok(Self { variable, file: Some(path), value: Arc::new(RwLock::new(value)) })
     }
 
     /// The variable that an operator has to correct when this secret is refused.
@@ -61,10 +62,23 @@ impl Secret {
 
     /// Reads the file again after `refused` was refused; true if there is another value to be tried now.
     pub fn renewed_since(&self, refused: &SecretString) -> Result<bool, SecretError> {
-        if let Some(path) = &self.file {
-            *self.value.write().unwrap_or_else(PoisonError::into_inner) = read(path)?;
-        }
+        self.reload()?;
         Ok(self.current().expose_secret() != refused.expose_secret())
+    }
+
+    /// Whether it came from a file.
+    pub fn is_from_file(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Reads the file again, where there is one; true if the value has changed. After an error the old one holds.
+    pub fn reload(&self) -> Result<bool, SecretError> {
+        let Some(path) = &self.file else { return Ok(false) };
+        let new = read(path)?;
+        let mut value = self.value.write().unwrap_or_else(PoisonError::into_inner);
+        let is_changed = value.expose_secret() != new.expose_secret();
+        *value = new;
+        Ok(is_changed)
     }
 }
 
@@ -119,5 +133,22 @@ mod tests {
         assert!(secret.renewed_since(&old).unwrap());
         assert!(secret.renewed_since(&old).unwrap(), "for each request that was refused with the old one");
         assert_eq!(secret.current().expose_secret(), "new");
+    }
+
+    #[test]
+    fn a_reload_tells_whether_the_value_changed_and_a_file_that_is_gone_leaves_the_old_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        std::fs::write(&path, "old").unwrap();
+        let secret = Secret::from_file("DD_API_KEY_FILE", path.clone()).unwrap();
+        let in_use = secret.clone();
+        assert!(!secret.reload().unwrap());
+        std::fs::write(&path, "new\n").unwrap();
+        assert!(secret.reload().unwrap());
+        assert_eq!(in_use.current().expose_secret(), "new", "wherever it is used");
+        std::fs::remove_file(&path).unwrap();
+        assert!(secret.reload().is_err());
+        assert_eq!(in_use.current().expose_secret(), "new");
+        assert!(!Secret::from_value("DD_API_KEY", SecretString::from("x")).reload().unwrap());
     }
 }

@@ -4,6 +4,7 @@
 //! [`Version`] that it replaces. What the document says is read and written here, in one place for all stores.
 
 use std::fmt;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
 use std::time::Duration;
 
@@ -13,9 +14,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Class;
 use crate::source::Cursor;
+use lease::Lease;
 
+#[cfg(feature = "gcs")]
+pub mod gcs;
+pub mod lease;
 pub mod localfs;
 pub mod memory;
+pub mod readonly;
+#[cfg(feature = "redis")]
+pub mod redis;
+#[cfg(feature = "s3")]
+pub mod s3;
+
+/// What a client of a store said.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// The layout of the document that this version writes, and the only one that it reads.
 const LAYOUT: u32 = 1;
@@ -33,17 +46,11 @@ pub struct State {
     pub lease: Option<Lease>,
     /// Which save wrote this document.
     pub nonce: Nonce,
+    /// Whether its writer had found no document and has not been at work for long: who knows of one before it may overrule it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub first: bool,
     /// When it was written, by the writer's clock; for people, no decision depends on it.
     pub updated_at: Timestamp,
-}
-
-/// Who works on a shared document, and for how long without a sign of life.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lease {
-    /// The holder, for people.
-    pub holder: String,
-    /// How long the document may stay unchanged before another may take over, in seconds.
-    pub ttl_seconds: u64,
 }
 
 /// Marks one save: the process that made it and how many it had made.
@@ -60,7 +67,8 @@ pub struct Nonce {
 impl Nonce {
     /// The first nonce of a new writer, different from every other writer's.
     pub fn of_new_writer() -> Self {
-        Self { writer: fastrand::u64(..), save: 0 }
+        // The standard library seeds its hashers from the system's source of randomness.
+        Self { writer: RandomState::new().build_hasher().finish(), save: 0 }
     }
 
     /// The nonce of this writer's next save.
@@ -69,8 +77,13 @@ impl Nonce {
         Self { writer: self.writer, save: self.save.saturating_add(1) }
     }
 
+    /// Whether the same process wrote both.
+    pub fn is_of_the_writer_of(&self, other: &Self) -> bool {
+        self.writer == other.writer
+    }
+
     /// Whether the same process wrote this one, no later than `other`.
-    pub fn is_older_than(&self, other: &Self) -> bool {
+    pub fn is_no_newer_than(&self, other: &Self) -> bool {
         self.writer == other.writer && self.save <= other.save
     }
 }
@@ -96,7 +109,7 @@ impl TryFrom<String> for Nonce {
 impl State {
     /// A state to be saved for the first time or in place of another.
     pub fn new(source: &str, cursor: Cursor, nonce: Nonce, updated_at: Timestamp) -> Self {
-        Self { version: LAYOUT, source: source.to_owned(), cursor, lease: None, nonce, updated_at }
+        Self { version: LAYOUT, source: source.to_owned(), cursor, lease: None, nonce, first: false, updated_at }
     }
 }
 
@@ -157,6 +170,8 @@ pub enum Claim {
         /// Who, as far as it is known.
         holder: String,
     },
+    /// The store cannot tell: machines share it, and the [`Lease`] in the document says who may.
+    ByLease,
 }
 
 /// A place that keeps one document.
@@ -175,7 +190,7 @@ pub trait StateStore: Send + Sync {
     /// version; [`Error::Conflict`] if the store holds another.
     async fn save(&self, document: &Document, expected: Option<&Version>) -> Result<Version, Error>;
 
-    /// Proves that the store can be written to, without touching the document.
+    /// Proves that the store can be written to and heeds the version that a save names, without changing the document.
     async fn probe(&self) -> Result<(), Error>;
 
     /// The least time between two saves that the store bears. The engine delivers on in between.
@@ -188,12 +203,14 @@ impl Error {
     /// What the error means to the engine.
     pub fn class(&self) -> Class {
         match self {
-            Self::Io { .. } | Self::Busy { .. } => Class::Retryable { after: None },
+            Self::Io { .. } | Self::Unavailable { .. } | Self::Busy { .. } => Class::Retryable { after: None },
+            Self::Refused { .. } => Class::CredentialsRefused,
             Self::Conflict { .. }
             | Self::Corrupt { .. }
             | Self::OtherLayout { .. }
             | Self::OtherSource { .. }
             | Self::NoLocks { .. }
+            | Self::Unconditional { .. }
             | Self::Unwritable(_) => Class::Fatal,
         }
     }
@@ -212,6 +229,40 @@ pub enum Error {
         /// What the system said.
         #[source]
         cause: io::Error,
+    },
+    /// A store on the network did not answer as it should: it is down, slow, overloaded, or not yet ready.
+    #[error("cannot {action} the state at {place}")]
+    Unavailable {
+        /// What was attempted.
+        action: &'static str,
+        /// Where the document is.
+        place: String,
+        /// What was found.
+        #[source]
+        cause: Cause,
+    },
+    /// The store does not let us: wrong credentials, or a permission that is missing.
+    #[error("not allowed to {action} the state at {place}; {remedy}")]
+    Refused {
+        /// What was attempted.
+        action: &'static str,
+        /// Where the document is.
+        place: String,
+        /// What the operator has to grant or correct.
+        remedy: String,
+        /// What the store said.
+        #[source]
+        cause: Cause,
+    },
+    /// The store writes whatever it is asked, so two instances could move the cursor against each other.
+    #[error("the store at {place} does not heed conditional writes ({finding}); {remedy}")]
+    Unconditional {
+        /// Where the document is.
+        place: String,
+        /// What was asked, and what it did.
+        finding: String,
+        /// What the operator can do.
+        remedy: &'static str,
     },
     /// The store holds another document than the one to be replaced.
     #[error(

@@ -6,31 +6,40 @@
 //!
 //! Clock, source, destination and store are passed in, so that tests run the engine under simulated time.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::sync::{Mutex, Notify};
 use tokio::time::Instant;
 
-use crate::destination::{self, Delivery, Destination, Receipt};
-use crate::event::Event;
+use crate::destination::{self, Destination};
 use crate::failure::Chain;
 use crate::source::{self, Cursor, Page, Source};
-use crate::state::{self, Claim, StateStore};
+use crate::state::lease::Lease;
+use crate::state::{self, StateStore};
+use crate::telemetry::metrics;
+use crate::telemetry::pulse::Pulse;
 use attempt::{Attempts, Counterpart};
 use clock::Clock;
 use commit::Committer;
+use deliver::InFlight;
 use report::Report;
 use stop::Stop;
+use tenure::Tenure;
 use verdict::{Patience, Reason, Verdict};
 
 mod attempt;
 pub mod backoff;
+mod charge;
 pub mod clock;
 mod commit;
+mod deliver;
 mod report;
 pub mod stop;
+mod tenure;
 pub mod verdict;
 
 /// How often a stand-by asks whether it may work.
@@ -53,6 +62,8 @@ pub struct Settings {
     pub retry_budget: Duration,
     /// How long a stop waits for what is in flight.
     pub shutdown_grace: Duration,
+    /// How long an instance that gives no sign of life keeps others from working on a shared state; whole seconds.
+    pub lease_ttl: Duration,
 }
 
 /// How long to run.
@@ -116,8 +127,18 @@ pub enum Error {
 
 /// Why work stops before its end.
 enum Halt {
+    /// We were told to stop.
     Stopped,
+    /// Another instance works on the state now.
+    Superseded,
     Failed(Error),
+}
+
+impl Halt {
+    /// Whether the state must not, or cannot, be written any more.
+    fn forbids_writing(&self) -> bool {
+        matches!(self, Self::Superseded | Self::Failed(Error::State(_)))
+    }
 }
 
 impl<E: Into<Error>> From<E> for Halt {
@@ -135,8 +156,16 @@ pub struct Sync {
     clock: Clock,
     stop: Stop,
     attempts: Attempts,
-    /// Events handed to the destination and not committed.
-    in_flight: Cell<usize>,
+    /// What we put into a shared document.
+    lease: Lease,
+    tenure: Rc<Tenure>,
+    /// Told when the document changed or is to change.
+    changed: Rc<Notify>,
+    /// When it began; the very first synchronisation counts from then, however long the store is waited for.
+    begun: OnceCell<Timestamp>,
+    /// Whether the store was found to keep its promises.
+    is_probed: Cell<bool>,
+    in_flight: InFlight,
 }
 
 impl Sync {
@@ -151,90 +180,100 @@ impl Sync {
     ) -> Self {
         let patience = Patience { mode: settings.mode, budget: settings.retry_budget };
         let attempts = Attempts::new(patience, stop.clone());
-        Self { source, destination, store, settings, clock, stop, attempts, in_flight: Cell::new(0) }
+        Self {
+            source,
+            destination,
+            store,
+            settings,
+            clock,
+            stop,
+            attempts,
+            lease: Lease::of_this_process(settings.lease_ttl),
+            tenure: Rc::default(),
+            changed: Rc::default(),
+            begun: OnceCell::new(),
+            is_probed: Cell::new(false),
+            in_flight: InFlight::default(),
+        }
+    }
+
+    /// The same, telling its signs of life to `pulse`.
+    #[must_use]
+    pub fn watched_by(mut self, pulse: Pulse) -> Self {
+        self.attempts.pulse = pulse;
+        self
     }
 
     /// Runs until it is done, is told to stop, or cannot go on.
     pub async fn run(self) -> Result<Outcome, Error> {
+        self.begun.get_or_init(|| self.clock.now());
         let ended = tokio::select! {
             biased;
             ended = self.work() => ended,
             () = self.stop.grace_over() => {
-                let uncertain = self.in_flight.get();
+                let uncertain = self.in_flight.count();
                 tracing::warn!(uncertain, "stopped before everything was answered and committed; what was in flight may be sent again");
                 return Ok(Outcome::Interrupted { uncertain });
             }
         };
         match ended {
             Ok(()) => Ok(Outcome::Done),
-            Err(Halt::Stopped) => Ok(Outcome::Stopped),
-            Err(Halt::Failed(error)) => Err(error),
+            Err(Halt::Stopped | Halt::Superseded) => Ok(Outcome::Stopped),
+            Err(Halt::Failed(error)) => {
+                let uncertain = self.in_flight.count();
+                if uncertain > 0 {
+                    tracing::warn!(uncertain, "what was in flight is not committed and may be sent again");
+                }
+                Err(error)
+            }
         }
     }
 
     async fn work(&self) -> Result<(), Halt> {
-        self.claim().await?;
-        let mut committer = self.start().await?;
+        let (store, source) = (Arc::clone(&self.store), self.source.name());
+        let committer = Committer::new(store, source, self.clock, Rc::clone(&self.tenure), Rc::clone(&self.changed));
+        let ledger = Mutex::new(committer);
+        loop {
+            self.take_charge(&mut *ledger.lock().await).await?;
+            // Dropping the cycles cuts off what is under way to the destination.
+            let ended = tokio::select! {
+                biased;
+                ended = self.keep(&ledger) => ended.map(|never| match never {}),
+                ended = self.cycles(&ledger) => ended,
+            };
+            let Err(Halt::Superseded) = ended else { return ended };
+            self.step_down(&mut *ledger.lock().await);
+        }
+    }
+
+    async fn cycles(&self, ledger: &Mutex<Committer>) -> Result<(), Halt> {
         loop {
             let begun = Instant::now();
-            self.cycle(&mut committer).await?;
-            if self.settings.mode == Mode::Once {
-                return Ok(());
+            let mut ended = self.cycle(ledger).await;
+            if ended.is_ok() {
+                self.attempts.pulse.succeeds();
             }
-            let rest = self.settings.interval.saturating_sub(begun.elapsed());
-            if !self.stop.sleep(rest).await {
-                return Err(Halt::Stopped);
+            if ended.is_ok() && self.settings.mode == Mode::Loop {
+                let rest = self.settings.interval.saturating_sub(begun.elapsed());
+                if self.rest(rest).await {
+                    self.attempts.progress();
+                    continue;
+                }
+                ended = Err(Halt::Stopped);
             }
-            self.attempts.progress();
+            if !matches!(&ended, Err(halt) if halt.forbids_writing()) {
+                // The lease, too, is given back, so that nobody has to wait for its end.
+                self.settled(ledger).await;
+                self.write(&mut *ledger.lock().await, Save::Release).await?;
+            }
+            return ended;
         }
     }
 
-    /// Becomes the only one who works on the state. A daemon stands by for as long as another does; a one-shot run waits within its budget.
-    async fn claim(&self) -> Result<(), Halt> {
-        let asked = Instant::now();
-        let mut standing_by = false;
-        loop {
-            let Claim::Busy { holder } = self.store.claim().await? else { break };
-            let place = self.store.place();
-            if self.settings.mode == Mode::Once && asked.elapsed() >= self.settings.retry_budget {
-                return Err(state::Error::Busy { place, holder }.into());
-            }
-            if !standing_by {
-                tracing::info!(place, holder, "another instance works on this state; standing by");
-                standing_by = true;
-            }
-            if !self.stop.sleep(STANDBY_POLL).await {
-                return Err(Halt::Stopped);
-            }
-        }
-        if standing_by {
-            tracing::info!(place = self.store.place(), "the other instance has ended; taking over");
-        }
-        self.attempts.progress();
-        Ok(())
-    }
-
-    /// Finds the place to go on from. At the very first start it is written down before anything is asked for, so that an
-    /// outage then costs nothing.
-    async fn start(&self) -> Result<Committer, Halt> {
-        let mut committer = Committer::load(Arc::clone(&self.store), self.source.as_ref(), self.clock).await?;
-        let place = committer.place();
-        if let Some(cursor) = committer.cursor() {
-            let since = self.position(cursor)?;
-            tracing::info!(source = self.source.name(), place, %since, "going on where the last run ended");
-        } else {
-            let now = self.clock.now();
-            if now < CLOCK_IS_SET {
-                return Err(Error::Clock { now }.into());
-            }
-            let first = self.source.first_cursor(now);
-            let since = self.position(&first)?;
-            tracing::info!(source = self.source.name(), place, %since, "no state yet: this is the first synchronisation");
-            committer.advance(first);
-            // A store that cannot be written to now would hold up everything later.
-            committer.write().await?;
-        }
-        Ok(committer)
+    /// Rests for so long; false if a stop was asked for before the end.
+    async fn rest(&self, length: Duration) -> bool {
+        let _pausing = self.attempts.pulse.pauses(length);
+        self.stop.sleep(length).await
     }
 
     fn position(&self, cursor: &Cursor) -> Result<Timestamp, Halt> {
@@ -244,21 +283,30 @@ impl Sync {
         })
     }
 
+    /// Up to when everything is delivered, as far as it is known.
+    fn reached(&self, committer: &Committer) -> Option<Timestamp> {
+        committer.cursor().and_then(|cursor| self.source.position(cursor).ok())
+    }
+
     /// Delivers everything up to the present. What "present" means is fixed here, for all pages.
-    async fn cycle(&self, committer: &mut Committer) -> Result<(), Halt> {
+    async fn cycle(&self, ledger: &Mutex<Committer>) -> Result<(), Halt> {
         let mut report = Report::new(REPORT_EVERY);
-        let ended = self.pages(committer, &mut report).await;
+        let ended = self.pages(ledger, &mut report).await;
         // Whatever ended it, what is delivered is written down, unless it is the store that failed.
-        if !matches!(ended, Err(Halt::Failed(Error::State(_)))) {
-            self.finish(committer).await?;
+        if !matches!(&ended, Err(halt) if halt.forbids_writing()) {
+            self.finish(ledger).await?;
         }
-        report.end(ended.is_ok(), committer.cursor().and_then(|cursor| self.source.position(cursor).ok()));
+        let position = self.reached(&*ledger.lock().await);
+        report.end(ended.is_ok(), position);
+        if ended.is_ok() {
+            self.attempts.pulse.stands(report.standing(position, self.clock.now()));
+        }
         ended
     }
 
-    async fn pages(&self, committer: &mut Committer, report: &mut Report) -> Result<(), Halt> {
+    async fn pages(&self, ledger: &Mutex<Committer>, report: &mut Report) -> Result<(), Halt> {
         let now = self.clock.now();
-        let Some(cursor) = committer.cursor().cloned() else { return Ok(()) };
+        let Some(cursor) = ledger.lock().await.cursor().cloned() else { return Ok(()) };
         let mut following = Some(self.fetch(cursor, now).await);
         while let Some(page) = following.transpose()? {
             // Fetched ahead, but not begun.
@@ -267,7 +315,7 @@ impl Sync {
             }
             report.page(page.events.len(), page.already_delivered);
             report.now_and_then(self.source.position(&page.next).ok());
-            following = self.settle_and_fetch(page, now, committer, report).await?;
+            following = self.settle_and_fetch(page, now, ledger, report).await?;
         }
         Ok(())
     }
@@ -277,32 +325,21 @@ impl Sync {
         &self,
         page: Page,
         now: Timestamp,
-        committer: &mut Committer,
+        ledger: &Mutex<Committer>,
         report: &mut Report,
     ) -> Result<Option<Result<Page, Halt>>, Halt> {
         let Page { events, next, more, .. } = page;
         let behind = next.clone();
         let fetching = async { if more { Some(self.fetch(behind, now).await) } else { None } };
         let mut fetching = std::pin::pin!(fetching);
-        {
-            let mut settling = std::pin::pin!(self.settle(events, next, committer, report));
-            tokio::select! {
-                biased;
-                settled = &mut settling => settled?,
-                following = &mut fetching => {
-                    settling.await?;
-                    return Ok(following);
-                }
-            }
-        }
-        // The next page takes its time. A store that wants to be written to slowly may be due before.
+        let mut settling = std::pin::pin!(self.settle(events, next, ledger, report));
         tokio::select! {
             biased;
-            following = &mut fetching => return Ok(following),
-            () = tokio::time::sleep(committer.due_in()) => {}
-        }
-        if !self.destination.is_holding() {
-            self.write(committer).await?;
+            settled = &mut settling => settled?,
+            following = &mut fetching => {
+                settling.await?;
+                return Ok(following);
+            }
         }
         Ok(fetching.await)
     }
@@ -313,11 +350,13 @@ impl Sync {
         let mut attempt = self.attempts.with(Counterpart::Source);
         let mut cursor = place.clone();
         loop {
+            let calling = attempt.calls();
             let answer = tokio::select! {
                 biased;
                 () = self.stop.requested() => return Err(Halt::Stopped),
                 answer = self.source.next_page(&cursor, now) => answer,
             };
+            drop(calling);
             let cause = match answer {
                 Ok(page) => {
                     attempt.succeeded();
@@ -346,109 +385,33 @@ impl Sync {
         }
     }
 
-    /// Delivers a page and writes the cursor behind it.
-    async fn settle(
-        &self,
-        events: Vec<Event>,
-        cursor: Cursor,
-        committer: &mut Committer,
-        report: &mut Report,
-    ) -> Result<(), Halt> {
-        let receipt =
-            if events.is_empty() { None } else { Some(self.deliver_in_pace(events, committer, report).await?) };
-        committer.advance(cursor);
-        // What the destination holds in a buffer is not accepted yet; neither is what follows it.
-        if receipt != Some(Receipt::Held) && !self.destination.is_holding() && committer.due_in().is_zero() {
-            self.write(committer).await?;
-        }
-        Ok(())
-    }
-
-    /// Delivers a page. What was delivered before it and waits for a slow store is written when its time comes, however long
-    /// this delivery takes.
-    async fn deliver_in_pace(
-        &self,
-        events: Vec<Event>,
-        committer: &mut Committer,
-        report: &mut Report,
-    ) -> Result<Receipt, Halt> {
-        let count = events.len();
-        let is_due = committer.is_pending() && !self.destination.is_holding();
-        let mut delivering = std::pin::pin!(self.deliver(events, report));
-        if !is_due {
-            return delivering.await;
-        }
-        tokio::select! {
-            biased;
-            receipt = &mut delivering => return receipt,
-            () = tokio::time::sleep(committer.due_in()) => {}
-        }
-        let writing = async {
-            self.write(committer).await?;
-            self.in_flight.set(count);
-            Ok(())
-        };
-        let ((), receipt) = tokio::try_join!(writing, &mut delivering)?;
-        Ok(receipt)
-    }
-
-    /// Commits what is left to commit: at the end of a cycle and before a stop.
-    async fn finish(&self, committer: &mut Committer) -> Result<(), Halt> {
-        if self.destination.is_holding() {
-            let mut attempt = self.attempts.with(Counterpart::Destination);
-            while let Err(cause) = self.destination.flush().await {
-                let verdict = attempt.failed(cause.class());
-                if let Some(reason) = attempt.persist(verdict, &cause, true).await? {
-                    return Err(Error::Destination { name: self.destination.name(), reason, cause }.into());
-                }
-            }
-        }
-        tokio::time::sleep(committer.due_in()).await;
-        self.write(committer).await
-    }
-
-    /// Delivers a page, however long it takes. A stop lets it end, unless nothing of it has left yet.
-    async fn deliver(&self, events: Vec<Event>, report: &mut Report) -> Result<Receipt, Halt> {
-        let mut attempt = self.attempts.with(Counterpart::Destination);
-        let mut delivery = Delivery::new(events);
-        self.in_flight.set(self.in_flight.get() + delivery.events().len());
-        loop {
-            let before = delivery.tally();
-            let answer = self.destination.deliver(&mut delivery, self.clock.now()).await;
-            let tally = delivery.tally();
-            if (tally.accepted, tally.rejected) != (before.accepted, before.rejected) {
-                attempt.succeeded();
-                self.attempts.progress();
-            }
-            let cause = match answer {
-                Ok(receipt) => {
-                    attempt.succeeded();
-                    self.attempts.progress();
-                    report.delivered(tally);
-                    return Ok(receipt);
-                }
-                Err(cause) => cause,
-            };
-            if self.stop.is_requested() && !delivery.is_begun() {
-                tracing::info!(error = %Chain(&cause), "stopping before anything of the page was accepted");
-                return Err(Halt::Stopped);
-            }
-            let verdict = attempt.failed(cause.class());
-            if let Some(reason) = attempt.persist(verdict, &cause, delivery.is_begun()).await? {
-                if delivery.is_begun() {
-                    let accepted = delivery.tally().accepted;
-                    tracing::warn!(accepted, "a part of a page is delivered and may be sent again by the next run");
-                }
-                return Err(Error::Destination { name: self.destination.name(), reason, cause }.into());
-            }
-        }
-    }
-
     /// Writes the state, however long it takes: nothing further is delivered before.
-    async fn write(&self, committer: &mut Committer) -> Result<(), Halt> {
+    async fn write(&self, committer: &mut Committer, save: Save) -> Result<(), Halt> {
         let mut attempt = self.attempts.with(Counterpart::Store);
-        while let Err(cause) = committer.write().await {
-            let verdict = attempt.failed(cause.class());
+        let is_progress = save == Save::Pending && committer.is_pending();
+        loop {
+            let calling = attempt.calls();
+            let saved = match save {
+                Save::Pending => committer.write().await,
+                Save::Renewal => committer.renew().await,
+                Save::Release => committer.release().await,
+            };
+            drop(calling);
+            let Err(cause) = saved else { break };
+            let is_superseded = matches!(cause, state::Error::Conflict { .. }) && committer.is_leased();
+            if !committer.is_pending() && (save == Save::Release || (save == Save::Renewal && self.stop.is_requested()))
+            {
+                // Nothing is left that would be worth waiting for.
+                if save == Save::Release && !is_superseded {
+                    let (place, error) = (committer.place(), Chain(&cause));
+                    tracing::warn!(place, %error, "the lease could not be given back; another instance has to wait for its end");
+                }
+                return Ok(());
+            }
+            if is_superseded {
+                return Err(Halt::Superseded);
+            }
+            let verdict = attempt.failed(cause.class()).within(self.tenure.patience());
             // What is delivered has to be written down, stop or not: the grace bounds it.
             if attempt.persist(verdict, &cause, true).await?.is_some() {
                 return Err(cause.into());
@@ -459,9 +422,26 @@ impl Sync {
             self.attempts.progress();
         }
         attempt.succeeded();
-        if !committer.is_pending() {
-            self.in_flight.set(0);
+        if is_progress {
+            self.attempts.pulse.succeeds();
+        }
+        if let Some(position) = self.reached(committer) {
+            metrics::position(position);
+        }
+        if committer.is_settled() {
+            self.in_flight.committed();
         }
         Ok(())
     }
+}
+
+/// What a write is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Save {
+    /// The cursor behind what was delivered.
+    Pending,
+    /// The lease, which is to go on.
+    Renewal,
+    /// The lease, which is to be free.
+    Release,
 }

@@ -1,4 +1,5 @@
-//! The program's own logs: to standard error, as text or JSON.
+//! What the program tells of itself: its own logs, to standard error as text or JSON, and below this its metrics ([`metrics`]), its
+//! signs of life ([`pulse`]) and who answers for both ([`listener`]).
 
 use std::io::IsTerminal as _;
 
@@ -6,6 +7,10 @@ use tracing::Level;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::{Layer as _, Registry, fmt};
+
+pub mod listener;
+pub mod metrics;
+pub mod pulse;
 
 /// How the program logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use auditsync::http::{self, Client, Error, Method, Place, Redaction, Settings};
+use auditsync::http::{self, Client, Error, Method, Place, Redaction, Server, Settings};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use url::Url;
@@ -18,7 +18,7 @@ fn client() -> Client {
 async fn call(client: &Client, verb: Method, url: &str, limit: usize) -> Result<http::Reply, Error> {
     let url = Url::parse(url).unwrap();
     let request = client.request(verb, url.clone()).unwrap().header("authorization", "Bearer secret").body("payload");
-    http::exchange(request, &Place::of(&url), limit, &Redaction::none()).await
+    http::exchange(Server::Source, request, &Place::of(&url), limit, &Redaction::none()).await
 }
 
 async fn server_that_gives(response: ResponseTemplate) -> MockServer {

@@ -12,8 +12,9 @@ use crate::config::Config;
 use crate::destination::datadog::Datadog;
 use crate::failure::{Chain, Class};
 use crate::http;
+use crate::source;
 use crate::source::sectigo::{self, Sectigo};
-use crate::state::{self, Claim, StateStore};
+use crate::state::{self, Claim, State, StateStore};
 
 /// Tries everything, prints a line for each part, and ends with the first failure's code.
 pub(super) async fn check(config: Config) -> Exit {
@@ -46,43 +47,58 @@ pub(super) async fn check(config: Config) -> Exit {
         Ok(()) => line("ok", "test entry", format!("accepted by {}", destination.place())),
         Err(error) => failures.failed("test entry", &error, Exit::from(&error)),
     }
-    match check_state(assemble::store(&config.storage).as_ref()).await {
+    let is_conditional = config.storage.is_conditional();
+    match check_state(assemble::store(config.storage).as_ref(), is_conditional).await {
         Ok(state) => line("ok", "state", state),
         Err(error) => failures.failed("state", &error, Exit::from(&error)),
     }
     failures.exit
 }
 
-/// Reads the state and, where no other process works on it, writes it as it is.
-async fn check_state(store: &dyn StateStore) -> Result<String, state::Error> {
+/// Reads the state and proves that it can be written, without changing it: another instance may be at work.
+async fn check_state(store: &dyn StateStore, is_conditional: bool) -> Result<String, state::Error> {
     let place = store.place();
     let claim = store.claim().await?;
-    let held = store.load().await?;
+    let held = match store.load().await? {
+        Some((document, _)) => Some(document.read(&place)?),
+        None => None,
+    };
     let position = match &held {
         None => "nothing yet".to_owned(),
-        Some((document, _)) => {
-            let state = document.read(&place)?;
-            if state.source != Sectigo::NAME {
-                return Err(state::Error::OtherSource { place, found: state.source, expected: Sectigo::NAME });
-            }
-            let since = sectigo::position(&state.cursor).map_err(|error| match error {
-                crate::source::Error::Cursor(cause) => state::Error::Corrupt { place: place.clone(), cause },
-                other => state::Error::Io { action: "read", place: place.clone(), cause: std::io::Error::other(other) },
-            })?;
-            format!("delivered up to {since}")
-        }
+        Some(state) => format!("delivered up to {}", position(state, &place)?),
     };
-    match (claim, held) {
-        (Claim::Busy { holder }, _) => Ok(format!("{place}: {position}; in use by {holder}, so it was not written")),
-        (Claim::Granted, Some((document, version))) => {
-            store.save(&document, Some(&version)).await?;
-            Ok(format!("{place}: {position}; can be written"))
-        }
-        (Claim::Granted, None) => {
+    match claim {
+        Claim::Busy { holder } => return Ok(format!("{place}: {position}; in use by {holder}, so it was not written")),
+        Claim::Granted => {
             store.probe().await?;
-            Ok(format!("{place}: {position}; can be written"))
+            return Ok(format!("{place}: {position}; can be written"));
         }
+        Claim::ByLease => store.probe().await?,
     }
+    let writers = if is_conditional {
+        "can be written, by one instance at a time"
+    } else {
+        "can be written, by several instances at a time (SECTIGO_AUDIT_S3_UNCONDITIONAL=true)"
+    };
+    let holder = match held.and_then(|state| state.lease) {
+        Some(lease) => {
+            let ttl = humantime::format_duration(lease.length());
+            format!("the lease is with {}, for {ttl} after each sign of life", lease.holder)
+        }
+        None => "the lease is free".to_owned(),
+    };
+    Ok(format!("{place}: {position}; {writers}; {holder}"))
+}
+
+fn position(state: &State, place: &str) -> Result<Timestamp, state::Error> {
+    if state.source != Sectigo::NAME {
+        let (place, found) = (place.to_owned(), state.source.clone());
+        return Err(state::Error::OtherSource { place, found, expected: Sectigo::NAME });
+    }
+    sectigo::position(&state.cursor).map_err(|error| match error {
+        source::Error::Cursor(cause) => state::Error::Corrupt { place: place.to_owned(), cause },
+        other => state::Error::Io { action: "read", place: place.to_owned(), cause: std::io::Error::other(other) },
+    })
 }
 
 /// Prints a line for a part.

@@ -48,6 +48,8 @@ impl From<Exit> for ExitCode {
 impl From<&sync::Error> for Exit {
     fn from(error: &sync::Error) -> Self {
         match error {
+            // What `sysexits.h` has for input and output, like the state.
+            sync::Error::Destination { cause: destination::Error::Unprinted { .. }, .. } => Self::State,
             sync::Error::Source { reason, .. } | sync::Error::Destination { reason, .. } => match reason {
                 Reason::Credentials => Self::Credentials,
                 Reason::OutOfPatience => Self::TryAgain,

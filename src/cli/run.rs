@@ -1,11 +1,12 @@
 //! `auditsync run`.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
-
-use tokio::signal::unix::{SignalKind, signal};
+use std::time::Duration;
 
 use super::exit::Exit;
-use super::{assemble, begin};
+use super::signals::Signals;
+use super::{assemble, begin, supervised};
 use crate::config::{Config, Storage};
 use crate::destination::datadog::Datadog;
 use crate::failure::Chain;
@@ -14,6 +15,12 @@ use crate::source::sectigo::Sectigo;
 use crate::sync::clock::Clock;
 use crate::sync::stop::Stop;
 use crate::sync::{Mode, Outcome, Sync};
+use crate::telemetry::listener::Listener;
+use crate::telemetry::metrics::exporter;
+use crate::telemetry::pulse::{Pace, Pulse};
+
+/// The variable that is named when its port cannot be had.
+const LISTEN: &str = "SECTIGO_AUDIT_HTTP_LISTEN";
 
 /// Runs the synchronisation until it ends.
 pub(super) async fn run(config: Config, once: bool) -> Exit {
@@ -27,14 +34,24 @@ pub(super) async fn run(config: Config, once: bool) -> Exit {
             );
         }
     }
+    let notifier = supervised::notifier();
     let stop = Stop::new(settings.shutdown_grace);
-    if let Err(error) = stop_on_signals(&stop) {
-        tracing::error!(%error, "cannot listen for signals");
-        return Exit::TryAgain;
+    match Signals::listen() {
+        Ok(signals) => signals.obey(stop.clone(), config.secret_files(), notifier.clone()),
+        Err(error) => {
+            tracing::error!(%error, "cannot listen for signals");
+            return Exit::TryAgain;
+        }
+    }
+    let pulse = Pulse::new(Pace { interval: settings.interval, exchange: config.http.timeout });
+    if let Some(address) = config.listen
+        && let Err(exit) = listen(address, &pulse).await
+    {
+        return exit;
     }
     let http = Arc::new(http::Client::new(config.http));
     let destination = Datadog::new(config.datadog, Sectigo::NAME, Arc::clone(&http));
-    let store = assemble::store(&config.storage);
+    let store = assemble::store(config.storage);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         source = %config.sectigo.api_url,
@@ -46,6 +63,12 @@ pub(super) async fn run(config: Config, once: bool) -> Exit {
     );
     let source = Sectigo::new(config.sectigo, http);
     let sync = Sync::new(Arc::new(source), Arc::new(destination), store, settings, Clock::system(), stop);
+    let sync = sync.watched_by(pulse.clone());
+    if let Some(notifier) = &notifier {
+        // Whether the far sides answer is no question of being ready: an outage at the start is waited for.
+        notifier.ready();
+        supervised::attend(notifier, &pulse);
+    }
     let exit = match sync.run().await {
         Ok(Outcome::Done) => Exit::Done,
         Ok(outcome @ (Outcome::Stopped | Outcome::Interrupted { .. })) => {
@@ -58,30 +81,31 @@ pub(super) async fn run(config: Config, once: bool) -> Exit {
         Err(error) => {
             let exit = Exit::from(&error);
             tracing::error!(exit_code = exit.code(), "{}", Chain(&error));
+            if let Some(notifier) = &notifier {
+                notifier.failed(format_args!("ended with exit code {}: {}", exit.code(), Chain(&error)));
+            }
             exit
         }
     };
+    if let Some(notifier) = &notifier {
+        notifier.stopping(Duration::ZERO);
+    }
     tracing::debug!(exit_code = exit.code(), "auditsync ends");
     exit
 }
 
-/// SIGTERM and SIGINT ask to stop; the second one ends the grace.
-fn stop_on_signals(stop: &Stop) -> std::io::Result<()> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let stop = stop.clone();
-    tokio::spawn(async move {
-        loop {
-            let name = tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
-            };
-            tracing::info!(
-                signal = name,
-                again = stop.is_requested(),
-                "asked to stop; what is in flight is finished first"
-            );
-            stop.request();
-        }
-    });
+/// Answers probes and Prometheus from now on. Only with somebody to tell it to is anything counted.
+async fn listen(address: SocketAddr, pulse: &Pulse) -> Result<(), Exit> {
+    let listener = Listener::bind(address).await.map_err(|error| {
+        let exit = Exit::Configuration;
+        tracing::error!(%error, exit_code = exit.code(), "{LISTEN}={address}: cannot listen there; choose an address of this machine and a free port");
+        exit
+    })?;
+    let scrape = exporter::install().map_err(|error| {
+        tracing::error!("{}", Chain(&error));
+        Exit::Bug
+    })?;
+    listener.serve(pulse.clone(), scrape);
+    tracing::info!(%address, "answering /healthz, /readyz and /metrics");
     Ok(())
 }

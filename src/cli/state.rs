@@ -1,4 +1,7 @@
-//! `auditsync state`: the stored place, shown and set by hand.
+//! `auditsync state`: the stored place, shown, set and moved by hand.
+
+use std::ffi::OsString;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
@@ -7,16 +10,16 @@ use super::{StateCommand, assemble, begin, print, say};
 use crate::config::{StateConfig, Storage};
 use crate::failure::Chain;
 use crate::source::sectigo::{self, Sectigo};
-use crate::state::{Claim, Document, Error, Nonce, State, StateStore};
+use crate::state::{Document, Error, Nonce, State, StateStore, Version, lease};
 
 /// Shows or sets the place.
-pub(super) async fn state(command: StateCommand, config: &StateConfig) -> Exit {
+pub(super) async fn state(command: StateCommand, config: StateConfig) -> Exit {
     begin(config.telemetry, &[]);
     if matches!(config.storage, Storage::Memory) {
         say("auditsync: with SECTIGO_AUDIT_STORAGE_BACKEND=memory the state lives in the running process alone");
         return Exit::Configuration;
     }
-    let store = assemble::store(&config.storage);
+    let store = assemble::store(config.storage);
     let now = Timestamp::now();
     let done = match command {
         StateCommand::Show => show(store.as_ref()).await,
@@ -29,6 +32,10 @@ pub(super) async fn state(command: StateCommand, config: &StateConfig) -> Exit {
             let since = now.checked_sub(config.lookback).unwrap_or(now);
             set(store.as_ref(), since, yes, now).await
         }
+        StateCommand::Migrate { to, yes } => match target(&to) {
+            Ok(target) => migrate(store.as_ref(), target.as_ref(), &to, yes, now).await,
+            Err(exit) => return exit,
+        },
     };
     done.unwrap_or_else(|error| {
         say(&format!("auditsync: {}", Chain(&error)));
@@ -68,11 +75,8 @@ async fn set(store: &dyn StateStore, since: Timestamp, yes: bool, now: Timestamp
         ));
         return Ok(Exit::Usage);
     }
-    if let Claim::Busy { holder } = store.claim().await? {
-        return Err(Error::Busy { place, holder });
-    }
-    // Read again under the claim: a holder that has just ended may have written.
-    let held = store.load().await?;
+    // Read again when nobody is at work any more: a holder that has just ended may have written.
+    let held = idle(store).await?;
     if let Some((document, _)) = &held {
         say(&format!("it was: {}", String::from_utf8_lossy(document.as_bytes()).trim_end()));
     }
@@ -80,6 +84,78 @@ async fn set(store: &dyn StateStore, since: Timestamp, yes: bool, now: Timestamp
     store.save(&Document::of(&state)?, held.as_ref().map(|(_, version)| version)).await?;
     say(&format!("the next run goes on from {since}"));
     Ok(Exit::Done)
+}
+
+/// The store that the variables describe for another backend.
+fn target(backend: &str) -> Result<Arc<dyn StateStore>, Exit> {
+    let chosen = (OsString::from("SECTIGO_AUDIT_STORAGE_BACKEND"), OsString::from(backend));
+    match StateConfig::from_pairs(std::iter::once(chosen).chain(std::env::vars_os())) {
+        Ok(StateConfig { storage: Storage::Memory, .. }) => {
+            say("auditsync: a state moved to memory would be forgotten at once");
+            Err(Exit::Usage)
+        }
+        Ok(config) => Ok(assemble::store(config.storage)),
+        Err(error) => Err(super::mistaken(&error)),
+    }
+}
+
+/// Copies the state. The one that is copied stays as it is.
+async fn migrate(
+    from: &dyn StateStore,
+    to: &dyn StateStore,
+    backend: &str,
+    yes: bool,
+    now: Timestamp,
+) -> Result<Exit, Error> {
+    let (place, target) = (from.place(), to.place());
+    if place == target {
+        say(&format!(
+            "auditsync: the state is at {target} already; --to names another backend than SECTIGO_AUDIT_STORAGE_BACKEND"
+        ));
+        return Ok(Exit::Usage);
+    }
+    let Some((document, version)) = idle(from).await? else {
+        say(&format!("auditsync: there is no state at {place}, so there is nothing to copy"));
+        return Ok(Exit::Usage);
+    };
+    let state = document.read(&place)?;
+    if state.source != Sectigo::NAME {
+        return Err(Error::OtherSource { place, found: state.source, expected: Sectigo::NAME });
+    }
+    let there = idle(to).await?;
+    if let (Some((there, _)), false) = (&there, yes) {
+        let there = position(there, &target);
+        say(&format!(
+            "there is a state at {target} already: {there}. To replace it by the one at {place}, say it again with --yes"
+        ));
+        return Ok(Exit::Usage);
+    }
+    to.probe().await?;
+    let copy = State::new(Sectigo::NAME, state.cursor, Nonce::of_new_writer(), now);
+    let copy = Document::of(&copy)?;
+    to.save(&copy, there.as_ref().map(|(_, version)| version)).await?;
+    if from.load().await?.map(|(_, version)| version) != Some(version) {
+        say(&format!(
+            "auditsync: the state at {place} was changed while it was copied, so the copy at {target} is out of date; stop every \
+             instance and say it again with --yes"
+        ));
+        return Ok(Exit::TryAgain);
+    }
+    say(&format!("copied from {place} to {target}: {}", position(&copy, &target)));
+    say(&format!(
+        "before the next start set SECTIGO_AUDIT_STORAGE_BACKEND={backend}; the state at {place} is left as it was"
+    ));
+    Ok(Exit::Done)
+}
+
+/// The document, once nobody works on it.
+async fn idle(store: &dyn StateStore) -> Result<Option<(Document, Version)>, Error> {
+    let place = store.place();
+    lease::idle(store, |holder, longest| {
+        let longest = humantime::format_duration(longest);
+        say(&format!("the state at {place} is held by {holder}; waiting up to {longest} to see whether it is alive"));
+    })
+    .await
 }
 
 fn position(document: &Document, place: &str) -> String {

@@ -59,7 +59,8 @@ pub(super) fn settings(
     })
 }
 
-fn labels(raw: &Datadog, reader: &mut Reader<'_>) -> Result<Labels, Noted> {
+/// What every entry carries.
+pub(super) fn labels(raw: &Datadog, reader: &mut Reader<'_>) -> Result<Labels, Noted> {
     let any = |text: &str| Ok(text.to_owned());
     let env = reader.optional("ENV", raw.env.as_deref(), tags::env);
     let own = env.as_ref().ok().and_then(Option::as_deref);

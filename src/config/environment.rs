@@ -2,9 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::path::Path;
 
 use super::mistakes::Mistakes;
-use super::variables::{self, Variable};
+use super::variables::{self, VARIABLES, Variable};
+
+/// Where systemd says in which folder it put the credentials of a service (`systemd.exec(5)`, `LoadCredential=`).
+const CREDENTIALS_FOLDER: &str = "CREDENTIALS_DIRECTORY";
 
 /// What is set, by name. No value is empty.
 #[derive(Default)]
@@ -23,8 +27,13 @@ impl Environment {
     ) -> Self {
         let mut environment = Self::default();
         let mut seen = BTreeSet::new();
+        let mut credentials = None;
         for (name, value) in pairs {
             let Ok(name) = name.into_string() else { continue };
+            if name == CREDENTIALS_FOLDER {
+                credentials.get_or_insert(value);
+                continue;
+            }
             let Some(row) = variables::find(&name) else {
                 environment.strangers.insert(name);
                 continue;
@@ -33,7 +42,22 @@ impl Environment {
                 environment.take(row, value, mistakes);
             }
         }
+        if let Some(folder) = credentials {
+            environment.take_credentials(Path::new(&folder), wanted);
+        }
         environment
+    }
+
+    /// Names the files of `folder`, one for each secret that is given in no other way, as if by `…_FILE`.
+    fn take_credentials(&mut self, folder: &Path, wanted: impl Fn(&Variable) -> bool) {
+        for row in VARIABLES.iter().filter(|row| row.secret && wanted(row)) {
+            let Some(file) = variables::find(&format!("{}_FILE", row.name)) else { continue };
+            let path = folder.join(credential(row.name));
+            let is_given = self.values.contains_key(row.name) || self.values.contains_key(file.name);
+            if let (false, true, Some(path)) = (is_given, path.exists(), path.to_str()) {
+                self.values.insert(file.name, path.to_owned());
+            }
+        }
     }
 
     fn take(&mut self, row: &Variable, value: OsString, mistakes: &mut Mistakes) {
@@ -51,6 +75,12 @@ impl Environment {
         }
     }
 
+    /// The value of the variable `name`, if it is set.
+    #[cfg(feature = "gcs")]
+    pub(super) fn value(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(String::as_str)
+    }
+
     /// What is set, for envy.
     pub(super) fn pairs(&self) -> impl Iterator<Item = (String, String)> {
         self.values.iter().map(|(name, value)| ((*name).to_owned(), value.clone()))
@@ -60,6 +90,11 @@ impl Environment {
     pub(super) fn strangers(&self) -> impl Iterator<Item = &str> {
         self.strangers.iter().map(String::as_str)
     }
+}
+
+/// The name of the credential for the secret `variable`: `DD_API_KEY` is `dd-api-key`.
+fn credential(variable: &str) -> String {
+    variable.to_ascii_lowercase().replace('_', "-")
 }
 
 #[cfg(test)]
@@ -87,6 +122,26 @@ mod tests {
     fn the_first_of_two_values_holds_even_if_it_is_empty() {
         assert_eq!(gather(&[("DD_SITE", "one.example"), ("DD_SITE", "two.example")]).values["DD_SITE"], "one.example");
         assert!(gather(&[("DD_SITE", ""), ("DD_SITE", "two.example")]).values.is_empty());
+    }
+
+    #[test]
+    fn a_credential_of_systemd_stands_in_for_a_secret_that_is_not_given_otherwise() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["dd-api-key", "sectigo-audit-api-client-secret", "sectigo-audit-redis-password", "dd-site"] {
+            std::fs::write(folder.path().join(name), "x").unwrap();
+        }
+        let credentials = ("CREDENTIALS_DIRECTORY", folder.path().to_str().unwrap());
+        let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let environment =
+            gather(&[("DD_API_KEY", "k"), ("SECTIGO_AUDIT_REDIS_PASSWORD_FILE", "/elsewhere"), credentials]);
+        let expected = [
+            ("DD_API_KEY", "k".to_owned()),
+            ("SECTIGO_AUDIT_API_CLIENT_SECRET_FILE", file("sectigo-audit-api-client-secret")),
+            ("SECTIGO_AUDIT_REDIS_PASSWORD_FILE", "/elsewhere".to_owned()),
+        ];
+        assert_eq!(environment.values, BTreeMap::from(expected));
+        let environment = gather(&[("DD_API_KEY", ""), credentials]);
+        assert_eq!(environment.values.get("DD_API_KEY_FILE"), Some(&file("dd-api-key")), "empty is not given");
     }
 
     #[cfg(unix)]

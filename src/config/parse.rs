@@ -1,6 +1,7 @@
 //! From the text of one value to its type; what is wrong is said as the rule that it breaks.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use url::Url;
@@ -85,6 +86,12 @@ pub(super) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, St
         let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
         format!("must be one of {}", names.join(", "))
     })
+}
+
+/// An IP address and a port to listen on.
+pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
+    let address = text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0);
+    address.ok_or_else(|| "must be an IP address and a port, such as 127.0.0.1:9090 or [::]:9090".to_owned())
 }
 
 /// An address that a secret may be sent to: `https`, or `http` where nobody else can listen.
@@ -175,6 +182,16 @@ mod tests {
         let choices = [("text", 1), ("json", 2)];
         assert_eq!(choice("JSON", &choices), Ok(2));
         assert_eq!(choice("xml", &choices), Err("must be one of text, json".to_owned()));
+    }
+
+    #[test]
+    fn what_to_listen_on_is_an_ip_address_and_a_port() {
+        for text in ["127.0.0.1:9090", "0.0.0.0:1", "[::]:9090", "[::1]:65535"] {
+            assert!(listen(text).is_ok(), "{text}");
+        }
+        for text in ["localhost:9090", ":9090", "9090", "127.0.0.1", "127.0.0.1:0", "::9090", "127.0.0.1:65536"] {
+            assert!(listen(text).unwrap_err().contains("such as 127.0.0.1:9090"), "{text}");
+        }
     }
 
     #[test]

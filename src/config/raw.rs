@@ -15,10 +15,12 @@ pub(super) struct Shared {
     pub(super) sync_lookback: Option<String>,
     pub(super) retry_budget: Option<String>,
     pub(super) shutdown_grace: Option<String>,
+    pub(super) lease_ttl: Option<String>,
     pub(super) storage_backend: Option<String>,
     pub(super) local_storage_path: Option<String>,
     pub(super) rejected_path: Option<String>,
     pub(super) http_timeout: Option<String>,
+    pub(super) http_listen: Option<String>,
     pub(super) log_format: Option<String>,
     pub(super) log_level: Option<String>,
 }
@@ -34,6 +36,40 @@ pub(super) struct Sectigo {
     pub(super) sync_delay: Option<String>,
     pub(super) sync_window: Option<String>,
     pub(super) sync_overlap: Option<String>,
+}
+
+/// What the state in Redis needs.
+#[cfg(feature = "redis")]
+#[derive(Default, Deserialize)]
+pub(super) struct Redis {
+    pub(super) address: Option<String>,
+    pub(super) address_file: Option<String>,
+    pub(super) password: Option<String>,
+    pub(super) password_file: Option<String>,
+    pub(super) username: Option<String>,
+    pub(super) db: Option<String>,
+    pub(super) tls: Option<String>,
+    pub(super) key: Option<String>,
+}
+
+/// What the state in S3 needs, beside what AWS's own library reads.
+#[cfg(feature = "s3")]
+#[derive(Default, Deserialize)]
+pub(super) struct S3 {
+    pub(super) bucket: Option<String>,
+    pub(super) prefix: Option<String>,
+    pub(super) force_path_style: Option<String>,
+    pub(super) unconditional: Option<String>,
+    pub(super) sse: Option<String>,
+    pub(super) kms_key_id: Option<String>,
+}
+
+/// What the state in Google Cloud Storage needs, beside what Google's own library reads.
+#[cfg(feature = "gcs")]
+#[derive(Default, Deserialize)]
+pub(super) struct Gcs {
+    pub(super) bucket: Option<String>,
+    pub(super) prefix: Option<String>,
 }
 
 /// Datadog's own names.
@@ -54,7 +90,7 @@ pub(super) struct Datadog {
 
 /// Reads the variables under `prefix`.
 pub(super) fn read<T: DeserializeOwned>(
-    prefix: &'static str,
+    prefix: &str,
     environment: &Environment,
     mistakes: &mut Mistakes,
 ) -> Result<T, Noted> {
@@ -109,9 +145,20 @@ mod tests {
         fields.iter().map(|field| format!("{prefix}{}", field.to_uppercase())).collect()
     }
 
+    #[cfg(all(feature = "redis", feature = "s3", feature = "gcs"))]
     #[test]
     fn each_row_of_the_table_is_read_by_one_field_and_each_field_has_its_row() {
-        let fields = [names::<Shared>(PREFIX), names::<Sectigo>(PREFIX), names::<Datadog>(DATADOG_PREFIX)].concat();
+        let fields = [
+            names::<Shared>(PREFIX),
+            names::<Sectigo>(PREFIX),
+            names::<Redis>("SECTIGO_AUDIT_REDIS_"),
+            names::<S3>("SECTIGO_AUDIT_S3_"),
+            names::<Gcs>("SECTIGO_AUDIT_GCS_"),
+            names::<Datadog>(DATADOG_PREFIX),
+            // Of no prefix of ours, and read by itself.
+            vec!["STORAGE_EMULATOR_HOST".to_owned()],
+        ]
+        .concat();
         let unique: BTreeSet<_> = fields.iter().map(String::as_str).collect();
         assert_eq!(unique.len(), fields.len(), "a name is read twice");
         assert_eq!(unique, VARIABLES.iter().map(|row| row.name).collect());

@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
+
+use super::environment::Environment;
 use super::mistakes::{Mistakes, Noted};
 use super::parse::{self, Bounds};
+use super::raw;
 use super::variables;
 
 /// Reads the variables of one prefix.
@@ -15,6 +19,15 @@ pub(super) struct Reader<'a> {
 impl<'a> Reader<'a> {
     pub(super) fn new(prefix: &'static str, mistakes: &'a mut Mistakes) -> Self {
         Self { prefix, mistakes }
+    }
+
+    /// The variables that go on after this prefix with `part`, as text.
+    #[cfg_attr(
+        not(any(feature = "redis", feature = "s3", feature = "gcs")),
+        expect(dead_code, reason = "for the backends that are left out")
+    )]
+    pub(super) fn read<T: DeserializeOwned>(&mut self, part: &str, environment: &Environment) -> Result<T, Noted> {
+        raw::read(&self.name(part), environment, self.mistakes)
     }
 
     /// The whole name of the variable that ends in `suffix`.

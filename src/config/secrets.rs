@@ -39,6 +39,20 @@ pub(super) fn read(
     Ok(secret)
 }
 
+/// The same, where there need not be one.
+#[cfg(feature = "redis")]
+pub(super) fn optional(
+    names: Names,
+    value: Option<String>,
+    file: Option<String>,
+    mistakes: &mut Mistakes,
+) -> Result<Option<Secret>, Noted> {
+    if value.is_none() && file.is_none() {
+        return Ok(None);
+    }
+    read(names, value, file, |_| Ok(()), mistakes).map(Some)
+}
+
 fn from_file(variable: &'static str, path: &str, mistakes: &mut Mistakes) -> Result<Secret, Noted> {
     Secret::from_file(variable, PathBuf::from(path)).map_err(|error| {
         let rule = match error {

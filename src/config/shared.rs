@@ -1,5 +1,6 @@
 //! The variables that every source has under its own prefix: how to work, how to call, how to log.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tracing::Level;
@@ -19,6 +20,7 @@ const INTERVAL: Bounds = Bounds::seconds(5, 18 * HOUR);
 const LOOKBACK_BOUNDS: Bounds = Bounds::seconds(0, 18 * HOUR).above_zero();
 const RETRY_BUDGET: Bounds = Bounds::seconds(0, 24 * HOUR);
 const SHUTDOWN_GRACE: Bounds = Bounds::seconds(0, 10 * MINUTE);
+const LEASE_TTL: Bounds = Bounds::seconds(15, 10 * MINUTE).whole_seconds();
 const HTTP_TIMEOUT: Bounds = Bounds::seconds(1, 10 * MINUTE);
 
 const FORMATS: [(&str, Format); 2] = [("text", Format::Text), ("json", Format::Json)];
@@ -37,17 +39,22 @@ pub(super) const LOGGING: [&str; 2] = ["LOG_FORMAT", "LOG_LEVEL"];
 /// The variable that [`lookback`] reads, without its prefix.
 pub(super) const LOOKBACK: &str = "SYNC_LOOKBACK";
 
+/// The variable that [`listen`] reads, without its prefix.
+pub(super) const LISTEN: &str = "HTTP_LISTEN";
+
 /// How the engine is to work.
 pub(super) fn sync(raw: &Shared, reader: &mut Reader<'_>) -> Result<sync::Settings, Noted> {
     let on = reader.required("SYNC_LOOP", raw.sync_loop.as_deref(), parse::flag);
     let interval = reader.duration("SYNC_INTERVAL", raw.sync_interval.as_deref(), INTERVAL);
     let retry_budget = reader.duration("RETRY_BUDGET", raw.retry_budget.as_deref(), RETRY_BUDGET);
     let shutdown_grace = reader.duration("SHUTDOWN_GRACE", raw.shutdown_grace.as_deref(), SHUTDOWN_GRACE);
+    let lease_ttl = reader.duration("LEASE_TTL", raw.lease_ttl.as_deref(), LEASE_TTL);
     Ok(sync::Settings {
         mode: if on? { Mode::Loop } else { Mode::Once },
         interval: interval?,
         retry_budget: retry_budget?,
         shutdown_grace: shutdown_grace?,
+        lease_ttl: lease_ttl?,
     })
 }
 
@@ -60,6 +67,16 @@ pub(super) fn lookback(raw: &Shared, reader: &mut Reader<'_>) -> Result<Duration
 pub(super) fn http(raw: &Shared, reader: &mut Reader<'_>) -> Result<http::Settings, Noted> {
     let timeout = reader.duration("HTTP_TIMEOUT", raw.http_timeout.as_deref(), HTTP_TIMEOUT)?;
     Ok(http::Settings { timeout })
+}
+
+/// Where to answer probes and Prometheus; none to answer nobody.
+pub(super) fn listen(raw: &Shared, reader: &mut Reader<'_>) -> Result<Option<SocketAddr>, Noted> {
+    reader.optional(LISTEN, raw.http_listen.as_deref(), parse::listen)
+}
+
+/// The same, for whoever asks there.
+pub(super) fn listening(raw: &Shared, reader: &mut Reader<'_>) -> Result<SocketAddr, Noted> {
+    reader.required(LISTEN, raw.http_listen.as_deref(), parse::listen)
 }
 
 /// How the program logs.
@@ -85,6 +102,7 @@ mod tests {
         assert_eq!(config.sync.shutdown_grace, Duration::from_secs(25));
         assert_eq!(config.sectigo.lookback, Duration::from_hours(1));
         assert_eq!(config.http.timeout, Duration::from_mins(1));
+        assert_eq!(config.listen, None);
         assert_eq!(config.telemetry, telemetry::Settings { format: Format::Text, level: Level::INFO });
     }
 
@@ -97,6 +115,7 @@ mod tests {
             ("SECTIGO_AUDIT_SHUTDOWN_GRACE", "13s"),
             ("SECTIGO_AUDIT_SYNC_LOOKBACK", "14s"),
             ("SECTIGO_AUDIT_HTTP_TIMEOUT", "15s"),
+            ("SECTIGO_AUDIT_HTTP_LISTEN", "[::1]:9090"),
             ("SECTIGO_AUDIT_LOG_FORMAT", "json"),
             ("SECTIGO_AUDIT_LOG_LEVEL", "DEBUG"),
         ]);
@@ -109,6 +128,7 @@ mod tests {
             config.http.timeout,
         ];
         assert_eq!(times.map(|time| time.as_secs()), [11, 12, 13, 14, 15]);
+        assert_eq!(config.listen, "[::1]:9090".parse().ok());
         assert_eq!(config.telemetry, telemetry::Settings { format: Format::Json, level: Level::DEBUG });
     }
 

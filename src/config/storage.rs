@@ -3,12 +3,21 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use super::environment::Environment;
 use super::mistakes::Noted;
 use super::raw::Shared;
 use super::reader::Reader;
+use crate::secret::Secret;
+
+#[cfg(feature = "gcs")]
+mod gcs;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(feature = "s3")]
+mod s3;
 
 /// Where the state is kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Storage {
     /// In this process alone.
     Memory,
@@ -17,39 +26,104 @@ pub enum Storage {
         /// The folder, which exists.
         folder: PathBuf,
     },
+    /// In Redis.
+    #[cfg(feature = "redis")]
+    Redis(crate::state::redis::Settings),
+    /// In an S3 bucket.
+    #[cfg(feature = "s3")]
+    S3(crate::state::s3::Settings),
+    /// In a Google Cloud Storage bucket.
+    #[cfg(feature = "gcs")]
+    Gcs(crate::state::gcs::Settings),
 }
 
-/// Backends that this build does not have, with what their variables begin with.
-const ABSENT: [(&str, &str); 3] = [("redis", "REDIS_"), ("s3", "S3_"), ("gcs", "GCS_")];
+impl Storage {
+    /// The secret that opens the store, where it has one of its own.
+    pub fn secret(&self) -> Option<&Secret> {
+        match self {
+            #[cfg(feature = "redis")]
+            Self::Redis(settings) => settings.password.as_ref(),
+            _ => None,
+        }
+    }
 
-/// The variables that [`storage`] reads, without their prefix.
-pub(super) const READ: [&str; 2] = ["STORAGE_BACKEND", "LOCAL_STORAGE_PATH"];
-
-/// Whether the variable that ends in `suffix` belongs to a backend outside of the table.
-pub(super) fn reads(suffix: &str) -> bool {
-    ABSENT.iter().any(|(_, prefix)| suffix.starts_with(prefix))
+    /// Whether the store is used such that two instances cannot undo each other's progress.
+    pub fn is_conditional(&self) -> bool {
+        match self {
+            #[cfg(feature = "s3")]
+            Self::S3(settings) => !settings.unconditional,
+            _ => true,
+        }
+    }
 }
 
-#[derive(Clone, Copy)]
+/// Whether [`storage`] reads the variable.
+pub(super) fn reads(name: &str) -> bool {
+    const OF_ALL: [&str; 2] = ["STORAGE_BACKEND", "LOCAL_STORAGE_PATH"];
+    const OF_ONE: [&str; 3] = ["REDIS_", "S3_", "GCS_"];
+    name == EMULATOR
+        || name
+            .strip_prefix(super::sectigo::PREFIX)
+            .is_some_and(|suffix| OF_ALL.contains(&suffix) || OF_ONE.iter().any(|backend| suffix.starts_with(backend)))
+}
+
+/// Where Google's own tools look for an emulator.
+const EMULATOR: &str = "STORAGE_EMULATOR_HOST";
+
+/// The names of the backends that this build has.
+const BUILT: &[&str] = &[
+    "localfs",
+    "memory",
+    #[cfg(feature = "redis")]
+    "redis",
+    #[cfg(feature = "s3")]
+    "s3",
+    #[cfg(feature = "gcs")]
+    "gcs",
+];
+
+/// The backends that this build has: the three with large client libraries can be left out.
+#[derive(Debug, Clone, Copy)]
 enum Backend {
     Memory,
     LocalFs,
+    #[cfg(feature = "redis")]
+    Redis,
+    #[cfg(feature = "s3")]
+    S3,
+    #[cfg(feature = "gcs")]
+    Gcs,
 }
 
+#[allow(
+    unreachable_patterns,
+    reason = "what is left out is told from what does not exist; in a full build nothing is left out"
+)]
 fn backend(text: &str) -> Result<Backend, String> {
     let name = text.to_ascii_lowercase();
     match name.as_str() {
         "memory" => Ok(Backend::Memory),
         "localfs" => Ok(Backend::LocalFs),
-        _ if ABSENT.iter().any(|(absent, _)| *absent == name) => {
-            Err(format!("this build does not have the backend {name}; it has localfs and memory"))
-        }
-        _ => Err("must be localfs or memory".to_owned()),
+        #[cfg(feature = "redis")]
+        "redis" => Ok(Backend::Redis),
+        #[cfg(feature = "s3")]
+        "s3" => Ok(Backend::S3),
+        #[cfg(feature = "gcs")]
+        "gcs" => Ok(Backend::Gcs),
+        "redis" | "s3" | "gcs" => Err(format!(
+            "this build leaves out the backend {name} (the cargo feature {name}); it has {}",
+            BUILT.join(", ")
+        )),
+        _ => Err("must be localfs, redis, s3, gcs or memory".to_owned()),
     }
 }
 
 /// The backend and what it needs.
-pub(super) fn storage(raw: &Shared, reader: &mut Reader<'_>) -> Result<Storage, Noted> {
+#[cfg_attr(
+    not(any(feature = "redis", feature = "s3", feature = "gcs")),
+    expect(unused_variables, reason = "for the backends that are left out")
+)]
+pub(super) fn storage(raw: &Shared, environment: &Environment, reader: &mut Reader<'_>) -> Result<Storage, Noted> {
     match reader.required("STORAGE_BACKEND", raw.storage_backend.as_deref(), backend)? {
         Backend::Memory => Ok(Storage::Memory),
         Backend::LocalFs => {
@@ -60,7 +134,33 @@ pub(super) fn storage(raw: &Shared, reader: &mut Reader<'_>) -> Result<Storage, 
             })?;
             Ok(Storage::LocalFs { folder })
         }
+        #[cfg(feature = "redis")]
+        Backend::Redis => redis::settings(reader.read("REDIS_", environment)?, reader).map(Storage::Redis),
+        #[cfg(feature = "s3")]
+        Backend::S3 => s3::settings(&reader.read("S3_", environment)?, reader).map(Storage::S3),
+        #[cfg(feature = "gcs")]
+        Backend::Gcs => gcs::settings(&reader.read("GCS_", environment)?, environment, reader).map(Storage::Gcs),
     }
+}
+
+/// The name of a bucket, without what people put around it.
+#[cfg(any(feature = "s3", feature = "gcs"))]
+fn bucket(text: &str) -> Result<String, String> {
+    if text.contains("://") || text.contains('/') || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err("must be the name of a bucket alone, without scheme or path".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// A path in a bucket. Slashes around it do not count: no name begins with one, and one follows in any case.
+#[cfg(any(feature = "s3", feature = "gcs"))]
+fn prefix(text: &str) -> Result<String, String> {
+    const LONGEST: usize = 900;
+    let prefix = text.trim_matches('/');
+    if prefix.len() > LONGEST || prefix.chars().any(char::is_control) {
+        return Err(format!("must be a path of at most {LONGEST} bytes without control characters"));
+    }
+    Ok(prefix.to_owned())
 }
 
 /// The file for rejected records: the one that is named, or `name` in the state's folder, if there is one.
@@ -83,7 +183,7 @@ pub(super) fn rejected_path(
     })?;
     Ok(given.or_else(|| match storage {
         Some(Storage::LocalFs { folder }) => Some(folder.join(name)),
-        Some(Storage::Memory) | None => None,
+        _ => None,
     }))
 }
 
@@ -111,7 +211,7 @@ mod tests {
     #[test]
     fn the_current_folder_is_the_default() {
         let config = config_with(&[]);
-        assert_eq!(config.storage, Storage::LocalFs { folder: PathBuf::from(".") });
+        assert!(matches!(config.storage, Storage::LocalFs { folder } if folder == Path::new(".")));
         assert_eq!(config.datadog.rejected_path, Some(PathBuf::from("./sectigo-audit-rejected.ndjson")));
     }
 
@@ -151,16 +251,24 @@ mod tests {
 
     #[test]
     fn memory_does_not_look_at_the_folder() {
-        assert_eq!(config_with(&[(BACKEND, "Memory"), (FOLDER, "/no/such/folder")]).storage, Storage::Memory);
+        let config = config_with(&[(BACKEND, "Memory"), (FOLDER, "/no/such/folder")]);
+        assert!(matches!(config.storage, Storage::Memory));
     }
 
     #[test]
-    fn a_backend_that_this_build_lacks_is_told_from_one_that_does_not_exist() {
-        for backend in ["redis", "s3", "GCS"] {
-            let message = message_with(&[(BACKEND, backend)]);
-            assert!(message.contains(&format!("{BACKEND}={backend:?}: this build does not have")), "{message}");
+    fn a_backend_that_was_left_out_is_told_from_one_that_does_not_exist() {
+        for name in ["localfs", "redis", "s3", "gcs", "memory"] {
+            match backend(&name.to_ascii_uppercase()) {
+                Ok(_) => assert!(BUILT.contains(&name)),
+                Err(rule) => {
+                    let said = format!(
+                        "this build leaves out the backend {name} (the cargo feature {name}); it has localfs, "
+                    );
+                    assert!(rule.starts_with(&said) && !BUILT.contains(&name), "{rule}");
+                }
+            }
         }
         let message = message_with(&[(BACKEND, "floppy")]);
-        assert!(message.contains("must be localfs or memory"), "{message}");
+        assert!(message.contains("must be localfs, redis, s3, gcs or memory"), "{message}");
     }
 }

@@ -1,5 +1,7 @@
 //! The configuration as a whole.
 
+use std::path::Path;
+
 use proptest::prelude::*;
 use secrecy::ExposeSecret;
 
@@ -52,16 +54,62 @@ const BROKEN: &[(&str, &str)] = &[
     ("SECTIGO_AUDIT_SYNC_OVERLAP", "2h"),
     ("SECTIGO_AUDIT_RETRY_BUDGET", "25h"),
     ("SECTIGO_AUDIT_SHUTDOWN_GRACE", "11m"),
-    ("SECTIGO_AUDIT_STORAGE_BACKEND", "redis"),
+    ("SECTIGO_AUDIT_LEASE_TTL", "14s"),
+    ("SECTIGO_AUDIT_STORAGE_BACKEND", "floppy"),
     ("SECTIGO_AUDIT_LOCAL_STORAGE_PATH", "/no/such/folder"),
     ("SECTIGO_AUDIT_REJECTED_PATH", "/no/such/folder/file"),
     ("SECTIGO_AUDIT_HTTP_TIMEOUT", "0s"),
+    ("SECTIGO_AUDIT_HTTP_LISTEN", "localhost:9090"),
     ("SECTIGO_AUDIT_LOG_FORMAT", "xml"),
     ("SECTIGO_AUDIT_LOG_LEVEL", "loud"),
 ];
 
+/// The same for the variables that one backend alone reads, with what that backend requires.
+#[cfg(all(feature = "redis", feature = "s3", feature = "gcs"))]
+const BROKEN_FOR_ONE_BACKEND: &[(&str, &[(&str, &str)])] = &[
+    (
+        "redis",
+        &[
+            ("SECTIGO_AUDIT_REDIS_ADDRESS", "ftp://x"),
+            ("SECTIGO_AUDIT_REDIS_ADDRESS_FILE", "/etc/no-such-file"),
+            ("SECTIGO_AUDIT_REDIS_PASSWORD_FILE", "/etc/no-such-file"),
+            ("SECTIGO_AUDIT_REDIS_USERNAME", "without-a-password"),
+            ("SECTIGO_AUDIT_REDIS_DB", "first"),
+            ("SECTIGO_AUDIT_REDIS_TLS", "maybe"),
+        ],
+    ),
+    (
+        "s3",
+        &[
+            ("SECTIGO_AUDIT_S3_BUCKET", "s3://x"),
+            ("SECTIGO_AUDIT_S3_PREFIX", "a\u{7}b"),
+            ("SECTIGO_AUDIT_S3_FORCE_PATH_STYLE", "maybe"),
+            ("SECTIGO_AUDIT_S3_UNCONDITIONAL", "maybe"),
+            ("SECTIGO_AUDIT_S3_SSE", "rot13"),
+            ("SECTIGO_AUDIT_S3_KMS_KEY_ID", "without-kms"),
+        ],
+    ),
+    (
+        "gcs",
+        &[
+            ("SECTIGO_AUDIT_GCS_BUCKET", "gs://x"),
+            ("SECTIGO_AUDIT_GCS_PREFIX", "a\u{7}b"),
+            ("STORAGE_EMULATOR_HOST", "ftp://x"),
+        ],
+    ),
+];
+
+/// What each backend requires.
+#[cfg(all(feature = "redis", feature = "s3", feature = "gcs"))]
+const REQUIRED_BY_BACKENDS: [(&str, &str); 3] = [
+    ("SECTIGO_AUDIT_REDIS_ADDRESS", "redis:6379"),
+    ("SECTIGO_AUDIT_S3_BUCKET", "audit"),
+    ("SECTIGO_AUDIT_GCS_BUCKET", "audit"),
+];
+
 /// The variables that take anything.
-const FREE: [&str; 3] = ["DD_HOSTNAME", "DD_SERVICE", "DD_SOURCE"];
+const FREE: [&str; 5] =
+    ["DD_HOSTNAME", "DD_SERVICE", "DD_SOURCE", "SECTIGO_AUDIT_REDIS_PASSWORD", "SECTIGO_AUDIT_REDIS_KEY"];
 
 #[test]
 fn what_is_required_is_enough() {
@@ -86,10 +134,30 @@ fn every_mistake_is_reported_at_once() {
     assert!(text.starts_with(&format!("the configuration has {} mistakes:\n", expected.len())), "{text}");
 }
 
+#[cfg(all(feature = "redis", feature = "s3", feature = "gcs"))]
+#[test]
+fn each_variable_can_be_mistaken_or_takes_anything() {
+    let of_backends = BROKEN_FOR_ONE_BACKEND.iter().flat_map(|(_, broken)| *broken);
+    let covered = BROKEN.iter().chain(of_backends).map(|(name, _)| *name).chain(FREE).chain(["DD_TAGS"]);
+    assert_eq!(covered.count(), VARIABLES.len(), "a variable has no test");
+}
+
+#[cfg(all(feature = "redis", feature = "s3", feature = "gcs"))]
+#[test]
+fn each_mistake_of_a_backend_is_reported_where_that_backend_is_chosen() {
+    for (backend, all_broken) in BROKEN_FOR_ONE_BACKEND {
+        for broken @ (name, _) in *all_broken {
+            let others = REQUIRED_BY_BACKENDS.into_iter().filter(|(other, _)| !name.starts_with(other));
+            let others: Vec<_> = others.chain([("SECTIGO_AUDIT_STORAGE_BACKEND", *backend)]).collect();
+            let error = complete(&[&[*broken], &others[..]].concat()).unwrap_err();
+            assert_eq!(error.mistakes().iter().map(Mistake::variable).collect::<Vec<_>>(), [*name], "{error}");
+            config_with(&[*broken]);
+        }
+    }
+}
+
 #[test]
 fn each_mistake_is_reported_alone_under_its_own_name() {
-    let covered = BROKEN.iter().map(|(name, _)| *name).chain(FREE).chain(["DD_TAGS"]);
-    assert_eq!(covered.count(), VARIABLES.len(), "a variable has no test");
     for broken @ (name, _) in BROKEN {
         let others: Vec<_> = REQUIRED.into_iter().filter(|(other, _)| !name.starts_with(other)).collect();
         let others: Vec<_> = if name.ends_with("_URL") { REQUIRED.to_vec() } else { others };
@@ -142,6 +210,36 @@ fn a_valid_configuration_shows_no_secret_either() {
 }
 
 #[test]
+fn a_dry_run_needs_no_key_and_sees_every_other_mistake() {
+    let without_key: Vec<_> = REQUIRED.into_iter().filter(|(name, _)| *name != "DD_API_KEY").collect();
+    let config = Config::for_dry_run([os(&without_key), os(&[("DD_ENV", "prod")])].concat()).unwrap();
+    assert_eq!(config.datadog.tags, "env:prod");
+    let error = Config::for_dry_run(os(&[("DD_ENV", "a b"), ("SECTIGO_AUDIT_SYNC_INTERVAL", "1s")])).unwrap_err();
+    let named: Vec<_> = error.mistakes().iter().map(Mistake::variable).collect();
+    assert!(named.contains(&"DD_ENV") && named.contains(&"SECTIGO_AUDIT_API_URL") && named.len() == 5, "{error}");
+}
+
+#[test]
+fn the_secrets_that_can_be_read_again_are_those_from_files() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "x").unwrap();
+    let path = file.path().to_str().unwrap();
+    let variables = |config: Config| -> Vec<_> { config.secret_files().iter().map(Secret::variable).collect() };
+    assert_eq!(variables(config_with(&[])), [""; 0]);
+    let files = [("DD_API_KEY", ""), ("DD_API_KEY_FILE", path)];
+    assert_eq!(variables(config_with(&files)), ["DD_API_KEY_FILE"]);
+    #[cfg(feature = "redis")]
+    {
+        let redis = [
+            ("SECTIGO_AUDIT_STORAGE_BACKEND", "redis"),
+            ("SECTIGO_AUDIT_REDIS_ADDRESS", "redis:6379"),
+            ("SECTIGO_AUDIT_REDIS_PASSWORD_FILE", path),
+        ];
+        assert_eq!(variables(config_with(&redis)), ["SECTIGO_AUDIT_REDIS_PASSWORD_FILE"]);
+    }
+}
+
+#[test]
 fn a_misspelt_name_is_told_beside_what_is_missing() {
     let message = Config::from_pairs(os(&[("SECTIGO_AUDIT_API_ULR", "https://x")])).unwrap_err().to_string();
     assert!(message.contains("SECTIGO_AUDIT_API_URL: is required but not set"), "{message}");
@@ -179,11 +277,24 @@ fn working_on_the_state_needs_no_keys_and_looks_at_nothing_else() {
     let mut pairs = os(&others);
     pairs.extend(os(&[("SECTIGO_AUDIT_STORAGE_BACKEND", "memory"), ("SECTIGO_AUDIT_SYNC_LOOKBACK", "2h")]));
     let config = StateConfig::from_pairs(pairs).unwrap();
-    assert_eq!((config.storage, config.lookback), (Storage::Memory, Duration::from_hours(2)));
-    assert_eq!(StateConfig::from_pairs([]).unwrap().storage, Storage::LocalFs { folder: ".".into() });
+    assert!(matches!(config.storage, Storage::Memory));
+    assert_eq!(config.lookback, Duration::from_hours(2));
+    let config = StateConfig::from_pairs([]).unwrap();
+    assert!(matches!(config.storage, Storage::LocalFs { folder } if folder == Path::new(".")));
     let error = StateConfig::from_pairs(os(BROKEN)).unwrap_err();
+    // Of a backend that does not exist nothing is asked, the folder neither.
     let named: Vec<_> = error.mistakes().iter().map(Mistake::variable).collect();
     assert!(named.len() == 4 && named.iter().all(|name| is_needed(name)), "{error}");
+}
+
+#[test]
+fn asking_for_the_health_needs_the_address_and_looks_at_nothing_else() {
+    let others: Vec<_> = BROKEN.iter().copied().filter(|(name, _)| *name != "SECTIGO_AUDIT_HTTP_LISTEN").collect();
+    let error = HealthConfig::from_pairs(os(&others)).unwrap_err().to_string();
+    assert!(error.contains("SECTIGO_AUDIT_HTTP_LISTEN: is required but not set."), "{error}");
+    let given = [os(&others), os(&[("SECTIGO_AUDIT_HTTP_LISTEN", "[::]:9090")])].concat();
+    assert_eq!(HealthConfig::from_pairs(given).unwrap().listen, "[::]:9090".parse().unwrap());
+    assert!(HealthConfig::from_pairs(os(BROKEN)).is_err());
 }
 
 #[cfg(unix)]

@@ -1,7 +1,7 @@
 //! The Datadog logs intake, as described at `docs.datadoghq.com/api/latest/logs` (send logs).
 //!
-//! [`entry`] writes one event, [`batch`] one body, [`response`] reads an answer, `isolate` settles a batch whatever it contains, and this
-//! file sends: up to four requests at a time.
+//! [`entry`] writes one event, [`batch`] one body, [`response`] reads an answer, `isolate` settles a batch whatever it contains,
+//! [`preview`] prints in place of sending, and this file sends: up to four requests at a time.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -17,8 +17,9 @@ use url::Url;
 
 use super::{Delivery, Destination, Error, Receipt};
 use crate::event::Event;
-use crate::http::{self, Excerpt, Method, Place, Redaction, Reply};
+use crate::http::{self, Excerpt, Method, Place, Redaction, Reply, Server};
 use crate::secret::Secret;
+use crate::telemetry::metrics;
 use batch::{Batch, MOST_ENTRIES};
 use entry::{EntryWriter, Form};
 use isolate::Settling;
@@ -28,6 +29,7 @@ use response::Meaning;
 pub mod batch;
 pub mod entry;
 mod isolate;
+pub mod preview;
 pub mod rejected;
 pub mod response;
 pub mod severity;
@@ -143,6 +145,12 @@ impl IntakeClock {
     }
 }
 
+/// A request body, and its size before compression.
+struct Body {
+    sent: Vec<u8>,
+    uncompressed: usize,
+}
+
 /// The intake's word on a body.
 #[derive(Debug)]
 enum Ruling {
@@ -177,7 +185,7 @@ impl Datadog {
         let key = self.key.current();
         let request = self.http.request(Method::GET, self.validate.clone())?.header("DD-API-KEY", sensitive(&key));
         let hidden = Redaction::of([&key]);
-        let reply = http::exchange(request, &place, ENOUGH_OF_AN_ANSWER, &hidden).await?;
+        let reply = http::exchange(Server::Destination, request, &place, ENOUGH_OF_AN_ANSWER, &hidden).await?;
         match response::meaning(reply.status, &reply.headers) {
             Meaning::Accepted => Ok(()),
             Meaning::KeyRefused => Err(self.key_refused(place, &reply, &key)),
@@ -203,11 +211,13 @@ impl Datadog {
     }
 
     /// A body with one entry of our own.
-    fn notice(&self, kind: &str, message: &str, status: &str, now: Timestamp) -> Result<Vec<u8>, Error> {
+    fn notice(&self, kind: &str, message: &str, status: &str, now: Timestamp) -> Result<Body, Error> {
         let mut body = vec![b'['];
         self.entries.write_notice(&mut body, kind, message, status, now);
         body.push(b']');
-        batch::compress(body, self.compression).map_err(Error::Batch)
+        let uncompressed = body.len();
+        let sent = batch::compress(body, self.compression).map_err(Error::Batch)?;
+        Ok(Body { sent, uncompressed })
     }
 
     /// Prepares a batch on a thread for blocking work: compression is what costs most of all.
@@ -228,7 +238,8 @@ impl Datadog {
         }
     }
 
-    async fn post(&self, body: Vec<u8>) -> Result<Ruling, Error> {
+    async fn post(&self, body: Body) -> Result<Ruling, Error> {
+        metrics::body_sent(body.uncompressed, body.sent.len());
         let place = self.place();
         let key = self.key.current();
         let mut request = self
@@ -238,12 +249,13 @@ impl Datadog {
             .header("DD-EVP-ORIGIN", env!("CARGO_PKG_NAME"))
             .header("DD-EVP-ORIGIN-VERSION", env!("CARGO_PKG_VERSION"))
             .header(CONTENT_TYPE, "application/json")
-            .body(body);
+            .body(body.sent);
         if let Some(encoding) = self.compression.content_encoding() {
             request = request.header(CONTENT_ENCODING, encoding);
         }
         let hidden = Redaction::of([&key]);
-        let reply = http::send(request, &place, &hidden).await?.beginning(ENOUGH_OF_AN_ANSWER).await;
+        let reply =
+            http::send(Server::Destination, request, &place, &hidden).await?.beginning(ENOUGH_OF_AN_ANSWER).await;
         self.clock.answered(&reply);
         let status = reply.status.as_u16();
         let reason = || Excerpt::of(&reply.body, &hidden);
@@ -292,9 +304,8 @@ impl Destination for Datadog {
     async fn deliver(&self, delivery: &mut Delivery, now: Timestamp) -> Result<Receipt, Error> {
         let events = Arc::clone(delivery.events());
         let sent_at = self.clock.correct(now);
-        let mut waiting = delivery.outstanding().iter().flat_map(|range| requests(range.clone())).collect::<Vec<_>>();
-        waiting.reverse();
-        let mut left = Vec::new();
+        let mut open: Vec<_> = delivery.outstanding().iter().flat_map(|range| requests(range.clone())).collect();
+        let mut waiting: Vec<_> = open.iter().rev().cloned().collect();
         let mut failure: Option<Error> = None;
         let mut under_way = FuturesUnordered::new();
         loop {
@@ -302,11 +313,14 @@ impl Destination for Datadog {
                 && failure.is_none()
                 && let Some(range) = waiting.pop()
             {
-                under_way.push(Settling::new(self, Arc::clone(&events), range, sent_at).run());
+                under_way.push(Settling::new(self, Arc::clone(&events), range, sent_at, delivery.beat()).run());
             }
             let Some(settled) = under_way.next().await else { break };
             delivery.count(settled.tally);
-            left.extend(settled.left);
+            // At once: this may be broken off before the others are settled.
+            open.retain(|range| *range != settled.range);
+            open.extend(settled.left);
+            delivery.leave(open.clone());
             if let Some(error) = settled.error {
                 if matches!(&error, Error::Http(error) if error.may_have_arrived()) {
                     delivery.note_unanswered();
@@ -315,8 +329,6 @@ impl Destination for Datadog {
             }
         }
         self.clock.compare(now);
-        left.extend(waiting);
-        delivery.leave(left);
         failure.map_or(Ok(Receipt::Accepted), Err)
     }
 }

@@ -12,7 +12,7 @@ use url::{Host, Url};
 
 use super::Error;
 use crate::failure::Class;
-use crate::http::{self, Excerpt, Method, Place, Redaction, Reply};
+use crate::http::{self, Excerpt, Method, Place, Redaction, Reply, Server};
 use crate::secret::Secret;
 
 /// A token answer is a small JSON object.
@@ -130,15 +130,18 @@ impl ClientCredentials {
         ];
         let request = http.request(Method::POST, endpoint.clone())?.form(&form);
         let hidden = Redaction::of([&secret]);
-        let reply = http::exchange(request, &place, LARGEST_ANSWER, &hidden).await.map_err(|error| match error {
-            // An answer of that size is no token; a smaller question would not mend it.
-            http::Error::TooLarge { place, limit } => Error::NoToken {
-                place,
-                reason: format!("it is larger than {limit} bytes"),
-                variable: endpoint_variable,
-            },
-            other => other.into(),
-        })?;
+        let reply =
+            http::exchange(Server::Token, request, &place, LARGEST_ANSWER, &hidden).await.map_err(
+                |error| match error {
+                    // An answer of that size is no token; a smaller question would not mend it.
+                    http::Error::TooLarge { place, limit } => Error::NoToken {
+                        place,
+                        reason: format!("it is larger than {limit} bytes"),
+                        variable: endpoint_variable,
+                    },
+                    other => other.into(),
+                },
+            )?;
         if reply.status == StatusCode::OK {
             return issued(&reply).map_err(|reason| Error::NoToken { place, reason, variable: endpoint_variable });
         }

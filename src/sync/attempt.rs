@@ -11,6 +11,8 @@ use super::Halt;
 use super::stop::Stop;
 use super::verdict::{self, Patience, Reason, Trouble, Verdict};
 use crate::failure::{Chain, Class};
+use crate::telemetry::metrics;
+use crate::telemetry::pulse::{Pulse, Waiting};
 
 /// While stopping, what is not finished yet is tried again at least this often.
 const WHILE_STOPPING: Duration = Duration::from_secs(1);
@@ -24,6 +26,15 @@ pub(super) enum Counterpart {
 }
 
 impl Counterpart {
+    /// A word for it, for the metrics.
+    fn side(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Destination => "destination",
+            Self::Store => "store",
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Source => "source",
@@ -37,13 +48,14 @@ impl Counterpart {
 pub(super) struct Attempts {
     patience: Patience,
     stop: Stop,
+    pub(super) pulse: Pulse,
     progress: Cell<Instant>,
     met: [Cell<bool>; 3],
 }
 
 impl Attempts {
     pub(super) fn new(patience: Patience, stop: Stop) -> Self {
-        Self { patience, stop, progress: Cell::new(Instant::now()), met: Default::default() }
+        Self { patience, stop, pulse: Pulse::default(), progress: Cell::new(Instant::now()), met: Default::default() }
     }
 
     /// Something worked, or waited for its time as it should: the budget starts anew.
@@ -72,6 +84,15 @@ pub(super) struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
+    /// The call is made now; it is over when what this gives is dropped.
+    pub(super) fn calls(&self) -> Waiting {
+        let (pulse, name) = (&self.shared.pulse, self.counterpart.name());
+        match self.counterpart {
+            Counterpart::Source | Counterpart::Destination => pulse.calls(name),
+            Counterpart::Store => pulse.calls_store(name),
+        }
+    }
+
     /// The call, or a part of it, worked. Whether that is progress is for the caller to say.
     pub(super) fn succeeded(&mut self) {
         if self.total > 0 {
@@ -95,7 +116,11 @@ impl Attempt<'_> {
         }
         self.failures = self.failures.saturating_add(1);
         self.total = self.total.saturating_add(1);
-        verdict::decide(self.trouble(class), self.shared.patience, fastrand::f64())
+        let verdict = verdict::decide(self.trouble(class), self.shared.patience, fastrand::f64());
+        if !matches!(verdict, Verdict::GiveUp(_)) {
+            metrics::retried(self.counterpart.side(), class);
+        }
+        verdict
     }
 
     /// A smaller question is put.
@@ -142,6 +167,7 @@ impl Attempt<'_> {
             Verdict::Wait { pause, alarm } => (pause, alarm),
         };
         self.tell(cause, pause, alarm);
+        let _pausing = self.shared.pulse.pauses(pause);
         let stop = &self.shared.stop;
         if !stop.is_requested() && stop.sleep(pause).await {
             return Ok(None);
@@ -154,9 +180,11 @@ impl Attempt<'_> {
     }
 
     fn tell(&self, cause: &(dyn Error + 'static), pause: Duration, alarm: bool) {
+        self.shared.pulse.told(cause);
         let (name, failures, error) = (self.counterpart.name(), self.total, Chain(cause));
         let again_in =
             humantime::format_duration(Duration::from_millis(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)));
+        self.shared.pulse.stands(format_args!("the {name} failed, {failures} in a row; again in {again_in}"));
         if alarm {
             tracing::error!(%error, failures, %again_in, "the {name} needs attention; nothing is lost meanwhile, and the place is kept");
         } else {

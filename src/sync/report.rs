@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::destination::Tally;
+use crate::telemetry::metrics;
 
 /// The counts of a cycle.
 #[derive(Debug)]
@@ -31,6 +32,7 @@ impl Report {
         self.pages += 1;
         self.read += fresh + already_delivered;
         self.already_delivered += already_delivered;
+        metrics::page_read(fresh, already_delivered);
     }
 
     /// What became of a page.
@@ -48,11 +50,23 @@ impl Report {
 
     /// The cycle's line; of one that was cut short, only if it had done something.
     pub(super) fn end(&self, complete: bool, until: Option<Timestamp>) {
+        metrics::cycle_ended(complete, self.begun.elapsed());
         if complete {
             self.tell("synchronised", until);
         } else if self.pages > 0 {
             self.tell("synchronised in part", until);
         }
+    }
+
+    /// How the work stands behind a complete cycle that ended `now`, with everything up to `until` delivered.
+    pub(super) fn standing(&self, until: Option<Timestamp>, now: Timestamp) -> String {
+        let Tally { accepted, rejected, .. } = self.tally;
+        let up_to = until.map(|until| {
+            let lag = Duration::try_from(now.duration_since(until)).unwrap_or_default();
+            format!(" up to {until}, {} behind", humantime::format_duration(Duration::from_secs(lag.as_secs())))
+        });
+        let rejected = if rejected > 0 { format!(", {rejected} rejected") } else { String::new() };
+        format!("synchronised{} at {now:.0}; {accepted} delivered{rejected}", up_to.unwrap_or_default())
     }
 
     fn tell(&self, what: &str, until: Option<Timestamp>) {

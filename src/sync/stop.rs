@@ -29,6 +29,11 @@ impl Stop {
         self.requested.cancel();
     }
 
+    /// How long a stop may take.
+    pub fn grace(&self) -> Duration {
+        self.grace
+    }
+
     /// Whether a stop was asked for.
     pub fn is_requested(&self) -> bool {
         self.requested.is_cancelled()

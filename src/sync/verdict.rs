@@ -52,6 +52,17 @@ pub enum Verdict {
     GiveUp(Reason),
 }
 
+impl Verdict {
+    /// The same, with a wait no longer than `longest`.
+    #[must_use]
+    pub fn within(self, longest: Option<Duration>) -> Self {
+        match (self, longest) {
+            (Self::Wait { pause, alarm }, Some(longest)) => Self::Wait { pause: pause.min(longest), alarm },
+            (verdict, _) => verdict,
+        }
+    }
+}
+
 /// Why a run stops before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {

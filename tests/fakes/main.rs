@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test, what cannot be is a failure")]
 
 mod destination;
+mod gcs;
 mod source;
 #[path = "../support/mod.rs"]
 mod support;

@@ -78,17 +78,12 @@ impl Setup {
 
     /// Starts the binary.
     pub fn start(&self, arguments: &[&str]) -> Daemon {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_auditsync"))
-            .args(arguments)
-            .env_clear()
-            .envs(&self.variables)
-            .current_dir(self.folder())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the binary starts");
+        self.start_with(&[], arguments)
+    }
+
+    /// Starts the binary, with further variables.
+    pub fn start_with(&self, more: &[(&str, &str)], arguments: &[&str]) -> Daemon {
+        let mut child = self.command(arguments).envs(more.iter().copied()).spawn().expect("the binary starts");
         let (said, hears) = watch::channel(());
         let (stdout, stderr) = (Arc::default(), Arc::default());
         let readers = [
@@ -96,6 +91,21 @@ impl Setup {
             listen(child.stderr.take().expect("piped"), &stderr, &said),
         ];
         Daemon { child, stdout, stderr, hears, readers }
+    }
+
+    /// What starts the binary, for a test that wants its outputs elsewhere.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_auditsync"));
+        command
+            .args(arguments)
+            .env_clear()
+            .envs(&self.variables)
+            .current_dir(self.folder())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        command
     }
 
     /// Runs the binary to its end.

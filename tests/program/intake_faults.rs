@@ -198,6 +198,7 @@ async fn a_key_refused_at_first_contact_is_named() {
     assert!(ended.stderr.contains(&format!("check {KEY},")), "{}", ended.stderr);
     assert!(ended.stderr.contains(INTAKE), "a key of another site is refused alike: {}", ended.stderr);
     assert!(!ended.everything().contains(&IntakeOptions::default().api_key));
+    assert!(!ended.stderr.contains("may be sent again"), "nothing was taken: {}", ended.stderr);
     assert_eq!(Some(stage.since()), stage.openings()[0].from, "the cursor is where it was");
     stage.intake.set_api_key(IntakeOptions::default().api_key);
     let stage = stage.with(LOOP, "false");

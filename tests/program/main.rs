@@ -10,13 +10,20 @@
 
 mod command_line;
 mod daemon;
+mod dry_run;
 mod first_sync;
+mod health;
 mod instances;
 mod intake_entries;
 mod intake_faults;
 mod intake_refusals;
 mod killing;
+mod lease;
+mod metrics;
+mod probe;
+mod rotation;
 mod secrets;
+mod shared_state;
 mod source_credentials;
 mod source_faults;
 mod source_pages;
@@ -24,5 +31,6 @@ mod source_ranges;
 mod stage;
 mod state_document;
 mod stopping;
+mod supervised;
 #[path = "../support/mod.rs"]
 mod support;

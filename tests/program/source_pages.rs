@@ -226,8 +226,9 @@ async fn a_record_that_never_parses_holds_up_nothing_before_it_and_ends_a_one_sh
     let ended = stage.run_to(75).await;
     assert!(ended.stderr.contains("is not a page of records"), "{}", ended.stderr);
     assert_eq!(stage.since(), second, "up to the second with the broken one");
-    let last = stage.openings().last().cloned().unwrap();
-    assert_eq!((last.from, last.to), (Some(second), Some(second + Duration::from_secs(1))), "down to one second");
+    // The last question may be the first one again, put anew after a wait.
+    let smallest = (Some(second), Some(second + Duration::from_secs(1)));
+    assert!(stage.openings().iter().any(|asked| (asked.from, asked.to) == smallest), "down to one second");
     stage.assert_all_once();
 }
 

@@ -175,6 +175,7 @@ fn engine(world: &Arc<World>, life: &Arc<Life>, mode: Mode, ahead: i16, busy: u8
         interval: Duration::from_secs(knobs.interval.into()),
         retry_budget: Duration::from_secs(knobs.budget.into()),
         shutdown_grace: Duration::from_secs(knobs.grace.into()),
+        lease_ttl: Duration::from_secs(60),
     };
     Sync::new(
         Arc::new(ModelSource::new(Arc::clone(world), Arc::clone(life))),

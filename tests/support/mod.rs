@@ -1,4 +1,4 @@
-//! Fakes of both ends of the pipe, for black-box tests, the demo and the benches.
+//! Fakes of both ends of the pipe and servers for the state, for black-box tests, the demo and the benches.
 //!
 //! [`FakeScm`] is the source: a token endpoint and the audit API in one server. [`FakeIntake`] is the
 //! destination: the logs intake and the key check. Both are real HTTP servers on `127.0.0.1` with a free
@@ -23,6 +23,9 @@
 //! or one fault for every request until it is taken back. Scripted ones go first. Apart from that,
 //! `hold` keeps answers back until `release`, and `go_down` refuses connections until `come_back`.
 //!
+//! The state can be kept in a real [`RedisServer`], in [`Moto`], which runs the real `moto_server`, in [`FakeS3`] and in
+//! [`FakeGcs`]; a [`Proxy`] stands in the way to any of them.
+//!
 //! The waiting methods are driven by events. They panic after a minute, so that a test that hangs says
 //! what it was waiting for.
 
@@ -36,15 +39,29 @@
 
 mod encoding;
 mod fault;
+mod gcs;
 mod intake;
+#[cfg(feature = "s3")]
+mod moto;
+mod proxy;
 mod records;
+mod redis;
 mod reply;
+#[cfg(feature = "s3")]
+mod s3;
 mod scm;
 mod server;
 mod undated;
 mod watched;
 
 pub use fault::Fault;
+pub use gcs::{FakeGcs, GcsOptions, Permissions as GcsPermissions};
 pub use intake::{FakeIntake, IntakeOptions, IntakeRequest, Predicate};
+#[cfg(feature = "s3")]
+pub use moto::{Keys, Moto};
+pub use proxy::{Proxy, Way};
 pub use records::{Record, Records};
+pub use redis::RedisServer;
+#[cfg(feature = "s3")]
+pub use s3::{Conditions, FakeS3, Permissions as S3Permissions, S3Answer, S3Request};
 pub use scm::{AdvertiseAuth, ApiRequest, FakeScm, FinalPage, Order, ScmOptions};

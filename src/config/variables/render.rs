@@ -183,8 +183,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(".env");
         let all: Vec<_> = env_example().lines().map(|line| line.strip_prefix('#').unwrap_or(line).to_owned()).collect();
-        let all: Vec<_> =
-            all.into_iter().filter(|line| line.starts_with("SECTIGO_") || line.starts_with("DD_")).collect();
+        let all: Vec<_> = all
+            .into_iter()
+            .filter(|line| VARIABLES.iter().any(|row| line.starts_with(&format!("{}=", row.name))))
+            .collect();
         fs::write(&path, all.join("\n")).unwrap();
         assert_eq!(dotenv::read(&path).unwrap().len(), VARIABLES.len());
     }

@@ -26,6 +26,8 @@ pub struct Batch {
     pub range: Range<usize>,
     /// The body as it is sent.
     pub body: Vec<u8>,
+    /// The body's size before compression, in bytes.
+    pub uncompressed: usize,
     /// How many carry the present time.
     pub restamped: usize,
     /// Which are cut.
@@ -43,7 +45,8 @@ impl Batch {
         compression: Compression,
     ) -> io::Result<Self> {
         let end = range.end.min(range.start.saturating_add(MOST_ENTRIES)).min(events.len());
-        let mut batch = Self { range: range.start..range.start, body: Vec::new(), restamped: 0, cut: Vec::new() };
+        let mut batch =
+            Self { range: range.start..range.start, body: Vec::new(), uncompressed: 0, restamped: 0, cut: Vec::new() };
         let raw: usize = events.get(range.start..end).unwrap_or_default().iter().map(|event| event.raw().len()).sum();
         let mut body = Vec::with_capacity(LARGEST_BODY.min(raw + (end - range.start) * USUAL_ENTRY));
         body.push(b'[');
@@ -65,6 +68,7 @@ impl Batch {
             }
         }
         body.push(b']');
+        batch.uncompressed = body.len();
         batch.body = compress(body, compression)?;
         Ok(batch)
     }

@@ -12,13 +12,17 @@ use jiff::Timestamp;
 use super::entry::Form;
 use super::rejected::Fate;
 use super::response::Meaning;
-use super::{Datadog, Ruling};
+use super::{Body, Datadog, Ruling};
 use crate::destination::{Error, Tally};
 use crate::event::Event;
+use crate::telemetry::metrics;
+use crate::telemetry::pulse::Beat;
 
 /// What became of a range of events.
 #[derive(Debug, Default)]
 pub(super) struct Settled {
+    /// What was to be settled.
+    pub(super) range: Range<usize>,
     pub(super) tally: Tally,
     /// Not settled, to be sent again.
     pub(super) left: Vec<Range<usize>>,
@@ -36,17 +40,26 @@ struct Suspect {
 pub(super) struct Settling<'a> {
     datadog: &'a Datadog,
     events: Arc<[Event]>,
+    range: Range<usize>,
     now: Timestamp,
     /// Still to be sent, the next one last.
     work: Vec<(Range<usize>, Form)>,
     suspects: Vec<Suspect>,
     tally: Tally,
+    /// Told of each answer.
+    beat: Beat,
 }
 
 impl<'a> Settling<'a> {
-    pub(super) fn new(datadog: &'a Datadog, events: Arc<[Event]>, range: Range<usize>, now: Timestamp) -> Self {
-        let work = vec![(range, Form::Whole)];
-        Self { datadog, events, now, work, suspects: Vec::new(), tally: Tally::default() }
+    pub(super) fn new(
+        datadog: &'a Datadog,
+        events: Arc<[Event]>,
+        range: Range<usize>,
+        now: Timestamp,
+        beat: Beat,
+    ) -> Self {
+        let work = vec![(range.clone(), Form::Whole)];
+        Self { datadog, events, range, now, work, suspects: Vec::new(), tally: Tally::default(), beat }
     }
 
     /// Sends until everything is settled or something stands in the way.
@@ -54,7 +67,7 @@ impl<'a> Settling<'a> {
         let error = self.settle().await.err();
         let mut left: Vec<_> = self.work.into_iter().map(|(range, _)| range).collect();
         left.extend(self.suspects.iter().map(|suspect| suspect.index..suspect.index + 1));
-        Settled { tally: self.tally, left, error }
+        Settled { range: self.range, tally: self.tally, left, error }
     }
 
     async fn settle(&mut self) -> Result<(), Error> {
@@ -74,7 +87,9 @@ impl<'a> Settling<'a> {
         self.tally.requests += 1;
         self.tally.bytes += batch.body.len() as u64;
         let sent = batch.range.clone();
-        let verdict = self.datadog.post(batch.body).await?;
+        let body = Body { sent: batch.body, uncompressed: batch.uncompressed };
+        let verdict = self.datadog.post(body).await?;
+        self.beat.beats();
         self.work.pop();
         if sent.end < range.end {
             self.work.push((sent.end..range.end, form));
@@ -84,6 +99,8 @@ impl<'a> Settling<'a> {
                 self.tally.accepted += sent.len();
                 self.tally.restamped += batch.restamped;
                 self.tally.truncated += batch.cut.len();
+                let newest = self.events.get(sent.clone()).unwrap_or_default().iter().filter_map(Event::time).max();
+                metrics::accepted(sent.len(), batch.restamped, batch.cut.len(), newest);
                 for index in batch.cut {
                     self.keep(index, Fate::Truncated, "larger than the intake takes").await;
                 }
@@ -113,7 +130,7 @@ impl<'a> Settling<'a> {
         );
         let body = self.datadog.notice("rejected", &message, "error", self.now)?;
         self.tally.requests += 1;
-        self.tally.bytes += body.len() as u64;
+        self.tally.bytes += body.sent.len() as u64;
         match self.datadog.post(body).await? {
             Ruling::Accepted => {
                 self.put_suspects_aside().await;
@@ -128,6 +145,7 @@ impl<'a> Settling<'a> {
         for suspect in std::mem::take(&mut self.suspects) {
             self.keep(suspect.index, Fate::Rejected, &suspect.reason).await;
             self.tally.rejected += 1;
+            metrics::rejected();
         }
     }
 

@@ -10,7 +10,7 @@ use super::URL_VARIABLE;
 use super::moment::Moment;
 use super::page;
 use super::position::PageToken;
-use crate::http::{self, Excerpt, Method, Place, Reply};
+use crate::http::{self, Excerpt, Method, Place, Reply, Server};
 use crate::secret::Secret;
 use crate::source::Error;
 use crate::source::oauth::{self, AccessToken, ClientCredentials};
@@ -132,7 +132,8 @@ impl Api {
         if let Some(access) = access {
             request = request.header(AUTHORIZATION, access.header());
         }
-        Ok(http::exchange(request, &self.place(), LARGEST_PAGE, &self.credentials.redaction(access)).await?)
+        Ok(http::exchange(Server::Source, request, &self.place(), LARGEST_PAGE, &self.credentials.redaction(access))
+            .await?)
     }
 
     /// What an answer other than 200 means.

@@ -1,20 +1,19 @@
 //! What every state store promises, whatever it keeps the document in.
 //!
-//! A backend joins by a [`Place`] of its own and one line at the end; each promise is then a test of it.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "in a test, what cannot be is a failure")]
+//! A backend joins by a [`Place`] of its own and one line, [`conformance!`]; each promise is then a test of it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use auditsync::source::sectigo;
-use auditsync::state::localfs::LocalFs;
-use auditsync::state::memory::Memory;
 use auditsync::state::{Document, Error, Nonce, State, StateStore, Version};
 use jiff::Timestamp;
-use tempfile::TempDir;
 use tokio::sync::Barrier;
 
+use crate::support::{Proxy, Way};
+
 /// Where one document is kept.
-trait Place {
+pub(crate) trait Place {
     type Store: StateStore + 'static;
 
     /// An empty place, no one else's.
@@ -27,71 +26,39 @@ trait Place {
     const ROUNDS: usize;
 }
 
-struct InMemory(Arc<Memory>);
-
-impl Place for InMemory {
-    type Store = Memory;
-    const ROUNDS: usize = 1000;
-
-    async fn fresh() -> Self {
-        Self(Arc::default())
-    }
-
-    fn open(&self) -> Arc<Memory> {
-        // The place is the handle: memory is nobody else's.
-        Arc::clone(&self.0)
-    }
-}
-
-struct InAFolder(TempDir);
-
-impl Place for InAFolder {
-    type Store = LocalFs;
-    /// Each save is written down to the disk, and those that wait for a lock look for it every few milliseconds.
-    const ROUNDS: usize = 200;
-
-    async fn fresh() -> Self {
-        Self(TempDir::new().unwrap())
-    }
-
-    fn open(&self) -> Arc<LocalFs> {
-        Arc::new(LocalFs::new(self.0.path().to_owned(), "x"))
-    }
-}
-
 /// A state that is told from others by its place in time.
-fn state(second: i64) -> State {
+pub(crate) fn state(second: i64) -> State {
     let at = Timestamp::from_second(second).unwrap();
     State::new("sectigo", sectigo::cursor_at(at), Nonce::of_new_writer(), at)
 }
 
-fn document(second: i64) -> Document {
+pub(crate) fn document(second: i64) -> Document {
     Document::of(&state(second)).unwrap()
 }
 
-fn bytes(text: &[u8]) -> Document {
+pub(crate) fn bytes(text: &[u8]) -> Document {
     Document::from_bytes(text.to_vec())
 }
 
-async fn held(store: &impl StateStore) -> (Document, Version) {
+pub(crate) async fn held(store: &impl StateStore) -> (Document, Version) {
     store.load().await.unwrap().unwrap()
 }
 
 /// The save was refused, because the store holds another document.
 #[track_caller]
-fn conflicts(store: &impl StateStore, saved: Result<Version, Error>) {
+pub(crate) fn conflicts(store: &impl StateStore, saved: Result<Version, Error>) {
     match saved {
         Err(Error::Conflict { place }) => assert_eq!(place, store.place(), "it names the place"),
         other => panic!("no conflict, but {other:?}"),
     }
 }
 
-async fn an_empty_place_has_no_document<P: Place>() {
+pub(crate) async fn an_empty_place_has_no_document<P: Place>() {
     let place = P::fresh().await;
     assert!(place.open().load().await.unwrap().is_none());
 }
 
-async fn what_is_saved_is_read_back_byte_for_byte<P: Place>() {
+pub(crate) async fn what_is_saved_is_read_back_byte_for_byte<P: Place>() {
     let place = P::fresh().await;
     let store = place.open();
     let mut version = None;
@@ -107,7 +74,7 @@ async fn what_is_saved_is_read_back_byte_for_byte<P: Place>() {
     assert_eq!(held(&*store).await.0.read(&store.place()).unwrap(), written);
 }
 
-async fn the_first_save_names_no_version<P: Place>() {
+pub(crate) async fn the_first_save_names_no_version<P: Place>() {
     let place = P::fresh().await;
     let store = place.open();
     let made_up = Version("1".to_owned());
@@ -117,7 +84,7 @@ async fn the_first_save_names_no_version<P: Place>() {
     assert_eq!(held(&*store).await.0.read("").unwrap().cursor, state(1).cursor);
 }
 
-async fn a_save_without_a_version_replaces_nothing<P: Place>() {
+pub(crate) async fn a_save_without_a_version_replaces_nothing<P: Place>() {
     let place = P::fresh().await;
     let store = place.open();
     store.save(&document(1), None).await.unwrap();
@@ -126,7 +93,7 @@ async fn a_save_without_a_version_replaces_nothing<P: Place>() {
     assert_eq!(held(&*store).await, before);
 }
 
-async fn a_save_with_a_stale_version_replaces_nothing<P: Place>() {
+pub(crate) async fn a_save_with_a_stale_version_replaces_nothing<P: Place>() {
     let place = P::fresh().await;
     let store = place.open();
     let first = store.save(&document(1), None).await.unwrap();
@@ -138,7 +105,7 @@ async fn a_save_with_a_stale_version_replaces_nothing<P: Place>() {
     store.save(&document(3), Some(&second)).await.unwrap();
 }
 
-async fn a_conflict_can_be_followed_by_a_save_with_the_right_version<P: Place>() {
+pub(crate) async fn a_conflict_can_be_followed_by_a_save_with_the_right_version<P: Place>() {
     let place = P::fresh().await;
     let store = place.open();
     let mut version = store.save(&document(0), None).await.unwrap();
@@ -149,7 +116,7 @@ async fn a_conflict_can_be_followed_by_a_save_with_the_right_version<P: Place>()
     assert_eq!(held(&*store).await.1, version);
 }
 
-async fn another_handle_sees_what_was_written<P: Place>() {
+pub(crate) async fn another_handle_sees_what_was_written<P: Place>() {
     let place = P::fresh().await;
     let (one, other) = (place.open(), place.open());
     let mut version: Option<Version> = None;
@@ -165,7 +132,7 @@ async fn another_handle_sees_what_was_written<P: Place>() {
     assert_eq!(one.place(), other.place());
 }
 
-async fn another_handles_save_makes_ours_stale<P: Place>() {
+pub(crate) async fn another_handles_save_makes_ours_stale<P: Place>() {
     let place = P::fresh().await;
     let (one, other) = (place.open(), place.open());
     let known = one.save(&document(1), None).await.unwrap();
@@ -176,7 +143,7 @@ async fn another_handles_save_makes_ours_stale<P: Place>() {
     assert_eq!(held(&*one).await, before);
 }
 
-async fn what_is_no_state_is_given_back_and_refused_when_read<P: Place>() {
+pub(crate) async fn what_is_no_state_is_given_back_and_refused_when_read<P: Place>() {
     let place = P::fresh().await;
     let store = place.open();
     let mut version = None;
@@ -189,7 +156,7 @@ async fn what_is_no_state_is_given_back_and_refused_when_read<P: Place>() {
     }
 }
 
-async fn a_newer_document_is_given_back_and_refused_when_read<P: Place>() {
+pub(crate) async fn a_newer_document_is_given_back_and_refused_when_read<P: Place>() {
     let place = P::fresh().await;
     let store = place.open();
     let text = br#"{"version":2,"cursors":[]}"#;
@@ -200,7 +167,7 @@ async fn a_newer_document_is_given_back_and_refused_when_read<P: Place>() {
     assert!(matches!(&error, Error::OtherLayout { version: 2, .. }), "{error:?}");
 }
 
-async fn a_probe_leaves_the_document_alone<P: Place>() {
+pub(crate) async fn a_probe_leaves_the_document_alone<P: Place>() {
     let place = P::fresh().await;
     let store = place.open();
     store.probe().await.unwrap();
@@ -212,7 +179,7 @@ async fn a_probe_leaves_the_document_alone<P: Place>() {
     store.save(&document(2), Some(&version)).await.unwrap();
 }
 
-async fn a_claim_leaves_the_document_alone<P: Place>() {
+pub(crate) async fn a_claim_leaves_the_document_alone<P: Place>() {
     let place = P::fresh().await;
     let store = place.open();
     store.claim().await.unwrap();
@@ -225,10 +192,10 @@ async fn a_claim_leaves_the_document_alone<P: Place>() {
 }
 
 /// Eight tasks, half of them with one handle and half with another.
-const TASKS: usize = 8;
+pub(crate) const TASKS: usize = 8;
 
 /// In each round every task has read the same document and tries to replace it with its own at the same time.
-async fn of_saves_at_the_same_time_exactly_one_wins<P: Place>() {
+pub(crate) async fn of_saves_at_the_same_time_exactly_one_wins<P: Place>() {
     let place = P::fresh().await;
     let handles = [place.open(), place.open()];
     let start = Arc::new(Barrier::new(TASKS));
@@ -261,7 +228,7 @@ async fn of_saves_at_the_same_time_exactly_one_wins<P: Place>() {
 }
 
 /// Tasks that read, add one and write, and begin again after a conflict: a lost update would be missing in the sum.
-async fn no_update_is_lost<P: Place>() {
+pub(crate) async fn no_update_is_lost<P: Place>() {
     let place = P::fresh().await;
     let handles = [place.open(), place.open()];
     let read = Arc::new(Barrier::new(TASKS));
@@ -311,7 +278,7 @@ async fn added_one(store: &impl StateStore, all_have_read: Option<&Barrier>) -> 
 }
 
 /// Whoever reads while others write sees whole documents only, and never an older one after a newer one.
-async fn a_reader_sees_whole_documents_in_order<P: Place>() {
+pub(crate) async fn a_reader_sees_whole_documents_in_order<P: Place>() {
     let place = P::fresh().await;
     let (writer, reader) = (place.open(), place.open());
     let last = P::ROUNDS / 2;
@@ -339,91 +306,165 @@ async fn a_reader_sees_whole_documents_in_order<P: Place>() {
     writing.await.unwrap();
 }
 
+/// A place on the network.
+pub(crate) trait Remote: Place {
+    /// The address that it is called at.
+    fn address(&self) -> SocketAddr;
+
+    /// A handle that calls it at another address.
+    fn open_at(&self, address: SocketAddr) -> Arc<Self::Store>;
+}
+
+/// A place that can tell people apart.
+pub(crate) trait Guarded: Place {
+    /// A handle of someone who may do nothing.
+    async fn open_as_stranger(&self) -> Arc<Self::Store>;
+}
+
+async fn through_a_proxy<P: Remote>(place: &P) -> (Proxy, Arc<P::Store>) {
+    let proxy = Proxy::to(place.address()).await;
+    let store = place.open_at(proxy.address());
+    (proxy, store)
+}
+
+#[track_caller]
+fn is_unavailable<T: std::fmt::Debug>(answer: &Result<T, Error>) {
+    assert!(matches!(answer, Err(Error::Unavailable { .. })), "{answer:?}");
+}
+
+pub(crate) async fn a_save_whose_answer_is_lost_can_be_found_out<P: Remote>() {
+    let place = P::fresh().await;
+    let (proxy, store) = through_a_proxy(&place).await;
+    let first = store.save(&document(1), None).await.unwrap();
+    proxy.set(Way::AnswersAreLost);
+    is_unavailable(&store.save(&document(2), Some(&first)).await);
+    proxy.set(Way::Open);
+    let (found, second) = held(&*store).await;
+    assert_eq!(found.read("").unwrap().cursor, state(2).cursor, "it was made");
+    conflicts(&*store, store.save(&document(3), Some(&first)).await);
+    store.save(&document(3), Some(&second)).await.unwrap();
+}
+
+pub(crate) async fn a_store_that_was_away_is_used_again<P: Remote>() {
+    let place = P::fresh().await;
+    let (proxy, store) = through_a_proxy(&place).await;
+    let mut version = store.save(&document(0), None).await.unwrap();
+    for round in 1..4 {
+        proxy.set(Way::Cut);
+        is_unavailable(&store.load().await);
+        is_unavailable(&store.save(&document(round), Some(&version)).await);
+        is_unavailable(&store.probe().await);
+        proxy.set(Way::Open);
+        let before = held(&*store).await;
+        assert_eq!(before.1, version, "nothing was written");
+        version = store.save(&document(round), Some(&version)).await.unwrap();
+    }
+}
+
+pub(crate) async fn a_store_that_does_not_answer_is_not_waited_for<P: Remote>() {
+    let place = P::fresh().await;
+    let (proxy, store) = through_a_proxy(&place).await;
+    let version = store.save(&document(1), None).await.unwrap();
+    proxy.set(Way::Silent);
+    is_unavailable(&store.load().await);
+    is_unavailable(&store.save(&document(2), Some(&version)).await);
+    proxy.set(Way::Open);
+    // What was sent while it was silent arrives now or never; neither harms.
+    held(&*store).await;
+}
+
+pub(crate) async fn a_call_that_is_broken_off_spoils_nothing<P: Remote>() {
+    let place = P::fresh().await;
+    let (proxy, store) = through_a_proxy(&place).await;
+    let first = store.save(&document(1), None).await.unwrap();
+    proxy.set(Way::Silent);
+    for _ in 0..10 {
+        let begun = store.load();
+        tokio::select! {
+            biased;
+            answer = begun => panic!("{answer:?}"),
+            () = tokio::time::sleep(std::time::Duration::from_millis(5)) => {}
+        }
+    }
+    proxy.set(Way::Open);
+    assert_eq!(held(&*store).await.1, first);
+}
+
+pub(crate) async fn a_stranger_is_told_what_to_do<P: Guarded>() {
+    let place = P::fresh().await;
+    let version = place.open().save(&document(1), None).await.unwrap();
+    let before = held(&*place.open()).await;
+    let stranger = place.open_as_stranger().await;
+    for refused in [
+        stranger.save(&document(2), Some(&version)).await.map(drop),
+        stranger.save(&document(2), None).await.map(drop),
+        stranger.probe().await,
+    ] {
+        let Err(error @ Error::Refused { .. }) = &refused else { panic!("{refused:?}") };
+        assert!(error.to_string().contains(&stranger.place()), "{error}");
+    }
+    assert_eq!(held(&*place.open()).await, before);
+}
+
 /// Makes a test of each promise for a place.
 macro_rules! conformance {
-    ($backend:ident, $place:ty: $($promise:ident),+ $(,)?) => {
-        mod $backend {
+    ($place:ty: $($promise:ident),+ $(,)?) => {
+        mod conformance {
             use super::*;
 
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
                 async fn $promise() {
-                    super::$promise::<$place>().await;
+                    crate::suite::$promise::<$place>().await;
                 }
             )+
         }
     };
-    ($($backend:ident: $place:ty),+ $(,)?) => {
-        $(
-            conformance!(
-                $backend, $place:
-                an_empty_place_has_no_document,
-                what_is_saved_is_read_back_byte_for_byte,
-                the_first_save_names_no_version,
-                a_save_without_a_version_replaces_nothing,
-                a_save_with_a_stale_version_replaces_nothing,
-                a_conflict_can_be_followed_by_a_save_with_the_right_version,
-                another_handle_sees_what_was_written,
-                another_handles_save_makes_ours_stale,
-                what_is_no_state_is_given_back_and_refused_when_read,
-                a_newer_document_is_given_back_and_refused_when_read,
-                a_probe_leaves_the_document_alone,
-                a_claim_leaves_the_document_alone,
-                of_saves_at_the_same_time_exactly_one_wins,
-                no_update_is_lost,
-                a_reader_sees_whole_documents_in_order,
-            );
-        )+
+    ($place:ty) => {
+        conformance!(
+            $place:
+            an_empty_place_has_no_document,
+            what_is_saved_is_read_back_byte_for_byte,
+            the_first_save_names_no_version,
+            a_save_without_a_version_replaces_nothing,
+            a_save_with_a_stale_version_replaces_nothing,
+            a_conflict_can_be_followed_by_a_save_with_the_right_version,
+            another_handle_sees_what_was_written,
+            another_handles_save_makes_ours_stale,
+            what_is_no_state_is_given_back_and_refused_when_read,
+            a_newer_document_is_given_back_and_refused_when_read,
+            a_probe_leaves_the_document_alone,
+            a_claim_leaves_the_document_alone,
+            of_saves_at_the_same_time_exactly_one_wins,
+            no_update_is_lost,
+            a_reader_sees_whole_documents_in_order,
+        );
     };
 }
+pub(crate) use conformance;
 
-conformance!(memory: InMemory, localfs: InAFolder);
+/// Makes a test of each promise of a place on the network.
+macro_rules! remote_conformance {
+    ($place:ty: $($promise:ident),+ $(,)?) => {
+        mod remote_conformance {
+            use super::*;
 
-/// Where one process at a time may work on the state, another cannot even save.
-mod while_it_is_claimed {
-    use auditsync::state::Claim;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn another_handle_on_a_folder_cannot_save() {
-        let place = InAFolder::fresh().await;
-        let (holder, other) = (place.open(), place.open());
-        assert_eq!(holder.claim().await.unwrap(), Claim::Granted);
-        let version = holder.save(&document(1), None).await.unwrap();
-        let before = held(&*holder).await;
-        let refused = other.save(&document(2), Some(&version)).await;
-        assert!(matches!(&refused, Err(Error::Busy { .. })), "{refused:?}");
-        let refused = other.probe().await;
-        assert!(matches!(&refused, Err(Error::Busy { .. })), "{refused:?}");
-        assert_eq!(held(&*other).await, before, "but it can read");
-        drop(holder);
-        other.save(&document(2), Some(&version)).await.unwrap();
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-    async fn saves_of_one_handle_at_the_same_time_have_one_winner_too() {
-        let place = InAFolder::fresh().await;
-        let store = place.open();
-        store.claim().await.unwrap();
-        let mut version: Option<Version> = None;
-        for round in 0..100 {
-            let start = Arc::new(Barrier::new(TASKS));
-            let tasks: Vec<_> = (0..TASKS)
-                .map(|task| {
-                    let (store, start, version) = (Arc::clone(&store), Arc::clone(&start), version.clone());
-                    tokio::spawn(async move {
-                        start.wait().await;
-                        store.save(&bytes(format!("{round} {task}").as_bytes()), version.as_ref()).await.ok()
-                    })
-                })
-                .collect();
-            let mut winners = Vec::new();
-            for task in tasks {
-                winners.extend(task.await.unwrap());
-            }
-            assert_eq!(winners.len(), 1, "round {round}");
-            version = winners.pop();
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+                async fn $promise() {
+                    crate::suite::$promise::<$place>().await;
+                }
+            )+
         }
-    }
+    };
+    ($place:ty) => {
+        remote_conformance!(
+            $place:
+            a_save_whose_answer_is_lost_can_be_found_out,
+            a_store_that_was_away_is_used_again,
+            a_store_that_does_not_answer_is_not_waited_for,
+            a_call_that_is_broken_off_spoils_nothing,
+        );
+    };
 }
+pub(crate) use remote_conformance;

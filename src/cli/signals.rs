@@ -1,0 +1,79 @@
+//! What signals do: SIGTERM and SIGINT ask to stop, SIGHUP has secrets read again.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::failure::Chain;
+use crate::secret::Secret;
+use crate::sync::stop::Stop;
+use crate::systemd::Notifier;
+
+/// The signals that are listened to from the moment this is made: none of them ends the process any more.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Begins to listen.
+    pub(super) fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Obeys them from now on: the first request to stop begins the grace, the second one ends it.
+    pub(super) fn obey(mut self, stop: Stop, secrets: Vec<Secret>, notifier: Option<Arc<Notifier>>) {
+        tokio::spawn(async move {
+            loop {
+                let name = tokio::select! {
+                    _ = self.terminate.recv() => "SIGTERM",
+                    _ = self.interrupt.recv() => "SIGINT",
+                    _ = self.hangup.recv() => {
+                        reload(&secrets, notifier.as_deref());
+                        continue;
+                    }
+                };
+                tracing::info!(
+                    signal = name,
+                    again = stop.is_requested(),
+                    "asked to stop; what is in flight is finished first"
+                );
+                if let Some(notifier) = &notifier {
+                    notifier.stopping(stop.grace());
+                }
+                stop.request();
+            }
+        });
+    }
+}
+
+/// Reads the secrets again that came from files. Small files on a local disk or in memory: read on this thread.
+fn reload(secrets: &[Secret], notifier: Option<&Notifier>) {
+    if let Some(notifier) = notifier {
+        notifier.reloading();
+    }
+    if secrets.is_empty() {
+        tracing::info!("SIGHUP: no secret came from a file, so there is nothing to read again");
+    }
+    for secret in secrets {
+        let variable = secret.variable();
+        match secret.reload() {
+            Ok(true) => {
+                tracing::info!(variable, "SIGHUP: the file was read again and holds another secret, used from now on");
+            }
+            Ok(false) => tracing::info!(variable, "SIGHUP: the file was read again and holds the same secret"),
+            Err(error) => {
+                tracing::error!(variable, error = %Chain(&error), "SIGHUP: the file cannot be read again; the secret in use stays");
+            }
+        }
+    }
+    if let Some(notifier) = notifier {
+        notifier.ready();
+    }
+}

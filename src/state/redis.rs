@@ -1,0 +1,317 @@
+//! State in Redis: one key that holds the document.
+//!
+//! Reading with the version, and comparing and swapping, are one script each, so that the server does either as a whole. The version
+//! is the document's SHA-1 as the server computes it; it tells documents apart that we wrote ourselves, no two of which are equal.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use redis::aio::MultiplexedConnection;
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, FromRedisValue, IntoConnectionInfo as _,
+    RedisConnectionInfo, RedisError, ServerErrorKind,
+};
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use super::{Cause, Claim, Document, Error, StateStore, Version};
+use crate::http::{Excerpt, Redaction};
+use crate::secret::Secret;
+
+/// The longest call, with a new connection where one is needed. The shortest lease has to bear two of them.
+const LONGEST_CALL: Duration = Duration::from_secs(3);
+
+/// Gives the document and its version; nothing where there is none.
+const LOAD: &str = "\
+local held = redis.call('GET', KEYS[1])
+if not held then return false end
+return {held, redis.sha1hex(held)}";
+
+/// Replaces the document if its version is `ARGV[1]`, which is empty where there must be none; gives the new version, or nothing.
+const SAVE: &str = "\
+local held = redis.call('GET', KEYS[1])
+if (held and redis.sha1hex(held) or '') ~= ARGV[1] then return false end
+redis.call('SET', KEYS[1], ARGV[2])
+return redis.sha1hex(ARGV[2])";
+
+/// Writes what is there; where nothing is, `XX` writes nothing.
+const PROBE: &str = "redis.call('SET', KEYS[1], redis.call('GET', KEYS[1]) or '', 'XX')";
+
+/// Where the server is, and what to say to it.
+#[derive(Debug)]
+pub struct Settings {
+    /// Its name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Whether to speak TLS with it.
+    pub tls: bool,
+    /// The ACL user; none for the default user.
+    pub username: Option<String>,
+    /// The user's password; none where the server asks for none.
+    pub password: Option<Secret>,
+    /// The number of the database.
+    pub database: u32,
+    /// The key of the document.
+    pub key: String,
+}
+
+/// Keeps the document as the value of a key.
+pub struct Redis {
+    settings: Settings,
+    connection: Mutex<Option<MultiplexedConnection>>,
+    has_warned: AtomicBool,
+}
+
+impl Redis {
+    /// Connects at the first call.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, connection: Mutex::default(), has_warned: AtomicBool::new(false) }
+    }
+
+    /// Makes one call. A connection on which anything went wrong is not used again: it may lead to a server that has become a replica, or
+    /// be about to give a late answer.
+    async fn call<T: FromRedisValue>(&self, action: &'static str, command: &Cmd) -> Result<T, Error> {
+        let answer = timeout(LONGEST_CALL, async {
+            let mut connection = self.connection().await?;
+            command.query_async(&mut connection).await.map_err(Failure::from)
+        });
+        let failure = match answer.await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(failure)) => failure,
+            Err(_) => Failure::Timeout,
+        };
+        self.connection.lock().await.take();
+        Err(self.error(action, &failure))
+    }
+
+    async fn connection(&self) -> Result<MultiplexedConnection, Failure> {
+        let mut held = self.connection.lock().await;
+        if let Some(connection) = &*held {
+            return Ok(connection.clone());
+        }
+        let connection = self.connect().await?;
+        *held = Some(connection.clone());
+        Ok(connection)
+    }
+
+    async fn connect(&self) -> Result<MultiplexedConnection, Failure> {
+        let Settings { host, port, tls, database, .. } = &self.settings;
+        let (host, port) = (host.clone(), *port);
+        let address = if *tls {
+            ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
+        } else {
+            ConnectionAddr::Tcp(host, port)
+        };
+        // The client's own login would hide what the server says to it. Its name is not told: that would ask for a permission.
+        let handshake = RedisConnectionInfo::default().set_skip_set_lib_name();
+        let client = Client::open(address.into_connection_info()?.set_redis_settings(handshake))?;
+        let bounds = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(LONGEST_CALL))
+            .set_response_timeout(Some(LONGEST_CALL));
+        let mut connection = client.get_multiplexed_async_connection_with_config(&bounds).await?;
+        if let Some(password) = &self.settings.password {
+            self.log_in(&mut connection, password).await?;
+        }
+        if *database != 0 {
+            redis::cmd("SELECT").arg(database).query_async::<()>(&mut connection).await.map_err(Failure::Database)?;
+        }
+        Ok(connection)
+    }
+
+    /// Logs in; with a password that was changed in its file meanwhile, too.
+    async fn log_in(&self, connection: &mut MultiplexedConnection, password: &Secret) -> Result<(), Failure> {
+        let tried = password.current();
+        let Err(refusal) = self.authenticate(connection, &tried).await else { return Ok(()) };
+        if is_refused_login(&refusal) && password.renewed_since(&tried).unwrap_or(false) {
+            return self.authenticate(connection, &password.current()).await.map_err(Failure::Login);
+        }
+        Err(Failure::Login(refusal))
+    }
+
+    async fn authenticate(
+        &self,
+        connection: &mut MultiplexedConnection,
+        password: &SecretString,
+    ) -> Result<(), RedisError> {
+        let mut login = redis::cmd("AUTH");
+        login.arg(&self.settings.username).arg(password.expose_secret());
+        login.query_async(connection).await
+    }
+
+    fn error(&self, action: &'static str, failure: &Failure) -> Error {
+        let place = self.place();
+        let secret = self.settings.password.as_ref().map(Secret::current);
+        let cause = Cause::from(failure.told(&Redaction::of(&secret)));
+        match self.remedy(failure) {
+            Some(remedy) => Error::Refused { action, place, remedy, cause },
+            None => Error::Unavailable { action, place, cause },
+        }
+    }
+
+    /// What the operator has to do, where that alone helps.
+    fn remedy(&self, failure: &Failure) -> Option<String> {
+        let Settings { key, username, password, .. } = &self.settings;
+        let (Failure::Login(error) | Failure::Database(error) | Failure::Call(error)) = failure else { return None };
+        let said = error.detail().unwrap_or_default();
+        match (error.code().unwrap_or_default(), failure) {
+            ("NOAUTH", _) => Some("the server asks for a password: set SECTIGO_AUDIT_REDIS_PASSWORD".to_owned()),
+            (_, Failure::Login(error)) if is_refused_login(error) => {
+                let variable = password.as_ref().map_or("SECTIGO_AUDIT_REDIS_PASSWORD", Secret::variable);
+                Some(format!("correct {variable} or SECTIGO_AUDIT_REDIS_USERNAME"))
+            }
+            ("NOPERM", _) => Some(self.permissions(username.as_deref())),
+            _ if said.contains("executing the script can't") => Some(self.permissions(username.as_deref())),
+            ("WRONGTYPE", _) => {
+                Some(format!("the key {key} holds something else; name another with SECTIGO_AUDIT_REDIS_KEY"))
+            }
+            ("MOVED" | "ASK" | "CLUSTERDOWN" | "CROSSSLOT", _) => {
+                Some("this is a Redis Cluster, which is not supported; use a server that is not one".to_owned())
+            }
+            ("ERR", Failure::Database(_)) => Some("correct SECTIGO_AUDIT_REDIS_DB".to_owned()),
+            _ if said.contains("unknown command") => {
+                Some("the server has no scripts (EVAL), which are needed to compare and swap".to_owned())
+            }
+            _ => None,
+        }
+    }
+
+    fn permissions(&self, username: Option<&str>) -> String {
+        let (user, key) = (username.unwrap_or("default"), &self.settings.key);
+        format!(
+            "grant it with: ACL SETUSER {user} ~{key} +eval +get +set (and +select where SECTIGO_AUDIT_REDIS_DB is set)"
+        )
+    }
+
+    /// Warns once of a server that forgets, as far as it lets itself be asked.
+    async fn warn_of_forgetting(&self) {
+        if self.has_warned.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (snapshots, log) = (self.setting("save").await, self.setting("appendonly").await);
+        let (bound, policy) = (self.setting("maxmemory").await, self.setting("maxmemory-policy").await);
+        let place = self.place();
+        if snapshots.as_deref() == Some("") && log.as_deref() == Some("no") {
+            tracing::warn!(
+                place,
+                "this Redis keeps nothing on disk (save \"\" and appendonly no): a restart of it loses the place, and with it events; \
+                 set appendonly yes"
+            );
+        }
+        if bound.is_some_and(|bound| bound != "0") && policy.is_some_and(|policy| policy.starts_with("allkeys-")) {
+            tracing::warn!(
+                place,
+                "this Redis may evict any key when its memory is full (maxmemory-policy allkeys-…), the state too; set noeviction or a \
+                 volatile policy"
+            );
+        }
+    }
+
+    /// A setting of the server, if it may be read.
+    async fn setting(&self, name: &str) -> Option<String> {
+        let mut command = redis::cmd("CONFIG");
+        command.arg("GET").arg(name);
+        let mut connection = self.connection().await.ok()?;
+        let answer = timeout(LONGEST_CALL, command.query_async::<Vec<String>>(&mut connection));
+        answer.await.ok()?.ok()?.into_iter().nth(1)
+    }
+}
+
+/// What went wrong with a call.
+enum Failure {
+    /// There was no answer in time.
+    Timeout,
+    /// The password was not taken.
+    Login(RedisError),
+    /// The database could not be chosen.
+    Database(RedisError),
+    /// Anything else.
+    Call(RedisError),
+}
+
+impl From<RedisError> for Failure {
+    fn from(error: RedisError) -> Self {
+        Self::Call(error)
+    }
+}
+
+impl Failure {
+    /// Told in one line, fit for a log.
+    fn told(&self, redaction: &Redaction) -> String {
+        let error = match self {
+            Self::Timeout => return format!("no answer within {}", humantime::format_duration(LONGEST_CALL)),
+            Self::Login(error) | Self::Database(error) | Self::Call(error) => error,
+        };
+        // What the server said is quoted; what the system said is told as it is.
+        match error.kind() {
+            ErrorKind::Server(_) | ErrorKind::Extension => {
+                let said = format!("{} {}", error.code().unwrap_or_default(), error.detail().unwrap_or_default());
+                format!("the server said {}", Excerpt::of(said.trim().as_bytes(), redaction))
+            }
+            _ => {
+                let told = Excerpt::of(error.to_string().as_bytes(), redaction).to_string();
+                told.trim_matches('"').to_owned()
+            }
+        }
+    }
+}
+
+/// Whether it is the login itself that was refused, and not a server that is not ready for one.
+fn is_refused_login(error: &RedisError) -> bool {
+    match error.kind() {
+        ErrorKind::AuthenticationFailed => true,
+        ErrorKind::Extension => error.code() == Some("WRONGPASS"),
+        // A password where none is asked for, and a user name where there are no users yet.
+        ErrorKind::Server(ServerErrorKind::ResponseError) => error.detail().is_some_and(|said| said.contains("AUTH")),
+        _ => false,
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis").field("place", &self.place()).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl StateStore for Redis {
+    fn place(&self) -> String {
+        let Settings { host, port, tls, database, key, .. } = &self.settings;
+        let scheme = if *tls { "rediss" } else { "redis" };
+        let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+        format!("{scheme}://{host}:{port}/{database} key {key}")
+    }
+
+    async fn claim(&self) -> Result<Claim, Error> {
+        Ok(Claim::ByLease)
+    }
+
+    async fn load(&self) -> Result<Option<(Document, Version)>, Error> {
+        let held: Option<(Vec<u8>, String)> = self.call("read", &script(LOAD, &self.settings.key)).await?;
+        Ok(held.map(|(bytes, version)| (Document::from_bytes(bytes), Version(version))))
+    }
+
+    async fn save(&self, document: &Document, expected: Option<&Version>) -> Result<Version, Error> {
+        let mut command = script(SAVE, &self.settings.key);
+        command.arg(expected.map_or("", |version| &version.0)).arg(document.as_bytes());
+        let version: Option<String> = self.call("write", &command).await?;
+        version.map(Version).ok_or_else(|| Error::Conflict { place: self.place() })
+    }
+
+    async fn probe(&self) -> Result<(), Error> {
+        self.call::<()>("write", &script(PROBE, &self.settings.key)).await?;
+        self.warn_of_forgetting().await;
+        Ok(())
+    }
+}
+
+/// A call of `script` on one key. It is sent whole each time: to have the server keep it would ask for a further permission, and
+/// save some two hundred bytes.
+fn script(script: &str, key: &str) -> Cmd {
+    let mut command = redis::cmd("EVAL");
+    command.arg(script).arg(1).arg(key);
+    command
+}

@@ -1,0 +1,400 @@
+//! State in an S3 bucket, or one of a store that is compatible with S3 and heeds conditional writes.
+//!
+//! One object holds the document. Its version is its entity tag (`ETag`), and a save is a `PutObject` with `If-Match`, or with
+//! `If-None-Match: *` for the first: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html>. No
+//! permissions are needed but `s3:GetObject` and `s3:PutObject`. Without `s3:ListBucket`, S3 says that an object that is missing
+//! may not be read; then the first save tells which of the two is the case.
+
+mod answer;
+mod connection;
+mod exchange;
+mod probe;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_config::SdkConfig;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::ServerSideEncryption;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::de::Error as _;
+use sha2::{Digest as _, Sha256};
+use tokio::time::timeout;
+
+use self::answer::{Failure, Meaning, is_too_large};
+use self::connection::{Connection, Unconfigured};
+use self::exchange::Exchange;
+use super::{Claim, Document, Error, StateStore, Version};
+
+/// How long one request may take as a whole, finding the credentials included.
+const LONGEST_CALL: Duration = Duration::from_secs(5);
+
+const READ: &str = "read";
+const WRITE: &str = "write";
+const CHECK: &str = "check";
+
+/// Where in S3 the state is kept, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The bucket's name.
+    pub bucket: String,
+    /// What the object's key begins with, without a slash at either end; may be empty.
+    pub prefix: String,
+    /// Whether the bucket is named in the path rather than in the host; some compatible stores want it.
+    pub force_path_style: bool,
+    /// Whether the store is taken although it does not heed conditional writes. A save then looks before it writes; it cannot
+    /// keep two instances that save at the same moment from moving the cursor against each other.
+    pub unconditional: bool,
+    /// How the store is told to encrypt the object; without it, as the bucket is set.
+    pub encryption: Option<Encryption>,
+}
+
+/// Encryption by the store. Names are those of the header `x-amz-server-side-encryption`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Encryption {
+    /// `AES256`: with keys of S3.
+    Aes256,
+    /// `aws:kms`: with a key of KMS.
+    Kms {
+        /// The key's identifier, ARN or alias; without it, the account's own key for S3.
+        key_id: Option<String>,
+    },
+    /// `aws:kms:dsse`: twice, with a key of KMS.
+    KmsDsse {
+        /// The key's identifier, ARN or alias; without it, the account's own key for S3.
+        key_id: Option<String>,
+    },
+}
+
+/// Keeps the document as an object in a bucket.
+pub struct S3 {
+    settings: Settings,
+    key: String,
+    connection: Connection,
+    /// The document has been there, so S3 does not say "not allowed" for "not there".
+    known: AtomicBool,
+    /// S3 said "not allowed" to a read, and we took it for "not there".
+    hidden: AtomicBool,
+}
+
+/// What a read found.
+enum Found {
+    Document(Vec<u8>, Version),
+    Nothing,
+    /// It is not there, or may not be read.
+    Hidden(Failure),
+}
+
+/// What the store is asked for.
+#[derive(Clone, Copy)]
+enum Asked<'a> {
+    Get,
+    Put(Condition<'a>),
+}
+
+/// On what condition the store is to write.
+#[derive(Clone, Copy)]
+enum Condition<'a> {
+    None,
+    Absent,
+    Unchanged(&'a str),
+}
+
+impl Condition<'_> {
+    /// The header that says it.
+    fn header(self) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::Absent => Some("If-None-Match: *"),
+            Self::Unchanged(_) => Some("If-Match"),
+        }
+    }
+}
+
+impl S3 {
+    /// The state of `source` in `<prefix>/<source>-audit-state.json`. Credentials, region and endpoint are found as all AWS tools
+    /// find them, when they are first needed.
+    pub fn new(settings: Settings, source: &str) -> Self {
+        Self::connected(settings, source, None)
+    }
+
+    /// The same with credentials, region and endpoint from `shared` instead of the environment.
+    pub fn with_config(settings: Settings, source: &str, shared: SdkConfig) -> Self {
+        Self::connected(settings, source, Some(shared))
+    }
+
+    fn connected(settings: Settings, source: &str, shared: Option<SdkConfig>) -> Self {
+        let name = format!("{source}-audit-state.json");
+        let key = if settings.prefix.is_empty() { name } else { format!("{}/{name}", settings.prefix) };
+        let connection = Connection::new(shared, settings.force_path_style);
+        Self { settings, key, connection, known: AtomicBool::new(false), hidden: AtomicBool::new(false) }
+    }
+
+    /// Makes a request that ends in time, whatever it waits for.
+    async fn bounded<T>(
+        &self,
+        action: &'static str,
+        call: impl Future<Output = Result<T, Error>> + Send,
+    ) -> Result<T, Error> {
+        let answered = timeout(LONGEST_CALL, call).await;
+        answered.unwrap_or_else(|_| Err(self.unavailable(action, &format!("no answer within {LONGEST_CALL:?}"))))
+    }
+
+    async fn client(&self, action: &'static str) -> Result<Client, Error> {
+        self.connection.client().await.map_err(|cause| match cause {
+            Unconfigured::NoRegion => {
+                let remedy =
+                    "set AWS_REGION to the bucket's region, or to us-east-1 for a store that has none".to_owned();
+                Error::Refused { action, place: self.place(), remedy, cause: cause.into() }
+            }
+            Unconfigured::Slow => Error::Unavailable { action, place: self.place(), cause: cause.into() },
+        })
+    }
+
+    async fn get(&self, action: &'static str) -> Result<Found, Error> {
+        self.bounded(action, self.get_in_time(action)).await
+    }
+
+    /// The SDK's futures are large, so they are boxed, here and below.
+    async fn get_in_time(&self, action: &'static str) -> Result<Found, Error> {
+        let exchange = Exchange::default();
+        let request = self.client(action).await?.get_object().bucket(&self.settings.bucket).key(&self.key);
+        let object = match Box::pin(request.customize().interceptor(exchange.clone()).send()).await {
+            Ok(object) => object,
+            Err(error) => {
+                let failure = Failure::of(&error, &exchange.redaction());
+                return match failure.meaning {
+                    Meaning::Missing => Ok(Found::Nothing),
+                    Meaning::Denied => Ok(Found::Hidden(failure)),
+                    _ => Err(self.error(action, Asked::Get, failure).await),
+                };
+            }
+        };
+        let tag = object.e_tag.filter(|tag| !tag.is_empty());
+        let bytes = match object.body.collect().await {
+            Ok(bytes) => bytes.to_vec(),
+            Err(error) if is_too_large(&error) => {
+                let cause = serde_json::Error::custom("the object is larger than 1 MiB, so it is no state");
+                return Err(Error::Corrupt { place: self.place(), cause });
+            }
+            Err(error) => {
+                let failure = Failure::unanswered(Meaning::Unavailable, &error, &exchange.redaction());
+                return Err(self.error(action, Asked::Get, failure).await);
+            }
+        };
+        let version = if self.settings.unconditional { digest(&bytes) } else { self.version(tag)? };
+        self.known.store(true, Ordering::Relaxed);
+        Ok(Found::Document(bytes, version))
+    }
+
+    async fn put(
+        &self,
+        action: &'static str,
+        key: &str,
+        bytes: &[u8],
+        condition: Condition<'_>,
+    ) -> Result<Result<Option<String>, Failure>, Error> {
+        self.bounded(action, self.put_in_time(action, key, bytes, condition)).await
+    }
+
+    async fn put_in_time(
+        &self,
+        action: &'static str,
+        key: &str,
+        bytes: &[u8],
+        condition: Condition<'_>,
+    ) -> Result<Result<Option<String>, Failure>, Error> {
+        let exchange = Exchange::default();
+        let request = self.client(action).await?.put_object().bucket(&self.settings.bucket).key(key);
+        let request = self.encrypted(request).content_type("application/json").body(ByteStream::from(bytes.to_vec()));
+        let request = match condition {
+            Condition::None => request,
+            Condition::Absent => request.if_none_match("*"),
+            Condition::Unchanged(tag) => request.if_match(tag),
+        };
+        let answer = Box::pin(request.customize().interceptor(exchange.clone()).send()).await;
+        Ok(answer.map(|put| put.e_tag).map_err(|error| Failure::of(&error, &exchange.redaction())))
+    }
+
+    fn encrypted(&self, request: PutObjectFluentBuilder) -> PutObjectFluentBuilder {
+        match &self.settings.encryption {
+            None => request,
+            Some(Encryption::Aes256) => request.server_side_encryption(ServerSideEncryption::Aes256),
+            Some(Encryption::Kms { key_id }) => {
+                request.server_side_encryption(ServerSideEncryption::AwsKms).set_ssekms_key_id(key_id.clone())
+            }
+            Some(Encryption::KmsDsse { key_id }) => {
+                request.server_side_encryption(ServerSideEncryption::AwsKmsDsse).set_ssekms_key_id(key_id.clone())
+            }
+        }
+    }
+
+    /// What a read means to a caller: a document that may not be read is not there, unless we know better.
+    async fn read(&self, action: &'static str) -> Result<Option<(Vec<u8>, Version)>, Error> {
+        match self.get(action).await? {
+            Found::Document(bytes, version) => Ok(Some((bytes, version))),
+            Found::Nothing => Ok(None),
+            // Without conditions nothing would keep the first save from replacing what is there.
+            Found::Hidden(failure) if self.known.load(Ordering::Relaxed) || self.settings.unconditional => {
+                Err(self.error(action, Asked::Get, failure).await)
+            }
+            Found::Hidden(failure) => {
+                if !self.hidden.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        place = %self.place(), answer = %failure.cause,
+                        "the store does not say whether there is a state, because s3:ListBucket is not granted; this is taken for a first \
+                         start until a save shows that it is none"
+                    );
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// A first save was refused because there is a document: one that may not be read, or one that has come since we looked.
+    async fn not_the_first(&self) -> Error {
+        if self.hidden.load(Ordering::Relaxed)
+            && let Ok(Found::Hidden(failure)) = self.get(READ).await
+        {
+            return self.error(READ, Asked::Get, failure).await;
+        }
+        self.conflict()
+    }
+
+    async fn save_if(&self, document: &Document, condition: Condition<'_>) -> Result<Version, Error> {
+        match self.put(WRITE, &self.key, document.as_bytes(), condition).await? {
+            Ok(tag) => {
+                self.known.store(true, Ordering::Relaxed);
+                self.version(tag.filter(|tag| !tag.is_empty()))
+            }
+            Err(Failure { meaning: Meaning::Mismatch, .. }) if matches!(condition, Condition::Absent) => {
+                Err(self.not_the_first().await)
+            }
+            Err(Failure { meaning: Meaning::Mismatch | Meaning::Missing, .. }) => Err(self.conflict()),
+            Err(failure) => Err(self.error(WRITE, Asked::Put(condition), failure).await),
+        }
+    }
+
+    /// As good as it gets without conditions: another's save between the look and the write is lost.
+    async fn save_after_a_look(&self, document: &Document, expected: Option<&Version>) -> Result<Version, Error> {
+        if self.read(WRITE).await?.map(|(_, version)| version).as_ref() != expected {
+            return Err(self.conflict());
+        }
+        match self.put(WRITE, &self.key, document.as_bytes(), Condition::None).await? {
+            Ok(_) => Ok(digest(document.as_bytes())),
+            Err(failure) => Err(self.error(WRITE, Asked::Put(Condition::None), failure).await),
+        }
+    }
+
+    fn version(&self, tag: Option<String>) -> Result<Version, Error> {
+        tag.map(Version).ok_or_else(|| self.unconditional("it answered without an ETag".to_owned()))
+    }
+
+    fn conflict(&self) -> Error {
+        Error::Conflict { place: self.place() }
+    }
+
+    fn unconditional(&self, finding: String) -> Error {
+        let remedy = "use a store that implements If-Match and If-None-Match on PutObject, or set \
+                      SECTIGO_AUDIT_S3_UNCONDITIONAL=true, which gives up the promise that two instances cannot move the \
+                      cursor against each other";
+        Error::Unconditional { place: self.place(), finding, remedy }
+    }
+
+    fn unavailable(&self, action: &'static str, why: &str) -> Error {
+        Error::Unavailable { action, place: self.place(), cause: why.into() }
+    }
+
+    /// What a failure means to the engine, and to the operator.
+    async fn error(&self, action: &'static str, asked: Asked<'_>, failure: Failure) -> Error {
+        let place = self.place();
+        let Failure { meaning, cause } = failure;
+        let remedy = match meaning {
+            Meaning::Unavailable => return Error::Unavailable { action, place, cause },
+            Meaning::NotImplemented
+                if let Asked::Put(condition) = asked
+                    && let Some(header) = condition.header()
+                    && !self.is_about_encryption(&cause) =>
+            {
+                return self.unconditional(format!("asked to write with {header}, {cause}"));
+            }
+            Meaning::NotImplemented if self.is_about_encryption(&cause) => {
+                "correct the encryption that is configured".to_owned()
+            }
+            Meaning::Denied => self.missing_permissions(asked),
+            Meaning::NoBucket => {
+                format!("there is no bucket {:?}: create it, or correct its name", self.settings.bucket)
+            }
+            Meaning::OtherRegion(Some(region)) => format!("the bucket is in another region: set AWS_REGION={region}"),
+            Meaning::OtherRegion(None) => "the bucket is in another region: set AWS_REGION to that one".to_owned(),
+            Meaning::Credentials(remedy) => {
+                self.connection.forget().await;
+                remedy.to_owned()
+            }
+            Meaning::Rejected(remedy) => remedy.to_owned(),
+            Meaning::NotImplemented | Meaning::Missing | Meaning::Mismatch => {
+                "the store does not do what is needed of S3".to_owned()
+            }
+        };
+        Error::Refused { action, place, remedy, cause }
+    }
+
+    /// Stores without a key service answer a wish for encryption as they answer a condition that they do not know.
+    fn is_about_encryption(&self, cause: &super::Cause) -> bool {
+        let said = cause.to_string().to_ascii_lowercase();
+        self.settings.encryption.is_some() && (said.contains("encrypt") || said.contains("kms"))
+    }
+
+    /// The star after the key is for the probe.
+    fn missing_permissions(&self, asked: Asked<'_>) -> String {
+        let (bucket, key) = (&self.settings.bucket, &self.key);
+        let by_kms = matches!(self.settings.encryption, Some(Encryption::Kms { .. } | Encryption::KmsDsse { .. }));
+        let keys = if by_kms { ", and kms:GenerateDataKey and kms:Decrypt on the key" } else { "" };
+        let (what, beside) = match asked {
+            // Where no condition protects it, a state that is not there must be told from one that may not be read.
+            Asked::Get if self.settings.unconditional => ("s3:GetObject", ", and s3:ListBucket on the bucket"),
+            Asked::Get => ("s3:GetObject", ""),
+            // Who may not read an object may not compare its tag either.
+            Asked::Put(Condition::Unchanged(_)) => ("s3:PutObject and, for If-Match, s3:GetObject", ""),
+            Asked::Put(_) => ("s3:PutObject", ""),
+        };
+        format!("grant {what} on arn:aws:s3:::{bucket}/{key}*{beside}{keys}")
+    }
+}
+
+#[async_trait]
+impl StateStore for S3 {
+    fn place(&self) -> String {
+        format!("s3://{}/{}", self.settings.bucket, self.key)
+    }
+
+    async fn claim(&self) -> Result<Claim, Error> {
+        Ok(Claim::ByLease)
+    }
+
+    async fn load(&self) -> Result<Option<(Document, Version)>, Error> {
+        let found = self.read(READ).await?;
+        Ok(found.map(|(bytes, version)| (Document::from_bytes(bytes), version)))
+    }
+
+    async fn save(&self, document: &Document, expected: Option<&Version>) -> Result<Version, Error> {
+        match expected {
+            _ if self.settings.unconditional => self.save_after_a_look(document, expected).await,
+            None => self.save_if(document, Condition::Absent).await,
+            Some(Version(tag)) => self.save_if(document, Condition::Unchanged(tag)).await,
+        }
+    }
+
+    async fn probe(&self) -> Result<(), Error> {
+        self.probe_now().await
+    }
+}
+
+/// A version for stores whose entity tags are not relied on.
+fn digest(bytes: &[u8]) -> Version {
+    Version(URL_SAFE_NO_PAD.encode(Sha256::digest(bytes)))
+}

@@ -1,0 +1,174 @@
+//! The recorder behind the facade, and what it shows to Prometheus.
+
+use metrics::{SetRecorderError, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+use super::table::{BUILD_INFO, Kind, METRICS, Metric};
+
+/// Why nothing is counted.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The table has a histogram without buckets.
+    #[error("the metrics cannot be set up")]
+    Build(#[from] BuildError),
+    /// Something in this process counts already.
+    #[error("the metrics are set up already")]
+    Twice(#[from] SetRecorderError<PrometheusRecorder>),
+}
+
+/// What was counted so far.
+#[derive(Clone)]
+pub struct Scrape(PrometheusHandle);
+
+impl Scrape {
+    /// In Prometheus's text format, version 0.0.4.
+    pub fn text(&self) -> String {
+        self.0.render()
+    }
+
+    /// Puts observations into their buckets. To be called now and then: they wait in memory until this or a scrape.
+    pub fn tidy(&self) {
+        self.0.run_upkeep();
+    }
+}
+
+/// Starts counting, for the whole process; nothing counts before.
+pub fn install() -> Result<Scrape, Error> {
+    let recorder = recorder()?;
+    let scrape = Scrape(recorder.handle());
+    metrics::set_global_recorder(recorder)?;
+    announce();
+    Ok(scrape)
+}
+
+fn recorder() -> Result<PrometheusRecorder, BuildError> {
+    let histograms = METRICS.iter().filter_map(|metric| match metric.kind {
+        Kind::Histogram { buckets } => Some((metric.name, buckets)),
+        Kind::Counter | Kind::Gauge { .. } => None,
+    });
+    let mut builder = PrometheusBuilder::new();
+    for (name, buckets) in histograms {
+        builder = builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets)?;
+    }
+    Ok(builder.build_recorder())
+}
+
+/// Describes every metric, and shows at zero what starts there: a rate needs a first value, and a query a series.
+fn announce() {
+    for metric in METRICS {
+        match metric.kind {
+            Kind::Counter => describe_counter!(metric.name, metric.help),
+            Kind::Gauge { .. } => describe_gauge!(metric.name, metric.help),
+            Kind::Histogram { .. } => describe_histogram!(metric.name, metric.help),
+        }
+        for labels in combinations(metric) {
+            match metric.kind {
+                Kind::Counter => counter!(metric.name, labels).increment(0),
+                Kind::Gauge { from_start: true } => gauge!(metric.name, labels).increment(0.0),
+                Kind::Gauge { from_start: false } => {}
+                Kind::Histogram { .. } => drop(histogram!(metric.name, labels)),
+            }
+        }
+    }
+    gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+}
+
+/// Every combination of the values of a metric's labels; one without any where it has no labels.
+fn combinations(metric: &Metric) -> Vec<Vec<metrics::Label>> {
+    metric.labels.iter().fold(vec![Vec::new()], |begun, label| {
+        let with = |before: &Vec<metrics::Label>, value| {
+            let mut labels = before.clone();
+            labels.push(metrics::Label::from_static_parts(label.name, value));
+            labels
+        };
+        begun.iter().flat_map(|before| label.values.iter().map(move |value| with(before, value))).collect()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::super::{self as metrics_of_ours, Exchange, Saved, Server};
+    use super::*;
+    use crate::failure::Class;
+
+    /// What a scrape shows after `work`.
+    fn scrape_after(work: impl FnOnce()) -> String {
+        let recorder = recorder().unwrap();
+        let scrape = Scrape(recorder.handle());
+        metrics::with_local_recorder(&recorder, || {
+            announce();
+            work();
+        });
+        scrape.tidy();
+        scrape.text()
+    }
+
+    #[test]
+    fn what_starts_at_zero_is_there_before_anything_happened() {
+        let text = scrape_after(|| ());
+        assert!(text.contains("auditsync_events_delivered_total 0\n"), "{text}");
+        assert!(text.contains("auditsync_requests_total{side=\"token\",status=\"none\"} 0\n"), "{text}");
+        assert!(text.contains("auditsync_request_duration_seconds_bucket{side=\"source\",le=\"+Inf\"} 0\n"), "{text}");
+        assert!(!text.contains("timestamp_seconds"), "a time that is not known is absent, not 1970: {text}");
+    }
+
+    #[test]
+    fn every_function_counts_under_labels_of_the_table() {
+        let classes = [
+            Class::Retryable { after: None },
+            Class::Unauthorized,
+            Class::CredentialsRefused,
+            Class::Refused,
+            Class::Unreadable,
+            Class::Stalled,
+        ];
+        let before = scrape_after(|| ()).lines().filter(|line| !line.starts_with('#')).count();
+        let text = scrape_after(|| {
+            for server in [Server::Source, Server::Token, Server::Destination] {
+                for status in [199, 200, 301, 404, 503, 600] {
+                    Exchange::with(server).answered(status);
+                }
+                let mut broken = Exchange::with(server);
+                broken.answered(200);
+                broken.broke_off();
+            }
+            for side in ["source", "destination", "store"] {
+                for class in classes {
+                    metrics_of_ours::retried(side, class);
+                }
+            }
+            for saved in [Saved::Saved, Saved::Conflict, Saved::Failed] {
+                metrics_of_ours::state_saved(saved, Timestamp::UNIX_EPOCH);
+            }
+            for complete in [true, false] {
+                metrics_of_ours::cycle_ended(complete, std::time::Duration::from_secs(1));
+            }
+            metrics_of_ours::lease_held(true);
+            metrics_of_ours::ready(true);
+        });
+        let after = text.lines().filter(|line| !line.starts_with('#')).count();
+        // The time of the last save is new, and a line each for its type and help are not counted.
+        assert_eq!(after, before + 2, "a series that the table does not announce:\n{text}");
+        assert!(
+            !text.lines().any(|line| line.starts_with("auditsync_retries_total") && line.ends_with(" 0")),
+            "{text}"
+        );
+        assert!(text.contains("auditsync_requests_total{side=\"source\",status=\"none\"} 1\n"), "{text}");
+        assert!(text.contains("auditsync_requests_total{side=\"source\",status=\"2xx\"} 1\n"), "{text}");
+        assert!(text.contains("auditsync_lease_held 1\n") && text.contains("auditsync_ready 1\n"), "{text}");
+    }
+
+    #[test]
+    fn the_newest_event_does_not_go_back_when_answers_come_in_another_order() {
+        let at = |second| Some(Timestamp::from_second(second).unwrap());
+        let text = scrape_after(|| {
+            metrics_of_ours::accepted(3, 1, 0, at(2_000_000_000));
+            metrics_of_ours::accepted(2, 0, 1, at(1_900_000_000));
+            metrics_of_ours::accepted(1, 0, 0, None);
+        });
+        assert!(text.contains("auditsync_newest_event_timestamp_seconds 2000000000\n"), "{text}");
+        assert!(text.contains("auditsync_events_delivered_total 6\n"), "{text}");
+    }
+}

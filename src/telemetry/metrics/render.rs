@@ -1,0 +1,86 @@
+//! The table as a document.
+
+use std::fmt::Write as _;
+
+use super::table::{Kind, METRICS};
+
+const HEAD: &str = "\
+# Metrics
+
+With `SECTIGO_AUDIT_HTTP_LISTEN` set, `/metrics` shows these in Prometheus's text format. A scrape config and alert rules are in
+`deploy/prometheus/`. Counters begin at 0 when the process starts; `rate()` and `increase()` take that into account.
+
+Times are told as moments (`…_timestamp_seconds`), from which a query makes durations:
+
+| question | expression |
+|---|---|
+| How far behind is the delivery? | `time() - max by (job) (auditsync_position_timestamp_seconds)` |
+| How old is the newest event that was delivered? | `time() - max by (job) (auditsync_newest_event_timestamp_seconds)` |
+| How long ago was the last commit? | `time() - max by (job) (auditsync_last_commit_timestamp_seconds)` |
+
+The first is the lag to watch. It is never less than `SECTIGO_AUDIT_SYNC_DELAY`, and grows by `SECTIGO_AUDIT_SYNC_INTERVAL` between two
+synchronisations. The age of the newest event also grows while nothing happens at the source. `max by (job)` takes the instance that
+works; one that stands by shows none, or where it was when it worked last.
+
+";
+
+/// The content of `docs/METRICS.md`.
+pub fn document() -> String {
+    let mut text = HEAD.to_owned();
+    text.push_str("| metric | type | unit | labels | what it says |\n|---|---|---|---|---|\n");
+    for metric in METRICS {
+        let labels: Vec<_> = metric
+            .labels
+            .iter()
+            .map(|label| match label.values {
+                [_] => format!("`{}`", label.name),
+                values => format!("`{}`: {}", label.name, values.join(", ")),
+            })
+            .collect();
+        let (name, kind, unit, labels, help) =
+            (metric.name, metric.kind.name(), metric.unit, labels.join("; "), metric.help);
+        let _ = writeln!(text, "| `{name}` | {kind} | {unit} | {labels} | {help} |");
+    }
+    text.push_str("\nBuckets, in seconds:\n\n");
+    for metric in METRICS {
+        if let Kind::Histogram { buckets } = metric.kind {
+            let bounds: Vec<_> = buckets.iter().map(ToString::to_string).collect();
+            let _ = writeln!(text, "- `{}`: {}", metric.name, bounds.join(", "));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_alert_rules_ask_for_metrics_that_there_are() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/prometheus/rules.yaml");
+        let rules = fs::read_to_string(path).unwrap();
+        let words = rules.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let asked: Vec<_> = words.filter(|word| word.starts_with("auditsync_")).collect();
+        assert!(asked.len() >= 4, "{asked:?}");
+        for name in asked {
+            assert!(METRICS.iter().any(|metric| metric.name == name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_document_shows_this_table() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/METRICS.md");
+        if std::env::var_os("UPDATE").is_some() {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, document()).unwrap();
+        }
+        let stored = fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            stored == document(),
+            "docs/METRICS.md is not what the table says: run `UPDATE=1 cargo test --lib metrics` to write it anew"
+        );
+    }
+}

@@ -1,0 +1,338 @@
+//! Several instances on one state that machines share: the lease in the document says who works.
+
+use std::time::{Duration, Instant};
+
+use crate::daemon::Daemon;
+use crate::killing::rounds;
+use crate::stage::{Stage, stop};
+use crate::support::{FakeIntake, IntakeOptions, Moto, Proxy, RedisServer, ScmOptions};
+
+const STANDING_BY: &str = "another instance works on this state; standing by";
+const TAKING_OVER: &str = "the other instance has ended or gives no sign of life; taking over";
+const LAPSED: &str = "the lease could not be renewed in time";
+const STEPPED_DOWN: &str = "another instance has taken over";
+const BEGINS: &str = "this is the first synchronisation";
+const TTL: Duration = Duration::from_secs(15);
+const PAGE: usize = 100;
+const BACKLOG: usize = 10_000;
+
+/// Fakes that take their time, so that a backlog lasts, and the shortest lease.
+async fn fakes(latency: Duration) -> Stage {
+    let scm = ScmOptions { latency, page_size: PAGE, ..ScmOptions::default() };
+    let intake = IntakeOptions { latency, ..IntakeOptions::default() };
+    let stage = Stage::of(scm, intake).await.with("SECTIGO_AUDIT_SYNC_LOOP", "true");
+    stage.with("SECTIGO_AUDIT_LEASE_TTL", "15s")
+}
+
+/// The same with instances that share the Redis at `address`.
+async fn stage(latency: Duration, address: &str) -> Stage {
+    let stage = fakes(latency).await.with("SECTIGO_AUDIT_STORAGE_BACKEND", "redis");
+    stage.with("SECTIGO_AUDIT_REDIS_ADDRESS", address)
+}
+
+/// The same with instances that share a bucket.
+async fn on_s3(latency: Duration, moto: &Moto) -> Stage {
+    let stage = fakes(latency).await.with("SECTIGO_AUDIT_STORAGE_BACKEND", "s3");
+    stage
+        .with("SECTIGO_AUDIT_S3_BUCKET", moto.bucket().await)
+        .with("SECTIGO_AUDIT_S3_FORCE_PATH_STYLE", "true")
+        .with("AWS_ENDPOINT_URL_S3", moto.url())
+        .with("AWS_REGION", "us-east-1")
+        .with("AWS_ACCESS_KEY_ID", "AKIAANYONE")
+        .with("AWS_SECRET_ACCESS_KEY", "secret")
+}
+
+/// An instance that signs its entries.
+fn start(stage: &Stage, name: &str) -> Daemon {
+    stage.setup.start_with(&[("DD_HOSTNAME", name)], &[])
+}
+
+/// An instance at work, and one that stands by.
+async fn first_and_second(stage: &Stage) -> (Daemon, Daemon) {
+    let mut first = start(stage, "first");
+    first.says(BEGINS).await;
+    let mut second = start(stage, "second");
+    second.says(STANDING_BY).await;
+    (first, second)
+}
+
+/// Who sent each entry, in the order in which they came.
+fn senders(stage: &Stage) -> Vec<String> {
+    let sender = |entry: &serde_json::Value| entry["hostname"].as_str().expect("an entry has a host").to_owned();
+    stage.intake.entries().iter().map(sender).collect()
+}
+
+/// Nobody sent anything after somebody else had begun to.
+fn assert_in_turns(stage: &Stage, names: &[&str]) {
+    let mut senders = senders(stage);
+    senders.dedup();
+    assert_eq!(senders, names);
+}
+
+fn repeats(intake: &FakeIntake) -> usize {
+    intake.count() - intake.ids().len()
+}
+
+/// The state in Redis.
+fn state(server: &RedisServer) -> serde_json::Value {
+    serde_json::from_str(&server.command(&["GET", "auditsync:sectigo"])).expect("a state document")
+}
+
+/// What a take-over came to.
+#[derive(Debug)]
+struct TakeOver {
+    took: Duration,
+    repeats: usize,
+}
+
+/// The one at work is killed while a backlog drains, and the other goes on.
+async fn killed_in_the_midst(stage: Stage, at: usize) -> TakeOver {
+    stage.push(BACKLOG, 1500, 2);
+    let (first, mut second) = first_and_second(&stage).await;
+    stage.intake.wait_for_entries(at).await;
+    first.signal("KILL").await;
+    first.ended().await;
+    let killed = Instant::now();
+    let sent = stage.intake.requests().len();
+    // So that there is something left to send, however slow the signal was.
+    stage.push(PAGE, 1, 0);
+    second.says(TAKING_OVER).await;
+    stage.intake.wait_for_requests(sent + 1).await;
+    let took = killed.elapsed();
+    stage.intake.wait_for_ids(BACKLOG + PAGE).await;
+    stop(second).await;
+    stage.assert_none_lost();
+    assert_in_turns(&stage, &["first", "second"]);
+    TakeOver { took, repeats: repeats(&stage.intake) }
+}
+
+/// What all rounds came to, in a line.
+fn summary(backend: &str, rounds: &[TakeOver]) -> String {
+    for TakeOver { repeats, .. } in rounds {
+        assert!(*repeats <= 2 * PAGE, "no more than the pages in flight come twice: {rounds:?}");
+    }
+    let took = rounds.iter().map(|round| round.took);
+    let (least, most) = (took.clone().min().unwrap_or_default(), took.max().unwrap_or_default());
+    let repeats: Vec<_> = rounds.iter().map(|round| round.repeats).collect();
+    format!(
+        "{backend}: {} take-overs in {least:.1?} to {most:.1?} of a lease of {TTL:?}; repeats {repeats:?}",
+        rounds.len()
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_on_redis_that_is_killed_is_followed_and_nothing_is_lost() {
+    let server = RedisServer::start();
+    let rounds = (0..rounds("AUDITSYNC_TEST_TAKEOVERS")).map(|round| {
+        let address = server.address();
+        async move {
+            let stage = stage(Duration::from_millis(20), &address).await;
+            let stage = stage.with("SECTIGO_AUDIT_REDIS_KEY", format!("round-{round}"));
+            killed_in_the_midst(stage, 500 + round * 900 % 8000).await
+        }
+    });
+    println!("{}", summary("redis", &futures_util::future::join_all(rounds).await));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_on_s3_that_is_killed_is_followed_and_nothing_is_lost() {
+    let moto = Moto::start();
+    let rounds = (0..rounds("AUDITSYNC_TEST_TAKEOVERS")).map(|round| {
+        let moto = &moto;
+        async move {
+            let stage = on_s3(Duration::from_millis(20), moto).await;
+            killed_in_the_midst(stage, 500 + round * 900 % 8000).await
+        }
+    });
+    println!("{}", summary("s3", &futures_util::future::join_all(rounds).await));
+}
+
+#[tokio::test]
+async fn a_stand_by_follows_one_that_stops_at_once_and_repeats_nothing() {
+    let server = RedisServer::start();
+    // If it waited for the end of such a lease, so would this test, and in vain.
+    let stage = stage(Duration::from_millis(5), &server.address()).await.with("SECTIGO_AUDIT_LEASE_TTL", "10m");
+    stage.push(5000, 1500, 2);
+    let (first, mut second) = first_and_second(&stage).await;
+    stage.intake.wait_for_entries(1000).await;
+    stop(first).await;
+    second.says(TAKING_OVER).await;
+    stage.intake.wait_for_ids(5000).await;
+    stop(second).await;
+    stage.assert_all_once();
+    assert_in_turns(&stage, &["first", "second"]);
+    assert_eq!(state(&server)["lease"], serde_json::Value::Null, "given back");
+}
+
+/// The store stands still for longer than the lease while a backlog drains.
+async fn stands_still(stage: Stage, pause: impl FnOnce(), resume: impl FnOnce()) {
+    stage.push(BACKLOG, 1500, 2);
+    let (mut first, second) = first_and_second(&stage).await;
+    stage.intake.wait_for_entries(1000).await;
+    pause();
+    first.says("the state store failed").await;
+    let sent = stage.intake.requests().len();
+    tokio::time::sleep(TTL + Duration::from_secs(3)).await;
+    assert_eq!(stage.intake.requests().len(), sent, "while nothing can be committed, nothing further is delivered");
+    resume();
+    stage.intake.wait_for_ids(BACKLOG).await;
+    stop(first).await;
+    stop(second).await;
+    stage.assert_none_lost();
+    assert!(repeats(&stage.intake) <= 2 * PAGE);
+    let mut senders = senders(&stage);
+    senders.dedup();
+    assert!(senders.len() <= 2, "each in its turn: {senders:?}");
+}
+
+#[tokio::test]
+async fn a_redis_that_stands_still_for_longer_than_the_lease_makes_no_two_leaders() {
+    let server = RedisServer::start();
+    let stage = stage(Duration::from_millis(20), &server.address()).await;
+    stands_still(stage, || server.pause(), || server.resume()).await;
+}
+
+#[tokio::test]
+async fn an_s3_that_stands_still_for_longer_than_the_lease_makes_no_two_leaders() {
+    let moto = Moto::start();
+    let stage = on_s3(Duration::from_millis(20), &moto).await;
+    stands_still(stage, || moto.pause(), || moto.resume()).await;
+}
+
+#[tokio::test]
+async fn a_request_to_the_intake_is_cut_off_before_the_lease_is_over() {
+    let server = RedisServer::start();
+    let stage = stage(Duration::ZERO, &server.address()).await;
+    stage.push(50, 1500, 2);
+    stage.intake.hold();
+    let mut first = start(&stage, "first");
+    stage.intake.wait_for_requests(1).await;
+    server.pause();
+    first.says(LAPSED).await;
+    stage.intake.release();
+    server.resume();
+    // Nobody has taken over meanwhile, so the lease is its own again, and the page is sent once more.
+    first.says("the state store works again").await;
+    first.says("synchronised").await;
+    stop(first).await;
+    stage.assert_none_lost();
+    assert_eq!(stage.intake.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn a_leader_that_stood_still_finds_itself_followed_and_steps_down() {
+    let server = RedisServer::start();
+    let stage = stage(Duration::from_millis(20), &server.address()).await;
+    stage.push(BACKLOG, 1500, 2);
+    let (mut first, mut second) = first_and_second(&stage).await;
+    stage.intake.wait_for_entries(1000).await;
+    first.signal("STOP").await;
+    second.says(TAKING_OVER).await;
+    stage.intake.wait_for_entries(3000).await;
+    first.signal("CONT").await;
+    first.says(STEPPED_DOWN).await;
+    first.says(STANDING_BY).await;
+    stage.intake.wait_for_ids(BACKLOG).await;
+    stop(second).await;
+    first.says(TAKING_OVER).await;
+    stop(first).await;
+    stage.assert_none_lost();
+    assert!(repeats(&stage.intake) <= 3 * PAGE, "the pages in flight, and one that was under way when it woke up");
+}
+
+#[tokio::test]
+async fn a_delivery_that_takes_longer_than_the_lease_does_not_lose_it() {
+    let server = RedisServer::start();
+    let stage = stage(Duration::ZERO, &server.address()).await;
+    stage.push(50, 1500, 2);
+    stage.intake.hold();
+    let (first, second) = first_and_second(&stage).await;
+    stage.intake.wait_for_requests(1).await;
+    tokio::time::sleep(TTL + Duration::from_secs(6)).await;
+    stage.intake.release();
+    stage.intake.wait_for_ids(50).await;
+    assert!(!second.stderr().contains(TAKING_OVER), "{}", second.stderr());
+    stop(second).await;
+    stop(first).await;
+    stage.assert_all_once();
+}
+
+#[tokio::test]
+async fn a_one_shot_run_beside_a_live_daemon_gives_up_and_beside_a_dead_one_takes_over() {
+    let server = RedisServer::start();
+    let stage = stage(Duration::ZERO, &server.address()).await.with("SECTIGO_AUDIT_RETRY_BUDGET", "1s");
+    stage.push(50, 1500, 2);
+    let mut daemon = start(&stage, "first");
+    daemon.says("synchronised").await;
+    let ended = stage.setup.run(&["run", "--once"]).await;
+    assert_eq!(ended.code(), Some(75), "{}", ended.stderr);
+    assert!(ended.stderr.contains(&format!("is in use by process {} on ", daemon.id())), "{}", ended.stderr);
+    daemon.signal("KILL").await;
+    daemon.ended().await;
+    stage.push(10, 1, 0);
+    // Its budget is long over when the lease is; but nobody has renewed it.
+    let ended = stage.setup.run(&["run", "--once"]).await;
+    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    assert!(ended.stderr.contains(TAKING_OVER), "{}", ended.stderr);
+    assert_eq!(state(&server)["lease"], serde_json::Value::Null, "given back");
+    // What the last seconds brought may be behind the end of that run.
+    let ended = stage.setup.run(&["run", "--once"]).await;
+    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    assert!(!ended.stderr.contains(STANDING_BY), "{}", ended.stderr);
+    stage.assert_all_once();
+}
+
+#[tokio::test]
+async fn one_shot_runs_started_together_take_turns() {
+    let server = RedisServer::start();
+    let stage = stage(Duration::ZERO, &server.address()).await.with("SECTIGO_AUDIT_SYNC_LOOP", "false");
+    stage.push(450, 1500, 2);
+    let runs = [(); 4].map(|()| stage.setup.start(&[]));
+    for run in runs {
+        let ended = run.ended().await;
+        assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    }
+    stage.assert_all_once();
+}
+
+#[tokio::test]
+async fn a_redis_that_lost_its_data_is_written_anew() {
+    let mut server = RedisServer::start();
+    let stage = stage(Duration::from_millis(20), &server.address()).await;
+    stage.push(3000, 1500, 2);
+    let mut first = start(&stage, "first");
+    first.says(BEGINS).await;
+    for entries in [500, 1500] {
+        stage.intake.wait_for_entries(entries).await;
+        server.kill();
+        server.restart();
+        first.says("the state is gone from its store; it is written anew").await;
+    }
+    stage.intake.wait_for_ids(3000).await;
+    stop(first).await;
+    stage.assert_all_once();
+    assert!(stage.setup.run(&["state", "show"]).await.stdout.contains("\"since\""));
+}
+
+#[tokio::test]
+async fn a_replica_that_lags_behind_and_is_promoted_is_written_forward() {
+    let server = RedisServer::start();
+    let replica = server.replica();
+    let proxy = Proxy::to(server.address().parse().unwrap()).await;
+    let stage = stage(Duration::from_millis(20), &proxy.address().to_string()).await;
+    stage.push(3000, 1500, 2);
+    let mut first = start(&stage, "first");
+    first.says(BEGINS).await;
+    stage.intake.wait_for_entries(500).await;
+    while replica.command(&["EXISTS", "auditsync:sectigo"]) != "1" {}
+    // It hears no more of the other, and gets its place later.
+    assert_eq!(replica.command(&["REPLICAOF", "NO", "ONE"]), "OK");
+    stage.intake.wait_for_entries(1500).await;
+    proxy.lead_to(replica.address().parse().unwrap());
+    first.says("the store holds an older state than it did; it is written forward").await;
+    stage.intake.wait_for_ids(3000).await;
+    stop(first).await;
+    stage.assert_all_once();
+    assert_ne!(state(&replica), state(&server));
+    assert_eq!(state(&replica)["lease"], serde_json::Value::Null);
+}

@@ -1,0 +1,112 @@
+//! A port for the daemon's listener, and a client that asks there as a probe or a hostile stranger would.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{sleep, timeout};
+
+use crate::daemon::Setup;
+
+/// The longest that anything here is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub const LISTEN: &str = "SECTIGO_AUDIT_HTTP_LISTEN";
+
+/// What the daemon says when it can be asked.
+pub const ANSWERING: &str = "answering /healthz, /readyz and /metrics";
+
+/// A free port that nobody else gets.
+pub struct Probe {
+    address: SocketAddr,
+    /// Never listens; it keeps the port, and leaves the listening to the daemon.
+    _place: TcpSocket,
+}
+
+/// An answer as it came.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+}
+
+impl Probe {
+    pub fn new() -> Self {
+        let place = TcpSocket::new_v4().expect("a socket");
+        place.set_reuseaddr(true).expect("SO_REUSEADDR");
+        place.bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a local port");
+        Self { address: place.local_addr().expect("a bound socket has an address"), _place: place }
+    }
+
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// `setup` with this port to listen on.
+    pub fn on(&self, setup: Setup) -> Setup {
+        setup.with(LISTEN, self.address())
+    }
+
+    pub async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.expect("the daemon listens")
+    }
+
+    /// Sends these bytes and reads what comes back until the end.
+    pub async fn send(&self, bytes: &[u8]) -> Answer {
+        let mut stream = self.connect().await;
+        // It may hang up before it has read everything.
+        let _ = stream.write_all(bytes).await;
+        let mut answer = Vec::new();
+        let read = timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+        assert!(read.is_ok(), "no end of the answer");
+        let text = String::from_utf8(answer).expect("it is text");
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default();
+        Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send(format!("GET {path} HTTP/1.1\r\nHost: probe\r\n\r\n").as_bytes()).await
+    }
+
+    /// Asks again and again until the answer is `wanted`.
+    pub async fn until(&self, path: &str, wanted: impl Fn(&Answer) -> bool) -> Answer {
+        let mut last = None;
+        let asked = async {
+            loop {
+                let answer = self.get(path).await;
+                if wanted(&answer) {
+                    return answer;
+                }
+                last = Some(answer);
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let found = timeout(PATIENCE, asked).await;
+        found.unwrap_or_else(|_| panic!("{path} never came to what was waited for, but to {last:?}"))
+    }
+
+    /// The value of a series, written as in a scrape.
+    pub async fn series(&self, series: &str) -> f64 {
+        value(&self.get("/metrics").await.body, series)
+    }
+}
+
+/// The value of a series in a scrape.
+pub fn value(scrape: &str, series: &str) -> f64 {
+    let line = scrape.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    let line = line.unwrap_or_else(|| panic!("no {series} in\n{scrape}"));
+    line.parse().expect("a number")
+}

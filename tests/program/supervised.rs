@@ -1,0 +1,194 @@
+//! Under systemd: what it is told, in which order, and when its watchdog is fed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::net::UnixDatagram;
+use tokio::process::Command;
+
+use crate::daemon::Daemon;
+use crate::stage::{Stage, stop};
+use crate::support::Fault;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const FED: &str = "WATCHDOG=1";
+
+/// The end of the socket that systemd would hold.
+struct Supervisor {
+    socket: UnixDatagram,
+    path: PathBuf,
+    _folder: TempDir,
+}
+
+impl Supervisor {
+    fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("notify");
+        Self { socket: UnixDatagram::bind(&path).unwrap(), path, _folder: folder }
+    }
+
+    /// Starts a daemon that is to be heard of every 400 ms, and so looks after its watchdog every 100 ms.
+    fn start(&self, stage: &Stage) -> Daemon {
+        let socket = self.path.to_str().unwrap();
+        stage.setup.start_with(&[("NOTIFY_SOCKET", socket), ("WATCHDOG_USEC", "400000")], &[])
+    }
+
+    /// Everything that is told up to the first message that is `wanted`.
+    async fn told_until(&self, what: &str, mut wanted: impl FnMut(&str) -> bool) -> Vec<String> {
+        let mut told: Vec<String> = Vec::new();
+        while told.last().is_none_or(|message| !wanted(message)) {
+            let mut buffer = [0; 4096];
+            let Ok(length) = tokio::time::timeout(PATIENCE, self.socket.recv(&mut buffer)).await else {
+                panic!("{what} was never told, but {told:?}");
+            };
+            told.push(String::from_utf8(buffer[..length.unwrap()].to_vec()).unwrap());
+        }
+        told
+    }
+
+    /// Waits until the watchdog is fed so often, which takes several times as long as it bears without.
+    async fn is_fed_on(&self) {
+        let mut times = 0;
+        self.told_until("life", |message| {
+            times += usize::from(message == FED);
+            times == 12
+        })
+        .await;
+    }
+
+    /// What has been told and was not looked at yet.
+    fn told_so_far(&self) -> Vec<String> {
+        let mut told = Vec::new();
+        let mut buffer = [0; 4096];
+        while let Ok(length) = self.socket.try_recv(&mut buffer) {
+            told.push(String::from_utf8(buffer[..length].to_vec()).unwrap());
+        }
+        told
+    }
+}
+
+/// A loop that rests for an hour, and waits ten minutes for an answer.
+async fn patient() -> Stage {
+    let stage = Stage::usual().await.with("SECTIGO_AUDIT_SYNC_LOOP", "true");
+    stage.with("SECTIGO_AUDIT_SYNC_INTERVAL", "1h").with("SECTIGO_AUDIT_HTTP_TIMEOUT", "10m")
+}
+
+#[tokio::test]
+async fn readiness_standing_life_and_stop_are_told_in_this_order() {
+    let (stage, supervisor) = (patient().await, Supervisor::new());
+    stage.push(25, 1500, 2);
+    let daemon = supervisor.start(&stage);
+    let told =
+        supervisor.told_until("the standing", |message| message.starts_with("STATUS=synchronised up to 2")).await;
+    assert_eq!(told[0], "READY=1", "{told:?}");
+    let standing = told.last().unwrap();
+    assert!(standing.contains("s behind at ") && standing.ends_with("; 25 delivered"), "{standing}");
+    supervisor.is_fed_on().await;
+    stop(daemon).await;
+    let told = supervisor.told_until("the stop", |message| message.starts_with("STOPPING=1")).await;
+    // The grace, 25 s by default, and time to end.
+    assert_eq!(told.last().unwrap(), "STOPPING=1\nEXTEND_TIMEOUT_USEC=30000000");
+    stage.assert_all_once();
+}
+
+#[tokio::test]
+async fn a_wait_that_the_intake_asks_for_is_no_hang() {
+    let (stage, supervisor) = (patient().await, Supervisor::new());
+    stage.push(5, 1500, 2);
+    stage.intake.answer_always(Some(Fault::StatusWithRetryAfter(429, "900".into())));
+    let daemon = supervisor.start(&stage);
+    let failed = |message: &str| message.starts_with("STATUS=the destination failed, 1 in a row; again in 15m");
+    supervisor.told_until("the failure", failed).await;
+    supervisor.is_fed_on().await;
+    stop(daemon).await;
+    assert_eq!(stage.intake.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn an_answer_that_takes_its_time_is_no_hang() {
+    for held_by_the_source in [true, false] {
+        let (stage, supervisor) = (patient().await, Supervisor::new());
+        stage.push(5, 1500, 2);
+        if held_by_the_source {
+            stage.scm.hold();
+        } else {
+            stage.intake.hold();
+        }
+        let daemon = supervisor.start(&stage);
+        if held_by_the_source {
+            stage.scm.wait_for_requests(1).await;
+        } else {
+            stage.intake.wait_for_requests(1).await;
+        }
+        supervisor.told_so_far();
+        supervisor.is_fed_on().await;
+        stage.scm.release();
+        stage.intake.release();
+        stop(daemon).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stand_by_is_ready_says_so_and_is_no_hang() {
+    let (stage, supervisor) = (patient().await, Supervisor::new());
+    let mut first = stage.setup.start(&[]);
+    first.says("synchronised").await;
+    let second = supervisor.start(&stage);
+    let told =
+        supervisor.told_until("standing by", |message| message.starts_with("STATUS=standing by: process ")).await;
+    assert_eq!(told[0], "READY=1", "{told:?}");
+    supervisor.is_fed_on().await;
+    stop(second).await;
+    stop(first).await;
+}
+
+#[tokio::test]
+async fn an_engine_that_is_stuck_is_said_and_feeds_the_watchdog_no_longer() {
+    let (stage, supervisor) = (patient().await.with("SECTIGO_AUDIT_SHUTDOWN_GRACE", "0s"), Supervisor::new());
+    // A disk that does not answer: whoever opens this waits for a writer, and there is none.
+    let document = stage.setup.folder().join("sectigo-audit-state.json");
+    assert!(Command::new("mkfifo").arg(document).status().await.unwrap().success());
+    let mut daemon = supervisor.start(&stage);
+    daemon.says("the engine gives no sign of life; the watchdog is not fed until it does").await;
+    supervisor.told_so_far();
+    stop(daemon).await;
+    let told = supervisor.told_until("the stop", |message| message.starts_with("STOPPING=1")).await;
+    assert!(!told.iter().any(|message| message == FED), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_reload_is_told_from_its_beginning_to_its_end() {
+    let (stage, supervisor) = (patient().await, Supervisor::new());
+    let daemon = supervisor.start(&stage);
+    supervisor.told_until("ready", |message| message == "READY=1").await;
+    daemon.signal("HUP").await;
+    let began = |message: &str| message.starts_with("RELOADING=1\nMONOTONIC_USEC=");
+    supervisor.told_until("the reload", began).await;
+    supervisor.told_until("its end", |message| message == "READY=1").await;
+    stop(daemon).await;
+}
+
+#[tokio::test]
+async fn why_it_ended_stays_to_be_read() {
+    let (stage, supervisor) = (patient().await, Supervisor::new());
+    stage.push(1, 1500, 2);
+    stage.intake.set_api_key("another");
+    let daemon = supervisor.start(&stage);
+    let told = supervisor.told_until("the end", |message| message.starts_with("STOPPING=1")).await;
+    let last = told.iter().rfind(|message| message.starts_with("STATUS=")).unwrap();
+    assert!(last.starts_with("STATUS=ended with exit code 77: ") && last.contains("DD_API_KEY"), "{last}");
+    assert_eq!(daemon.ended().await.code(), Some(77));
+}
+
+#[tokio::test]
+async fn a_supervisor_that_cannot_be_reached_holds_up_nothing() {
+    for (socket, warned) in [("/no/such/socket", false), ("@auditsync-nobody", false), ("vsock:2:1", true), ("", false)]
+    {
+        let stage = Stage::usual().await.with("NOTIFY_SOCKET", socket).with("WATCHDOG_USEC", "400000");
+        stage.push(5, 1500, 2);
+        let ended = stage.run_to(0).await;
+        assert_eq!(ended.stderr.contains("NOTIFY_SOCKET"), warned, "{socket}: {}", ended.stderr);
+        stage.assert_all_once();
+    }
+}

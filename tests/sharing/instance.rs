@@ -1,0 +1,115 @@
+//! Runs a case: all instances side by side, then one that nothing stands in the way of, then the reckoning.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep, timeout};
+
+use auditsync::sync::clock::Clock;
+use auditsync::sync::stop::Stop;
+use auditsync::sync::{Error, Mode, Outcome, Settings, Sync};
+
+use crate::plan::{End, InstancePlan, Plan};
+use crate::world::{Row, Shared, Sink, Summary, World};
+
+const GRACE: Duration = Duration::from_secs(25);
+
+/// A healthy run that takes longer does not end at all.
+const LONGEST_RECOVERY: Duration = Duration::from_secs(100_000);
+
+/// Runs a case under simulated time. Gives what it came to; the error says what went wrong.
+pub(crate) fn run(plan: &Plan) -> Result<Summary, String> {
+    fastrand::seed(plan.seed);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.unwrap().block_on(simulate(plan))
+}
+
+async fn simulate(plan: &Plan) -> Result<Summary, String> {
+    let world = Arc::new(World::new(plan));
+    let lives = plan.instances.iter().enumerate().map(|(number, plan)| live(&world, number, *plan));
+    futures_util::future::join_all(lives).await;
+    world.heal();
+    let number = plan.instances.len();
+    let healthy = engine(&world, number, Mode::Once, Duration::from_millis(100), Stop::new(GRACE));
+    match timeout(LONGEST_RECOVERY, healthy.run()).await {
+        Ok(Ok(Outcome::Done)) => {}
+        other => return Err(format!("a healthy run ended with {other:?}")),
+    }
+    // Saves that were late have had their chance.
+    sleep(Duration::from_secs(1)).await;
+    world.verdict()
+}
+
+async fn live(world: &Arc<World>, number: usize, plan: InstancePlan) {
+    sleep(Duration::from_secs(plan.starts.into())).await;
+    let stop = Stop::new(GRACE);
+    let latency = Duration::from_millis(plan.latency.into());
+    let sync = engine(world, number, Mode::Loop, latency, stop.clone());
+    let still = match plan.end {
+        End::StandsStill(millis) => Duration::from_millis(millis.into()),
+        End::Crash | End::Stop => Duration::ZERO,
+    };
+    let life = Duration::from_secs(plan.lasts.into());
+    let mut running = Process { inner: Box::pin(sync.run()), still_from: Instant::now() + life, still, asleep: None };
+    let life = if still.is_zero() { life } else { life * 2 + still };
+    let ended = tokio::select! {
+        biased;
+        ended = &mut running => Some(ended),
+        () = sleep(life) => None,
+    };
+    let ended = match ended {
+        None if plan.end == End::Crash => return,
+        None => {
+            stop.request();
+            running.await
+        }
+        Some(ended) => ended,
+    };
+    if !matches!(ended, Ok(Outcome::Stopped | Outcome::Interrupted { .. })) {
+        world.violated(format!("instance {number} ended with {ended:?}"));
+    }
+}
+
+/// A process that stands still for a while: nothing of it runs.
+struct Process<F> {
+    inner: Pin<Box<F>>,
+    still_from: Instant,
+    still: Duration,
+    asleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl<F: Future<Output = Result<Outcome, Error>>> Future for Process<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let (from, until) = (self.still_from, self.still_from + self.still);
+        if (from..until).contains(&Instant::now()) {
+            let asleep = self.asleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+            if asleep.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+        }
+        self.inner.as_mut().poll(context)
+    }
+}
+
+fn engine(world: &Arc<World>, instance: usize, mode: Mode, latency: Duration, stop: Stop) -> Sync {
+    let settings = Settings {
+        mode,
+        interval: Duration::from_secs(30),
+        retry_budget: Duration::from_secs(300),
+        shutdown_grace: GRACE,
+        lease_ttl: Duration::from_secs(world.plan.lease),
+    };
+    Sync::new(
+        Arc::new(Row(Arc::clone(world))),
+        Arc::new(Sink { world: Arc::clone(world), instance, latency }),
+        Arc::new(Shared { world: Arc::clone(world), instance }),
+        settings,
+        Clock::starting_at(world.now()),
+        stop,
+    )
+}

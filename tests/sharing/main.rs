@@ -1,0 +1,136 @@
+//! Several engines on one shared store under simulated time: whatever befalls them and the store, one works at a time.
+//!
+//! The source is a row of numbered events, so that an oracle can say of each request and each save whether it was allowed. Instances
+//! crash, stop, and stand still; the store stands still, loses requests, loses answers, and lets saves take effect late.
+
+#![allow(clippy::unwrap_used, reason = "a model that cannot do its work must fail the test")]
+
+mod instance;
+mod plan;
+mod world;
+
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
+
+use plan::{Accident, End, Fault, InstancePlan, Loss, Outage, Plan, plans};
+
+/// `PROPTEST_CASES` asks for more cases. A failing case is printed whole and needs no file to be kept.
+fn cases() -> ProptestConfig {
+    ProptestConfig { failure_persistence: None, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    #[test]
+    fn one_works_at_a_time_and_nothing_is_lost(plan in plans()) {
+        instance::run(&plan).map_err(TestCaseError::fail)?;
+    }
+
+    #[test]
+    fn without_crashes_and_outages_nothing_is_repeated(plan in plans()) {
+        // Within its grace a stop waits for the answer.
+        let calm = |instance: InstancePlan| InstancePlan { end: End::Stop, latency: instance.latency.min(20_000), ..instance };
+        let instances = plan.instances.iter().copied().map(calm).collect();
+        let plan = Plan { instances, outages: Vec::new(), ..plan };
+        let summary = instance::run(&plan).map_err(TestCaseError::fail)?;
+        prop_assert_eq!(summary.repeats, 0);
+    }
+}
+
+/// Two instances, of which the first is at work and meets `outage`.
+fn two(end: End, outages: Vec<Outage>) -> Plan {
+    let instance = InstancePlan { starts: 0, lasts: 400, end, latency: 300 };
+    Plan { instances: vec![instance, InstancePlan { starts: 1, end: End::Stop, ..instance }], outages, ..Plan::quiet() }
+}
+
+#[test]
+fn a_store_that_stands_still_for_long_is_waited_for() {
+    for fault in [Fault::Silent, Fault::Late, Fault::Refuses, Fault::LosesAnswers] {
+        let plan = two(End::Stop, vec![Outage { from: 3000, lasts: 200_000, fault, instance: None }]);
+        instance::run(&plan).unwrap();
+    }
+}
+
+#[test]
+fn an_outage_of_the_store_at_the_first_start_costs_nothing() {
+    for fault in [Fault::Silent, Fault::LosesAnswers] {
+        let plan = two(End::Stop, vec![Outage { from: 0, lasts: 1_800_000, fault, instance: None }]);
+        let instances = plan.instances.iter().map(|&instance| InstancePlan { lasts: 3000, ..instance }).collect();
+        instance::run(&Plan { instances, ..plan }).unwrap();
+    }
+}
+
+#[test]
+fn an_instance_cut_off_from_the_store_is_followed() {
+    let plan = two(End::Stop, vec![Outage { from: 3000, lasts: 200_000, fault: Fault::Silent, instance: Some(0) }]);
+    let summary = instance::run(&plan).unwrap();
+    assert!(summary.repeats <= 2 * plan.page, "{summary:?}");
+}
+
+#[test]
+fn an_instance_that_stood_still_forgets_what_it_was_about_to_write() {
+    // It stands still in the midst of its pages, is followed, and takes over again in the midst of the other's.
+    let first = InstancePlan { starts: 0, lasts: 40, end: End::StandsStill(60_000), latency: 100 };
+    let second = InstancePlan { starts: 1, lasts: 110, end: End::Crash, ..first };
+    for pace in [0, 2900] {
+        instance::run(&Plan { instances: vec![first, second], pace, events: 30_000, ..Plan::quiet() }).unwrap();
+    }
+}
+
+#[test]
+fn a_store_that_lost_its_data_is_written_anew_by_who_knows_best() {
+    for kind in [Loss::Everything, Loss::Newest(1), Loss::Newest(3)] {
+        // Also in the moment in which the stand-by looks first.
+        for at in (3000..9000).step_by(250) {
+            let plan = Plan { accident: Some(Accident { at, kind }), ..two(End::Stop, Vec::new()) };
+            let summary = instance::run(&plan).unwrap();
+            assert_eq!(summary.repeats, 0, "{kind:?} at {at}");
+        }
+    }
+}
+
+#[test]
+fn who_follows_on_a_store_that_lost_its_newest_data_goes_on_from_what_it_has_seen() {
+    let first = InstancePlan { starts: 0, lasts: 22, end: End::Crash, latency: 5000 };
+    let second = InstancePlan { starts: 1, lasts: 300, end: End::Stop, ..first };
+    for kind in [Loss::Everything, Loss::Newest(4)] {
+        let accident = Some(Accident { at: 21_900, kind });
+        instance::run(&Plan { instances: vec![first, second], accident, ..Plan::quiet() }).unwrap();
+    }
+}
+
+#[test]
+fn a_newcomer_on_an_emptied_store_is_overruled_by_who_knows_better() {
+    // The holder, whose pages take long, or a stand-by alone; the newcomer begins when the store is empty.
+    for (lasts, end) in [(400, End::Stop), (8, End::Crash)] {
+        for at in (9500..10_500).step_by(100) {
+            let holder = InstancePlan { starts: 0, lasts, end, latency: 4000 };
+            let standby = InstancePlan { starts: 1, lasts: 400, end: End::Stop, ..holder };
+            let newcomer = InstancePlan { starts: 10, ..standby };
+            let accident = Some(Accident { at, kind: Loss::Everything });
+            let instances = vec![holder, standby, newcomer];
+            instance::run(&Plan { instances, accident, ..Plan::quiet() }).unwrap();
+        }
+    }
+}
+
+#[test]
+fn of_several_that_begin_at_once_each_follows_the_one_before() {
+    // Two want to write the first document, and the third finds it. Whichever is next, nobody overrules it.
+    let life = |starts, lasts| InstancePlan { starts, lasts, end: End::Stop, latency: 100 };
+    for store_latency in (10..400).step_by(10) {
+        let instances = vec![life(0, 3), life(0, 8), life(1, 30)];
+        let summary = instance::run(&Plan { instances, store_latency, events: 3000, ..Plan::quiet() }).unwrap();
+        assert_eq!(summary.repeats, 0);
+    }
+}
+
+#[test]
+fn a_lease_of_ones_own_is_not_waited_for() {
+    // The first save takes effect; its answer is lost, and so is that to the question what became of it.
+    let mut plan = two(End::Stop, vec![Outage { from: 45, lasts: 4000, fault: Fault::LosesAnswers, instance: None }]);
+    plan.instances.truncate(1);
+    let summary = instance::run(&plan).unwrap();
+    assert!(summary.begun_after.unwrap().as_secs() < plan.lease, "{summary:?}");
+}

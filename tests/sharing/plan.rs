@@ -1,0 +1,127 @@
+//! What befalls a case.
+
+use proptest::prelude::*;
+
+/// One case.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    /// How many events there are.
+    pub(crate) events: usize,
+    /// How many a page has.
+    pub(crate) page: usize,
+    /// The lease, in seconds.
+    pub(crate) lease: u64,
+    /// How long a call to the store takes, in milliseconds; half of it before the effect.
+    pub(crate) store_latency: u64,
+    /// The time between two saves that the store asks for, in milliseconds.
+    pub(crate) pace: u64,
+    pub(crate) instances: Vec<InstancePlan>,
+    pub(crate) outages: Vec<Outage>,
+    pub(crate) accident: Option<Accident>,
+}
+
+impl Plan {
+    /// Nothing happens.
+    pub(crate) fn quiet() -> Self {
+        Self {
+            seed: 0,
+            events: 300,
+            page: 10,
+            lease: 15,
+            store_latency: 20,
+            pace: 0,
+            instances: Vec::new(),
+            outages: Vec::new(),
+            accident: None,
+        }
+    }
+}
+
+/// The life of one instance; times in seconds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct InstancePlan {
+    pub(crate) starts: u16,
+    pub(crate) lasts: u16,
+    pub(crate) end: End,
+    /// How long a request to the destination takes, in milliseconds.
+    pub(crate) latency: u32,
+}
+
+/// What happens at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    Crash,
+    Stop,
+    /// The process stands still for so many milliseconds, and goes on until it has lived as long again.
+    StandsStill(u32),
+}
+
+/// A time in which the store does not do as it should; in milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Outage {
+    pub(crate) from: u32,
+    pub(crate) lasts: u32,
+    pub(crate) fault: Fault,
+    /// For this instance alone.
+    pub(crate) instance: Option<usize>,
+}
+
+/// What is wrong with the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Calls get lost.
+    Silent,
+    /// Calls are refused at once.
+    Refuses,
+    /// Calls take effect, and their answers get lost.
+    LosesAnswers,
+    /// Nobody waits any more when the store wakes up and does what it was asked.
+    Late,
+}
+
+/// A moment at which the store loses what it held.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Accident {
+    /// In milliseconds.
+    pub(crate) at: u32,
+    pub(crate) kind: Loss,
+}
+
+/// What is lost.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Loss {
+    Everything,
+    /// The newest so many saves.
+    Newest(usize),
+}
+
+pub(crate) fn plans() -> impl Strategy<Value = Plan> {
+    let end = prop_oneof![Just(End::Crash), Just(End::Stop), (1000..120_000_u32).prop_map(End::StandsStill)];
+    let instance = (0..120_u16, 1..200_u16, end, prop_oneof![1..500_u32, 500..60_000_u32])
+        .prop_map(|(starts, lasts, end, latency)| InstancePlan { starts, lasts, end, latency });
+    let fault = prop_oneof![Just(Fault::Silent), Just(Fault::Refuses), Just(Fault::LosesAnswers), Just(Fault::Late)];
+    let outage = (0..300_000_u32, 1..90_000_u32, fault, proptest::option::of(0..4_usize))
+        .prop_map(|(from, lasts, fault, instance)| Outage { from, lasts, fault, instance });
+    (
+        any::<u64>(),
+        1..400_usize,
+        1..40_usize,
+        15..90_u64,
+        0..2000_u64,
+        prop_oneof![3 => Just(0), 1 => 1..3000_u64],
+        proptest::collection::vec(instance, 1..5),
+        proptest::collection::vec(outage, 0..5),
+    )
+        .prop_map(|(seed, events, page, lease, store_latency, pace, instances, outages)| Plan {
+            seed,
+            events,
+            page,
+            lease,
+            store_latency,
+            pace,
+            instances,
+            outages,
+            accident: None,
+        })
+}

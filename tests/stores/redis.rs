@@ -1,0 +1,210 @@
+//! State in a real Redis.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use auditsync::failure::Chain;
+use auditsync::secret::Secret;
+use auditsync::state::redis::{Redis, Settings};
+use auditsync::state::{Error, StateStore};
+use secrecy::SecretString;
+
+use crate::suite::{Guarded, Place, Remote, conformance, document, held, remote_conformance};
+use crate::support::RedisServer;
+
+const KEY: &str = "auditsync:sectigo";
+
+struct InRedis(RedisServer);
+
+impl Place for InRedis {
+    type Store = Redis;
+    const ROUNDS: usize = 1000;
+
+    async fn fresh() -> Self {
+        Self(RedisServer::start())
+    }
+
+    fn open(&self) -> Arc<Redis> {
+        Arc::new(Redis::new(at(&self.0)))
+    }
+}
+
+impl Remote for InRedis {
+    fn address(&self) -> SocketAddr {
+        self.0.address().parse().unwrap()
+    }
+
+    fn open_at(&self, address: SocketAddr) -> Arc<Redis> {
+        Arc::new(Redis::new(Settings { port: address.port(), ..at(&self.0) }))
+    }
+}
+
+impl Guarded for InRedis {
+    async fn open_as_stranger(&self) -> Arc<Redis> {
+        self.0.command(&["ACL", "SETUSER", "stranger", "on", ">hunter2", "resetkeys", "-@all"]);
+        Arc::new(Redis::new(Settings { username: Some("stranger".to_owned()), ..with_password(&self.0, "hunter2") }))
+    }
+}
+
+conformance!(InRedis);
+remote_conformance!(InRedis);
+
+#[tokio::test]
+async fn a_stranger_is_told_what_to_do() {
+    crate::suite::a_stranger_is_told_what_to_do::<InRedis>().await;
+}
+
+fn at(server: &RedisServer) -> Settings {
+    Settings {
+        host: "127.0.0.1".to_owned(),
+        port: server.port(),
+        tls: false,
+        username: None,
+        password: None,
+        database: 0,
+        key: KEY.to_owned(),
+    }
+}
+
+fn with_password(server: &RedisServer, password: &str) -> Settings {
+    let password = Secret::from_value("SECTIGO_AUDIT_REDIS_PASSWORD", SecretString::from(password));
+    Settings { password: Some(password), ..at(server) }
+}
+
+fn with_user(server: &RedisServer, permissions: &[&str]) -> Settings {
+    let user = ["ACL", "SETUSER", "sync", "reset", "on", ">hunter2", "resetchannels"];
+    assert_eq!(server.command(&[&user, permissions].concat()), "OK");
+    Settings { username: Some("sync".to_owned()), ..with_password(server, "hunter2") }
+}
+
+/// A refusal, told in one line with its cause.
+#[track_caller]
+fn refusal<T: std::fmt::Debug>(answer: Result<T, Error>) -> String {
+    match answer {
+        Err(error @ Error::Refused { .. }) => Chain(&error).to_string(),
+        other => panic!("not refused, but {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_user_needs_three_commands_on_one_key() {
+    let server = RedisServer::start();
+    let store = Redis::new(with_user(&server, &["~auditsync:sectigo", "+eval", "+get", "+set"]));
+    store.probe().await.unwrap();
+    let version = store.save(&document(1), None).await.unwrap();
+    store.save(&document(2), Some(&version)).await.unwrap();
+    store.probe().await.unwrap();
+    assert_eq!(server.command(&["KEYS", "*"]), KEY);
+    // Beside CONFIG, which it does without, nothing was asked for that is not granted.
+    let asked = server.command(&["ACL", "LOG"]);
+    assert!(!asked.contains("reason") || asked.contains("config|get"), "{asked}");
+}
+
+#[tokio::test]
+async fn each_permission_that_is_missing_is_named() {
+    let server = RedisServer::start();
+    Redis::new(at(&server)).save(&document(1), None).await.unwrap();
+    for missing in [
+        &["~auditsync:sectigo", "+get", "+set"][..],
+        &["~auditsync:sectigo", "+eval", "+set"],
+        &["~other", "+eval", "+get", "+set"],
+    ] {
+        let store = Redis::new(with_user(&server, missing));
+        for said in [refusal(store.load().await), refusal(store.probe().await)] {
+            assert!(said.contains("ACL SETUSER sync ~auditsync:sectigo +eval +get +set"), "{said}");
+        }
+    }
+    let store = Redis::new(with_user(&server, &["~auditsync:sectigo", "+eval", "+get"]));
+    let (_, version) = held(&store).await;
+    for said in [refusal(store.save(&document(2), Some(&version)).await), refusal(store.probe().await)] {
+        assert!(said.starts_with("not allowed to write the state at redis://127.0.0.1:"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_password_is_asked_for_named_and_never_shown() {
+    let server = RedisServer::with(&["--save", "", "--requirepass", "hunter2"]);
+    let said = refusal(Redis::new(at(&server)).load().await);
+    assert!(said.contains("the server asks for a password: set SECTIGO_AUDIT_REDIS_PASSWORD"), "{said}");
+    let said = refusal(Redis::new(with_password(&server, "letmein")).load().await);
+    assert!(said.contains("correct SECTIGO_AUDIT_REDIS_PASSWORD") && said.contains("WRONGPASS"), "{said}");
+    assert!(!said.contains("letmein"), "{said}");
+    Redis::new(with_password(&server, "hunter2")).save(&document(1), None).await.unwrap();
+    let shown = format!("{:?} {:?}", Redis::new(with_password(&server, "hunter2")), with_password(&server, "hunter2"));
+    assert!(!shown.contains("hunter2"), "{shown}");
+}
+
+#[tokio::test]
+async fn a_password_where_none_is_asked_for_is_said_to_be_wrong() {
+    let said = refusal(Redis::new(with_password(&RedisServer::start(), "hunter2")).load().await);
+    assert!(said.contains("correct SECTIGO_AUDIT_REDIS_PASSWORD"), "{said}");
+    assert!(said.contains("without any password configured"), "{said}");
+}
+
+#[tokio::test]
+async fn a_password_changed_in_its_file_is_taken_up() {
+    let server = RedisServer::with(&["--save", "", "--requirepass", "first"]);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "first\n").unwrap();
+    let password = Secret::from_file("SECTIGO_AUDIT_REDIS_PASSWORD_FILE", file.path().to_owned()).unwrap();
+    let store = Redis::new(Settings { password: Some(password), ..at(&server) });
+    let version = store.save(&document(1), None).await.unwrap();
+    assert_eq!(server.command(&["-a", "first", "CONFIG", "SET", "requirepass", "second"]), "OK");
+    assert_eq!(server.command(&["-a", "second", "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]), "1");
+    std::fs::write(file.path(), "second\n").unwrap();
+    // The connection is gone; that is noticed by the next call at the latest, and the one after it makes a new one.
+    let _ = store.load().await;
+    store.save(&document(2), Some(&version)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_database_of_its_own_can_be_chosen() {
+    let server = RedisServer::start();
+    let in_database = |database| Redis::new(Settings { database, ..at(&server) });
+    in_database(3).save(&document(1), None).await.unwrap();
+    assert!(in_database(0).load().await.unwrap().is_none());
+    assert_eq!(server.command(&["-n", "3", "EXISTS", KEY]), "1");
+    let said = refusal(in_database(99).load().await);
+    assert!(said.contains("correct SECTIGO_AUDIT_REDIS_DB"), "{said}");
+}
+
+#[tokio::test]
+async fn a_key_that_holds_something_else_is_left_alone() {
+    let server = RedisServer::start();
+    server.command(&["LPUSH", KEY, "precious"]);
+    let store = Redis::new(at(&server));
+    for said in
+        [refusal(store.load().await), refusal(store.save(&document(1), None).await), refusal(store.probe().await)]
+    {
+        assert!(said.contains("name another with SECTIGO_AUDIT_REDIS_KEY"), "{said}");
+    }
+    assert_eq!(server.command(&["LRANGE", KEY, "0", "-1"]), "precious");
+}
+
+#[tokio::test]
+async fn a_server_that_was_restarted_has_what_it_kept() {
+    let mut server = RedisServer::with(&["--save", "", "--appendonly", "yes", "--appendfsync", "always"]);
+    let store = Redis::new(at(&server));
+    let version = store.save(&document(1), None).await.unwrap();
+    server.kill();
+    assert!(matches!(store.load().await, Err(Error::Unavailable { .. })));
+    server.restart();
+    // It may still be reading its file.
+    while matches!(store.load().await, Err(Error::Unavailable { .. })) {}
+    assert_eq!(held(&store).await.1, version);
+    store.save(&document(2), Some(&version)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_became_a_replica_is_not_written_to_and_not_held_on_to() {
+    let (server, other) = (RedisServer::start(), RedisServer::start());
+    let store = Redis::new(at(&server));
+    let version = store.save(&document(1), None).await.unwrap();
+    assert_eq!(server.command(&["REPLICAOF", "127.0.0.1", &other.port().to_string()]), "OK");
+    let refused = store.save(&document(2), Some(&version)).await;
+    assert!(matches!(&refused, Err(Error::Unavailable { .. })), "{refused:?}");
+    assert!(store.probe().await.is_err());
+    assert_eq!(server.command(&["REPLICAOF", "NO", "ONE"]), "OK");
+    // Its data may have been replaced by the other's by then; the connection is a new one in any case.
+    store.load().await.unwrap();
+}

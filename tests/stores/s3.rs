@@ -1,0 +1,120 @@
+//! State in a bucket: of the moto server, which has S3's conditional writes, and of a fake for what moto cannot be told to do.
+
+mod conditions;
+mod environment;
+mod permissions;
+mod requests;
+mod trouble;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, LazyLock};
+
+use auditsync::failure::Chain;
+use auditsync::state::s3::{S3, Settings};
+use auditsync::state::{Claim, Error, StateStore};
+
+use crate::suite::{Place, Remote, conformance, remote_conformance};
+use crate::support::{FakeS3, Moto};
+
+static MOTO: LazyLock<Moto> = LazyLock::new(Moto::start);
+
+const KEY: &str = "audit/sectigo-audit-state.json";
+
+/// Plain settings for a bucket that is addressed by path.
+fn settings(bucket: &str) -> Settings {
+    Settings {
+        bucket: bucket.to_owned(),
+        prefix: "audit".to_owned(),
+        force_path_style: true,
+        unconditional: false,
+        encryption: None,
+    }
+}
+
+fn unconditional() -> Settings {
+    Settings { unconditional: true, ..settings(FakeS3::BUCKET) }
+}
+
+fn on(fake: &FakeS3) -> S3 {
+    with(settings(FakeS3::BUCKET), fake)
+}
+
+fn with(settings: Settings, fake: &FakeS3) -> S3 {
+    S3::with_config(settings, "sectigo", fake.anyone())
+}
+
+/// An error and its causes, as the program tells it.
+fn told(error: &Error) -> String {
+    Chain(error).to_string()
+}
+
+/// The call was refused, and the operator is told what to do: the words in `remedy`.
+#[track_caller]
+fn refused<T: std::fmt::Debug>(result: Result<T, Error>, remedy: &str) -> String {
+    match result {
+        Err(error @ Error::Refused { .. }) => {
+            assert!(told(&error).contains(remedy), "{remedy:?} is not in {:?}", told(&error));
+            told(&error)
+        }
+        other => panic!("not refused, but {other:?}"),
+    }
+}
+
+/// The call may be made again, and the reason is told: the words in `why`.
+#[track_caller]
+fn unavailable<T: std::fmt::Debug>(result: Result<T, Error>, why: &str) {
+    match result {
+        Err(error @ Error::Unavailable { .. }) => {
+            assert!(told(&error).contains(why), "{why:?} is not in {:?}", told(&error));
+        }
+        other => panic!("not unavailable, but {other:?}"),
+    }
+}
+
+/// The store was found not to heed conditions: the words in `finding`.
+#[track_caller]
+fn not_conditional<T: std::fmt::Debug>(result: Result<T, Error>, finding: &str) {
+    match result {
+        Err(error @ Error::Unconditional { .. }) => {
+            let told = told(&error);
+            assert!(told.contains(finding), "{finding:?} is not in {told:?}");
+            assert!(told.contains("SECTIGO_AUDIT_S3_UNCONDITIONAL=true"), "{told}");
+        }
+        other => panic!("taken for a store with conditional writes: {other:?}"),
+    }
+}
+
+struct InABucket(String);
+
+impl Place for InABucket {
+    type Store = S3;
+    /// A request takes moto a few milliseconds.
+    const ROUNDS: usize = 125;
+
+    async fn fresh() -> Self {
+        Self(MOTO.bucket().await)
+    }
+
+    fn open(&self) -> Arc<S3> {
+        Arc::new(S3::with_config(settings(&self.0), "sectigo", MOTO.anyone()))
+    }
+}
+
+impl Remote for InABucket {
+    fn address(&self) -> SocketAddr {
+        MOTO.address()
+    }
+
+    fn open_at(&self, address: SocketAddr) -> Arc<S3> {
+        Arc::new(S3::with_config(settings(&self.0), "sectigo", Moto::anyone_at(address)))
+    }
+}
+
+conformance!(InABucket);
+remote_conformance!(InABucket);
+
+#[tokio::test]
+async fn machines_share_a_bucket_so_the_lease_says_who_works() {
+    let store = InABucket("any".to_owned()).open();
+    assert_eq!(store.claim().await.unwrap(), Claim::ByLease);
+}

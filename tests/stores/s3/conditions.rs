@@ -1,0 +1,144 @@
+//! Stores that do not have S3's conditional writes are found out, and may be used all the same if the operator says so.
+
+use auditsync::state::s3::{Encryption, Settings};
+use auditsync::state::{StateStore as _, Version};
+
+use super::{KEY, not_conditional, on, refused, settings, unavailable, unconditional, with};
+use crate::suite::{conflicts, document, held};
+use crate::support::{Conditions, FakeS3, S3Answer, S3Permissions};
+
+#[tokio::test]
+async fn a_store_that_ignores_conditions_is_refused_before_anything_is_saved() {
+    let fake = FakeS3::start(Conditions::Ignored).await;
+    not_conditional(on(&fake).probe().await, "the object audit/sectigo-audit-state.json.probe was left behind");
+    assert!(fake.object(KEY).is_none());
+}
+
+#[tokio::test]
+async fn a_store_that_ignores_conditions_is_refused_and_the_document_keeps_its_bytes() {
+    for conditions in [Conditions::Ignored, Conditions::OnlyIfMatch] {
+        let fake = FakeS3::start(conditions).await;
+        fake.put(KEY, "precious");
+        not_conditional(on(&fake).probe().await, "in spite of a condition that was not met");
+        assert_eq!(fake.object(KEY).unwrap(), "precious");
+        assert_eq!(fake.keys(), [KEY]);
+    }
+}
+
+#[tokio::test]
+async fn a_store_without_conditions_says_so_and_is_refused() {
+    let fake = FakeS3::start(Conditions::NotImplemented).await;
+    let store = on(&fake);
+    not_conditional(store.probe().await, "501 NotImplemented");
+    not_conditional(store.save(&document(1), None).await, "If-None-Match: *");
+    not_conditional(store.save(&document(1), Some(&Version("\"1\"".to_owned()))).await, "If-Match");
+    assert_eq!(fake.keys(), [""; 0]);
+    fake.put(KEY, "precious");
+    not_conditional(store.probe().await, "501 NotImplemented");
+}
+
+#[tokio::test]
+async fn a_store_without_encryption_is_not_taken_for_one_without_conditions() {
+    let fake = FakeS3::start(Conditions::Heeded).await;
+    let encrypted = Settings { encryption: Some(Encryption::Aes256), ..settings(FakeS3::BUCKET) };
+    let answer = "Server side encryption specified but KMS is not configured";
+    fake.script([S3Answer::Error(501, "NotImplemented", answer)]);
+    let told = refused(with(encrypted, &fake).save(&document(1), None).await, "correct the encryption");
+    assert!(told.contains(answer), "{told}");
+}
+
+#[tokio::test]
+async fn a_store_without_tags_is_refused() {
+    let fake = FakeS3::start(Conditions::Heeded).await;
+    let store = on(&fake);
+    fake.script([S3Answer::NoTag]);
+    not_conditional(store.save(&document(1), None).await, "without an ETag");
+    fake.script([S3Answer::NoTag, S3Answer::NoTag]);
+    not_conditional(store.load().await, "without an ETag");
+    not_conditional(store.probe().await, "without an ETag");
+}
+
+#[tokio::test]
+async fn a_probe_of_a_good_store_leaves_nothing_behind() {
+    let fake = FakeS3::start(Conditions::Heeded).await;
+    let store = on(&fake);
+    store.probe().await.unwrap();
+    assert_eq!(fake.keys(), [""; 0]);
+    store.save(&document(1), None).await.unwrap();
+    store.probe().await.unwrap();
+    assert_eq!(fake.keys(), [KEY]);
+    let requests = fake.requests();
+    let unguarded = requests
+        .iter()
+        .filter(|r| r.method == "PUT" && r.header("if-match").is_none() && r.header("if-none-match").is_none());
+    assert_eq!(unguarded.count(), 0, "every write names a condition");
+}
+
+#[tokio::test]
+async fn a_probe_that_meets_another_write_proves_nothing_and_can_be_repeated() {
+    let fake = FakeS3::start(Conditions::Heeded).await;
+    let store = on(&fake);
+    store.save(&document(1), None).await.unwrap();
+    let conflict =
+        || S3Answer::Error(409, "ConditionalRequestConflict", "A conflicting conditional operation is in progress");
+    fake.script([S3Answer::Pass, conflict()]);
+    unavailable(store.probe().await, "409 ConditionalRequestConflict");
+    fake.script([S3Answer::Pass, S3Answer::Pass, conflict()]);
+    unavailable(store.probe().await, "409 ConditionalRequestConflict");
+}
+
+#[tokio::test]
+async fn without_conditions_a_save_looks_before_it_writes() {
+    let fake = FakeS3::start(Conditions::NotImplemented).await;
+    let (one, other) = (with(unconditional(), &fake), with(unconditional(), &fake));
+    conflicts(&one, one.save(&document(1), Some(&Version("1".to_owned()))).await);
+    let first = one.save(&document(1), None).await.unwrap();
+    assert_eq!(held(&other).await.1, first);
+    conflicts(&other, other.save(&document(2), None).await);
+    let second = other.save(&document(2), Some(&first)).await.unwrap();
+    let before = held(&one).await;
+    conflicts(&one, one.save(&document(3), Some(&first)).await);
+    assert_eq!(held(&one).await, before);
+    one.save(&document(3), Some(&second)).await.unwrap();
+}
+
+#[tokio::test]
+async fn without_conditions_no_tags_are_needed() {
+    let fake = FakeS3::start(Conditions::Ignored).await;
+    let store = with(unconditional(), &fake);
+    fake.script([S3Answer::NoTag, S3Answer::NoTag]);
+    let version = store.save(&document(1), None).await.unwrap();
+    fake.script([S3Answer::NoTag]);
+    assert_eq!(held(&store).await.1, version);
+}
+
+#[tokio::test]
+async fn without_conditions_a_probe_writes_beside_the_document() {
+    let fake = FakeS3::start(Conditions::Ignored).await;
+    let store = with(unconditional(), &fake);
+    store.save(&document(1), None).await.unwrap();
+    let version = held(&store).await.1;
+    let before = fake.requests().len();
+    store.probe().await.unwrap();
+    assert_eq!(held(&store).await.1, version);
+    let written = fake.requests().into_iter().skip(before).find(|request| request.method == "PUT").unwrap();
+    assert_eq!(written.path, format!("/bucket/{KEY}.probe"));
+
+    fake.grant(S3Permissions { list: true, get: true, put: false });
+    refused(store.probe().await, "grant s3:PutObject on");
+}
+
+#[tokio::test]
+async fn without_conditions_a_state_that_may_not_be_read_is_not_replaced() {
+    let fake = FakeS3::start(Conditions::Ignored).await;
+    fake.put(KEY, "precious");
+    for permissions in
+        [S3Permissions { list: true, get: false, put: true }, S3Permissions { list: false, get: false, put: true }]
+    {
+        fake.grant(permissions);
+        let store = with(unconditional(), &fake);
+        refused(store.load().await, "s3:ListBucket on the bucket");
+        refused(store.save(&document(1), None).await, "s3:GetObject");
+        assert_eq!(fake.object(KEY).unwrap(), "precious");
+    }
+}
