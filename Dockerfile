@@ -19,7 +19,10 @@ LABEL org.opencontainers.image.title="auditsync" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /src/target/dist/auditsync /usr/local/bin/auditsync
 COPY --from=build --chown=nonroot:nonroot /state /var/lib/auditsync
-ENV SECTIGO_AUDIT_LOCAL_STORAGE_PATH=/var/lib/auditsync
+ENV SECTIGO_AUDIT_LOCAL_STORAGE_PATH=/var/lib/auditsync \
+    SECTIGO_AUDIT_HTTP_LISTEN=127.0.0.1:9090
+# Whether it moves; an outage of either side is no reason to replace the container.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=10s CMD ["/usr/local/bin/auditsync", "health"]
 VOLUME /var/lib/auditsync
 WORKDIR /var/lib/auditsync
 USER nonroot
