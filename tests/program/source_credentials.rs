@@ -116,10 +116,10 @@ async fn a_new_token_that_is_refused_too_is_a_refusal_at_first_contact() {
 
 #[tokio::test]
 async fn a_token_that_ran_out_meanwhile_is_renewed_before_it_is_refused() {
-    let options = ScmOptions { token_lifetime: std::time::Duration::from_secs(2), ..ten_a_page() };
+    let options = ScmOptions { token_lifetime: std::time::Duration::from_secs(5), ..ten_a_page() };
     let stage = Stage::of(options, IntakeOptions::default()).await;
     stage.push(30, 1500, 2);
-    stage.source_meets([Fault::PASS, Fault::StatusWithRetryAfter(503, "2".into())]);
+    stage.source_meets([Fault::PASS, Fault::StatusWithRetryAfter(503, "5".into())]);
     stage.run_to(0).await;
     let refused = stage.scm.requests().iter().filter(|request| request.status == Some(401)).count();
     assert_eq!(refused, 1, "the question who issues tokens alone");

@@ -75,6 +75,8 @@ pub struct IntakeRequest {
     pub time: SystemTime,
     /// The status it was answered with; none while it is open, or if it was never answered.
     pub status: Option<u16>,
+    /// Whether it is over: its answer is going out, or whoever sent it is known to have gone away.
+    pub over: bool,
     /// The number of its entries, taken or not.
     pub entries: usize,
     /// Whether its entries were taken.

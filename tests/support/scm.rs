@@ -263,6 +263,11 @@ impl FakeScm {
         self.update(|state| state.record_faults.randomly(seed, probability, faults));
     }
 
+    /// All access tokens issued so far are older by this much.
+    pub fn age_tokens(&self, by: Duration) {
+        self.update(|state| state.access_tokens.values_mut().for_each(|expiry| *expiry -= by));
+    }
+
     /// All access tokens issued so far are refused from now on.
     pub fn revoke_tokens(&self) {
         self.update(|state| state.access_tokens.clear());

@@ -43,6 +43,7 @@ async fn logs(State(intake): State<Arc<Shared>>, method: Method, headers: Header
         state.requests.push(IntakeRequest {
             time: SystemTime::now(),
             status: None,
+            over: false,
             entries: inspection.entries,
             taken: false,
             bytes: inspection.body.len(),
@@ -55,6 +56,7 @@ async fn logs(State(intake): State<Arc<Shared>>, method: Method, headers: Header
         state.violations.extend(violations);
         (number, state.log_faults.next())
     });
+    let _open = Open { intake: &intake, number };
     let requested =
         Requested { accepts_gzip: encoding::accepts_gzip(&headers), secrets: key.iter().cloned().collect() };
     fault::pause_for(intake.options.latency).await;
@@ -63,6 +65,18 @@ async fn logs(State(intake): State<Arc<Shared>>, method: Method, headers: Header
     let answer = fault::answer(fault, requested, take).await;
     intake.state.update(|state| state.requests[number - 1].status = answer.status());
     answer.into_response()
+}
+
+/// A request that is being answered; dropped with its answer, and by the server when the connection is gone.
+struct Open<'a> {
+    intake: &'a Shared,
+    number: usize,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.intake.state.update(|state| state.requests[self.number - 1].over = true);
+    }
 }
 
 async fn validate(State(intake): State<Arc<Shared>>, method: Method, headers: HeaderMap) -> Response {
