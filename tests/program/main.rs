@@ -1,4 +1,5 @@
 //! The real binary between the fakes: what a user would see.
+#![cfg(all(feature = "redis", feature = "s3", feature = "gcs"))]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
