@@ -1,5 +1,6 @@
 //! `auditsync run`.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +46,7 @@ pub(super) async fn run(config: Config, once: bool) -> Exit {
     }
     let pulse = Pulse::new(Pace { interval: settings.interval, exchange: config.http.timeout });
     if let Some(address) = config.listen
-        && let Err(exit) = listen(address, &pulse).await
+        && let Err(exit) = listen(address, settings.mode, &pulse).await
     {
         return exit;
     }
@@ -95,12 +96,22 @@ pub(super) async fn run(config: Config, once: bool) -> Exit {
 }
 
 /// Answers probes and Prometheus from now on. Only with somebody to tell it to is anything counted.
-async fn listen(address: SocketAddr, pulse: &Pulse) -> Result<(), Exit> {
-    let listener = Listener::bind(address).await.map_err(|error| {
-        let exit = Exit::Configuration;
-        tracing::error!(%error, exit_code = exit.code(), "{LISTEN}={address}: cannot listen there; choose an address of this machine and a free port");
-        exit
-    })?;
+///
+/// A one-shot run goes on without where the address is taken: beside a daemon, or a run before it that is still under
+/// way, the same variables hold for both.
+async fn listen(address: SocketAddr, mode: Mode, pulse: &Pulse) -> Result<(), Exit> {
+    let listener = match Listener::bind(address).await {
+        Ok(listener) => listener,
+        Err(error) if mode == Mode::Once && error.kind() == ErrorKind::AddrInUse => {
+            tracing::warn!(%error, "{LISTEN}={address}: somebody else answers there; this run does without");
+            return Ok(());
+        }
+        Err(error) => {
+            let exit = Exit::Configuration;
+            tracing::error!(%error, exit_code = exit.code(), "{LISTEN}={address}: cannot listen there; choose an address of this machine and a free port");
+            return Err(exit);
+        }
+    };
     let scrape = exporter::install().map_err(|error| {
         tracing::error!("{}", Chain(&error));
         Exit::Bug

@@ -196,10 +196,22 @@ async fn connections_that_say_nothing_hold_up_neither_the_work_nor_a_stop() {
 async fn a_port_that_cannot_be_had_is_a_mistake_of_the_configuration() {
     let (stage, probe) = asked("1h").await;
     let daemon = started(&stage.setup).await;
-    let second = Stage::usual().await.with(LISTEN, probe.address());
+    let second = Stage::usual().await.with("SECTIGO_AUDIT_SYNC_LOOP", "true").with(LISTEN, probe.address());
     let ended = second.run_to(78).await;
     assert!(ended.stderr.contains(&format!("{LISTEN}={}: cannot listen there", probe.address())), "{}", ended.stderr);
     assert_eq!((second.scm.hits(), second.setup.state()), (0, None), "nothing is begun");
+    stop(daemon).await;
+}
+
+#[tokio::test]
+async fn a_one_shot_run_beside_a_daemon_with_the_same_variables_does_without_the_port() {
+    let (stage, probe) = asked("1h").await;
+    let daemon = started(&stage.setup).await;
+    let second = Stage::usual().await.with(LISTEN, probe.address());
+    second.push(5, 60, 2);
+    let ended = second.run_to(0).await;
+    assert!(ended.stderr.contains("somebody else answers there; this run does without"), "{}", ended.stderr);
+    second.assert_all_once();
     stop(daemon).await;
 }
 
