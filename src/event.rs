@@ -44,7 +44,8 @@ pub enum Field {
 }
 
 impl Field {
-    const COUNT: usize = Self::ClientIp as usize + 1;
+    /// How many there are.
+    pub const COUNT: usize = Self::ClientIp as usize + 1;
 }
 
 /// Where a field's JSON value stands in the raw record.
@@ -102,35 +103,15 @@ impl fmt::Debug for Event {
 ///
 /// A string with lone surrogates, which JSON allows and UTF-8 does not, is read with replacement characters.
 pub fn scalar(token: &[u8]) -> Option<Cow<'_, str>> {
-    match token.first()? {
-        b'"' => match serde_json::from_slice::<Borrowed<'_>>(token) {
-            Ok(Borrowed(text)) => Some(text),
+    match token {
+        // Without an escape the content stands there as it is.
+        [b'"', content @ .., b'"'] if !content.contains(&b'\\') => std::str::from_utf8(content).ok().map(Cow::Borrowed),
+        [b'"', ..] => match serde_json::from_slice::<String>(token) {
+            Ok(text) => Some(Cow::Owned(text)),
             Err(_) => serde_json::from_slice::<Lossy>(token).ok().map(|Lossy(text)| Cow::Owned(text)),
         },
-        b'n' | b'{' | b'[' => None,
+        [] | [b'n' | b'{' | b'[', ..] => None,
         _ => std::str::from_utf8(token).ok().map(Cow::Borrowed),
-    }
-}
-
-/// A string that is borrowed where it has no escapes; serde's own `Cow` always copies.
-struct Borrowed<'a>(Cow<'a, str>);
-
-impl<'de> serde::Deserialize<'de> for Borrowed<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl<'de> Visitor<'de> for Text {
-            type Value = Borrowed<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
-            }
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Borrowed(Cow::Borrowed(text)))
-            }
-            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Borrowed(Cow::Owned(text.to_owned())))
-            }
-        }
-        deserializer.deserialize_str(Text)
     }
 }
 

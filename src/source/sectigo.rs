@@ -120,7 +120,7 @@ impl Sectigo {
             let (place, reason) = (self.api.place(), self.api.describe(reply, access, &cause));
             match cause {
                 page::Error::NotAnArray => Error::NotAPage { place, reason, variable: URL_VARIABLE },
-                page::Error::Broken(_) => Error::Unreadable { place, reason },
+                page::Error::NotText(_) | page::Error::Broken(_) => Error::Unreadable { place, reason },
             }
         })
     }

@@ -120,8 +120,9 @@ impl EntryWriter {
         own_marks(out, event, form, marks);
         match form {
             Form::Whole => {
-                let _ = write!(out, ",\"{}\":", self.record_key);
-                out.extend_from_slice(event.raw());
+                for part in [b",\"", self.record_key.as_bytes(), b"\":", event.raw()] {
+                    out.extend_from_slice(part);
+                }
             }
             Form::Cut => {
                 let _ = write!(out, ",\"{}_raw\":", self.record_key);
@@ -213,8 +214,9 @@ fn object<const N: usize>(out: &mut Vec<u8>, opening: &str, closing: &str, membe
     let mut separator = opening;
     for (key, value) in members {
         let Some(value) = value else { continue };
-        out.extend_from_slice(separator.as_bytes());
-        let _ = write!(out, "\"{key}\":");
+        for part in [separator, "\"", key, "\":"] {
+            out.extend_from_slice(part.as_bytes());
+        }
         string_within(out, &value, LONGEST_ATTRIBUTE);
         separator = ",";
     }
@@ -231,20 +233,29 @@ fn string(out: &mut Vec<u8>, text: &str) {
 /// Appends as much of `text`, as a JSON string, as fits into `room` bytes between the quotes; a cut one ends in `…`. True
 /// if it is whole.
 fn string_within(out: &mut Vec<u8>, text: &str, room: usize) -> bool {
-    let kept = fitting(text, room);
     out.push(b'"');
-    let mut plain = 0;
-    for (at, byte) in kept.bytes().enumerate().filter(|(_, byte)| escape_len(*byte) > 1) {
-        out.extend_from_slice(&kept.as_bytes()[plain..at]);
-        escape(out, byte);
-        plain = at + 1;
+    let kept = if text.len() <= room / LONGEST_ESCAPE { text } else { fitting(text, room) };
+    if kept.bytes().fold(true, |plain, byte| plain & (escape_len(byte) == 1)) {
+        out.extend_from_slice(kept.as_bytes());
+    } else {
+        escaped(out, kept.as_bytes());
     }
-    out.extend_from_slice(&kept.as_bytes()[plain..]);
     if kept.len() < text.len() {
         out.extend_from_slice(ELLIPSIS.as_bytes());
     }
     out.push(b'"');
     kept.len() == text.len()
+}
+
+/// Appends the content of a JSON string.
+fn escaped(out: &mut Vec<u8>, text: &[u8]) {
+    let mut plain = 0;
+    for (at, byte) in text.iter().enumerate().filter(|(_, byte)| escape_len(**byte) > 1) {
+        out.extend_from_slice(&text[plain..at]);
+        escape(out, *byte);
+        plain = at + 1;
+    }
+    out.extend_from_slice(&text[plain..]);
 }
 
 /// What ends a text that is cut.
@@ -265,11 +276,14 @@ fn fitting(text: &str, room: usize) -> &str {
     text
 }
 
+/// The most bytes that a byte of UTF-8 takes in a JSON string.
+const LONGEST_ESCAPE: usize = 6;
+
 /// How many bytes a byte of UTF-8 takes in a JSON string (RFC 8259, 7).
 fn escape_len(byte: u8) -> usize {
     match byte {
         b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 2,
-        0..0x20 => 6,
+        0..0x20 => LONGEST_ESCAPE,
         _ => 1,
     }
 }

@@ -48,8 +48,8 @@ pub fn severity(action: Option<&str>, outcome: Option<&str>) -> Severity {
         return Severity::Error;
     }
     let Some(action) = action else { return Severity::Info };
-    let fits = |patterns: &[&str]| words(action).any(|word| patterns.iter().any(|pattern| matches(word, pattern)));
-    ACTIONS.iter().find(|(_, patterns)| fits(patterns)).map_or(Severity::Info, |(severity, _)| *severity)
+    let row = |word| ACTIONS.iter().position(|(_, patterns)| patterns.iter().any(|pattern| matches(word, pattern)));
+    words(action).filter_map(row).min().map_or(Severity::Info, |first| ACTIONS[first].0)
 }
 
 fn begins(text: &str, beginning: &str) -> bool {
@@ -65,12 +65,9 @@ fn words(action: &str) -> impl Iterator<Item = &str> {
     action.split(|c: char| !c.is_ascii_alphanumeric()).flat_map(|part| {
         let mut rest = part;
         std::iter::from_fn(move || {
-            let hump = rest
-                .char_indices()
-                .skip(1)
-                .zip(rest.chars())
-                .find(|((_, c), before)| c.is_ascii_uppercase() && before.is_ascii_lowercase());
-            let (word, behind) = rest.split_at(hump.map_or(rest.len(), |((at, _), _)| at));
+            let is_hump = |pair: &[u8]| pair[0].is_ascii_lowercase() && pair[1].is_ascii_uppercase();
+            let hump = rest.as_bytes().windows(2).position(is_hump);
+            let (word, behind) = rest.split_at(hump.map_or(rest.len(), |before| before + 1));
             rest = behind;
             (!word.is_empty()).then_some(word)
         })

@@ -21,9 +21,9 @@ const DEEPEST: usize = 2;
 const LONGEST_KEY: usize = 32;
 
 /// Reads the time and the fields of a record, a JSON value.
-pub fn read(raw: &[u8]) -> (Option<Timestamp>, Fields) {
+pub fn read(raw: &str) -> (Option<Timestamp>, Fields) {
     let mut reading = Reading { base: raw.as_ptr() as usize, ..Reading::default() };
-    if raw.first() == Some(&b'{') {
+    if raw.starts_with('{') {
         reading.object(raw, Key::default(), 0);
     }
     (reading.time.map(|(_, time)| time), reading.fields)
@@ -84,21 +84,22 @@ fn meaning(folded: &str) -> Option<Meaning> {
 struct Reading {
     base: usize,
     time: Option<(u8, Timestamp)>,
-    ranks: Vec<(Field, u8)>,
+    /// How likely the candidate is that was taken for each field.
+    ranks: [Option<u8>; Field::COUNT],
     fields: Fields,
 }
 
 impl Reading {
     /// Notes what the object `raw`, found under `parent`, says. A broken part ends the reading: what was read stays.
-    fn object(&mut self, raw: &[u8], parent: Key, depth: usize) {
+    fn object(&mut self, raw: &str, parent: Key, depth: usize) {
         let members = Members { reading: self, parent, depth };
-        let _ = serde_json::Deserializer::from_slice(raw).deserialize_map(members);
+        let _ = serde_json::Deserializer::from_str(raw).deserialize_map(members);
     }
 
     fn member(&mut self, key: Key, value: &RawValue, depth: usize) {
         let token = value.get().as_bytes();
         match (token.first(), key.meaning()) {
-            (Some(b'{'), _) if depth < DEEPEST => self.object(token, key, depth + 1),
+            (Some(b'{'), _) if depth < DEEPEST => self.object(value.get(), key, depth + 1),
             (Some(b'{' | b'[' | b'n'), _) | (_, None) => {}
             (_, Some(Meaning::Time(rank))) => {
                 if self.time.is_none_or(|(best, _)| rank < best)
@@ -110,12 +111,11 @@ impl Reading {
             (_, Some(Meaning::Field(field, rank))) if token != b"\"\"" => {
                 // A field within an object is a poorer guess than the same at the top.
                 let rank = rank.saturating_mul(4).saturating_add(u8::try_from(depth).unwrap_or(u8::MAX));
-                let best = self.ranks.iter_mut().find(|(known, _)| *known == field);
-                match best {
-                    Some((_, best)) if *best <= rank => return,
-                    Some((_, best)) => *best = rank,
-                    None => self.ranks.push((field, rank)),
+                let best = &mut self.ranks[field as usize];
+                if best.is_some_and(|best| best <= rank) {
+                    return;
                 }
+                *best = Some(rank);
                 // The token is a part of the record, so its address less the record's is its place.
                 let start = token.as_ptr() as usize - self.base;
                 self.fields.set(field, start..start + token.len());
@@ -249,7 +249,7 @@ mod tests {
 
     fn event(raw: &str) -> Event {
         let raw = Bytes::copy_from_slice(raw.as_bytes());
-        let (time, fields) = read(&raw);
+        let (time, fields) = read(std::str::from_utf8(&raw).unwrap());
         Event::new(raw, time, fields)
     }
 
