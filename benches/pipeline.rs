@@ -1,0 +1,176 @@
+//! From a page to a request body, stage by stage: `cargo bench`, or `cargo bench -- compress`.
+//!
+//! | stage | what it does |
+//! |---|---|
+//! | `locate` | where each record begins and ends, with nothing read of it |
+//! | `page` | the same, and its fields: all that becomes of a page before it is delivered |
+//! | `read` | the fields of records that are located |
+//! | `fingerprint` | what is remembered of a record in the overlap |
+//! | `build` | the uncompressed bodies |
+//! | `gzip`, `zstd` | a body compressed, by level; the program uses its `default` |
+//! | `pipeline` | page → records → bodies, compressed as they are sent |
+//!
+//! Each figure is for the records of one request, the most there may be: a thousand, or as many as fit into 5 MB.
+#![allow(clippy::unwrap_used, missing_docs, reason = "a bench has nobody to hand an error to")]
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::io::Write as _;
+use std::ops::Range;
+
+use auditsync::destination::datadog::batch::{Batch, compress};
+use auditsync::destination::datadog::entry::{EntryWriter, Form};
+use auditsync::destination::datadog::{Compression, Labels};
+use auditsync::event::Event;
+use auditsync::source::sectigo::fingerprint::Fingerprint;
+use auditsync::source::sectigo::{page, record};
+use bytes::Bytes;
+use divan::counter::{BytesCount, ItemsCount};
+use divan::{Bencher, black_box};
+use flate2::write::GzEncoder;
+use jiff::Timestamp;
+use serde_json::value::RawValue;
+use support::Records;
+
+const SIZES: [usize; 3] = [300, 1000, 10_000];
+
+fn main() {
+    divan::main();
+}
+
+/// A page of records of so many bytes on average.
+fn page_of(size: usize) -> Bytes {
+    let count = 1000.min(2_000_000 / size);
+    let end = Timestamp::now();
+    let start = end - std::time::Duration::from_secs(3600);
+    let records = Records::seeded(1).size(size).between(start, end, count);
+    let records: Vec<_> = records.iter().map(|record| record.json.as_str()).collect();
+    format!("[{}]", records.join(",")).into()
+}
+
+fn events_of(size: usize) -> Vec<Event> {
+    page::records(&page_of(size)).unwrap()
+}
+
+fn writer() -> EntryWriter {
+    let labels = Labels {
+        source: "sectigo".into(),
+        service: "sectigo-scm".into(),
+        hostname: "audit-host-01".into(),
+        tags: "env:prod,team:pki".into(),
+    };
+    EntryWriter::new(&labels, "sectigo")
+}
+
+fn fill(events: &[Event], range: Range<usize>, compression: Compression) -> Batch {
+    Batch::fill(&writer(), events, range, Form::Whole, Timestamp::now(), compression).unwrap()
+}
+
+fn body_of(size: usize) -> Vec<u8> {
+    let events = events_of(size);
+    fill(&events, 0..events.len(), Compression::Identity).body
+}
+
+/// Counts what goes in.
+fn counting<'a, 'b>(bencher: Bencher<'a, 'b>, events: usize, bytes: usize) -> Bencher<'a, 'b> {
+    bencher.counter(ItemsCount::new(events)).counter(BytesCount::new(bytes))
+}
+
+#[divan::bench(args = SIZES)]
+fn locate(bencher: Bencher<'_, '_>, size: usize) {
+    let page = page_of(size);
+    let elements = |page| serde_json::from_slice::<Vec<&RawValue>>(page).unwrap();
+    let count = elements(&page).len();
+    counting(bencher, count, page.len()).bench_local(|| elements(black_box(&page)).len());
+}
+
+#[divan::bench(name = "page", args = SIZES)]
+fn whole_page(bencher: Bencher<'_, '_>, size: usize) {
+    let page = page_of(size);
+    counting(bencher, events_of(size).len(), page.len()).bench_local(|| page::records(black_box(&page)).unwrap());
+}
+
+#[divan::bench(args = SIZES)]
+fn read(bencher: Bencher<'_, '_>, size: usize) {
+    let events = events_of(size);
+    let bytes = events.iter().map(|event| event.raw().len()).sum();
+    counting(bencher, events.len(), bytes).bench_local(|| {
+        for event in &events {
+            black_box(record::read(black_box(event.raw())));
+        }
+    });
+}
+
+#[divan::bench(args = SIZES)]
+fn fingerprint(bencher: Bencher<'_, '_>, size: usize) {
+    let events = events_of(size);
+    let bytes = events.iter().map(|event| event.raw().len()).sum();
+    counting(bencher, events.len(), bytes).bench_local(|| {
+        for event in &events {
+            black_box(Fingerprint::of_record(black_box(event.raw())));
+        }
+    });
+}
+
+#[divan::bench(args = SIZES)]
+fn build(bencher: Bencher<'_, '_>, size: usize) {
+    let events = events_of(size);
+    let bytes = body_of(size).len();
+    let none = Compression::Identity;
+    counting(bencher, events.len(), bytes).bench_local(|| fill(black_box(&events), 0..events.len(), none));
+}
+
+#[divan::bench(consts = [1, 2, 3, 4, 5, 6, 7, 9], args = SIZES, sample_count = 20)]
+fn gzip<const LEVEL: u32>(bencher: Bencher<'_, '_>, size: usize) {
+    let body = body_of(size);
+    counting(bencher, events_of(size).len(), body.len()).bench_local(|| {
+        let room = Vec::with_capacity(body.len() / 4);
+        let mut encoder = GzEncoder::new(room, flate2::Compression::new(LEVEL));
+        encoder.write_all(black_box(&body)).unwrap();
+        encoder.finish().unwrap()
+    });
+}
+
+#[divan::bench(consts = [-1, 1, 2, 3, 6, 9], args = SIZES, sample_count = 20)]
+fn zstd<const LEVEL: i32>(bencher: Bencher<'_, '_>, size: usize) {
+    let body = body_of(size);
+    counting(bencher, events_of(size).len(), body.len())
+        .bench_local(|| ::zstd::bulk::compress(black_box(&body), LEVEL).unwrap());
+}
+
+#[divan::bench(args = SIZES, sample_count = 20)]
+fn gzip_default(bencher: Bencher<'_, '_>, size: usize) {
+    as_sent(bencher, size, Compression::Gzip);
+}
+
+#[divan::bench(args = SIZES, sample_count = 20)]
+fn zstd_default(bencher: Bencher<'_, '_>, size: usize) {
+    as_sent(bencher, size, Compression::Zstd);
+}
+
+fn as_sent(bencher: Bencher<'_, '_>, size: usize, compression: Compression) {
+    let body = body_of(size);
+    counting(bencher, events_of(size).len(), body.len())
+        .with_inputs(|| body.clone())
+        .bench_local_values(|body| compress(black_box(body), compression).unwrap());
+}
+
+#[divan::bench(args = SIZES, sample_count = 20)]
+fn pipeline_gzip(bencher: Bencher<'_, '_>, size: usize) {
+    pipeline(bencher, size, Compression::Gzip);
+}
+
+#[divan::bench(args = SIZES, sample_count = 20)]
+fn pipeline_zstd(bencher: Bencher<'_, '_>, size: usize) {
+    pipeline(bencher, size, Compression::Zstd);
+}
+
+fn pipeline(bencher: Bencher<'_, '_>, size: usize, compression: Compression) {
+    let page = page_of(size);
+    let writer = writer();
+    counting(bencher, events_of(size).len(), page.len()).bench_local(|| {
+        let events = page::records(black_box(&page)).unwrap();
+        Batch::fill(&writer, &events, 0..events.len(), Form::Whole, Timestamp::now(), compression).unwrap()
+    });
+}
