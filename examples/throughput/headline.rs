@@ -106,6 +106,7 @@ fn show(case: &Case, rounds: usize, measured: &[Figures; 3], zipped: [f64; 2]) {
     for (of, per_second) in ["pages", "entries"].into_iter().zip(zipped) {
         println!("| `gzip -6` of the {of} | | {per_second:.0} | {:.2} | | |", 1e6 / per_second);
     }
+    println!("\nThe servers used {:.2} CPU s per million besides.", measured[0].servers * 1e6 / events(case));
 }
 
 /// The bytes of all pages, and of all entries, as files.

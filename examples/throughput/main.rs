@@ -6,8 +6,8 @@
 //! no record. It comes in two kinds, because an entry is about twice as large as its record: of *pages*, which posts the bytes that
 //! it fetched, and of *entries*, which posts as many bytes as the program does.
 //!
-//! All of it takes about six minutes on two cores; `--quick` less than one. `--part` chooses what is measured, `--help`
-//! tells the rest. Other work on the machine makes CPU time dearer by half: the ratios of one run are better than its figures, and
+//! It takes about four minutes on two cores; `--quick` less than one; `--full`, with a backlog of ten million events and a
+//! daemon at rest, ten. `--part` chooses what is measured, `--help` tells the rest. Other work on the machine makes CPU time dearer by half: the ratios of one run are better than its figures, and
 //! those of an idle machine best.
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::expect_used, reason = "a tool for people, at a terminal")]
 #![allow(unreachable_pub, reason = "an example has no outside")]
@@ -47,21 +47,24 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 struct Arguments {
     #[command(subcommand)]
     mode: Option<Mode>,
-    /// What to measure; all but `idle` without it.
+    /// What to measure [default: all but `idle`].
     #[arg(long, value_enum)]
     part: Vec<Part>,
     /// Fewer cases and shorter runs: less than a minute.
     #[arg(long)]
     quick: bool,
-    /// The largest backlog of the part `growth` [default: 10000000, with --quick 100000].
+    /// All parts, and backlogs of up to ten million events.
+    #[arg(long, conflicts_with_all = ["quick", "part"])]
+    full: bool,
+    /// The largest backlog of the part `growth` [default: 1000000; with --quick 100000, with --full 10000000].
     #[arg(long)]
     max_backlog: Option<usize>,
     /// Measures this program, instead of building it.
     #[arg(long)]
     binary: Option<PathBuf>,
-    /// Where the plot of the part `growth` goes.
-    #[arg(long, default_value = "docs/throughput.svg")]
-    plot: PathBuf,
+    /// Where the plot of the part `growth` goes [default: docs/throughput.svg, with --quick nowhere].
+    #[arg(long)]
+    plot: Option<PathBuf>,
     /// How long the part `idle` watches, in seconds.
     #[arg(long, default_value_t = 30)]
     idle: u64,
@@ -119,9 +122,19 @@ fn measure_all(arguments: Arguments) -> Result<(), Failure> {
         Some(binary) => binary.canonicalize()?,
         None => program::build()?,
     };
-    let parts = if arguments.part.is_empty() { Part::USUAL.to_vec() } else { arguments.part };
-    let quick = arguments.quick;
-    let most = arguments.max_backlog.unwrap_or(if quick { 100_000 } else { 10_000_000 });
+    let Arguments { quick, full, .. } = arguments;
+    let parts = match arguments.part {
+        _ if full => Part::value_variants().to_vec(),
+        chosen if chosen.is_empty() => Part::USUAL.to_vec(),
+        chosen => chosen,
+    };
+    let usual_plot = || (!quick).then(|| concat!(env!("CARGO_MANIFEST_DIR"), "/docs/throughput.svg").into());
+    let plot = arguments.plot.or_else(usual_plot);
+    let most = arguments.max_backlog.unwrap_or(match (quick, full) {
+        (true, _) => 100_000,
+        (_, true) => 10_000_000,
+        _ => 1_000_000,
+    });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let mut bench = Bench::new(binary);
@@ -130,7 +143,7 @@ fn measure_all(arguments: Arguments) -> Result<(), Failure> {
                 Part::Headline => headline::run(&mut bench, quick).await?,
                 Part::Table => matrix::sizes(&mut bench, quick).await?,
                 Part::Latency => matrix::latencies(&mut bench, quick).await?,
-                Part::Growth => growth::run(&mut bench, most, &arguments.plot).await?,
+                Part::Growth => growth::run(&mut bench, most, plot.as_deref()).await?,
                 Part::Idle => idle::run(&mut bench, Duration::from_secs(arguments.idle)).await?,
             }
         }

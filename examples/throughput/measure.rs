@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::Failure;
 use crate::backlog::{Backlog, Templates};
@@ -41,7 +42,7 @@ pub struct Case {
 impl Case {
     /// The case that the targets speak of.
     pub const HEADLINE: Self =
-        Self { record: 500, page: 1000, latency: Duration::ZERO, codec: Codec::Gzip, events: 200_000, hours: 1 };
+        Self { record: 500, page: 1000, latency: Duration::ZERO, codec: Codec::Gzip, events: 100_000, hours: 1 };
 
     fn lookback(&self) -> Duration {
         Duration::from_secs(3600) * self.hours
@@ -72,6 +73,8 @@ pub struct Figures {
     /// Seconds from the first page's request to the answer to the last body.
     pub wall: f64,
     pub usage: Usage,
+    /// Seconds of CPU time that the servers used meanwhile.
+    pub servers: f64,
     /// Seconds from the start to the first request of all.
     pub to_first_request: f64,
     pub requests: (usize, usize),
@@ -162,11 +165,13 @@ impl Bench {
             lookback: case.lookback(),
             folder: folder.path(),
         };
+        let before = own_cpu();
         let usage = match subject {
             Subject::Program => setting.once().run().await?,
             Subject::Floor(carries) => floor(&setting, case, carries, now)?.run().await?,
         };
 
+        let servers = own_cpu() - before;
         let seen = source.seen();
         if let Some(breach) = seen.breaches.first() {
             return Err(breach.clone().into());
@@ -181,6 +186,7 @@ impl Bench {
             events: case.events,
             wall: last.duration_since(first_page).as_secs_f64(),
             usage,
+            servers,
             to_first_request: meter::seconds(first_request) - usage.started,
             requests: (seen.requests, posts),
             fetched: seen.bytes,
@@ -188,6 +194,12 @@ impl Bench {
             sent,
         })
     }
+}
+
+/// Seconds of CPU time that this process has used.
+fn own_cpu() -> f64 {
+    let used = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(u64::try_from(used.tv_sec).unwrap_or(0), u32::try_from(used.tv_nsec).unwrap_or(0)).as_secs_f64()
 }
 
 /// What arrived, if it is what should have.
