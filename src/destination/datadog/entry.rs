@@ -108,8 +108,8 @@ impl EntryWriter {
         // Writing into memory cannot fail.
         let _ = write!(out, "\",\"timestamp\":{},\"message\":", stamp.as_millisecond());
         let whole = match form {
-            Form::Whole => string_within(out, &message(event), LONGEST_MESSAGE),
-            Form::Cut => string_within(out, &message(event), LONGEST_CUT_MESSAGE),
+            Form::Whole => string_within(out, &message(event, action.as_deref()), LONGEST_MESSAGE),
+            Form::Cut => string_within(out, &message(event, action.as_deref()), LONGEST_CUT_MESSAGE),
             Form::Text => string_within(out, &String::from_utf8_lossy(event.raw()), LONGEST_TEXT),
         };
         if form != Form::Text {
@@ -151,18 +151,19 @@ fn is_current(time: Timestamp, now: Timestamp) -> bool {
 }
 
 /// The line that a person reads: `[service] action: details`, as far as the record has them, else its own beginning.
-fn message(event: &Event) -> String {
-    let mut message = String::new();
-    if let Some(service) = event.text(Field::Service) {
-        message = format!("[{service}]");
+fn message(event: &Event, action: Option<&str>) -> String {
+    let (service, details) = (event.text(Field::Service), event.text(Field::Details));
+    let texts = [service.as_deref(), action, details.as_deref()];
+    let mut message = String::with_capacity(texts.iter().flatten().map(|text| text.len() + 2).sum());
+    if let [Some(service), ..] = texts {
+        message.extend(["[", service, "]"]);
     }
-    for (field, separator) in [(Field::Action, " "), (Field::Details, ": ")] {
-        if let Some(text) = event.text(field) {
-            if !message.is_empty() {
-                message.push_str(if message.ends_with(']') { " " } else { separator });
-            }
-            message.push_str(&text);
+    for (text, separator) in [(action, " "), (details.as_deref(), ": ")] {
+        let Some(text) = text else { continue };
+        if !message.is_empty() {
+            message.push_str(if message.ends_with(']') { " " } else { separator });
         }
+        message.push_str(text);
     }
     if message.is_empty() {
         let beginning = event.raw().get(..LONGEST_CUT_MESSAGE).unwrap_or(event.raw());
@@ -235,7 +236,7 @@ fn string(out: &mut Vec<u8>, text: &str) {
 fn string_within(out: &mut Vec<u8>, text: &str, room: usize) -> bool {
     out.push(b'"');
     let kept = if text.len() <= room / LONGEST_ESCAPE { text } else { fitting(text, room) };
-    if kept.bytes().fold(true, |plain, byte| plain & (escape_len(byte) == 1)) {
+    if is_plain(kept.as_bytes()) {
         out.extend_from_slice(kept.as_bytes());
     } else {
         escaped(out, kept.as_bytes());
@@ -245,6 +246,11 @@ fn string_within(out: &mut Vec<u8>, text: &str, room: usize) -> bool {
     }
     out.push(b'"');
     kept.len() == text.len()
+}
+
+/// Whether nothing in it has to be escaped. Looks at every byte, so that the compiler can take many at a time.
+fn is_plain(text: &[u8]) -> bool {
+    text.iter().fold(true, |plain, &byte| plain & (byte >= 0x20) & (byte != b'"') & (byte != b'\\'))
 }
 
 /// Appends the content of a JSON string.

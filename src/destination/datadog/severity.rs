@@ -53,11 +53,15 @@ pub fn severity(action: Option<&str>, outcome: Option<&str>) -> Severity {
 }
 
 fn begins(text: &str, beginning: &str) -> bool {
-    text.get(..beginning.len()).is_some_and(|start| start.eq_ignore_ascii_case(beginning))
+    let start = text.as_bytes().iter().zip(beginning.as_bytes());
+    text.len() >= beginning.len() && start.into_iter().all(|(byte, of)| byte.eq_ignore_ascii_case(of))
 }
 
 fn matches(word: &str, pattern: &str) -> bool {
-    pattern.strip_suffix('*').map_or_else(|| word.eq_ignore_ascii_case(pattern), |beginning| begins(word, beginning))
+    match pattern.strip_suffix('*') {
+        Some(beginning) => begins(word, beginning),
+        None => word.eq_ignore_ascii_case(pattern),
+    }
 }
 
 /// The words of `certificate_revoked`, `certificateRevoked` or `Certificate revoked`.

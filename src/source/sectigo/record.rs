@@ -37,44 +37,45 @@ enum Meaning {
 }
 
 /// The table of spellings, folded: lower case, without `_`, `-`, `.` and spaces; an inner object's key follows its parent's.
-fn meaning(folded: &str) -> Option<Meaning> {
+fn meaning(folded: &[u8]) -> Option<Meaning> {
     use Field::{Action, Category, ClientIp, Details, Id, Outcome, Service, UserEmail, UserId, UserName};
     let (field, rank) = match folded {
-        "id" => (Id, 0),
-        "eventid" | "recordid" | "auditid" | "auditrecordid" => (Id, 1),
-        "uuid" | "guid" => (Id, 2),
-        "action" => (Action, 0),
-        "actionname" | "eventname" | "operation" | "activity" => (Action, 1),
-        "event" => (Action, 2),
-        "service" => (Service, 0),
-        "servicename" => (Service, 1),
-        "module" | "component" | "application" => (Service, 2),
-        "category" => (Category, 0),
-        "eventcategory" | "actioncategory" => (Category, 1),
-        "status" => (Outcome, 0),
-        "outcome" | "result" => (Outcome, 1),
-        "actionstatus" | "eventstatus" | "eventoutcome" => (Outcome, 2),
-        "details" => (Details, 0),
-        "detail" | "description" => (Details, 1),
-        "message" | "text" => (Details, 2),
-        "userid" => (UserId, 0),
-        "actorid" | "adminid" | "principalid" | "clientadminid" => (UserId, 1),
-        "username" => (UserName, 0),
-        "user" | "login" | "userlogin" | "actorname" | "adminname" => (UserName, 1),
-        "actor" | "admin" | "requester" | "initiator" | "performedby" | "principal" => (UserName, 2),
-        "useremail" => (UserEmail, 0),
-        "email" | "actoremail" | "adminemail" | "usermail" => (UserEmail, 1),
-        "clientip" | "clientipaddress" => (ClientIp, 0),
-        "ip" | "ipaddress" | "remoteip" | "sourceip" | "userip" => (ClientIp, 1),
-        "remoteaddress" | "remoteaddr" | "clientaddress" | "sourceaddress" | "networkclientip" => (ClientIp, 2),
-        "timestamp" => return Some(Meaning::Time(0)),
-        "created" | "createdat" | "creationtime" | "creationdate" | "createddate" | "createdon" | "datecreated" => {
+        b"id" => (Id, 0),
+        b"eventid" | b"recordid" | b"auditid" | b"auditrecordid" => (Id, 1),
+        b"uuid" | b"guid" => (Id, 2),
+        b"action" => (Action, 0),
+        b"actionname" | b"eventname" | b"operation" | b"activity" => (Action, 1),
+        b"event" => (Action, 2),
+        b"service" => (Service, 0),
+        b"servicename" => (Service, 1),
+        b"module" | b"component" | b"application" => (Service, 2),
+        b"category" => (Category, 0),
+        b"eventcategory" | b"actioncategory" => (Category, 1),
+        b"status" => (Outcome, 0),
+        b"outcome" | b"result" => (Outcome, 1),
+        b"actionstatus" | b"eventstatus" | b"eventoutcome" => (Outcome, 2),
+        b"details" => (Details, 0),
+        b"detail" | b"description" => (Details, 1),
+        b"message" | b"text" => (Details, 2),
+        b"userid" => (UserId, 0),
+        b"actorid" | b"adminid" | b"principalid" | b"clientadminid" => (UserId, 1),
+        b"username" => (UserName, 0),
+        b"user" | b"login" | b"userlogin" | b"actorname" | b"adminname" => (UserName, 1),
+        b"actor" | b"admin" | b"requester" | b"initiator" | b"performedby" | b"principal" => (UserName, 2),
+        b"useremail" => (UserEmail, 0),
+        b"email" | b"actoremail" | b"adminemail" | b"usermail" => (UserEmail, 1),
+        b"clientip" | b"clientipaddress" => (ClientIp, 0),
+        b"ip" | b"ipaddress" | b"remoteip" | b"sourceip" | b"userip" => (ClientIp, 1),
+        b"remoteaddress" | b"remoteaddr" | b"clientaddress" | b"sourceaddress" | b"networkclientip" => (ClientIp, 2),
+        b"timestamp" => return Some(Meaning::Time(0)),
+        b"created" | b"createdat" | b"creationtime" | b"creationdate" | b"createddate" | b"createdon"
+        | b"datecreated" => {
             return Some(Meaning::Time(1));
         }
-        "time" | "eventtime" | "eventtimestamp" | "occurred" | "occurredat" | "actiontime" => {
+        b"time" | b"eventtime" | b"eventtimestamp" | b"occurred" | b"occurredat" | b"actiontime" => {
             return Some(Meaning::Time(2));
         }
-        "date" | "datetime" | "eventdate" | "actiondate" | "logdate" => return Some(Meaning::Time(3)),
+        b"date" | b"datetime" | b"eventdate" | b"actiondate" | b"logdate" => return Some(Meaning::Time(3)),
         _ => return None,
     };
     Some(Meaning::Field(field, rank))
@@ -134,20 +135,22 @@ struct Key {
 }
 
 impl Key {
-    fn push(mut self, key: &str) -> Self {
-        for byte in key.bytes().filter(|byte| !matches!(byte, b'_' | b'-' | b'.' | b' ')) {
+    fn push(mut self, key: &[u8]) -> Self {
+        for byte in key {
+            if matches!(byte, b'_' | b'-' | b'.' | b' ') {
+                continue;
+            }
             match self.folded.get_mut(self.len) {
                 Some(slot) if byte.is_ascii() => *slot = byte.to_ascii_lowercase(),
-                _ => self.foreign = true,
+                _ => return Self { foreign: true, ..self },
             }
-            self.len = (self.len + 1).min(LONGEST_KEY);
+            self.len += 1;
         }
         self
     }
 
     fn meaning(&self) -> Option<Meaning> {
-        let folded = std::str::from_utf8(self.folded.get(..self.len)?).ok()?;
-        if self.foreign { None } else { meaning(folded) }
+        if self.foreign { None } else { meaning(self.folded.get(..self.len)?) }
     }
 }
 
@@ -168,7 +171,7 @@ impl Visitor<'_> for Key {
     }
 
     fn visit_bytes<E>(self, key: &[u8]) -> Result<Self, E> {
-        Ok(std::str::from_utf8(key).map_or(Self { foreign: true, ..self }, |key| self.push(key)))
+        Ok(self.push(key))
     }
 }
 
