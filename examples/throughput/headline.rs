@@ -136,7 +136,7 @@ async fn gzip(file: &Path, folder: &Path) -> Result<Usage, Failure> {
         kill_after: Duration::from_secs(120),
     };
     let usage = gzip.run().await?;
-    eprintln!("  gzip -6 of {:?} {:.2} CPU-s", file.file_name().unwrap_or_default(), usage.cpu());
+    eprintln!("  gzip -6 of {} {:.2} CPU-s", file.file_name().unwrap_or_default().display(), usage.cpu());
     Ok(usage)
 }
 

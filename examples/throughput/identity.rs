@@ -26,9 +26,9 @@ pub fn write(out: &mut [u8], index: u64) {
 /// Which record an id belongs to; none if it is not one of ours.
 pub fn read(id: &[u8]) -> Option<u64> {
     let is_fixed = |at: usize| FIXED.iter().any(|(fixed, _)| *fixed == at);
-    let digits = id.iter().enumerate().filter(|(at, _)| !is_fixed(*at)).take(16);
+    let mut digits = id.iter().enumerate().filter(|(at, _)| !is_fixed(*at)).take(16);
     let low =
-        digits.fold(Some(0_u64), |bits, (_, digit)| Some(bits? << 4 | u64::from(char::from(*digit).to_digit(16)?)))?;
+        digits.try_fold(0_u64, |bits, (_, digit)| Some(bits << 4 | u64::from(char::from(*digit).to_digit(16)?)))?;
     let index = unscramble(low);
     let mut expected = [0; LENGTH];
     write(&mut expected, index);

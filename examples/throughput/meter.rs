@@ -65,12 +65,13 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
             Command::new("/bin/kill").args([signal, &pid.to_string()]).status()
         });
     }
-    let used = child.wait4()?;
-    if !used.status.success() {
-        return Err(format!("{}: {}", Path::new(program).display(), used.status).into());
+    let ended = child.wait4()?;
+    if !ended.status.success() {
+        return Err(format!("{}: {}", Path::new(program).display(), ended.status).into());
     }
-    let (user, system) = (used.rusage.utime.as_secs_f64(), used.rusage.stime.as_secs_f64());
-    println!("{}", serde_json::to_string(&Usage { started, user, system, peak: used.rusage.maxrss })?);
+    let of = ended.rusage;
+    let usage = Usage { started, user: of.utime.as_secs_f64(), system: of.stime.as_secs_f64(), peak: of.maxrss };
+    println!("{}", serde_json::to_string(&usage)?);
     Ok(())
 }
 
