@@ -35,8 +35,33 @@ use support::Records;
 
 const SIZES: [usize; 3] = [300, 1000, 10_000];
 
+const GZIP_LEVELS: [u32; 8] = [1, 2, 3, 4, 5, 6, 7, 9];
+const ZSTD_LEVELS: [i32; 6] = [-1, 1, 2, 3, 6, 9];
+
 fn main() {
+    show_sizes();
     divan::main();
+}
+
+/// What a level saves is half of what decides about it.
+#[allow(clippy::print_stdout, reason = "a bench prints")]
+fn show_sizes() {
+    println!("bytes of an event when compressed, with records of {SIZES:?} B");
+    let each =
+        |compress: &dyn Fn(&[u8]) -> Vec<u8>| SIZES.map(|size| compress(&body_of(size)).len() / events_of(size).len());
+    for level in GZIP_LEVELS {
+        println!("gzip {level:>2}: {:?}", each(&|body| gzipped(body, level)));
+    }
+    for level in ZSTD_LEVELS {
+        println!("zstd {level:>2}: {:?}", each(&|body| ::zstd::bulk::compress(body, level).unwrap()));
+    }
+    println!();
+}
+
+fn gzipped(body: &[u8], level: u32) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), flate2::Compression::new(level));
+    encoder.write_all(body).unwrap();
+    encoder.finish().unwrap()
 }
 
 /// A page of records of so many bytes on average.
@@ -121,18 +146,13 @@ fn build(bencher: Bencher<'_, '_>, size: usize) {
     counting(bencher, events.len(), bytes).bench_local(|| fill(black_box(&events), 0..events.len(), none));
 }
 
-#[divan::bench(consts = [1, 2, 3, 4, 5, 6, 7, 9], args = SIZES, sample_count = 20)]
+#[divan::bench(consts = GZIP_LEVELS, args = SIZES, sample_count = 20)]
 fn gzip<const LEVEL: u32>(bencher: Bencher<'_, '_>, size: usize) {
     let body = body_of(size);
-    counting(bencher, events_of(size).len(), body.len()).bench_local(|| {
-        let room = Vec::with_capacity(body.len() / 4);
-        let mut encoder = GzEncoder::new(room, flate2::Compression::new(LEVEL));
-        encoder.write_all(black_box(&body)).unwrap();
-        encoder.finish().unwrap()
-    });
+    counting(bencher, events_of(size).len(), body.len()).bench_local(|| gzipped(black_box(&body), LEVEL));
 }
 
-#[divan::bench(consts = [-1, 1, 2, 3, 6, 9], args = SIZES, sample_count = 20)]
+#[divan::bench(consts = ZSTD_LEVELS, args = SIZES, sample_count = 20)]
 fn zstd<const LEVEL: i32>(bencher: Bencher<'_, '_>, size: usize) {
     let body = body_of(size);
     counting(bencher, events_of(size).len(), body.len())
