@@ -58,6 +58,10 @@ fn begins(text: &str, beginning: &str) -> bool {
 }
 
 fn matches(word: &str, pattern: &str) -> bool {
+    // Most patterns begin with another letter.
+    if word.bytes().next().map(|first| first.to_ascii_lowercase()) != pattern.bytes().next() {
+        return false;
+    }
     match pattern.strip_suffix('*') {
         Some(beginning) => begins(word, beginning),
         None => word.eq_ignore_ascii_case(pattern),
