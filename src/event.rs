@@ -91,6 +91,17 @@ impl Event {
         let text = scalar(token)?;
         (!text.is_empty()).then_some(text)
     }
+
+    /// A field as it may stand between the quotes of a JSON string, where it stands so in the record: a string without escapes, a
+    /// number or a boolean.
+    pub fn verbatim(&self, field: Field) -> Option<&[u8]> {
+        let Span { start, end } = self.fields.0[field as usize];
+        match self.raw.get(start as usize..end as usize)? {
+            [b'"', content @ .., b'"'] => (!content.is_empty() && !content.contains(&b'\\')).then_some(content),
+            [] | [b'"' | b'n' | b'{' | b'[', ..] => None,
+            token => Some(token),
+        }
+    }
 }
 
 impl fmt::Debug for Event {

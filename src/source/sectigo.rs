@@ -22,6 +22,7 @@ use position::{Contradiction, Cut, InRange, PageToken, Position, end_of_history}
 
 mod api;
 pub mod fingerprint;
+mod members;
 pub mod moment;
 pub mod overlap;
 pub mod page;

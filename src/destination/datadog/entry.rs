@@ -98,18 +98,20 @@ impl EntryWriter {
 
     fn attempt(&self, out: &mut Vec<u8>, event: &Event, form: Form, now: Timestamp) -> Marks {
         let start = out.len();
-        let (action, outcome) = (event.text(Field::Action), event.text(Field::Outcome));
+        let (action, outcome) = (Text::of(event, Field::Action), Text::of(event, Field::Outcome));
         let restamped = event.time().is_some_and(|time| !is_current(time, now));
         let stamp = event.time().filter(|_| !restamped).unwrap_or(now);
 
         out.extend_from_slice(&self.opening);
         out.extend_from_slice(b",\"status\":\"");
-        out.extend_from_slice(severity(action.as_deref(), outcome.as_deref()).name().as_bytes());
+        out.extend_from_slice(
+            severity(action.as_ref().map(Text::bytes), outcome.as_ref().map(Text::bytes)).name().as_bytes(),
+        );
         // Writing into memory cannot fail.
         let _ = write!(out, "\",\"timestamp\":{},\"message\":", stamp.as_millisecond());
         let whole = match form {
-            Form::Whole => string_within(out, &message(event, action.as_deref()), LONGEST_MESSAGE),
-            Form::Cut => string_within(out, &message(event, action.as_deref()), LONGEST_CUT_MESSAGE),
+            Form::Whole => message(out, event, action.as_ref(), LONGEST_MESSAGE),
+            Form::Cut => message(out, event, action.as_ref(), LONGEST_CUT_MESSAGE),
             Form::Text => string_within(out, &String::from_utf8_lossy(event.raw()), LONGEST_TEXT),
         };
         if form != Form::Text {
@@ -150,31 +152,100 @@ fn is_current(time: Timestamp, now: Timestamp) -> bool {
         && -age <= jiff::SignedDuration::try_from(FURTHEST_AHEAD).unwrap_or_default()
 }
 
-/// The line that a person reads: `[service] action: details`, as far as the record has them, else its own beginning.
-fn message(event: &Event, action: Option<&str>) -> String {
-    let (service, details) = (event.text(Field::Service), event.text(Field::Details));
-    let texts = [service.as_deref(), action, details.as_deref()];
-    let mut message = String::with_capacity(texts.iter().flatten().map(|text| text.len() + 2).sum());
-    if let [Some(service), ..] = texts {
-        message.extend(["[", service, "]"]);
+/// Appends the line that a person reads, in at most `room` bytes: `[service] action: details`, as far as the record has them, else
+/// its own beginning. True if it is whole.
+fn message(out: &mut Vec<u8>, event: &Event, action: Option<&Text<'_>>, room: usize) -> bool {
+    let (service, details) = (Text::of(event, Field::Service), Text::of(event, Field::Details));
+    let texts = [service.as_ref(), action, details.as_ref()];
+    let most = texts.iter().flatten().map(|text| text.longest_written() + SEPARATORS).sum::<usize>();
+    if (1..=room).contains(&most) {
+        out.push(b'"');
+        compose(texts, |part| part.write_content(out));
+        out.push(b'"');
+        return true;
     }
-    for (text, separator) in [(action, " "), (details.as_deref(), ": ")] {
+    let mut line = Vec::new();
+    compose(texts, |part| line.extend_from_slice(part.bytes()));
+    if line.is_empty() {
+        line.extend_from_slice(event.raw().get(..LONGEST_CUT_MESSAGE).unwrap_or(event.raw()));
+    }
+    string_within(out, &String::from_utf8_lossy(&line), room)
+}
+
+/// The most that stands between two texts of a message, in bytes.
+const SEPARATORS: usize = 3;
+
+/// Puts service, action and details together.
+fn compose([service, action, details]: [Option<&Text<'_>>; 3], mut add: impl FnMut(&Text<'_>)) {
+    let mut before = None;
+    if let Some(service) = service {
+        add(&Text::Verbatim(b"["));
+        add(service);
+        add(&Text::Verbatim(b"]"));
+        before = Some(&b"]"[..]);
+    }
+    for (text, separator) in [(action, &b" "[..]), (details, b": ")] {
         let Some(text) = text else { continue };
-        if !message.is_empty() {
-            message.push_str(if message.ends_with(']') { " " } else { separator });
+        if let Some(before) = before {
+            add(&Text::Verbatim(if before.ends_with(b"]") { b" " } else { separator }));
         }
-        message.push_str(text);
+        add(text);
+        before = Some(text.bytes());
     }
-    if message.is_empty() {
-        let beginning = event.raw().get(..LONGEST_CUT_MESSAGE).unwrap_or(event.raw());
-        message = String::from_utf8_lossy(beginning).into_owned();
+}
+
+/// A text on its way into an entry.
+enum Text<'a> {
+    /// Nothing in it has to be escaped.
+    Verbatim(&'a [u8]),
+    /// Read, or ours.
+    Read(Cow<'a, str>),
+}
+
+impl<'a> Text<'a> {
+    /// A field of an event, where it has one.
+    fn of(event: &'a Event, field: Field) -> Option<Self> {
+        event.verbatim(field).map(Self::Verbatim).or_else(|| event.text(field).map(Self::Read))
     }
-    message
+
+    /// The most bytes that it can take in a JSON string.
+    fn longest_written(&self) -> usize {
+        match self {
+            Self::Verbatim(bytes) => bytes.len(),
+            Self::Read(text) => text.len().saturating_mul(LONGEST_ESCAPE),
+        }
+    }
+
+    /// Appends it as a part of a JSON string.
+    fn write_content(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Verbatim(bytes) => out.extend_from_slice(bytes),
+            Self::Read(text) => escaped(out, text.as_bytes()),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Verbatim(bytes) => bytes,
+            Self::Read(text) => text.as_bytes(),
+        }
+    }
+
+    /// Appends it as a JSON string, as much as fits into `room` bytes between the quotes.
+    fn write(&self, out: &mut Vec<u8>, room: usize) {
+        if self.longest_written() <= room {
+            out.push(b'"');
+            self.write_content(out);
+            out.push(b'"');
+        } else {
+            string_within(out, &String::from_utf8_lossy(self.bytes()), room);
+        }
+    }
 }
 
 /// The attributes that Datadog knows: `evt.*`, `usr.*`, `network.client.ip`.
-fn attributes(out: &mut Vec<u8>, event: &Event, action: Option<Cow<'_, str>>, outcome: Option<Cow<'_, str>>) {
-    let text = |field| event.text(field);
+fn attributes(out: &mut Vec<u8>, event: &Event, action: Option<Text<'_>>, outcome: Option<Text<'_>>) {
+    let text = |field| Text::of(event, field);
     object(
         out,
         ",\"evt\":{",
@@ -192,9 +263,13 @@ fn attributes(out: &mut Vec<u8>, event: &Event, action: Option<Cow<'_, str>>, ou
 
 /// What was changed, under `auditsync`; nothing where nothing was.
 fn own_marks(out: &mut Vec<u8>, event: &Event, form: Form, marks: Marks) {
-    let yes = |condition: bool| condition.then_some(Cow::Borrowed("true"));
-    let time = event.time().filter(|_| marks.restamped).map(|time| Cow::Owned(time.to_string()));
-    let size = marks.cut.then(|| Cow::Owned(event.raw().len().to_string()));
+    if marks == Marks::default() && event.time().is_some() && form == Form::Whole {
+        return;
+    }
+    let yes = |condition: bool| condition.then_some(Text::Verbatim(b"true"));
+    let read = |text: String| Text::Read(text.into());
+    let time = event.time().filter(|_| marks.restamped).map(|time| read(time.to_string()));
+    let size = marks.cut.then(|| read(event.raw().len().to_string()));
     object(
         out,
         ",\"auditsync\":{",
@@ -211,14 +286,14 @@ fn own_marks(out: &mut Vec<u8>, event: &Event, form: Form, marks: Marks) {
 }
 
 /// Appends an object of the members that have a value; nothing where none has.
-fn object<const N: usize>(out: &mut Vec<u8>, opening: &str, closing: &str, members: [(&str, Option<Cow<'_, str>>); N]) {
+fn object<const N: usize>(out: &mut Vec<u8>, opening: &str, closing: &str, members: [(&str, Option<Text<'_>>); N]) {
     let mut separator = opening;
     for (key, value) in members {
         let Some(value) = value else { continue };
         for part in [separator, "\"", key, "\":"] {
             out.extend_from_slice(part.as_bytes());
         }
-        string_within(out, &value, LONGEST_ATTRIBUTE);
+        value.write(out, LONGEST_ATTRIBUTE);
         separator = ",";
     }
     if separator == "," {
@@ -236,21 +311,12 @@ fn string(out: &mut Vec<u8>, text: &str) {
 fn string_within(out: &mut Vec<u8>, text: &str, room: usize) -> bool {
     out.push(b'"');
     let kept = if text.len() <= room / LONGEST_ESCAPE { text } else { fitting(text, room) };
-    if is_plain(kept.as_bytes()) {
-        out.extend_from_slice(kept.as_bytes());
-    } else {
-        escaped(out, kept.as_bytes());
-    }
+    escaped(out, kept.as_bytes());
     if kept.len() < text.len() {
         out.extend_from_slice(ELLIPSIS.as_bytes());
     }
     out.push(b'"');
     kept.len() == text.len()
-}
-
-/// Whether nothing in it has to be escaped. Looks at every byte, so that the compiler can take many at a time.
-fn is_plain(text: &[u8]) -> bool {
-    text.iter().fold(true, |plain, &byte| plain & (byte >= 0x20) & (byte != b'"') & (byte != b'\\'))
 }
 
 /// Appends the content of a JSON string.

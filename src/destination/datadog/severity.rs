@@ -41,9 +41,9 @@ pub const ACTIONS: &[(Severity, &[&str])] = &[
     (Severity::Notice, &["fail*", "error*", "reject*", "declin*", "den*"]),
 ];
 
-/// The severity of an event with this action and outcome.
-pub fn severity(action: Option<&str>, outcome: Option<&str>) -> Severity {
-    let failed = |outcome: &str| FAILED_OUTCOMES.iter().any(|beginning| begins(outcome, beginning));
+/// The severity of an event with this action and outcome, as text.
+pub fn severity(action: Option<&[u8]>, outcome: Option<&[u8]>) -> Severity {
+    let failed = |outcome: &[u8]| FAILED_OUTCOMES.iter().any(|beginning| begins(outcome, beginning.as_bytes()));
     if outcome.is_some_and(failed) {
         return Severity::Error;
     }
@@ -52,29 +52,28 @@ pub fn severity(action: Option<&str>, outcome: Option<&str>) -> Severity {
     words(action).filter_map(row).min().map_or(Severity::Info, |first| ACTIONS[first].0)
 }
 
-fn begins(text: &str, beginning: &str) -> bool {
-    let start = text.as_bytes().iter().zip(beginning.as_bytes());
-    text.len() >= beginning.len() && start.into_iter().all(|(byte, of)| byte.eq_ignore_ascii_case(of))
+fn begins(text: &[u8], beginning: &[u8]) -> bool {
+    text.get(..beginning.len()).is_some_and(|start| start.eq_ignore_ascii_case(beginning))
 }
 
-fn matches(word: &str, pattern: &str) -> bool {
+fn matches(word: &[u8], pattern: &str) -> bool {
     // Most patterns begin with another letter.
-    if word.bytes().next().map(|first| first.to_ascii_lowercase()) != pattern.bytes().next() {
+    if word.first().map(u8::to_ascii_lowercase) != pattern.bytes().next() {
         return false;
     }
     match pattern.strip_suffix('*') {
-        Some(beginning) => begins(word, beginning),
-        None => word.eq_ignore_ascii_case(pattern),
+        Some(beginning) => begins(word, beginning.as_bytes()),
+        None => word.eq_ignore_ascii_case(pattern.as_bytes()),
     }
 }
 
 /// The words of `certificate_revoked`, `certificateRevoked` or `Certificate revoked`.
-fn words(action: &str) -> impl Iterator<Item = &str> {
-    action.split(|c: char| !c.is_ascii_alphanumeric()).flat_map(|part| {
+fn words(action: &[u8]) -> impl Iterator<Item = &[u8]> {
+    action.split(|byte| !byte.is_ascii_alphanumeric()).flat_map(|part| {
         let mut rest = part;
         std::iter::from_fn(move || {
             let is_hump = |pair: &[u8]| pair[0].is_ascii_lowercase() && pair[1].is_ascii_uppercase();
-            let hump = rest.as_bytes().windows(2).position(is_hump);
+            let hump = rest.windows(2).position(is_hump);
             let (word, behind) = rest.split_at(hump.map_or(rest.len(), |before| before + 1));
             rest = behind;
             (!word.is_empty()).then_some(word)
@@ -89,10 +88,10 @@ mod tests {
     #[test]
     fn a_failed_outcome_is_an_error_whatever_the_action() {
         for outcome in ["FAILURE", "failed", "Error", "DENIED", "rejected"] {
-            assert_eq!(severity(Some("login"), Some(outcome)), Severity::Error, "{outcome}");
+            assert_eq!(severity(Some(b"login"), Some(outcome.as_bytes())), Severity::Error, "{outcome}");
         }
-        assert_eq!(severity(Some("login"), Some("SUCCESS")), Severity::Info);
-        assert_eq!(severity(Some("login"), Some("é")), Severity::Info);
+        assert_eq!(severity(Some(b"login"), Some(b"SUCCESS")), Severity::Info);
+        assert_eq!(severity(Some(b"login"), Some("é".as_bytes())), Severity::Info);
     }
 
     #[test]
@@ -110,7 +109,7 @@ mod tests {
             ("enrolled", Severity::Info),
             ("", Severity::Info),
         ] {
-            assert_eq!(severity(Some(action), None), expected, "{action}");
+            assert_eq!(severity(Some(action.as_bytes()), None), expected, "{action}");
         }
         assert_eq!(severity(None, None), Severity::Info);
     }
@@ -131,7 +130,7 @@ mod tests {
 
     #[test]
     fn words_are_cut_at_humps_and_separators() {
-        assert_eq!(words("aB__cDe-F g").collect::<Vec<_>>(), ["a", "B", "c", "De", "F", "g"]);
-        assert_eq!(words("CAKey").collect::<Vec<_>>(), ["CAKey"]);
+        assert_eq!(words(b"aB__cDe-F g").collect::<Vec<_>>(), [&b"a"[..], b"B", b"c", b"De", b"F", b"g"]);
+        assert_eq!(words(b"CAKey").collect::<Vec<_>>(), [b"CAKey"]);
     }
 }

@@ -40,7 +40,7 @@ pub fn records(body: &Bytes) -> Result<Vec<Event>, Error> {
     json.end()?;
     let event = |element: &&RawValue| {
         let raw = body.slice_ref(element.get().as_bytes());
-        let (time, fields) = record::read(element.get());
+        let (time, fields) = record::read(&raw);
         Event::new(raw, time, fields)
     };
     Ok(elements.iter().map(event).collect())

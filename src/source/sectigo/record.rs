@@ -4,14 +4,11 @@
 //! `user.email` and `{"user": {"email": …}}` are one. Among several candidates for a field the likeliest wins. What is not
 //! understood is left alone: the record goes out whole in any case.
 
-use std::fmt;
-
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde_json::value::RawValue;
 
+use super::members::{Member, members};
 use crate::event::{Field, Fields, scalar};
 
 /// Objects within the record are looked into down to this depth.
@@ -20,10 +17,10 @@ const DEEPEST: usize = 2;
 /// Longest key, folded, that can be one of ours.
 const LONGEST_KEY: usize = 32;
 
-/// Reads the time and the fields of a record, a JSON value.
-pub fn read(raw: &str) -> (Option<Timestamp>, Fields) {
+/// Reads the time and the fields of a record, a valid JSON value.
+pub fn read(raw: &[u8]) -> (Option<Timestamp>, Fields) {
     let mut reading = Reading { base: raw.as_ptr() as usize, ..Reading::default() };
-    if raw.starts_with('{') {
+    if raw.first() == Some(&b'{') {
         reading.object(raw, Key::default(), 0);
     }
     (reading.time.map(|(_, time)| time), reading.fields)
@@ -91,16 +88,19 @@ struct Reading {
 }
 
 impl Reading {
-    /// Notes what the object `raw`, found under `parent`, says. A broken part ends the reading: what was read stays.
-    fn object(&mut self, raw: &str, parent: Key, depth: usize) {
-        let members = Members { reading: self, parent, depth };
-        let _ = serde_json::Deserializer::from_str(raw).deserialize_map(members);
+    /// Notes what the object `raw`, found under `parent`, says.
+    fn object(&mut self, raw: &[u8], parent: Key, depth: usize) {
+        for Member { key, value } in members(raw) {
+            let key = parent.join(key);
+            if !key.foreign {
+                self.member(key, value, depth);
+            }
+        }
     }
 
-    fn member(&mut self, key: Key, value: &RawValue, depth: usize) {
-        let token = value.get().as_bytes();
+    fn member(&mut self, key: Key, token: &[u8], depth: usize) {
         match (token.first(), key.meaning()) {
-            (Some(b'{'), _) if depth < DEEPEST => self.object(value.get(), key, depth + 1),
+            (Some(b'{'), _) if depth < DEEPEST => self.object(token, key, depth + 1),
             (Some(b'{' | b'[' | b'n'), _) | (_, None) => {}
             (_, Some(Meaning::Time(rank))) => {
                 if self.time.is_none_or(|(best, _)| rank < best)
@@ -126,6 +126,30 @@ impl Reading {
     }
 }
 
+/// What becomes of a byte of a key.
+#[derive(Clone, Copy)]
+enum Fold {
+    To(u8),
+    /// It is left out.
+    Left,
+    /// None of our keys has it.
+    Foreign,
+}
+
+/// What becomes of each byte, so that a key costs a look at a table for each.
+const FOLDED: [Fold; 256] = {
+    let mut table = [Fold::Foreign; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        table[byte as usize] = match byte {
+            b'_' | b'-' | b'.' | b' ' => Fold::Left,
+            _ => Fold::To(byte.to_ascii_lowercase()),
+        };
+        byte += 1;
+    }
+    table
+};
+
 /// A key in the folded spelling, with its parents' before it. A key that is too long, or not ASCII, is none of ours.
 #[derive(Debug, Clone, Copy, Default)]
 struct Key {
@@ -135,69 +159,36 @@ struct Key {
 }
 
 impl Key {
+    /// The key of a member, in its quotes, within what this is the key of.
+    fn join(self, quoted: &[u8]) -> Self {
+        match quoted {
+            [b'"', key @ .., b'"'] if !key.contains(&b'\\') => self.push(key),
+            _ => match scalar(quoted) {
+                Some(key) => self.push(key.as_bytes()),
+                None => Self { foreign: true, ..self },
+            },
+        }
+    }
+
     fn push(mut self, key: &[u8]) -> Self {
         for byte in key {
-            if matches!(byte, b'_' | b'-' | b'.' | b' ') {
-                continue;
+            match FOLDED[usize::from(*byte)] {
+                Fold::Left => {}
+                Fold::To(folded) if self.len < LONGEST_KEY => {
+                    self.folded[self.len] = folded;
+                    self.len += 1;
+                }
+                Fold::To(_) | Fold::Foreign => {
+                    self.foreign = true;
+                    break;
+                }
             }
-            match self.folded.get_mut(self.len) {
-                Some(slot) if byte.is_ascii() => *slot = byte.to_ascii_lowercase(),
-                _ => return Self { foreign: true, ..self },
-            }
-            self.len += 1;
         }
         self
     }
 
     fn meaning(&self) -> Option<Meaning> {
         if self.foreign { None } else { meaning(self.folded.get(..self.len)?) }
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Key {
-    type Value = Self;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self, D::Error> {
-        // As bytes: a key with a lone surrogate is then foreign, not an error.
-        deserializer.deserialize_bytes(self)
-    }
-}
-
-impl Visitor<'_> for Key {
-    type Value = Self;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_bytes<E>(self, key: &[u8]) -> Result<Self, E> {
-        Ok(self.push(key))
-    }
-}
-
-struct Members<'a> {
-    reading: &'a mut Reading,
-    parent: Key,
-    depth: usize,
-}
-
-impl<'de> Visitor<'de> for Members<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(key) = map.next_key_seed(self.parent)? {
-            if key.foreign {
-                map.next_value::<IgnoredAny>()?;
-            } else {
-                let value: &RawValue = map.next_value()?;
-                self.reading.member(key, value, self.depth);
-            }
-        }
-        Ok(())
     }
 }
 
@@ -252,7 +243,7 @@ mod tests {
 
     fn event(raw: &str) -> Event {
         let raw = Bytes::copy_from_slice(raw.as_bytes());
-        let (time, fields) = read(std::str::from_utf8(&raw).unwrap());
+        let (time, fields) = read(&raw);
         Event::new(raw, time, fields)
     }
 
