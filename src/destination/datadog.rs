@@ -1,6 +1,6 @@
 //! The Datadog logs intake, as described at `docs.datadoghq.com/api/latest/logs` (send logs).
 //!
-//! [`entry`] writes one event, [`batch`] one body, [`response`] reads an answer, `isolate` settles a batch whatever it contains,
+//! [`entry`] writes one event, `text` its strings, [`batch`] one body, [`response`] reads an answer, `isolate` settles a batch whatever it contains,
 //! [`preview`] prints in place of sending, and this file sends: up to four requests at a time.
 
 use std::ops::Range;
@@ -33,6 +33,7 @@ pub mod preview;
 pub mod rejected;
 pub mod response;
 pub mod severity;
+mod text;
 
 /// Requests under way at a time.
 const IN_FLIGHT: usize = 4;

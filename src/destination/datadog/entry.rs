@@ -3,7 +3,6 @@
 //! The record stands whole under a key of its own, because Datadog captures names such as `status`, `service` and `host`
 //! at the top level. Beside it stand the attributes that Datadog's facets and security rules know.
 
-use std::borrow::Cow;
 use std::io::Write as _;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use jiff::Timestamp;
 
 use super::Labels;
 use super::severity::severity;
+use super::text::{Text, string, string_within};
 use crate::event::{Event, Field};
 
 /// Largest entry that the intake takes whole, in bytes; a larger one it would cut without a word.
@@ -194,55 +194,6 @@ fn compose([service, action, details]: [Option<&Text<'_>>; 3], mut add: impl FnM
     }
 }
 
-/// A text on its way into an entry.
-enum Text<'a> {
-    /// Nothing in it has to be escaped.
-    Verbatim(&'a [u8]),
-    /// Read, or ours.
-    Read(Cow<'a, str>),
-}
-
-impl<'a> Text<'a> {
-    /// A field of an event, where it has one.
-    fn of(event: &'a Event, field: Field) -> Option<Self> {
-        event.verbatim(field).map(Self::Verbatim).or_else(|| event.text(field).map(Self::Read))
-    }
-
-    /// The most bytes that it can take in a JSON string.
-    fn longest_written(&self) -> usize {
-        match self {
-            Self::Verbatim(bytes) => bytes.len(),
-            Self::Read(text) => text.len().saturating_mul(LONGEST_ESCAPE),
-        }
-    }
-
-    /// Appends it as a part of a JSON string.
-    fn write_content(&self, out: &mut Vec<u8>) {
-        match self {
-            Self::Verbatim(bytes) => out.extend_from_slice(bytes),
-            Self::Read(text) => escaped(out, text.as_bytes()),
-        }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Verbatim(bytes) => bytes,
-            Self::Read(text) => text.as_bytes(),
-        }
-    }
-
-    /// Appends it as a JSON string, as much as fits into `room` bytes between the quotes.
-    fn write(&self, out: &mut Vec<u8>, room: usize) {
-        if self.longest_written() <= room {
-            out.push(b'"');
-            self.write_content(out);
-            out.push(b'"');
-        } else {
-            string_within(out, &String::from_utf8_lossy(self.bytes()), room);
-        }
-    }
-}
-
 /// The attributes that Datadog knows: `evt.*`, `usr.*`, `network.client.ip`.
 fn attributes(out: &mut Vec<u8>, event: &Event, action: Option<Text<'_>>, outcome: Option<Text<'_>>) {
     let text = |field| Text::of(event, field);
@@ -298,78 +249,6 @@ fn object<const N: usize>(out: &mut Vec<u8>, opening: &str, closing: &str, membe
     }
     if separator == "," {
         out.extend_from_slice(closing.as_bytes());
-    }
-}
-
-/// Appends `text` as a JSON string.
-fn string(out: &mut Vec<u8>, text: &str) {
-    string_within(out, text, usize::MAX);
-}
-
-/// Appends as much of `text`, as a JSON string, as fits into `room` bytes between the quotes; a cut one ends in `…`. True
-/// if it is whole.
-fn string_within(out: &mut Vec<u8>, text: &str, room: usize) -> bool {
-    out.push(b'"');
-    let kept = if text.len() <= room / LONGEST_ESCAPE { text } else { fitting(text, room) };
-    escaped(out, kept.as_bytes());
-    if kept.len() < text.len() {
-        out.extend_from_slice(ELLIPSIS.as_bytes());
-    }
-    out.push(b'"');
-    kept.len() == text.len()
-}
-
-/// Appends the content of a JSON string.
-fn escaped(out: &mut Vec<u8>, text: &[u8]) {
-    let mut plain = 0;
-    for (at, byte) in text.iter().enumerate().filter(|(_, byte)| escape_len(**byte) > 1) {
-        out.extend_from_slice(&text[plain..at]);
-        escape(out, *byte);
-        plain = at + 1;
-    }
-    out.extend_from_slice(&text[plain..]);
-}
-
-/// What ends a text that is cut.
-const ELLIPSIS: &str = "…";
-
-/// The longest beginning of `text` that, escaped, fits into `room` bytes, with an ellipsis unless it is the whole.
-fn fitting(text: &str, room: usize) -> &str {
-    let (mut used, mut cut) = (0, 0);
-    for (at, c) in text.char_indices() {
-        if used + ELLIPSIS.len() <= room {
-            cut = at;
-        }
-        used += if c.is_ascii() { escape_len(c as u8) } else { c.len_utf8() };
-        if used > room {
-            return &text[..cut];
-        }
-    }
-    text
-}
-
-/// The most bytes that a byte of UTF-8 takes in a JSON string.
-const LONGEST_ESCAPE: usize = 6;
-
-/// How many bytes a byte of UTF-8 takes in a JSON string (RFC 8259, 7).
-fn escape_len(byte: u8) -> usize {
-    match byte {
-        b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 2,
-        0..0x20 => LONGEST_ESCAPE,
-        _ => 1,
-    }
-}
-
-fn escape(out: &mut Vec<u8>, byte: u8) {
-    match byte {
-        b'"' => out.extend_from_slice(b"\\\""),
-        b'\\' => out.extend_from_slice(b"\\\\"),
-        b'\n' => out.extend_from_slice(b"\\n"),
-        b'\r' => out.extend_from_slice(b"\\r"),
-        b'\t' => out.extend_from_slice(b"\\t"),
-        other => {
-            let _ = write!(out, "\\u{other:04x}");
-        }
     }
 }
 
@@ -485,15 +364,23 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_cut_string_is_whole_json_and_within_its_room(text in any::<String>(), room in 3_usize..80) {
-            let mut out = Vec::new();
-            string_within(&mut out, &text, room);
-            prop_assert!(out.len() <= room + 2);
-            let read: String = serde_json::from_slice(&out).unwrap();
-            match read.strip_suffix('…') {
-                Some(cut) if read != text => prop_assert!(text.starts_with(cut)),
-                _ => prop_assert_eq!(read, text),
+        fn an_entry_says_what_the_fields_say_whatever_they_contain(
+            service in ".{0,20}", action in ".{0,40}", details in any::<String>()
+        ) {
+            let record = serde_json::json!({"service": service, "action": action, "details": details, "created": NOW});
+            let (entry, _, _) = written(&record.to_string(), Form::Whole);
+            let mut message = if service.is_empty() { String::new() } else { format!("[{service}]") };
+            for (text, separator) in [(&action, " "), (&details, ": ")] {
+                if !text.is_empty() && !message.is_empty() {
+                    message.push_str(if message.ends_with(']') { " " } else { separator });
+                }
+                message.push_str(text);
             }
+            if !message.is_empty() {
+                prop_assert_eq!(entry["message"].as_str().unwrap(), message);
+            }
+            prop_assert_eq!(entry["evt"]["name"].as_str().unwrap_or_default(), action);
+            prop_assert_eq!(&entry["sectigo"], &record);
         }
     }
 }
