@@ -362,6 +362,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn escapes_are_read_before_a_text_is_cut_and_half_characters_replaced() {
+        let quotes = r#"\""#.repeat(LONGEST_MESSAGE);
+        let (entry, _, _) = written(&format!(r#"{{"details":"{quotes}"}}"#), Form::Whole);
+        let message = entry["message"].as_str().unwrap();
+        assert!(message.starts_with("\"\"\"") && message.ends_with("\"…"), "{message}");
+        let (entry, _, _) = written(r#"{"action":"\ud800x","details":"y"}"#, Form::Text);
+        assert!(entry["message"].as_str().unwrap().contains("ud800"), "the record itself");
+        let mut out = Vec::new();
+        writer().write(&mut out, &event(r#"{"action":"\ud800x","details":"y"}"#), Form::Whole, NOW.parse().unwrap());
+        let beside = String::from_utf8(out).unwrap();
+        assert!(beside.contains("\"message\":\"\u{fffd}\u{fffd}\u{fffd}x: y\""), "{beside}");
+        assert!(beside.contains("\"name\":\"\u{fffd}\u{fffd}\u{fffd}x\""), "{beside}");
+    }
+
     proptest! {
         #[test]
         fn an_entry_says_what_the_fields_say_whatever_they_contain(
