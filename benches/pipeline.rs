@@ -1,4 +1,4 @@
-//! From a page to a request body, stage by stage: `cargo bench`, or `cargo bench -- compress`.
+//! From a page to a request body, stage by stage: `cargo bench`, or `cargo bench -- gzip`.
 //!
 //! | stage | what it does |
 //! |---|---|
@@ -10,7 +10,7 @@
 //! | `gzip`, `zstd` | a body compressed, by level; the program uses its `default` |
 //! | `pipeline` | page → records → bodies, compressed as they are sent |
 //!
-//! Each figure is for the records of one request, the most there may be: a thousand, or as many as fit into 5 MB.
+//! Each figure is for the records of one request, a thousand, or fewer where they are large.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a bench has nobody to hand an error to")]
 
 #[path = "../tests/support/mod.rs"]

@@ -1,5 +1,5 @@
 //! One stage of the hot path, run a number of times, for a profiler or a counter of instructions:
-//! `cargo run --release --example hot_path -- compress 100`.
+//! `cargo run --release --example hot_path -- gzip 100`.
 //!
 //! `.ci/instructions` counts with it, so what it does is the same in every run and on every machine: the same records, the
 //! same times, one thread.

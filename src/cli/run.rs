@@ -107,7 +107,8 @@ async fn listen(address: SocketAddr, mode: Mode, pulse: &Pulse) -> Result<(), Ex
             return Ok(());
         }
         Err(error) => {
-            let exit = Exit::Configuration;
+            // Taken by a one-shot run, it is free again when that ends.
+            let exit = if error.kind() == ErrorKind::AddrInUse { Exit::TryAgain } else { Exit::Configuration };
             tracing::error!(%error, exit_code = exit.code(), "{LISTEN}={address}: cannot listen there; choose an address of this machine and a free port");
             return Err(exit);
         }

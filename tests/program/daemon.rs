@@ -161,8 +161,13 @@ impl Daemon {
 
     /// Waits until it has said `text` to standard error.
     pub async fn says(&mut self, text: &str) {
+        self.says_so_often(text, 1).await;
+    }
+
+    /// Waits until it has said `text` to standard error so many times since its start.
+    pub async fn says_so_often(&mut self, text: &str, times: usize) {
         let heard = async {
-            while !self.stderr.lock().expect("no reader panics").contains(text) {
+            while self.stderr.lock().expect("no reader panics").matches(text).count() < times {
                 if self.hears.changed().await.is_err() {
                     break;
                 }
@@ -170,7 +175,8 @@ impl Daemon {
         };
         let in_time = tokio::time::timeout(PATIENCE, heard).await.is_ok();
         let said = self.stderr();
-        assert!(in_time && said.contains(text), "it never said {text:?}, but:\n{said}");
+        let is_said = said.matches(text).count() >= times;
+        assert!(in_time && is_said, "it never said {text:?} {times} times, but:\n{said}");
     }
 
     /// Waits for its end.

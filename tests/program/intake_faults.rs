@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::stage::{Stage, stop};
+use crate::stage::{Stage, stop, timeout_for};
 use crate::support::{Fault, IntakeOptions, ScmOptions};
 
 const BUDGET: &str = "SECTIGO_AUDIT_RETRY_BUDGET";
@@ -13,7 +13,7 @@ const KEY_FILE: &str = "DD_API_KEY_FILE";
 
 /// One page is accepted, the second one meets the fault, and everything arrives once all the same.
 async fn delivers_after(fault: Fault) -> Stage {
-    let stage = Stage::usual().await.with("SECTIGO_AUDIT_HTTP_TIMEOUT", "1s");
+    let stage = Stage::usual().await.with("SECTIGO_AUDIT_HTTP_TIMEOUT", timeout_for(&fault));
     stage.push(30, 1500, 2);
     stage.intake_meets([Fault::PASS, fault]);
     let ended = stage.run_to(0).await;

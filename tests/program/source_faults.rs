@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use crate::stage::{Stage, stop};
+use crate::stage::{Stage, stop, timeout_for};
 use crate::support::{Fault, FinalPage, IntakeOptions, ScmOptions};
 
 /// Two good answers (who issues tokens, the first page), then the fault, and a run that delivers everything all the same.
 async fn delivers_after(fault: Fault) -> Stage {
-    let stage = Stage::usual().await.with("SECTIGO_AUDIT_HTTP_TIMEOUT", "1s");
+    let stage = Stage::usual().await.with("SECTIGO_AUDIT_HTTP_TIMEOUT", timeout_for(&fault));
     stage.push(30, 1500, 2);
     stage.source_meets([Fault::PASS, Fault::PASS, fault]);
     let ended = stage.run_to(0).await;

@@ -8,6 +8,11 @@ use jiff::Timestamp;
 use crate::daemon::{Daemon, Ended, Setup};
 use crate::support::{ApiRequest, FakeIntake, FakeScm, Fault, IntakeOptions, Record, Records, ScmOptions};
 
+/// How long the program is to wait for an answer that meets this fault: short where none comes, and else as long as it likes.
+pub fn timeout_for(fault: &Fault) -> &'static str {
+    if matches!(fault, Fault::Hang) { "2s" } else { "60s" }
+}
+
 /// Where a test plays.
 pub struct Stage {
     pub scm: FakeScm,
