@@ -214,6 +214,7 @@ fn attributes(out: &mut Vec<u8>, event: &Event, action: Option<Text<'_>>, outcom
 
 /// What was changed, under `auditsync`; nothing where nothing was.
 fn own_marks(out: &mut Vec<u8>, event: &Event, form: Form, marks: Marks) {
+    // Nearly every event has none: `object` would find that out for 355 instructions more, a twentieth of an entry.
     if marks == Marks::default() && event.time().is_some() && form == Form::Whole {
         return;
     }
