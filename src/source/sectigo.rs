@@ -1,10 +1,10 @@
 //! Sectigo Certificate Manager's audit API, as described at `audit.scm.devx.sectigo.com`.
 //!
-//! `position` holds what is decided (which range, which page, what was delivered before), `api` the calls, and this file
-//! joins the two.
+//! `position` holds what is decided (which range, which page, what was delivered before), `api` the calls, `ahead` makes the next one
+//! early, and this file joins them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,12 +14,15 @@ use url::Url;
 
 use super::oauth::AccessToken;
 use super::{Cursor, Error, Page, Source};
+use crate::event::Event;
 use crate::http::{self, Reply};
 use crate::secret::Secret;
-use api::{Api, PageAnswer};
+use ahead::Ahead;
+use api::{Api, PageAnswer, Question};
 use moment::Moment;
-use position::{Contradiction, Cut, InRange, PageToken, Position, end_of_history};
+use position::{Contradiction, Cut, InRange, Position, end_of_history};
 
+mod ahead;
 mod api;
 pub mod fingerprint;
 mod members;
@@ -66,7 +69,8 @@ pub struct Settings {
 /// The audit API as a source.
 #[derive(Debug)]
 pub struct Sectigo {
-    api: Api,
+    api: Arc<Api>,
+    ahead: Ahead,
     lookback: Duration,
     delay: Duration,
     cut: Cut,
@@ -85,10 +89,11 @@ impl Sectigo {
     pub const NAME: &'static str = "sectigo";
 
     /// A source that calls through `http`.
-    pub fn new(settings: Settings, http: std::sync::Arc<http::Client>) -> Self {
+    pub fn new(settings: Settings, http: Arc<http::Client>) -> Self {
         let Settings { api_url, client_id, client_secret, token_url, lookback, delay, window, overlap } = settings;
         Self {
-            api: Api::new(http, &api_url, token_url, client_id, client_secret),
+            api: Arc::new(Api::new(http, &api_url, token_url, client_id, client_secret)),
+            ahead: Ahead::default(),
             lookback,
             delay,
             cut: Cut { window, overlap },
@@ -110,14 +115,23 @@ impl Sectigo {
         let since = end.before(Duration::from_secs(3600));
         let range = Position::starting_at(since).enter(end, Cut { window: Duration::from_secs(3600), ..self.cut });
         let Some(range) = range else { return Ok(0) };
-        match self.api.records(range.from(), range.until(), None).await? {
-            PageAnswer::Page { reply, access } => Ok(self.records(&reply, &access)?.len()),
+        match self.api.ask(&question(&range)).await? {
+            PageAnswer::Page { reply, access, .. } => Ok(self.records(&reply, &access).await?.len()),
             PageAnswer::PageTokenRefused { .. } => Ok(0),
         }
     }
 
-    fn records(&self, reply: &Reply, access: &AccessToken) -> Result<Vec<crate::event::Event>, Error> {
-        page::records(&reply.body).map_err(|cause| {
+    /// The records of an answer, read on a thread for blocking work: a large page takes its time.
+    async fn records(&self, reply: &Reply, access: &AccessToken) -> Result<Vec<Event>, Error> {
+        let body = reply.body.clone();
+        let read = match tokio::task::spawn_blocking(move || page::records(&body)).await {
+            Ok(read) => read,
+            // A bug is to end the process as one.
+            Err(stopped) if stopped.is_panic() => std::panic::resume_unwind(stopped.into_panic()),
+            // Only the end of the process ends such work.
+            Err(_) => page::records(&reply.body),
+        };
+        read.map_err(|cause| {
             let (place, reason) = (self.api.place(), self.api.describe(reply, access, &cause));
             match cause {
                 page::Error::NotAnArray => Error::NotAPage { place, reason, variable: URL_VARIABLE },
@@ -134,14 +148,14 @@ impl Sectigo {
         if elapsed > CLOCK_LIFE { None } else { date.checked_add(elapsed).ok() }
     }
 
-    fn note_server_clock(&self, date: Timestamp, now: Timestamp) {
+    fn note_server_clock(&self, date: Timestamp, read: Instant, now: Timestamp) {
         // `now` is when the cycle began: a server that is ahead of it by the length of a cycle may well be right.
         let ahead = Moment::from(now).since(Moment::from(date));
         if ahead > CLOCK_TOLERANCE && !self.clock_told.swap(true, Ordering::Relaxed) {
             let ahead = humantime::format_duration(ahead);
             tracing::warn!(server = %date, ours = %now, "this machine's clock is {ahead} ahead of the API's, which counts");
         }
-        *self.server_clock.lock().unwrap_or_else(PoisonError::into_inner) = Some((date, Instant::now()));
+        *self.server_clock.lock().unwrap_or_else(PoisonError::into_inner) = Some((date, read));
     }
 
     /// The range that follows `position`, in a history that ends `now`; none where there is nothing to ask for.
@@ -166,9 +180,9 @@ impl Sectigo {
     }
 
     /// What a first page's own time says of its range: none if the range may end where it does, else where it has to.
-    fn too_early(&self, range: &InRange, reply: &Reply, now: Timestamp) -> Option<Moment> {
+    fn too_early(&self, range: &InRange, reply: &Reply, read: Instant, now: Timestamp) -> Option<Moment> {
         let date = reply.date()?;
-        self.note_server_clock(date, now);
+        self.note_server_clock(date, read, now);
         let end = end_of_history(date, None, self.delay);
         if range.token().is_some() || range.until() <= end {
             return None;
@@ -178,7 +192,7 @@ impl Sectigo {
 
     fn page(
         &self,
-        events: Vec<crate::event::Event>,
+        events: Vec<Event>,
         already_delivered: usize,
         next: &Position,
         now: Timestamp,
@@ -216,8 +230,9 @@ impl Source for Sectigo {
             return Ok(Page { events: Vec::new(), already_delivered: 0, next: cursor.clone(), more: false });
         };
         tracing::debug!(from = %range.from(), until = %range.until(), first = range.token().is_none(), "asking for a page");
-        let (reply, access) = match self.api.records(range.from(), range.until(), range.token()).await? {
-            PageAnswer::Page { reply, access } => (reply, access),
+        let question = question(&range);
+        let (reply, access, read) = match self.ahead.answer(&self.api, &question).await? {
+            PageAnswer::Page { reply, access, read } => (reply, access, read),
             PageAnswer::PageTokenRefused { refusal } => {
                 tracing::warn!(error = %refusal, "the API refused a page's token; its range is read from the start again, and may repeat");
                 let place = self.api.place();
@@ -226,7 +241,7 @@ impl Source for Sectigo {
                 return self.page(Vec::new(), 0, &Position::InRange(again), now);
             }
         };
-        if let Some(end) = self.too_early(&range, &reply, now) {
+        if let Some(end) = self.too_early(&range, &reply, read, now) {
             tracing::debug!(%end, "the API's clock has not come so far; asking for less");
             let theirs = end.after(self.delay).into();
             return match range.shortened_to(end, self.cut) {
@@ -239,8 +254,12 @@ impl Source for Sectigo {
                 }
             };
         }
-        let records = self.records(&reply, &access)?;
-        let token = self.api.page_token(&reply)?.map(PageToken);
+        let token = self.api.page_token(&reply)?;
+        // Behind an empty page there is none, whatever its token says; and the same token again would lead in a circle.
+        if token.is_some() && token != question.token && !page::is_empty(&reply.body) {
+            self.ahead.ask(&self.api, Question { token: token.clone(), ..question });
+        }
+        let records = self.records(&reply, &access).await?;
         let sifted = range.take(records, token).map_err(|contradiction| match contradiction {
             Contradiction::Unstable { expected } => {
                 self.overlap_off.store(true, Ordering::Relaxed);
@@ -268,6 +287,10 @@ impl Source for Sectigo {
         *self.window.lock().unwrap_or_else(PoisonError::into_inner) = narrowed.length().max(SHORTEST_WINDOW);
         Cursor::encode(&Position::InRange(narrowed)).ok()
     }
+}
+
+fn question(range: &InRange) -> Question {
+    Question { from: range.from(), until: range.until(), token: range.token().cloned() }
 }
 
 /// The cursor just behind everything up to `since`; needs no connection.

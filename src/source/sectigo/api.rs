@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use reqwest::StatusCode;
 use reqwest::header::{ACCEPT, AUTHORIZATION};
+use tokio::time::Instant;
 use url::Url;
 
 use super::URL_VARIABLE;
@@ -30,6 +31,17 @@ const FAMILY: &str = "sectigo.com";
 const TOKEN_URL_VARIABLE: &str = "SECTIGO_AUDIT_API_TOKEN_URL";
 const CLIENT_VARIABLE: &str = "SECTIGO_AUDIT_API_CLIENT_ID";
 
+/// What is asked for: a page of a range.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Question {
+    /// Where the range begins.
+    pub(super) from: Moment,
+    /// Where it ends.
+    pub(super) until: Moment,
+    /// The page; none for the first.
+    pub(super) token: Option<PageToken>,
+}
+
 /// What came back for a page.
 #[derive(Debug)]
 pub(super) enum PageAnswer {
@@ -39,6 +51,8 @@ pub(super) enum PageAnswer {
         reply: Reply,
         /// What it was asked with.
         access: AccessToken,
+        /// When it was there.
+        read: Instant,
     },
     /// The page's token was refused. The range has to be read from its start.
     PageTokenRefused {
@@ -79,26 +93,21 @@ impl Api {
         Place::of(&self.records)
     }
 
-    /// Asks for the page behind `token`, or for the first one of (`from`, `to`].
-    pub(super) async fn records(
-        &self,
-        from: Moment,
-        to: Moment,
-        token: Option<&PageToken>,
-    ) -> Result<PageAnswer, Error> {
+    /// Asks for a page.
+    pub(super) async fn ask(&self, question: &Question) -> Result<PageAnswer, Error> {
         let mut url = self.records.clone();
-        let (start, value) = match token {
+        let (start, value) = match &question.token {
             Some(PageToken(token)) => ("token", token.clone()),
-            None => ("from", from.to_string()),
+            None => ("from", question.from.to_string()),
         };
-        url.query_pairs_mut().append_pair(start, &value).append_pair("to", &to.to_string());
+        url.query_pairs_mut().append_pair(start, &value).append_pair("to", &question.until.to_string());
         let (endpoint, variable) = self.token_endpoint(&url).await?;
         let access = self.credentials.token(&self.http, &endpoint, variable).await?;
         let reply = self.call(url, Some(&access)).await?;
         if reply.status == StatusCode::OK {
-            return Ok(PageAnswer::Page { reply, access });
+            return Ok(PageAnswer::Page { reply, access, read: Instant::now() });
         }
-        self.refusal(&reply, &access, token.is_some()).await
+        self.refusal(&reply, &access, question.token.is_some()).await
     }
 
     pub(super) async fn check_token(&self) -> Result<String, Error> {
@@ -112,14 +121,14 @@ impl Api {
     }
 
     /// The token of the next page in an answer's header.
-    pub(super) fn page_token(&self, reply: &Reply) -> Result<Option<String>, Error> {
+    pub(super) fn page_token(&self, reply: &Reply) -> Result<Option<PageToken>, Error> {
         let Some(value) = reply.headers.get("token") else { return Ok(None) };
         let unreadable = |reason: &str| Error::Unreadable { place: self.place(), reason: reason.to_owned() };
         let token = value.to_str().map_err(|_| unreadable("its page token is not plain text"))?.trim();
         if token.len() > LONGEST_TOKEN {
             return Err(unreadable("its page token is longer than 4096 bytes"));
         }
-        Ok((!token.is_empty()).then(|| token.to_owned()))
+        Ok((!token.is_empty()).then(|| PageToken(token.to_owned())))
     }
 
     /// What is wrong with a page, with its beginning: audit records may be shown, but what is no page may be an echo.

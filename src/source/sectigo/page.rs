@@ -46,6 +46,12 @@ pub fn records(body: &Bytes) -> Result<Vec<Event>, Error> {
     Ok(elements.iter().map(event).collect())
 }
 
+/// Whether a body is a page without a record.
+pub fn is_empty(body: &[u8]) -> bool {
+    let inside = body.trim_ascii().strip_prefix(b"[").and_then(|rest| rest.strip_suffix(b"]"));
+    inside.is_some_and(|inside| inside.trim_ascii().is_empty())
+}
+
 struct Elements;
 
 impl<'de> Visitor<'de> for Elements {
