@@ -3,6 +3,8 @@
 //! A destination owns batching, limits, splitting and what its answers mean. It never waits: a failed call leaves in the
 //! [`Delivery`] what is still to be sent, and the engine calls again.
 
+use std::any::Any;
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +27,17 @@ pub struct Delivery {
     unanswered: bool,
     tally: Tally,
     beat: Beat,
+    prepared: Prepared,
+}
+
+/// What a destination has made ready of a delivery, in a form that it alone knows.
+#[derive(Default)]
+struct Prepared(Option<Box<dyn Any + Send>>);
+
+impl fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Prepared" } else { "Unprepared" })
+    }
 }
 
 /// What became of the events of a delivery so far.
@@ -60,7 +73,14 @@ impl Delivery {
     pub fn new(events: Vec<Event>) -> Self {
         let whole = 0..events.len();
         let outstanding = if whole.is_empty() { Vec::new() } else { vec![whole] };
-        Self { events: events.into(), outstanding, unanswered: false, tally: Tally::default(), beat: Beat::default() }
+        Self {
+            events: events.into(),
+            outstanding,
+            unanswered: false,
+            tally: Tally::default(),
+            beat: Beat::default(),
+            prepared: Prepared::default(),
+        }
     }
 
     /// All events of the page, settled or not.
@@ -78,6 +98,13 @@ impl Delivery {
         outstanding.retain(|range| !range.is_empty());
         outstanding.sort_by_key(|range| range.start);
         self.outstanding = outstanding;
+    }
+
+    /// Takes `range` from what is still to be sent, except what is `left` of it.
+    pub fn settle(&mut self, range: &Range<usize>, left: Vec<Range<usize>>) {
+        let around = |open: &Range<usize>| [open.start..open.end.min(range.start), open.start.max(range.end)..open.end];
+        let others = self.outstanding.iter().flat_map(around);
+        self.leave(others.chain(left).collect());
     }
 
     /// Adds what a pass achieved.
@@ -98,6 +125,16 @@ impl Delivery {
     /// To be told of each part that is done, such as a request that was answered.
     pub fn beat(&self) -> Beat {
         self.beat.clone()
+    }
+
+    /// Keeps what the destination has made ready, until it is taken or the delivery dropped.
+    pub fn set_prepared(&mut self, prepared: impl Any + Send) {
+        self.prepared = Prepared(Some(Box::new(prepared)));
+    }
+
+    /// What [`Self::set_prepared`] kept, once; none of another type.
+    pub fn take_prepared<T: Any + Send>(&mut self) -> Option<T> {
+        self.prepared.0.take()?.downcast().ok().map(|prepared| *prepared)
     }
 
     /// What was achieved so far.
@@ -130,6 +167,10 @@ pub enum Receipt {
 pub trait Destination: Send + Sync {
     /// The destination's name, for messages.
     fn name(&self) -> &'static str;
+
+    /// Begins with what can be done before anything is sent, such as to compress it, and does not wait for it. The delivery may
+    /// follow at once, late, or never; `now` is the present moment.
+    fn prepare(&self, _delivery: &mut Delivery, _now: Timestamp) {}
 
     /// Sends what is outstanding in `delivery`. After an error, what was settled stays settled and the rest is
     /// still outstanding. `now` is the moment of sending.

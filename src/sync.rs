@@ -1,8 +1,8 @@
 //! The sync engine: from a source to a destination, page by page, remembering how far it got.
 //!
-//! One task does it all. While a page is delivered the next one is fetched; the cursor behind a page is written once the
-//! destination has accepted the whole page, in order. Every wait is here, and every decision about a failure is
-//! [`verdict::decide`]'s.
+//! One task does it all. While a page is delivered the next one is fetched and made ready to be sent; the cursor behind a page is
+//! written once the destination has accepted the whole page, in order, and before anything further is sent. Every wait is here, and
+//! every decision about a failure is [`verdict::decide`]'s.
 //!
 //! Clock, source, destination and store are passed in, so that tests run the engine under simulated time.
 
@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::Instant;
 
-use crate::destination::{self, Destination};
+use crate::destination::{self, Delivery, Destination};
 use crate::failure::Chain;
 use crate::source::{self, Cursor, Page, Source};
 use crate::state::lease::Lease;
@@ -307,13 +307,13 @@ impl Sync {
     async fn pages(&self, ledger: &Mutex<Committer>, report: &mut Report) -> Result<(), Halt> {
         let now = self.clock.now();
         let Some(cursor) = ledger.lock().await.cursor().cloned() else { return Ok(()) };
-        let mut following = Some(self.fetch(cursor, now).await);
+        let mut following = Some(self.upcoming(cursor, now).await);
         while let Some(page) = following.transpose()? {
             // Fetched ahead, but not begun.
             if self.stop.is_requested() {
                 return Err(Halt::Stopped);
             }
-            report.page(page.events.len(), page.already_delivered);
+            report.page(page.delivery.events().len(), page.already_delivered);
             report.now_and_then(self.source.position(&page.next).ok());
             following = self.settle_and_fetch(page, now, ledger, report).await?;
         }
@@ -323,16 +323,16 @@ impl Sync {
     /// Settles a page and fetches the next one meanwhile. The page's failure ends it at once; the next one's has time.
     async fn settle_and_fetch(
         &self,
-        page: Page,
+        page: Upcoming,
         now: Timestamp,
         ledger: &Mutex<Committer>,
         report: &mut Report,
-    ) -> Result<Option<Result<Page, Halt>>, Halt> {
-        let Page { events, next, more, .. } = page;
+    ) -> Result<Option<Result<Upcoming, Halt>>, Halt> {
+        let Upcoming { delivery, next, more, .. } = page;
         let behind = next.clone();
-        let fetching = async { if more { Some(self.fetch(behind, now).await) } else { None } };
+        let fetching = async { if more { Some(self.upcoming(behind, now).await) } else { None } };
         let mut fetching = std::pin::pin!(fetching);
-        let mut settling = std::pin::pin!(self.settle(events, next, ledger, report));
+        let mut settling = std::pin::pin!(self.settle(delivery, next, ledger, report));
         tokio::select! {
             biased;
             settled = &mut settling => settled?,
@@ -342,6 +342,14 @@ impl Sync {
             }
         }
         Ok(fetching.await)
+    }
+
+    /// The page behind `cursor`, for which the destination does ahead what it can.
+    async fn upcoming(&self, cursor: Cursor, now: Timestamp) -> Result<Upcoming, Halt> {
+        let Page { events, already_delivered, next, more } = self.fetch(cursor, now).await?;
+        let mut delivery = Delivery::new(events);
+        self.destination.prepare(&mut delivery, self.clock.now());
+        Ok(Upcoming { delivery, already_delivered, next, more })
     }
 
     /// The page behind `cursor`, however long it takes; a stop ends it at once, since nothing is lost with an answer
@@ -433,6 +441,14 @@ impl Sync {
         }
         Ok(())
     }
+}
+
+/// A page that is to be delivered.
+struct Upcoming {
+    delivery: Delivery,
+    already_delivered: usize,
+    next: Cursor,
+    more: bool,
 }
 
 /// What a write is for.

@@ -1,9 +1,8 @@
 //! The Datadog logs intake, as described at `docs.datadoghq.com/api/latest/logs` (send logs).
 //!
-//! [`entry`] writes one event, `text` its strings, [`batch`] one body, [`response`] reads an answer, `isolate` settles a batch whatever it contains,
-//! [`preview`] prints in place of sending, and this file sends: up to four requests at a time.
+//! [`entry`] writes one event, `text` its strings, [`batch`] one body, `packing` has bodies made ahead, [`response`] reads an answer, `isolate`
+//! settles a batch whatever it contains, [`preview`] prints in place of sending, and this file sends: up to eight requests at a time.
 
-use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -16,27 +15,27 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::{Delivery, Destination, Error, Receipt};
-use crate::event::Event;
 use crate::http::{self, Excerpt, Method, Place, Redaction, Reply, Server};
 use crate::secret::Secret;
 use crate::telemetry::metrics;
-use batch::{Batch, MOST_ENTRIES};
-use entry::{EntryWriter, Form};
-use isolate::Settling;
+use entry::EntryWriter;
+use isolate::{Settled, Settling};
+use packing::{Batches, Packer};
 use rejected::Rejected;
 use response::Meaning;
 
 pub mod batch;
 pub mod entry;
 mod isolate;
+mod packing;
 pub mod preview;
 pub mod rejected;
 pub mod response;
 pub mod severity;
 mod text;
 
-/// Requests under way at a time.
-const IN_FLIGHT: usize = 4;
+/// Requests under way at a time: a page of 5000 records takes five, and should take one round.
+const IN_FLIGHT: usize = 8;
 
 /// Clocks that differ by more than this many seconds are not just read at different moments.
 const CLOCK_TOLERANCE: i64 = 120;
@@ -108,8 +107,7 @@ pub struct Datadog {
     site: String,
     validate: Url,
     key: Secret,
-    compression: Compression,
-    entries: Arc<EntryWriter>,
+    packer: Packer,
     rejected: Rejected,
     clock: IntakeClock,
 }
@@ -173,8 +171,10 @@ impl Datadog {
             site: settings.site,
             validate: below(&settings.api_url, "api/v1/validate"),
             key: settings.api_key,
-            compression: settings.compression,
-            entries: Arc::new(EntryWriter::new(&settings.labels, record_key)),
+            packer: Packer {
+                entries: Arc::new(EntryWriter::new(&settings.labels, record_key)),
+                compression: settings.compression,
+            },
             rejected: Rejected::new(settings.rejected_path),
             clock: IntakeClock::default(),
         }
@@ -214,29 +214,11 @@ impl Datadog {
     /// A body with one entry of our own.
     fn notice(&self, kind: &str, message: &str, status: &str, now: Timestamp) -> Result<Body, Error> {
         let mut body = vec![b'['];
-        self.entries.write_notice(&mut body, kind, message, status, now);
+        self.packer.entries.write_notice(&mut body, kind, message, status, now);
         body.push(b']');
         let uncompressed = body.len();
-        let sent = batch::compress(body, self.compression).map_err(Error::Batch)?;
+        let sent = batch::compress(body, self.packer.compression).map_err(Error::Batch)?;
         Ok(Body { sent, uncompressed })
-    }
-
-    /// Prepares a batch on a thread for blocking work: compression is what costs most of all.
-    async fn fill(
-        &self,
-        events: &Arc<[Event]>,
-        range: Range<usize>,
-        form: Form,
-        now: Timestamp,
-    ) -> Result<Batch, Error> {
-        let (entries, events, compression) = (Arc::clone(&self.entries), Arc::clone(events), self.compression);
-        let filling = move || Batch::fill(&entries, &events, range, form, now, compression);
-        match tokio::task::spawn_blocking(filling).await {
-            Ok(filled) => filled.map_err(Error::Batch),
-            // A bug is to end the process as one.
-            Err(stopped) if stopped.is_panic() => std::panic::resume_unwind(stopped.into_panic()),
-            Err(stopped) => Err(Error::Batch(std::io::Error::other(stopped))),
-        }
     }
 
     async fn post(&self, body: Body) -> Result<Ruling, Error> {
@@ -251,7 +233,7 @@ impl Datadog {
             .header("DD-EVP-ORIGIN-VERSION", env!("CARGO_PKG_VERSION"))
             .header(CONTENT_TYPE, "application/json")
             .body(body.sent);
-        if let Some(encoding) = self.compression.content_encoding() {
+        if let Some(encoding) = self.packer.compression.content_encoding() {
             request = request.header(CONTENT_ENCODING, encoding);
         }
         let hidden = Redaction::of([&key]);
@@ -302,41 +284,47 @@ impl Destination for Datadog {
         "datadog"
     }
 
+    fn prepare(&self, delivery: &mut Delivery, now: Timestamp) {
+        let sent_at = self.clock.correct(now);
+        delivery.set_prepared(Batches::begin(&self.packer, delivery.events(), delivery.outstanding(), sent_at));
+    }
+
     async fn deliver(&self, delivery: &mut Delivery, now: Timestamp) -> Result<Receipt, Error> {
         let events = Arc::clone(delivery.events());
         let sent_at = self.clock.correct(now);
-        let mut open: Vec<_> = delivery.outstanding().iter().flat_map(|range| requests(range.clone())).collect();
-        let mut waiting: Vec<_> = open.iter().rev().cloned().collect();
+        let prepared = delivery.take_prepared().filter(|batches: &Batches| batches.are_fresh(sent_at));
+        let mut batches =
+            prepared.unwrap_or_else(|| Batches::begin(&self.packer, &events, delivery.outstanding(), sent_at));
         let mut failure: Option<Error> = None;
         let mut under_way = FuturesUnordered::new();
         loop {
-            while under_way.len() < IN_FLIGHT
-                && failure.is_none()
-                && let Some(range) = waiting.pop()
-            {
-                under_way.push(Settling::new(self, Arc::clone(&events), range, sent_at, delivery.beat()).run());
-            }
-            let Some(settled) = under_way.next().await else { break };
-            delivery.count(settled.tally);
-            // At once: this may be broken off before the others are settled.
-            open.retain(|range| *range != settled.range);
-            open.extend(settled.left);
-            delivery.leave(open.clone());
-            if let Some(error) = settled.error {
-                if matches!(&error, Error::Http(error) if error.may_have_arrived()) {
-                    delivery.note_unanswered();
+            tokio::select! {
+                biased;
+                Some(settled) = under_way.next() => {
+                    let Settled { range, tally, left, error } = settled;
+                    // At once: this may be broken off before the others are settled.
+                    delivery.count(tally);
+                    delivery.settle(&range, left);
+                    if let Some(error) = error {
+                        if matches!(&error, Error::Http(error) if error.may_have_arrived()) {
+                            delivery.note_unanswered();
+                        }
+                        failure.get_or_insert(error);
+                    }
                 }
-                failure.get_or_insert(error);
+                Some(batch) = batches.next(), if under_way.len() < IN_FLIGHT && failure.is_none() => match batch {
+                    Ok(batch) => {
+                        let settling = Settling::new(self, Arc::clone(&events), batch, sent_at, delivery.beat());
+                        under_way.push(settling.run());
+                    }
+                    Err(error) => failure = Some(error),
+                },
+                else => break,
             }
         }
         self.clock.compare(now);
         failure.map_or(Ok(Receipt::Accepted), Err)
     }
-}
-
-/// Cuts a range into the most that single requests can carry.
-fn requests(range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
-    range.clone().step_by(MOST_ENTRIES).map(move |start| start..range.end.min(start + MOST_ENTRIES))
 }
 
 fn below(base: &Url, path: &str) -> Url {

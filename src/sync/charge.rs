@@ -193,6 +193,14 @@ impl Sync {
                 let save = if committer.is_pending() { Save::Pending } else { Save::Renewal };
                 self.write(&mut committer, save).await?;
             }
+            drop(committer);
+            if self.tenure.renewal_due().is_some_and(|due| due <= Instant::now()) {
+                // It failed during a stop, which waits for what is delivered alone, and is not tried again at once.
+                tokio::select! {
+                    () = self.changed.notified() => {}
+                    () = tokio::time::sleep(self.tenure.patience().unwrap_or_default()) => {}
+                }
+            }
         }
     }
 

@@ -9,7 +9,6 @@ use super::commit::Committer;
 use super::report::Report;
 use super::{Error, Halt, Save, Sync};
 use crate::destination::{self, Delivery, Receipt};
-use crate::event::Event;
 use crate::failure::Chain;
 use crate::source::Cursor;
 
@@ -21,14 +20,14 @@ impl Sync {
     /// Delivers a page and writes the cursor behind it, at once or, where the store wants to be written to slowly, at its time.
     pub(super) async fn settle(
         &self,
-        events: Vec<Event>,
+        delivery: Delivery,
         cursor: Cursor,
         ledger: &Mutex<Committer>,
         report: &mut Report,
     ) -> Result<(), Halt> {
         // A write that is under way ends first: while the store does not answer, nothing further is delivered.
         drop(ledger.lock().await);
-        let receipt = if events.is_empty() { None } else { Some(self.deliver(events, report).await?) };
+        let receipt = if delivery.is_complete() { None } else { Some(self.deliver(delivery, report).await?) };
         let mut committer = ledger.lock().await;
         self.in_flight.delivered();
         // What the destination holds in a buffer is not accepted yet; neither is what follows it.
@@ -79,8 +78,7 @@ impl Sync {
     }
 
     /// Delivers a page, however long it takes. A stop lets it end, unless nothing of it has left yet.
-    async fn deliver(&self, events: Vec<Event>, report: &mut Report) -> Result<Receipt, Halt> {
-        let mut delivery = Delivery::new(events);
+    async fn deliver(&self, mut delivery: Delivery, report: &mut Report) -> Result<Receipt, Halt> {
         self.in_flight.delivering(delivery.events().len());
         let delivered = self.deliver_all(&mut delivery, report).await;
         if delivered.is_err() && !delivery.is_begun() {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::batch::Batch;
 use super::entry::Form;
 use super::rejected::Fate;
 use super::response::Meaning;
@@ -21,7 +22,7 @@ use crate::telemetry::pulse::Beat;
 /// What became of a range of events.
 #[derive(Debug, Default)]
 pub(super) struct Settled {
-    /// What was to be settled.
+    /// What was to be settled: one batch.
     pub(super) range: Range<usize>,
     pub(super) tally: Tally,
     /// Not settled, to be sent again.
@@ -36,12 +37,14 @@ struct Suspect {
     reason: String,
 }
 
-/// The settling of one range.
+/// The settling of one batch.
 pub(super) struct Settling<'a> {
     datadog: &'a Datadog,
     events: Arc<[Event]>,
     range: Range<usize>,
     now: Timestamp,
+    /// Made ahead, and the first to be sent.
+    first: Option<Batch>,
     /// Still to be sent, the next one last.
     work: Vec<(Range<usize>, Form)>,
     suspects: Vec<Suspect>,
@@ -51,15 +54,11 @@ pub(super) struct Settling<'a> {
 }
 
 impl<'a> Settling<'a> {
-    pub(super) fn new(
-        datadog: &'a Datadog,
-        events: Arc<[Event]>,
-        range: Range<usize>,
-        now: Timestamp,
-        beat: Beat,
-    ) -> Self {
+    pub(super) fn new(datadog: &'a Datadog, events: Arc<[Event]>, batch: Batch, now: Timestamp, beat: Beat) -> Self {
+        let range = batch.range.clone();
         let work = vec![(range.clone(), Form::Whole)];
-        Self { datadog, events, range, now, work, suspects: Vec::new(), tally: Tally::default(), beat }
+        let (suspects, tally) = (Vec::new(), Tally::default());
+        Self { datadog, events, range, now, first: Some(batch), work, suspects, tally, beat }
     }
 
     /// Sends until everything is settled or something stands in the way.
@@ -83,7 +82,10 @@ impl<'a> Settling<'a> {
 
     /// Sends the beginning of `range`, the last piece of work, and replaces that by what is left of it.
     async fn send(&mut self, range: Range<usize>, form: Form) -> Result<(), Error> {
-        let batch = self.datadog.fill(&self.events, range.clone(), form, self.now).await?;
+        let batch = match self.first.take() {
+            Some(batch) => batch,
+            None => self.datadog.packer.pack(&self.events, range.clone(), form, self.now).await?,
+        };
         self.tally.requests += 1;
         self.tally.bytes += batch.body.len() as u64;
         let sent = batch.range.clone();
