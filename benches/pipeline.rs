@@ -19,7 +19,8 @@ mod support;
 use std::io::Write as _;
 use std::ops::Range;
 
-use auditsync::destination::datadog::batch::{Batch, compress};
+use auditsync::destination::datadog::batch::{Batch, Workbench};
+use auditsync::destination::datadog::compressor::Compressor;
 use auditsync::destination::datadog::entry::{EntryWriter, Form};
 use auditsync::destination::datadog::{Compression, Labels};
 use auditsync::event::Event;
@@ -89,7 +90,8 @@ fn writer() -> EntryWriter {
 }
 
 fn fill(events: &[Event], range: Range<usize>, compression: Compression) -> Batch {
-    Batch::fill(&writer(), events, range, Form::Whole, Timestamp::now(), compression).unwrap()
+    let mut workbench = Workbench::new(compression).unwrap();
+    Batch::fill(&mut workbench, &writer(), events, range, Form::Whole, Timestamp::now()).unwrap()
 }
 
 fn body_of(size: usize) -> Vec<u8> {
@@ -121,8 +123,9 @@ fn read(bencher: Bencher<'_, '_>, size: usize) {
     let events = events_of(size);
     let bytes = events.iter().map(|event| event.raw().len()).sum();
     counting(bencher, events.len(), bytes).bench_local(|| {
+        let mut reader = record::Reader::default();
         for event in &events {
-            black_box(record::read(black_box(event.raw())));
+            black_box(reader.read(black_box(event.raw())));
         }
     });
 }
@@ -142,8 +145,11 @@ fn fingerprint(bencher: Bencher<'_, '_>, size: usize) {
 fn build(bencher: Bencher<'_, '_>, size: usize) {
     let events = events_of(size);
     let bytes = body_of(size).len();
-    let none = Compression::Identity;
-    counting(bencher, events.len(), bytes).bench_local(|| fill(black_box(&events), 0..events.len(), none));
+    let (writer, mut workbench) = (writer(), Workbench::new(Compression::Identity).unwrap());
+    counting(bencher, events.len(), bytes).bench_local(|| {
+        let events = black_box(&events);
+        Batch::fill(&mut workbench, &writer, events, 0..events.len(), Form::Whole, Timestamp::now()).unwrap()
+    });
 }
 
 #[divan::bench(consts = GZIP_LEVELS, args = SIZES, sample_count = 20)]
@@ -171,9 +177,8 @@ fn zstd_default(bencher: Bencher<'_, '_>, size: usize) {
 
 fn as_sent(bencher: Bencher<'_, '_>, size: usize, compression: Compression) {
     let body = body_of(size);
-    counting(bencher, events_of(size).len(), body.len())
-        .with_inputs(|| body.clone())
-        .bench_local_values(|body| compress(black_box(body), compression).unwrap());
+    let mut compressor = Compressor::new(compression).unwrap();
+    counting(bencher, events_of(size).len(), body.len()).bench_local(|| compressor.compress(black_box(&body)).unwrap());
 }
 
 #[divan::bench(args = SIZES, sample_count = 20)]
@@ -188,9 +193,9 @@ fn pipeline_zstd(bencher: Bencher<'_, '_>, size: usize) {
 
 fn pipeline(bencher: Bencher<'_, '_>, size: usize, compression: Compression) {
     let page = page_of(size);
-    let writer = writer();
+    let (writer, mut workbench) = (writer(), Workbench::new(compression).unwrap());
     counting(bencher, events_of(size).len(), page.len()).bench_local(|| {
         let events = page::records(black_box(&page)).unwrap();
-        Batch::fill(&writer, &events, 0..events.len(), Form::Whole, Timestamp::now(), compression).unwrap()
+        Batch::fill(&mut workbench, &writer, &events, 0..events.len(), Form::Whole, Timestamp::now()).unwrap()
     });
 }

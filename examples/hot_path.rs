@@ -11,7 +11,8 @@ mod support;
 use std::hint::black_box;
 use std::process::ExitCode;
 
-use auditsync::destination::datadog::batch::{Batch, compress};
+use auditsync::destination::datadog::batch::{Batch, Workbench};
+use auditsync::destination::datadog::compressor::Compressor;
 use auditsync::destination::datadog::entry::{EntryWriter, Form};
 use auditsync::destination::datadog::{Compression, Labels};
 use auditsync::source::sectigo::fingerprint::Fingerprint;
@@ -42,18 +43,21 @@ fn main() -> ExitCode {
         tags: "env:prod,team:pki".into(),
     };
     let writer = EntryWriter::new(&labels, "sectigo");
-    let build = || Batch::fill(&writer, &events, 0..RECORDS, Form::Whole, now, Compression::Identity).unwrap().body;
+    let mut workbench = Workbench::new(Compression::Identity).unwrap();
+    let mut build = || Batch::fill(&mut workbench, &writer, &events, 0..RECORDS, Form::Whole, now).unwrap().body;
     let body = build();
-    let run: &dyn Fn() = match stage.as_str() {
-        "read" => &|| drop(black_box(page::records(&page).unwrap())),
-        "fingerprint" => &|| {
+    let mut gzip = Compressor::new(Compression::Gzip).unwrap();
+    let mut zstd = Compressor::new(Compression::Zstd).unwrap();
+    let run: &mut dyn FnMut() = match stage.as_str() {
+        "read" => &mut || drop(black_box(page::records(&page).unwrap())),
+        "fingerprint" => &mut || {
             for event in &events {
                 black_box(Fingerprint::of_record(event.raw()));
             }
         },
-        "build" => &|| drop(black_box(build())),
-        "gzip" => &|| drop(black_box(compress(body.clone(), Compression::Gzip).unwrap())),
-        "zstd" => &|| drop(black_box(compress(body.clone(), Compression::Zstd).unwrap())),
+        "build" => &mut || drop(black_box(build())),
+        "gzip" => &mut || drop(black_box(gzip.compress(&body).unwrap())),
+        "zstd" => &mut || drop(black_box(zstd.compress(&body).unwrap())),
         _ => {
             eprintln!("usage: hot_path read|fingerprint|build|gzip|zstd [rounds]");
             return ExitCode::FAILURE;

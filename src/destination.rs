@@ -132,7 +132,7 @@ impl Delivery {
         self.prepared = Prepared(Some(Box::new(prepared)));
     }
 
-    /// What [`Self::set_prepared`] kept, once; none of another type.
+    /// What [`Self::set_prepared`] kept, once; what is of another type is dropped.
     pub fn take_prepared<T: Any + Send>(&mut self) -> Option<T> {
         self.prepared.0.take()?.downcast().ok().map(|prepared| *prepared)
     }
@@ -169,7 +169,7 @@ pub trait Destination: Send + Sync {
     fn name(&self) -> &'static str;
 
     /// Begins with what can be done before anything is sent, such as to compress it, and does not wait for it. The delivery may
-    /// follow at once, late, or never; `now` is the present moment.
+    /// follow at once, late, or never; `now` is the present moment. To be called within a runtime of tokio.
     fn prepare(&self, _delivery: &mut Delivery, _now: Timestamp) {}
 
     /// Sends what is outstanding in `delivery`. After an error, what was settled stays settled and the rest is

@@ -8,6 +8,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use memchr::memchr;
 use serde::de::{Deserializer, Visitor};
 
 /// One event as its source gave it.
@@ -92,16 +93,42 @@ impl Event {
         (!text.is_empty()).then_some(text)
     }
 
-    /// A field as it may stand between the quotes of a JSON string, where it stands so in the record: a string without escapes, a
-    /// number or a boolean.
-    pub fn verbatim(&self, field: Field) -> Option<&[u8]> {
+    /// A field as it may stand in another JSON string, where it stands so in the record: a number, a boolean, or a string in which
+    /// nothing is escaped as `\u`, for that may be half a character.
+    pub fn verbatim(&self, field: Field) -> Option<Verbatim<'_>> {
         let Span { start, end } = self.fields.0[field as usize];
         match self.raw.get(start as usize..end as usize)? {
-            [b'"', content @ .., b'"'] => (!content.is_empty() && !content.contains(&b'\\')).then_some(content),
-            [] | [b'"' | b'n' | b'{' | b'[', ..] => None,
-            token => Some(token),
+            [] | [b'n' | b'{' | b'[', ..] | b"\"\"" => None,
+            token @ [b'"', content @ .., b'"'] => match memchr(b'\\', content) {
+                None => Some(Verbatim::Plain(content)),
+                Some(first) => (!has_unicode_escape(&content[first..])).then_some(Verbatim::Escaped(token)),
+            },
+            [b'"', ..] => None,
+            token => Some(Verbatim::Plain(token)),
         }
     }
+}
+
+/// A field's text, as it stands in the record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verbatim<'a> {
+    /// Nothing in it is escaped.
+    Plain(&'a [u8]),
+    /// A JSON string, in its quotes, with escapes in it.
+    Escaped(&'a [u8]),
+}
+
+/// Whether a `\u` is among the escapes of `content`, which belongs to a valid JSON string.
+fn has_unicode_escape(mut content: &[u8]) -> bool {
+    while let Some(at) = memchr(b'\\', content) {
+        match content.get(at + 1..) {
+            Some([b'u', ..]) => return true,
+            // Behind the backslash and what it escapes, which may be another.
+            Some([_, behind @ ..]) => content = behind,
+            _ => return false,
+        }
+    }
+    false
 }
 
 impl fmt::Debug for Event {
@@ -116,7 +143,9 @@ impl fmt::Debug for Event {
 pub fn scalar(token: &[u8]) -> Option<Cow<'_, str>> {
     match token {
         // Without an escape the content stands there as it is.
-        [b'"', content @ .., b'"'] if !content.contains(&b'\\') => std::str::from_utf8(content).ok().map(Cow::Borrowed),
+        [b'"', content @ .., b'"'] if memchr(b'\\', content).is_none() => {
+            std::str::from_utf8(content).ok().map(Cow::Borrowed)
+        }
         [b'"', ..] => match serde_json::from_slice::<String>(token) {
             Ok(text) => Some(Cow::Owned(text)),
             Err(_) => serde_json::from_slice::<Lossy>(token).ok().map(|Lossy(text)| Cow::Owned(text)),
@@ -163,6 +192,25 @@ mod tests {
             assert_eq!(scalar(token.as_bytes()).as_deref(), expected, "{token}");
         }
         assert!(matches!(scalar(b"\"plain\""), Some(Cow::Borrowed("plain"))));
+    }
+
+    #[test]
+    fn a_field_stands_verbatim_unless_a_character_is_written_as_a_number() {
+        for (token, expected) in [
+            (r#""plain é""#, Some(Verbatim::Plain("plain é".as_bytes()))),
+            ("4.50", Some(Verbatim::Plain(b"4.50"))),
+            (r#""a\"b""#, Some(Verbatim::Escaped(br#""a\"b""#))),
+            (r#""\\u0041""#, Some(Verbatim::Escaped(br#""\\u0041""#))),
+            (r#""\n\u0041""#, None),
+            (r#""\\\u0041""#, None),
+            (r#""""#, None),
+            ("null", None),
+        ] {
+            let mut fields = Fields::default();
+            fields.set(Field::Action, 0..token.len());
+            let event = Event::new(Bytes::from(token), None, fields);
+            assert_eq!(event.verbatim(Field::Action), expected, "{token}");
+        }
     }
 
     #[test]

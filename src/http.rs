@@ -26,6 +26,9 @@ pub const USER_AGENT: &str = concat!("auditsync/", env!("CARGO_PKG_VERSION"));
 /// The longest time to get a connection; the configured time-out bounds the whole exchange.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// So many bytes that an answer announces are made room for at once; for more when they have come.
+const LARGEST_TO_BELIEVE: usize = 8 * 1024 * 1024;
+
 /// Time-outs of the HTTP clients.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
@@ -258,7 +261,8 @@ pub async fn exchange(
 impl Answer {
     /// The whole answer; its body must arrive complete and within `limit` bytes after decompression.
     pub async fn whole(mut self, limit: usize) -> Result<Reply, Error> {
-        let mut body = BytesMut::new();
+        let announced = self.response.content_length().and_then(|length| usize::try_from(length).ok());
+        let mut body = BytesMut::with_capacity(announced.unwrap_or(0).min(limit).min(LARGEST_TO_BELIEVE));
         loop {
             match self.response.chunk().await {
                 Ok(Some(chunk)) if body.len() + chunk.len() > limit => {

@@ -2,7 +2,7 @@
 //! intake's limits.
 #![no_main]
 
-use auditsync::destination::datadog::batch::{Batch, LARGEST_BODY, MOST_ENTRIES};
+use auditsync::destination::datadog::batch::{Batch, LARGEST_BODY, MOST_ENTRIES, Workbench};
 use auditsync::destination::datadog::entry::{CUT_ENTRY, EntryWriter, Form, LARGEST_ENTRY};
 use auditsync::destination::datadog::{Compression, Labels};
 use auditsync::event::Event;
@@ -44,9 +44,10 @@ fn check_entry(writer: &EntryWriter, event: &Event, form: Form) {
 }
 
 fn check_batches(writer: &EntryWriter, events: &[Event]) {
+    let mut workbench = Workbench::new(Compression::Identity).expect("nothing is to be compressed");
     let mut next = 0;
     while next < events.len() {
-        let batch = Batch::fill(writer, events, next..events.len(), Form::Whole, NOW, Compression::Identity)
+        let batch = Batch::fill(&mut workbench, writer, events, next..events.len(), Form::Whole, NOW)
             .expect("memory can be written to");
         assert!(batch.range.start == next && batch.range.end > next && batch.range.len() <= MOST_ENTRIES);
         assert!(batch.body.len() <= LARGEST_BODY);

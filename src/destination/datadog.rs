@@ -1,6 +1,6 @@
 //! The Datadog logs intake, as described at `docs.datadoghq.com/api/latest/logs` (send logs).
 //!
-//! [`entry`] writes one event, `text` its strings, [`batch`] one body, `packing` has bodies made ahead, [`response`] reads an answer, `isolate`
+//! [`entry`] writes one event, `text` its strings, [`batch`] one body, [`compressor`] makes it smaller, `packing` has bodies made ahead, [`response`] reads an answer, `isolate`
 //! settles a batch whatever it contains, [`preview`] prints in place of sending, and this file sends: up to eight requests at a time.
 
 use std::path::PathBuf;
@@ -18,6 +18,7 @@ use super::{Delivery, Destination, Error, Receipt};
 use crate::http::{self, Excerpt, Method, Place, Redaction, Reply, Server};
 use crate::secret::Secret;
 use crate::telemetry::metrics;
+use compressor::Compressor;
 use entry::EntryWriter;
 use isolate::{Settled, Settling};
 use packing::{Batches, Packer};
@@ -25,6 +26,7 @@ use rejected::Rejected;
 use response::Meaning;
 
 pub mod batch;
+pub mod compressor;
 pub mod entry;
 mod isolate;
 mod packing;
@@ -171,10 +173,7 @@ impl Datadog {
             site: settings.site,
             validate: below(&settings.api_url, "api/v1/validate"),
             key: settings.api_key,
-            packer: Packer {
-                entries: Arc::new(EntryWriter::new(&settings.labels, record_key)),
-                compression: settings.compression,
-            },
+            packer: Packer::new(EntryWriter::new(&settings.labels, record_key), settings.compression),
             rejected: Rejected::new(settings.rejected_path),
             clock: IntakeClock::default(),
         }
@@ -217,7 +216,8 @@ impl Datadog {
         self.packer.entries.write_notice(&mut body, kind, message, status, now);
         body.push(b']');
         let uncompressed = body.len();
-        let sent = batch::compress(body, self.packer.compression).map_err(Error::Batch)?;
+        let sent = Compressor::new(self.packer.compression).and_then(|mut compressor| compressor.compress(&body));
+        let sent = sent.map_err(Error::Batch)?;
         Ok(Body { sent, uncompressed })
     }
 
@@ -323,7 +323,11 @@ impl Destination for Datadog {
             }
         }
         self.clock.compare(now);
-        failure.map_or(Ok(Receipt::Accepted), Err)
+        match failure {
+            Some(failure) => Err(failure),
+            None if delivery.is_complete() => Ok(Receipt::Accepted),
+            None => Err(Error::Batch(std::io::Error::other("the batches of a page ended before the page"))),
+        }
     }
 }
 

@@ -21,6 +21,7 @@ mod intake_refusals;
 mod killing;
 mod lease;
 mod metrics;
+mod pipeline;
 mod probe;
 mod rotation;
 mod secrets;

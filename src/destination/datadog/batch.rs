@@ -1,12 +1,12 @@
 //! Batches: as many entries in one body as the intake takes.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::ops::Range;
 
-use flate2::write::GzEncoder;
 use jiff::Timestamp;
 
 use super::Compression;
+use super::compressor::Compressor;
 use super::entry::{EntryWriter, Form};
 use crate::event::Event;
 
@@ -19,14 +19,20 @@ pub const LARGEST_BODY: usize = 5_000_000;
 /// The usual size of an entry, for the first guess at a body's size.
 const USUAL_ENTRY: usize = 1_000;
 
-/// The level of gzip. Records of 500 bytes in pages of 1000, whole program, microseconds of CPU and bytes sent an event, in one sitting:
-/// level 1 7.1 and 168, 3 9.5 and 111, 4 11.1 and 97, 6 17.6 and 89 (`cargo run --release --example throughput -- --part headline`). CPU is what is
-/// short on a small machine that drains a backlog; who pays by the byte takes zstd, which at [`ZSTD_LEVEL`] sends 109 for less.
-const GZIP_LEVEL: u32 = 1;
+/// What batches are made with, kept from one to the next.
+#[derive(Debug)]
+pub struct Workbench {
+    /// The body before compression.
+    body: Vec<u8>,
+    compressor: Compressor,
+}
 
-/// The level of zstd, Datadog's own agent's as well. By itself 2.5 microseconds and 109 bytes an event; level 3 2.9 and 111, level 5
-/// 10.2 and 95 (bodies of 1000 entries, the best of five).
-const ZSTD_LEVEL: i32 = 1;
+impl Workbench {
+    /// A workbench for bodies of this kind.
+    pub fn new(compression: Compression) -> io::Result<Self> {
+        Ok(Self { body: Vec::new(), compressor: Compressor::new(compression)? })
+    }
+}
 
 /// A request body and what is in it.
 #[derive(Debug)]
@@ -46,25 +52,27 @@ pub struct Batch {
 impl Batch {
     /// Writes events from the beginning of `range`, as many as fit into one request; at least one.
     pub fn fill(
+        workbench: &mut Workbench,
         entries: &EntryWriter,
         events: &[Event],
         range: Range<usize>,
         form: Form,
         now: Timestamp,
-        compression: Compression,
     ) -> io::Result<Self> {
+        let Workbench { body, compressor } = workbench;
         let end = range.end.min(range.start.saturating_add(MOST_ENTRIES)).min(events.len());
         let mut batch =
             Self { range: range.start..range.start, body: Vec::new(), uncompressed: 0, restamped: 0, cut: Vec::new() };
         let raw: usize = events.get(range.start..end).unwrap_or_default().iter().map(|event| event.raw().len()).sum();
-        let mut body = Vec::with_capacity(LARGEST_BODY.min(raw + (end - range.start) * USUAL_ENTRY));
+        body.clear();
+        body.reserve(LARGEST_BODY.min(raw + (end - range.start) * USUAL_ENTRY));
         body.push(b'[');
         for (index, event) in events.iter().enumerate().take(end).skip(range.start) {
             let before = body.len();
             if index > range.start {
                 body.push(b',');
             }
-            let marks = entries.write(&mut body, event, form, now);
+            let marks = entries.write(body, event, form, now);
             // An entry is never larger than a body, so the first always fits.
             if body.len() + 1 > LARGEST_BODY && index > range.start {
                 body.truncate(before);
@@ -78,21 +86,8 @@ impl Batch {
         }
         body.push(b']');
         batch.uncompressed = body.len();
-        batch.body = compress(body, compression)?;
+        batch.body = compressor.compress(body)?;
         Ok(batch)
-    }
-}
-
-/// Compresses a request body.
-pub fn compress(body: Vec<u8>, compression: Compression) -> io::Result<Vec<u8>> {
-    match compression {
-        Compression::Gzip => {
-            let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), flate2::Compression::new(GZIP_LEVEL));
-            encoder.write_all(&body)?;
-            encoder.finish()
-        }
-        Compression::Zstd => zstd::bulk::compress(&body, ZSTD_LEVEL),
-        Compression::Identity => Ok(body),
     }
 }
 
@@ -108,7 +103,8 @@ mod tests {
         let empty = String::new;
         let labels = Labels { source: empty(), service: empty(), hostname: empty(), tags: empty() };
         let writer = EntryWriter::new(&labels, "sectigo");
-        Batch::fill(&writer, events, range, Form::Whole, Timestamp::UNIX_EPOCH, Compression::Identity).unwrap()
+        let mut workbench = Workbench::new(Compression::Identity).unwrap();
+        Batch::fill(&mut workbench, &writer, events, range, Form::Whole, Timestamp::UNIX_EPOCH).unwrap()
     }
 
     fn events(count: usize, size: usize) -> Vec<Event> {
@@ -137,17 +133,5 @@ mod tests {
             let entries: Vec<serde::de::IgnoredAny> = serde_json::from_slice(&batch.body).unwrap();
             assert_eq!(entries.len(), batch.range.len());
         }
-    }
-
-    #[test]
-    fn every_compression_can_be_undone() {
-        let body = b"[{\"a\":1}]".repeat(1000);
-        let gzip = compress(body.clone(), Compression::Gzip).unwrap();
-        let mut undone = Vec::new();
-        io::Read::read_to_end(&mut flate2::read::GzDecoder::new(gzip.as_slice()), &mut undone).unwrap();
-        assert_eq!(undone, body);
-        let zstd = compress(body.clone(), Compression::Zstd).unwrap();
-        assert_eq!(zstd::bulk::decompress(&zstd, body.len()).unwrap(), body);
-        assert_eq!(compress(body.clone(), Compression::Identity).unwrap(), body);
     }
 }

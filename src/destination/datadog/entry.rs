@@ -104,9 +104,9 @@ impl EntryWriter {
 
         out.extend_from_slice(&self.opening);
         out.extend_from_slice(b",\"status\":\"");
-        out.extend_from_slice(
-            severity(action.as_ref().map(Text::bytes), outcome.as_ref().map(Text::bytes)).name().as_bytes(),
-        );
+        let (done, ended) = (action.as_ref().map(Text::bytes), outcome.as_ref().map(Text::bytes));
+        let severity = severity(done.as_deref(), ended.as_deref());
+        out.extend_from_slice(severity.name().as_bytes());
         // Writing into memory cannot fail.
         let _ = write!(out, "\",\"timestamp\":{},\"message\":", stamp.as_millisecond());
         let whole = match form {
@@ -165,7 +165,7 @@ fn message(out: &mut Vec<u8>, event: &Event, action: Option<&Text<'_>>, room: us
         return true;
     }
     let mut line = Vec::new();
-    compose(texts, |part| line.extend_from_slice(part.bytes()));
+    compose(texts, |part| line.extend_from_slice(&part.bytes()));
     if line.is_empty() {
         line.extend_from_slice(event.raw().get(..LONGEST_CUT_MESSAGE).unwrap_or(event.raw()));
     }
@@ -177,20 +177,21 @@ const SEPARATORS: usize = 3;
 
 /// Puts service, action and details together.
 fn compose([service, action, details]: [Option<&Text<'_>>; 3], mut add: impl FnMut(&Text<'_>)) {
+    const CLOSING: Text<'_> = Text::Plain(b"]");
     let mut before = None;
     if let Some(service) = service {
-        add(&Text::Verbatim(b"["));
+        add(&Text::Plain(b"["));
         add(service);
-        add(&Text::Verbatim(b"]"));
-        before = Some(&b"]"[..]);
+        add(&CLOSING);
+        before = Some(&CLOSING);
     }
     for (text, separator) in [(action, &b" "[..]), (details, b": ")] {
         let Some(text) = text else { continue };
         if let Some(before) = before {
-            add(&Text::Verbatim(if before.ends_with(b"]") { b" " } else { separator }));
+            add(&Text::Plain(if before.ends_with(b']') { b" " } else { separator }));
         }
         add(text);
-        before = Some(text.bytes());
+        before = Some(text);
     }
 }
 
@@ -218,7 +219,7 @@ fn own_marks(out: &mut Vec<u8>, event: &Event, form: Form, marks: Marks) {
     if marks == Marks::default() && event.time().is_some() && form == Form::Whole {
         return;
     }
-    let yes = |condition: bool| condition.then_some(Text::Verbatim(b"true"));
+    let yes = |condition: bool| condition.then_some(Text::Plain(b"true"));
     let read = |text: String| Text::Read(text.into());
     let time = event.time().filter(|_| marks.restamped).map(|time| read(time.to_string()));
     let size = marks.cut.then(|| read(event.raw().len().to_string()));
@@ -369,6 +370,9 @@ mod tests {
         let (entry, _, _) = written(&format!(r#"{{"details":"{quotes}"}}"#), Form::Whole);
         let message = entry["message"].as_str().unwrap();
         assert!(message.starts_with("\"\"\"") && message.ends_with("\"…"), "{message}");
+        let (entry, _, _) = written(r#"{"service":"\"","action":"a\\b\/]","details":"\n\\u0041"}"#, Form::Whole);
+        assert_eq!(entry["message"], "[\"] a\\b/] \n\\u0041");
+        assert_eq!(entry["evt"]["name"], "a\\b/]");
         let (entry, _, _) = written(r#"{"action":"\ud800x","details":"y"}"#, Form::Text);
         assert!(entry["message"].as_str().unwrap().contains("ud800"), "the record itself");
         let mut out = Vec::new();

@@ -3,15 +3,16 @@
 //! The batches of a page are made one after the other, while those before them are under way and while the page before is still being
 //! sent. So a page takes as long as the intake's answer, and not the time to make its bodies besides.
 
+use std::io;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::batch::Batch;
+use super::batch::{Batch, Workbench};
 use super::entry::{EntryWriter, Form};
 use super::{Compression, IN_FLIGHT};
 use crate::destination::Error;
@@ -19,16 +20,39 @@ use crate::event::Event;
 
 /// What was made for a moment serves for so long after it. Entries are dated anew when they are 17 hours old, an hour before the
 /// intake would drop them, so that minutes do no harm.
-const FRESH: Duration = Duration::from_secs(60);
+const FRESH: Duration = Duration::from_secs(300);
+
+/// So many workbenches are kept: one for the page that is sent, one for the next.
+const MOST_IDLE: usize = 2;
 
 /// Makes batches.
 #[derive(Debug, Clone)]
 pub(super) struct Packer {
     pub(super) entries: Arc<EntryWriter>,
     pub(super) compression: Compression,
+    idle: Arc<Mutex<Vec<Workbench>>>,
 }
 
 impl Packer {
+    pub(super) fn new(entries: EntryWriter, compression: Compression) -> Self {
+        Self { entries: Arc::new(entries), compression, idle: Arc::default() }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Workbench>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fill(&self, events: &[Event], range: Range<usize>, form: Form, now: Timestamp) -> io::Result<Batch> {
+        let kept = self.idle().pop();
+        let mut workbench = kept.map_or_else(|| Workbench::new(self.compression), Ok)?;
+        let batch = Batch::fill(&mut workbench, &self.entries, events, range, form, now);
+        let mut idle = self.idle();
+        if idle.len() < MOST_IDLE {
+            idle.push(workbench);
+        }
+        batch
+    }
+
     /// Makes a batch from the beginning of `range`.
     pub(super) async fn pack(
         &self,
@@ -37,17 +61,16 @@ impl Packer {
         form: Form,
         now: Timestamp,
     ) -> Result<Batch, Error> {
-        let (Self { entries, compression }, events) = (self.clone(), Arc::clone(events));
-        let packing = move || Batch::fill(&entries, &events, range, form, now, compression);
-        match tokio::task::spawn_blocking(packing).await {
+        let (this, events) = (self.clone(), Arc::clone(events));
+        match tokio::task::spawn_blocking(move || this.fill(&events, range, form, now)).await {
             Ok(packed) => packed.map_err(Error::Batch),
             // A bug is to end the process as one.
             Err(stopped) if stopped.is_panic() => std::panic::resume_unwind(stopped.into_panic()),
-            Err(stopped) => Err(Error::Batch(std::io::Error::other(stopped))),
+            Err(stopped) => Err(Error::Batch(io::Error::other(stopped))),
         }
     }
 
-    /// How many batches are made before the first of them is wanted: few where they are large.
+    /// How many batches are made before the first of them is wanted: one where they are large.
     fn most_ahead(&self) -> usize {
         if self.compression == Compression::Identity { 1 } else { IN_FLIGHT }
     }
@@ -57,27 +80,27 @@ impl Packer {
 #[derive(Debug)]
 pub(super) struct Batches {
     now: Timestamp,
-    packed: mpsc::Receiver<Result<Batch, Error>>,
+    made: mpsc::Receiver<Result<Batch, Error>>,
     packing: Option<AbortOnDropHandle<()>>,
 }
 
 impl Batches {
     /// Begins to make the batches of these ranges of `events`, all to be sent at about `now`.
     pub(super) fn begin(packer: &Packer, events: &Arc<[Event]>, ranges: &[Range<usize>], now: Timestamp) -> Self {
-        let (sender, packed) = mpsc::channel(packer.most_ahead());
+        let (out, made) = mpsc::channel(packer.most_ahead());
         let (packer, events, ranges) = (packer.clone(), Arc::clone(events), ranges.to_vec());
         let packing = AbortOnDropHandle::new(tokio::spawn(async move {
             for mut range in ranges {
                 while !range.is_empty() {
+                    let Ok(room) = out.reserve().await else { return };
                     let batch = packer.pack(&events, range.clone(), Form::Whole, now).await;
-                    range.start = batch.as_ref().map_or(range.end, |batch| batch.range.end);
-                    if sender.send(batch).await.is_err() {
-                        return;
-                    }
+                    let Ok(Batch { range: Range { end, .. }, .. }) = batch else { return room.send(batch) };
+                    range.start = end;
+                    room.send(batch);
                 }
             }
         }));
-        Self { now, packed, packing: Some(packing) }
+        Self { now, made, packing: Some(packing) }
     }
 
     /// Whether they may still be sent at `now`.
@@ -87,13 +110,78 @@ impl Batches {
 
     /// The next batch; none behind the last. Waiting for it can be broken off without a loss.
     pub(super) async fn next(&mut self) -> Option<Result<Batch, Error>> {
-        if let Some(batch) = self.packed.recv().await {
+        if let Some(batch) = self.made.recv().await {
             return Some(batch);
         }
         // It has ended, and perhaps before its time.
-        match self.packing.take()?.await {
+        let ended = self.packing.as_mut()?.await;
+        self.packing = None;
+        match ended {
             Err(stopped) if stopped.is_panic() => std::panic::resume_unwind(stopped.into_panic()),
-            _ => None,
+            Err(stopped) => Some(Err(Error::Batch(io::Error::other(stopped)))),
+            Ok(()) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::destination::datadog::Labels;
+    use crate::source::sectigo::page;
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    fn packer(compression: Compression) -> Packer {
+        let empty = String::new;
+        let labels = Labels { source: empty(), service: empty(), hostname: empty(), tags: empty() };
+        Packer::new(EntryWriter::new(&labels, "sectigo"), compression)
+    }
+
+    fn events(count: usize) -> Arc<[Event]> {
+        page::records(&Bytes::from(format!("[{}]", vec!["{}"; count].join(",")))).unwrap().into()
+    }
+
+    async fn ranges(mut batches: Batches) -> Vec<Range<usize>> {
+        let mut ranges = Vec::new();
+        while let Some(batch) = batches.next().await {
+            ranges.push(batch.unwrap().range);
+        }
+        ranges
+    }
+
+    #[tokio::test]
+    async fn the_batches_of_a_page_cover_it_in_order() {
+        for compression in [Compression::Gzip, Compression::Zstd, Compression::Identity] {
+            let batches = Batches::begin(&packer(compression), &events(12_500), &[0..2, 7..11_008], NOW);
+            let mut expected: Vec<_> = (0..11).map(|n| 7 + n * 1000..1007 + n * 1000).collect();
+            expected.insert(0, 0..2);
+            expected.push(11_007..11_008);
+            assert_eq!(ranges(batches).await, expected);
+        }
+        assert_eq!(ranges(Batches::begin(&packer(Compression::Gzip), &events(3), &[], NOW)).await, []);
+    }
+
+    #[tokio::test]
+    async fn batches_serve_for_five_minutes() {
+        let batches = Batches::begin(&packer(Compression::Gzip), &events(1), std::slice::from_ref(&(0..1)), NOW);
+        for (seconds, expected) in [(0, true), (300, true), (301, false), (-300, true), (-301, false), (86_400, false)]
+        {
+            let now = NOW + jiff::SignedDuration::from_secs(seconds);
+            assert_eq!(batches.are_fresh(now), expected, "{seconds} s");
+        }
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "a bug")]
+    async fn a_bug_in_making_a_batch_is_a_bug_of_the_process() {
+        let (sender, made) = mpsc::channel(2);
+        let packing = AbortOnDropHandle::new(tokio::spawn(async move {
+            let _sender = sender;
+            panic!("a bug");
+        }));
+        Batches { now: NOW, made, packing: Some(packing) }.next().await;
     }
 }

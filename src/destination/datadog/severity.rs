@@ -48,19 +48,38 @@ pub fn severity(action: Option<&[u8]>, outcome: Option<&[u8]>) -> Severity {
         return Severity::Error;
     }
     let Some(action) = action else { return Severity::Info };
-    let row = |word| ACTIONS.iter().position(|(_, patterns)| patterns.iter().any(|pattern| matches(word, pattern)));
     words(action).filter_map(row).min().map_or(Severity::Info, |first| ACTIONS[first].0)
 }
+
+/// The first row of [`ACTIONS`] that `word` fits.
+fn row(word: &[u8]) -> Option<usize> {
+    let rows = ROWS[usize::from(*word.first()?)];
+    let fits = |row: &usize| rows & (1 << row) != 0 && ACTIONS[*row].1.iter().any(|pattern| matches(word, pattern));
+    (0..ACTIONS.len()).find(fits)
+}
+
+/// For each letter the rows of [`ACTIONS`] in which a pattern begins with it, a bit each: most words need no look at the others.
+const ROWS: [u8; 256] = {
+    let mut rows = [0; 256];
+    let mut row = 0;
+    while row < ACTIONS.len() {
+        let mut pattern = 0;
+        while pattern < ACTIONS[row].1.len() {
+            let first = ACTIONS[row].1[pattern].as_bytes()[0];
+            rows[first.to_ascii_lowercase() as usize] |= 1 << row;
+            rows[first.to_ascii_uppercase() as usize] |= 1 << row;
+            pattern += 1;
+        }
+        row += 1;
+    }
+    rows
+};
 
 fn begins(text: &[u8], beginning: &[u8]) -> bool {
     text.get(..beginning.len()).is_some_and(|start| start.eq_ignore_ascii_case(beginning))
 }
 
 fn matches(word: &[u8], pattern: &str) -> bool {
-    // Most patterns begin with another letter.
-    if word.first().map(u8::to_ascii_lowercase) != pattern.bytes().next() {
-        return false;
-    }
     match pattern.strip_suffix('*') {
         Some(beginning) => begins(word, beginning.as_bytes()),
         None => word.eq_ignore_ascii_case(pattern.as_bytes()),

@@ -3,12 +3,14 @@
 use std::borrow::Cow;
 use std::io::Write as _;
 
-use crate::event::{Event, Field};
+use crate::event::{Event, Field, Verbatim, scalar};
 
 /// A text on its way into an entry.
 pub(super) enum Text<'a> {
     /// Nothing in it has to be escaped.
-    Verbatim(&'a [u8]),
+    Plain(&'a [u8]),
+    /// A JSON string, in its quotes, with escapes that may be copied.
+    Escaped(&'a [u8]),
     /// Read, or ours.
     Read(Cow<'a, str>),
 }
@@ -16,13 +18,17 @@ pub(super) enum Text<'a> {
 impl<'a> Text<'a> {
     /// A field of an event, where it has one.
     pub(super) fn of(event: &'a Event, field: Field) -> Option<Self> {
-        event.verbatim(field).map(Self::Verbatim).or_else(|| event.text(field).map(Self::Read))
+        match event.verbatim(field) {
+            Some(Verbatim::Plain(content)) => Some(Self::Plain(content)),
+            Some(Verbatim::Escaped(token)) => Some(Self::Escaped(token)),
+            None => event.text(field).map(Self::Read),
+        }
     }
 
     /// The most bytes that it can take in a JSON string.
     pub(super) fn longest_written(&self) -> usize {
         match self {
-            Self::Verbatim(bytes) => bytes.len(),
+            Self::Plain(bytes) | Self::Escaped(bytes) => bytes.len(),
             Self::Read(text) => text.len().saturating_mul(LONGEST_ESCAPE),
         }
     }
@@ -30,15 +36,30 @@ impl<'a> Text<'a> {
     /// Appends it as a part of a JSON string.
     pub(super) fn write_content(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Verbatim(bytes) => out.extend_from_slice(bytes),
+            Self::Plain(bytes) => out.extend_from_slice(bytes),
+            Self::Escaped(token) => out.extend_from_slice(token.get(1..token.len() - 1).unwrap_or_default()),
             Self::Read(text) => escaped(out, text.as_bytes()),
         }
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    /// What it says.
+    pub(super) fn bytes(&self) -> Cow<'_, [u8]> {
         match self {
-            Self::Verbatim(bytes) => bytes,
-            Self::Read(text) => text.as_bytes(),
+            Self::Plain(bytes) => Cow::Borrowed(bytes),
+            Self::Escaped(token) => match scalar(token) {
+                Some(text) => Cow::Owned(text.into_owned().into_bytes()),
+                None => Cow::Borrowed(b""),
+            },
+            Self::Read(text) => Cow::Borrowed(text.as_bytes()),
+        }
+    }
+
+    /// Whether it ends with `byte`, which is none that is escaped.
+    pub(super) fn ends_with(&self, byte: u8) -> bool {
+        match self {
+            Self::Plain(bytes) => bytes.ends_with(&[byte]),
+            Self::Escaped(token) => token.ends_with(&[byte, b'"']),
+            Self::Read(text) => text.as_bytes().ends_with(&[byte]),
         }
     }
 
@@ -49,7 +70,7 @@ impl<'a> Text<'a> {
             self.write_content(out);
             out.push(b'"');
         } else {
-            string_within(out, &String::from_utf8_lossy(self.bytes()), room);
+            string_within(out, &String::from_utf8_lossy(&self.bytes()), room);
         }
     }
 }

@@ -36,14 +36,9 @@ pub fn records(body: &Bytes) -> Result<Vec<Event>, Error> {
     // Looked at once as a whole, which is many times cheaper than value by value.
     let text = std::str::from_utf8(body).map_err(Error::NotText)?;
     let mut json = serde_json::Deserializer::from_str(text);
-    let elements = json.deserialize_seq(Elements)?;
+    let events = json.deserialize_seq(Elements { body })?;
     json.end()?;
-    let event = |element: &&RawValue| {
-        let raw = body.slice_ref(element.get().as_bytes());
-        let (time, fields) = record::read(&raw);
-        Event::new(raw, time, fields)
-    };
-    Ok(elements.iter().map(event).collect())
+    Ok(events)
 }
 
 /// Whether a body is a page without a record.
@@ -52,24 +47,30 @@ pub fn is_empty(body: &[u8]) -> bool {
     inside.is_some_and(|inside| inside.trim_ascii().is_empty())
 }
 
-struct Elements;
+/// Makes an event of each element as soon as its end is found, while it is still close at hand.
+struct Elements<'b> {
+    body: &'b Bytes,
+}
 
-impl<'de> Visitor<'de> for Elements {
-    type Value = Vec<&'de RawValue>;
+impl<'de> Visitor<'de> for Elements<'_> {
+    type Value = Vec<Event>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an array of records")
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Self::Value, A::Error> {
-        let mut elements = Vec::new();
-        while let Some(element) = array.next_element()? {
-            if elements.len() == MOST_RECORDS {
+        let mut reader = record::Reader::default();
+        let mut events = Vec::new();
+        while let Some(element) = array.next_element::<&RawValue>()? {
+            if events.len() == MOST_RECORDS {
                 return Err(A::Error::custom(format_args!("more than {MOST_RECORDS} records")));
             }
-            elements.push(element);
+            let raw = self.body.slice_ref(element.get().as_bytes());
+            let (time, fields) = reader.read(&raw);
+            events.push(Event::new(raw, time, fields));
         }
-        Ok(elements)
+        Ok(events)
     }
 }
 
@@ -89,6 +90,13 @@ mod tests {
             raws(" [ {\"a\" : 1.50,\n \"b\":\"\\u00e9\\ud800\"} , 17, null,\"x\"]\n"),
             ["{\"a\" : 1.50,\n \"b\":\"\\u00e9\\ud800\"}", "17", "null", "\"x\""]
         );
+    }
+
+    #[test]
+    fn a_page_without_a_record_is_known_by_its_looks() {
+        for (body, expected) in [("[]", true), (" [ \n] ", true), ("[{}]", false), ("", false), ("{}", false)] {
+            assert_eq!(is_empty(body.as_bytes()), expected, "{body:?}");
+        }
     }
 
     #[test]

@@ -17,13 +17,24 @@ const DEEPEST: usize = 2;
 /// Longest key, folded, that can be one of ours.
 const LONGEST_KEY: usize = 32;
 
-/// Reads the time and the fields of a record, a valid JSON value.
-pub fn read(raw: &[u8]) -> (Option<Timestamp>, Fields) {
-    let mut reading = Reading { base: raw.as_ptr() as usize, ..Reading::default() };
-    if raw.first() == Some(&b'{') {
-        reading.object(raw, Key::default(), 0);
+/// So many keys are known again.
+const MOST_KNOWN: usize = 64;
+
+/// Reads records. Those of one page are best read by one reader, for it knows keys again.
+#[derive(Debug, Default)]
+pub struct Reader {
+    known: Known,
+}
+
+impl Reader {
+    /// Reads the time and the fields of a record, a valid JSON value.
+    pub fn read(&mut self, raw: &[u8]) -> (Option<Timestamp>, Fields) {
+        let mut reading = Reading { base: raw.as_ptr() as usize, ..Reading::default() };
+        if raw.first() == Some(&b'{') {
+            reading.record(raw, &mut self.known);
+        }
+        (reading.time.map(|(_, time)| time), reading.fields)
     }
-    (reading.time.map(|(_, time)| time), reading.fields)
 }
 
 /// What a key may stand for, and how likely: 0 is the best.
@@ -88,20 +99,35 @@ struct Reading {
 }
 
 impl Reading {
-    /// Notes what the object `raw`, found under `parent`, says.
-    fn object(&mut self, raw: &[u8], parent: Key, depth: usize) {
+    /// Notes what a record says.
+    fn record(&mut self, raw: &[u8], known: &mut Known) {
         for Member { key, value } in members(raw) {
-            let key = parent.join(key);
-            if !key.foreign {
-                self.member(key, value, depth);
+            if value.first() == Some(&b'{') {
+                self.object(value, Key::default().join(key), 1);
+            } else {
+                self.scalar(value, known.meaning(key), 0);
             }
         }
     }
 
-    fn member(&mut self, key: Key, token: &[u8], depth: usize) {
-        match (token.first(), key.meaning()) {
-            (Some(b'{'), _) if depth < DEEPEST => self.object(token, key, depth + 1),
-            (Some(b'{' | b'[' | b'n'), _) | (_, None) => {}
+    /// Notes what the object `raw`, found under `parent`, says.
+    fn object(&mut self, raw: &[u8], parent: Key, depth: usize) {
+        if parent.foreign || depth > DEEPEST {
+            return;
+        }
+        for Member { key, value } in members(raw) {
+            let key = parent.join(key);
+            if value.first() == Some(&b'{') {
+                self.object(value, key, depth + 1);
+            } else {
+                self.scalar(value, key.meaning(), depth);
+            }
+        }
+    }
+
+    fn scalar(&mut self, token: &[u8], meaning: Option<Meaning>, depth: usize) {
+        match (token.first(), meaning) {
+            (Some(b'[' | b'n'), _) | (_, None) => {}
             (_, Some(Meaning::Time(rank))) => {
                 if self.time.is_none_or(|(best, _)| rank < best)
                     && let Some(time) = scalar(token).and_then(|text| time(&text))
@@ -123,6 +149,34 @@ impl Reading {
             }
             _ => {}
         }
+    }
+}
+
+/// The keys that were met, and what they mean: records have the same few, and to compare one costs less than to understand it.
+#[derive(Debug, Default)]
+struct Known {
+    /// In their quotes, in the order of the first record that had them.
+    keys: Vec<(Box<[u8]>, Option<Meaning>)>,
+    /// Behind the last one that was met: there stands the next, mostly.
+    next: usize,
+}
+
+impl Known {
+    /// What the key of a record's own member means, in its quotes.
+    fn meaning(&mut self, quoted: &[u8]) -> Option<Meaning> {
+        let (before, behind) = self.keys.split_at(self.next.min(self.keys.len()));
+        let is_it = |(key, _): &(Box<[u8]>, Option<Meaning>)| **key == *quoted;
+        let met = behind.iter().position(is_it).map(|at| before.len() + at).or_else(|| before.iter().position(is_it));
+        if let Some(at) = met {
+            self.next = at + 1;
+            return self.keys[at].1;
+        }
+        let meaning = Key::default().join(quoted).meaning();
+        if self.keys.len() < MOST_KNOWN && quoted.len() <= LONGEST_KEY {
+            self.keys.push((quoted.into(), meaning));
+            self.next = self.keys.len();
+        }
+        meaning
     }
 }
 
@@ -243,7 +297,7 @@ mod tests {
 
     fn event(raw: &str) -> Event {
         let raw = Bytes::copy_from_slice(raw.as_bytes());
-        let (time, fields) = read(&raw);
+        let (time, fields) = Reader::default().read(&raw);
         Event::new(raw, time, fields)
     }
 
@@ -259,6 +313,22 @@ mod tests {
             r#"{"\ud800":{"x":1},"user":{"email":"a@b"}}"#,
         ] {
             assert_eq!(event(raw).text(Field::UserEmail).as_deref(), Some("a@b"), "{raw}");
+        }
+    }
+
+    #[test]
+    fn a_record_is_read_alike_whatever_was_read_before() {
+        let many = (0..100).map(|n| format!(r#""k{n}":{n}"#)).collect::<Vec<_>>().join(",");
+        let records = [
+            r#"{"id":1,"action":"a"}"#.to_owned(),
+            r#"{"action":"b","id":2,"x":3,"status":"s"}"#.to_owned(),
+            r#"{"id":{"action":"c"},"user":{"id":7}}"#.to_owned(),
+            format!(r#"{{{many},"id":4,"client_ip":"192.0.2.1"}}"#),
+            r#"{"client_ip":"192.0.2.1","":5,"\u0069d":6,"i":7}"#.to_owned(),
+        ];
+        let mut reader = Reader::default();
+        for raw in records.iter().chain(records.iter().rev()) {
+            assert_eq!(reader.read(raw.as_bytes()), Reader::default().read(raw.as_bytes()), "{raw}");
         }
     }
 
