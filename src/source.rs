@@ -68,6 +68,9 @@ pub trait Source: Send + Sync {
     /// The page that follows `cursor`, within the history up to `now`.
     async fn next_page(&self, cursor: &Cursor, now: Timestamp) -> Result<Page, Error>;
 
+    /// Breaks off whatever it does ahead of being asked: nobody will ask soon.
+    fn pause(&self) {}
+
     /// The same place with a smaller question before it; none where it cannot be smaller.
     fn narrowed(&self, cursor: &Cursor, now: Timestamp) -> Option<Cursor>;
 }

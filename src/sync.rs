@@ -1,12 +1,14 @@
 //! The sync engine: from a source to a destination, page by page, remembering how far it got.
 //!
-//! One task does it all. While a page is delivered the next one is fetched and made ready to be sent; the cursor behind a page is
-//! written once the destination has accepted the whole page, in order, and before anything further is sent. Every wait is here, and
+//! One task decides it all; a source and a destination may work ahead in tasks of their own. While a page is delivered the next one is
+//! fetched and made ready to be sent. The cursor behind a page is written once the destination has accepted the whole page, in order,
+//! at once or at the pace that the store asks for, and while a write has no answer nothing further is sent. Every wait is here, and
 //! every decision about a failure is [`verdict::decide`]'s.
 //!
 //! Clock, source, destination and store are passed in, so that tests run the engine under simulated time.
 
 use std::cell::{Cell, OnceCell};
+use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -238,12 +240,20 @@ impl Sync {
             // Dropping the cycles cuts off what is under way to the destination.
             let ended = tokio::select! {
                 biased;
+                never = self.pause_at_a_stop() => match never {},
                 ended = self.keep(&ledger) => ended.map(|never| match never {}),
                 ended = self.cycles(&ledger) => ended,
             };
             let Err(Halt::Superseded) = ended else { return ended };
             self.step_down(&mut *ledger.lock().await);
         }
+    }
+
+    /// Nothing new is asked for once a stop was, not even ahead.
+    async fn pause_at_a_stop(&self) -> Infallible {
+        self.stop.requested().await;
+        self.source.pause();
+        std::future::pending().await
     }
 
     async fn cycles(&self, ledger: &Mutex<Committer>) -> Result<(), Halt> {

@@ -20,7 +20,7 @@ use crate::secret::Secret;
 use ahead::Ahead;
 use api::{Api, PageAnswer, Question};
 use moment::Moment;
-use position::{Contradiction, Cut, InRange, Position, end_of_history};
+use position::{Contradiction, Cut, InRange, PageToken, Position, Sifted, end_of_history};
 
 mod ahead;
 mod api;
@@ -41,6 +41,10 @@ const CLOCK_LIFE: Duration = Duration::from_secs(600);
 
 /// The shortest range.
 const SHORTEST_WINDOW: Duration = Duration::from_secs(1);
+
+/// Behind a page of more bytes the next one is not asked for ahead. Pages are mostly alike, and a third such would take more memory than
+/// its time is worth, since to read and to send one takes longer than to ask for it.
+const LARGEST_TO_HURRY_FOR: usize = 8 * 1024 * 1024;
 
 /// Clocks that differ by more than this are worth a warning.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(120);
@@ -190,6 +194,17 @@ impl Sectigo {
         Some(end)
     }
 
+    /// What is new of a page.
+    fn sift(&self, range: InRange, records: Vec<Event>, token: Option<PageToken>) -> Result<Sifted, Error> {
+        range.take(records, token).map_err(|contradiction| match contradiction {
+            Contradiction::Unstable { expected } => {
+                self.overlap_off.store(true, Ordering::Relaxed);
+                Error::Unstable { place: self.api.place(), expected }
+            }
+            Contradiction::Looping => Error::Looping { place: self.api.place() },
+        })
+    }
+
     fn page(
         &self,
         events: Vec<Event>,
@@ -256,17 +271,17 @@ impl Source for Sectigo {
         }
         let token = self.api.page_token(&reply)?;
         // Behind an empty page there is none, whatever its token says; and the same token again would lead in a circle.
-        if token.is_some() && token != question.token && !page::is_empty(&reply.body) {
+        let leads_on = token.is_some() && token != question.token && !page::is_empty(&reply.body);
+        if leads_on && reply.body.len() <= LARGEST_TO_HURRY_FOR {
             self.ahead.ask(&self.api, Question { token: token.clone(), ..question });
         }
-        let records = self.records(&reply, &access).await?;
-        let sifted = range.take(records, token).map_err(|contradiction| match contradiction {
-            Contradiction::Unstable { expected } => {
-                self.overlap_off.store(true, Ordering::Relaxed);
-                Error::Unstable { place: self.api.place(), expected }
-            }
-            Contradiction::Looping => Error::Looping { place: self.api.place() },
-        })?;
+        let records = self.records(&reply, &access).await;
+        let sifted = records.and_then(|records| self.sift(range, records, token));
+        if sifted.is_err() {
+            // The next question will be another.
+            self.ahead.break_off();
+        }
+        let sifted = sifted?;
         if matches!(sifted.next, Position::Idle { .. }) {
             let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
             *window = window.saturating_mul(2).min(self.cut.window);
@@ -278,6 +293,10 @@ impl Source for Sectigo {
             );
         }
         self.page(sifted.fresh, sifted.already_delivered, &sifted.next, now)
+    }
+
+    fn pause(&self) {
+        self.ahead.break_off();
     }
 
     fn narrowed(&self, cursor: &Cursor, now: Timestamp) -> Option<Cursor> {

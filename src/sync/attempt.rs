@@ -15,7 +15,7 @@ use crate::telemetry::metrics;
 use crate::telemetry::pulse::{Pulse, Waiting};
 
 /// While stopping, what is not finished yet is tried again at least this often.
-const WHILE_STOPPING: Duration = Duration::from_secs(1);
+pub(super) const WHILE_STOPPING: Duration = Duration::from_secs(1);
 
 /// Whom a call is made to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

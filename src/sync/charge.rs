@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::attempt::Counterpart;
+use super::attempt::{Counterpart, WHILE_STOPPING};
 use super::commit::{Committer, Sighting};
 use super::{CLOCK_IS_SET, Error, Halt, Mode, STANDBY_POLL, Save, Sync};
 use crate::source::Cursor;
@@ -195,10 +195,10 @@ impl Sync {
             }
             drop(committer);
             if self.tenure.renewal_due().is_some_and(|due| due <= Instant::now()) {
-                // It failed during a stop, which waits for what is delivered alone, and is not tried again at once.
+                // It failed during a stop, which waits for nothing but what is delivered.
                 tokio::select! {
                     () = self.changed.notified() => {}
-                    () = tokio::time::sleep(self.tenure.patience().unwrap_or_default()) => {}
+                    () = tokio::time::sleep(WHILE_STOPPING) => {}
                 }
             }
         }
@@ -214,6 +214,7 @@ impl Sync {
     /// Another has taken over: it delivers what was in flight.
     pub(super) fn step_down(&self, committer: &mut Committer) {
         committer.surrender();
+        self.source.pause();
         metrics::lease_held(false);
         let uncertain = self.in_flight.take();
         tracing::warn!(

@@ -53,6 +53,30 @@ fn a_store_that_stands_still_for_long_is_waited_for() {
 }
 
 #[test]
+fn a_stop_does_not_hammer_a_store_that_refuses_its_renewals() {
+    // It stops while a page is on its way for twenty seconds, in which the lease is to be renewed.
+    let instance = InstancePlan { starts: 0, lasts: 12, end: End::Stop, latency: 20_000 };
+    let outage = Outage { from: 11_000, lasts: 18_000, fault: Fault::Refuses, instance: None };
+    let plan = Plan { instances: vec![instance], outages: vec![outage], ..Plan::quiet() };
+    let summary = instance::run(&plan).unwrap();
+    assert!((1..100).contains(&summary.refused), "{summary:?}");
+    // The lease lapses meanwhile. To regain it is tried all the same, for the page has begun.
+    let summary =
+        instance::run(&Plan { instances: vec![InstancePlan { latency: 24_000, ..instance }], ..plan }).unwrap();
+    assert!((12..100).contains(&summary.refused), "{summary:?}");
+}
+
+#[test]
+fn at_a_stop_and_when_it_is_followed_the_source_is_told_that_nobody_will_ask_soon() {
+    let mut plan = two(End::Stop, Vec::new());
+    plan.instances.truncate(1);
+    assert_eq!(instance::run(&plan).unwrap().pauses, 1);
+    // The first is cut off and followed. At last the second stops, and the first has been standing by and asked for nothing.
+    let outage = Outage { from: 3000, lasts: 200_000, fault: Fault::Silent, instance: Some(0) };
+    assert_eq!(instance::run(&two(End::Stop, vec![outage])).unwrap().pauses, 2);
+}
+
+#[test]
 fn an_outage_of_the_store_at_the_first_start_costs_nothing() {
     for fault in [Fault::Silent, Fault::LosesAnswers] {
         let plan = two(End::Stop, vec![Outage { from: 0, lasts: 1_800_000, fault, instance: None }]);

@@ -31,6 +31,10 @@ pub(crate) struct Summary {
     pub(crate) repeats: usize,
     /// When the first event was accepted.
     pub(crate) begun_after: Option<Duration>,
+    /// How many calls the store refused.
+    pub(crate) refused: usize,
+    /// How often the source was told that nobody will ask soon.
+    pub(crate) pauses: usize,
 }
 
 /// Everything that is not an engine.
@@ -62,6 +66,8 @@ struct Oracle {
     /// Whether the store had its accident.
     had_accident: bool,
     first_accepted: Option<Instant>,
+    refused: usize,
+    pauses: usize,
     /// Whether the outages are over.
     is_healed: bool,
 }
@@ -104,7 +110,8 @@ impl World {
             return Err(format!("event {event} never came"));
         }
         let repeats = oracle.accepted.values().sum::<usize>() - oracle.accepted.len();
-        Ok(Summary { repeats, begun_after: oracle.first_accepted.map(|at| at.duration_since(self.begun)) })
+        let begun_after = oracle.first_accepted.map(|at| at.duration_since(self.begun));
+        Ok(Summary { repeats, begun_after, refused: oracle.refused, pauses: oracle.pauses })
     }
 
     fn fault(&self, instance: usize) -> Option<Fault> {
@@ -239,6 +246,10 @@ impl Source for Row {
         Ok(Page { events: (from..to).map(event).collect(), already_delivered: 0, next, more })
     }
 
+    fn pause(&self) {
+        self.0.oracle().pauses += 1;
+    }
+
     fn narrowed(&self, _: &Cursor, _: Timestamp) -> Option<Cursor> {
         None
     }
@@ -329,7 +340,10 @@ impl Shared {
         self.world.accident();
         match self.world.fault(self.instance) {
             Some(Fault::Silent) => self.lost().await,
-            Some(Fault::Refuses) => Err(unavailable()),
+            Some(Fault::Refuses) => {
+                self.world.oracle().refused += 1;
+                Err(unavailable())
+            }
             Some(Fault::LosesAnswers) => {
                 let _ = effect(&self.world);
                 self.lost().await
