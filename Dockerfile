@@ -8,11 +8,11 @@ COPY Cargo.toml Cargo.lock ./
 # Cargo asks for every file that the manifest names.
 COPY benches benches
 RUN mkdir src && echo 'fn main() {}' > src/main.rs && touch src/lib.rs \
-    && cargo build --locked --profile dist --bin auditsync \
+    && cargo build --locked --release --bin auditsync \
     && rm -r src
 COPY src src
 # Cargo goes by times of modification.
-RUN touch src/main.rs src/lib.rs && cargo build --locked --profile dist --bin auditsync \
+RUN touch src/main.rs src/lib.rs && cargo build --locked --release --bin auditsync \
     && mkdir /state
 
 FROM gcr.io/distroless/cc-debian12:nonroot
@@ -20,7 +20,7 @@ LABEL org.opencontainers.image.title="auditsync" \
       org.opencontainers.image.description="Copies audit events from a source API to a log destination and never loses its place" \
       org.opencontainers.image.source="https://github.com/auditsync/auditsync" \
       org.opencontainers.image.licenses="Apache-2.0"
-COPY --from=build /src/target/dist/auditsync /usr/local/bin/auditsync
+COPY --from=build /src/target/release/auditsync /usr/local/bin/auditsync
 COPY --from=build --chown=nonroot:nonroot /state /var/lib/auditsync
 ENV SECTIGO_AUDIT_LOCAL_STORAGE_PATH=/var/lib/auditsync \
     SECTIGO_AUDIT_HTTP_LISTEN=127.0.0.1:9090

@@ -6,8 +6,8 @@
 //! no record. It comes in two kinds, because an entry is about twice as large as its record: of *pages*, which posts the bytes that
 //! it fetched, and of *entries*, which posts as many bytes as the program does.
 //!
-//! It takes about six minutes on two cores; `--quick` less than one; `--full`, with a backlog of ten million events and a
-//! daemon at rest, a quarter of an hour. `--part` chooses what is measured, `--help` tells the rest. Other work on the machine
+//! It takes about five minutes on two cores; `--quick` less than two; `--full`, with a backlog of ten million events and a
+//! daemon at rest, seven. `--part` chooses what is measured, `--help` tells the rest. Other work on the machine
 //! makes CPU time dearer by half: the ratios of one run are better than its figures, and those of an idle machine best.
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::expect_used, reason = "a tool for people, at a terminal")]
 #![allow(unreachable_pub, reason = "an example has no outside")]
@@ -50,7 +50,7 @@ struct Arguments {
     /// What to measure [default: all but `idle`].
     #[arg(long, value_enum)]
     part: Vec<Part>,
-    /// Fewer cases and shorter runs: less than a minute.
+    /// Fewer cases and shorter runs: less than two minutes.
     #[arg(long)]
     quick: bool,
     /// All parts, and backlogs of up to ten million events.

@@ -83,7 +83,9 @@ pub async fn latencies(bench: &mut Bench, quick: bool) -> Result<(), Failure> {
     let mut rows = Vec::new();
     for latency in LATENCIES {
         let most = if quick { 10 } else { 2000 / usize::try_from(latency)? };
-        let length = Length { bytes: 30_000_000, pages: (4, most) };
+        // Long enough that the beginning and the end count for little.
+        let bytes = if quick { 30_000_000 } else { 200_000_000 };
+        let length = Length { bytes, pages: (4, most) };
         for case in cases(Duration::from_millis(latency), &length, quick) {
             let program = bench.measure(Subject::Program, &case).await?;
             let floor = bench.measure(Subject::Floor(Carries::Entries), &case).await?;
