@@ -186,9 +186,8 @@ pub fn entries(page: &Bytes) -> Result<Vec<Bytes>, Failure> {
     let events = page::records(page)?;
     let (mut bodies, mut done) = (Vec::new(), 0);
     while done < events.len() {
-        // A body ends where the next thousand begins, as in the program.
-        let end = events.len().min((done / MOST_ENTRIES + 1) * MOST_ENTRIES);
-        let batch = Batch::fill(&mut workbench, &writer, &events, done..end, Form::Whole, Timestamp::now())?;
+        let rest = done..events.len();
+        let batch = Batch::fill(&mut workbench, &writer, &events, rest, Form::Whole, Timestamp::now())?;
         done = batch.range.end;
         bodies.push(batch.body.into());
     }
