@@ -9,8 +9,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use jiff::Timestamp;
 
-use crate::config::{self, Config, ConfigError, HealthConfig, StateConfig};
+use crate::config::{self, ConfigError};
 use crate::failure::Chain;
+use crate::pipeline::{self, Config, HealthConfig, StateConfig, registry};
 use crate::telemetry;
 use exit::Exit;
 
@@ -26,10 +27,10 @@ mod supervised;
 
 /// Copies audit events from Sectigo Certificate Manager to Datadog and never loses its place.
 ///
-/// Everything is configured by environment variables, listed below; a file `.env` in the current folder fills in those that are
-/// not set. Without a command, `run`.
+/// Everything is configured by environment variables, which `auditsync variables` lists; a file `.env` in the current folder
+/// fills in those that are not set. Without a command, `run`.
 #[derive(Debug, Parser)]
-#[command(name = "auditsync", version, max_term_width = 100, after_long_help = config::variables::help_text())]
+#[command(name = "auditsync", version, max_term_width = 100)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
@@ -37,11 +38,11 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Synchronise: for ever, or once with `--once` or `SECTIGO_AUDIT_SYNC_LOOP=false`.
+    /// Copy events: for ever, or once with `--once` or AUDITSYNC_SYNC_LOOP=false.
     Run(RunArguments),
     /// Try everything once, deliver only a test entry, and say what works and what to do about the rest.
     Check,
-    /// Ask the daemon at `SECTIGO_AUDIT_HTTP_LISTEN` whether it is alive, for a container's health check: 0 if so, else 75.
+    /// Ask the daemon at AUDITSYNC_HTTP_LISTEN whether it is alive, for a container's health check: 0 if so, else 75.
     ///
     /// An outage of either side is no reason to restart the daemon, so it is not asked for here.
     Health {
@@ -53,6 +54,11 @@ enum Command {
     State {
         #[command(subcommand)]
         command: StateCommand,
+    },
+    /// List the environment variables: all of them, or those of one component.
+    Variables {
+        /// The component: a word of its heading, such as sectigo, datadog, sync, state or program.
+        component: Option<String>,
     },
 }
 
@@ -83,13 +89,13 @@ enum StateCommand {
         #[arg(long)]
         yes: bool,
     },
-    /// Start over as if for the first time: from `SECTIGO_AUDIT_SYNC_LOOKBACK` ago.
+    /// Start over as if for the first time: from AUDITSYNC_SYNC_LOOKBACK ago.
     Reset {
         /// Really do it.
         #[arg(long)]
         yes: bool,
     },
-    /// Copy the state to another backend, whose variables are set beside those of `SECTIGO_AUDIT_STORAGE_BACKEND`.
+    /// Copy the state to another backend, whose variables are set beside those of AUDITSYNC_STORAGE_BACKEND.
     Migrate {
         /// The backend: localfs, redis, s3 or gcs.
         #[arg(long)]
@@ -127,10 +133,14 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn dispatch(command: Command) -> Exit {
-    if let Err(error) = config::dotenv::load(Path::new(".env")) {
+    // The list of variables helps whoever has a mistake in this file.
+    if !matches!(command, Command::Variables { .. })
+        && let Err(error) = config::dotenv::load(Path::new(".env"), registry::known_in_dotenv)
+    {
         say(&format!("auditsync: {}", Chain(&error)));
         return Exit::Configuration;
     }
+    let environment = pipeline::environment();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -139,23 +149,38 @@ fn dispatch(command: Command) -> Exit {
         }
     };
     let ended = match command {
+        Command::Variables { component } => Ok(variables(component.as_deref())),
         Command::Run(RunArguments { dry_run: true, .. }) => {
-            Config::for_dry_run(std::env::vars_os()).map(|config| runtime.block_on(dry_run::dry_run(config)))
+            Config::for_dry_run(&environment).map(|config| runtime.block_on(dry_run::dry_run(config)))
         }
         Command::Run(RunArguments { once, .. }) => {
-            Config::from_pairs(std::env::vars_os()).map(|config| runtime.block_on(run::run(config, once)))
+            Config::from_environment(&environment).map(|config| runtime.block_on(run::run(config, once)))
         }
-        Command::Check => Config::from_pairs(std::env::vars_os()).map(|config| runtime.block_on(check::check(config))),
+        Command::Check => Config::from_environment(&environment).map(|config| runtime.block_on(check::check(config))),
         Command::Health { ready } => {
-            HealthConfig::from_pairs(std::env::vars_os()).map(|config| runtime.block_on(health::health(config, ready)))
+            HealthConfig::from_environment(&environment).map(|config| runtime.block_on(health::health(config, ready)))
         }
         Command::State { command } => {
-            StateConfig::from_pairs(std::env::vars_os()).map(|config| runtime.block_on(state::state(command, config)))
+            StateConfig::from_environment(&environment).map(|config| runtime.block_on(state::state(command, config)))
         }
     };
     // A call that hangs in a thread for blocking work must not keep the process.
     runtime.shutdown_background();
     ended.unwrap_or_else(|error| mistaken(&error))
+}
+
+/// Prints the variables of the components whose heading has the word `component`, or of all.
+fn variables(component: Option<&str>) -> Exit {
+    let is_meant =
+        |title: &str| component.is_none_or(|name| title.split(' ').any(|word| word.eq_ignore_ascii_case(name)));
+    let meant: Vec<_> = registry::COMPONENTS.iter().filter(|each| is_meant(each.title)).copied().collect();
+    if meant.is_empty() {
+        let titles: Vec<_> = registry::COMPONENTS.iter().map(|each| each.title).collect();
+        say(&format!("auditsync: there is no such component; the headings are: {}", titles.join(", ")));
+        return Exit::Usage;
+    }
+    print(config::help_text(&meant).trim_end());
+    Exit::Done
 }
 
 fn mistaken(error: &ConfigError) -> Exit {
@@ -194,10 +219,8 @@ mod tests {
     }
 
     #[test]
-    fn the_help_names_every_variable() {
-        let help = Arguments::command().render_long_help().to_string();
-        for variable in config::variables::VARIABLES {
-            assert!(help.contains(variable.name), "{}", variable.name);
-        }
+    fn the_help_fits_one_screen() {
+        let help = Arguments::command().render_help().to_string();
+        assert!(help.lines().count() <= 24, "{help}");
     }
 }

@@ -16,8 +16,10 @@ use crate::event::Event;
 use crate::failure::Class;
 use crate::http::{self, Excerpt, Place};
 use crate::telemetry::pulse::Beat;
+use crate::variable_name::VariableName;
 
 pub mod datadog;
+pub(crate) mod variables;
 
 /// A page on its way out.
 #[derive(Debug)]
@@ -215,7 +217,7 @@ pub enum Error {
         /// The beginning of its body.
         reason: Excerpt,
         /// The variable that carries the key.
-        variable: &'static str,
+        variable: VariableName,
         /// The variable and value that chose the place.
         site: String,
     },
@@ -225,7 +227,7 @@ pub enum Error {
         /// Where the call went.
         place: Place,
         /// The variable that names the file.
-        variable: &'static str,
+        variable: VariableName,
     },
     /// The key was refused, and its file cannot be read again.
     #[error("{place} refused the API key, and {variable} cannot be read again")]
@@ -233,7 +235,7 @@ pub enum Error {
         /// Where the call went.
         place: Place,
         /// The variable that names the file.
-        variable: &'static str,
+        variable: VariableName,
         /// What was wrong with the file.
         #[source]
         cause: crate::secret::SecretError,
@@ -246,7 +248,7 @@ pub enum Error {
         /// The answer's status and the beginning of its body.
         reason: String,
         /// The variable that names the place.
-        variable: &'static str,
+        variable: VariableName,
     },
     /// A success that the destination itself would not give.
     #[error(
@@ -258,7 +260,7 @@ pub enum Error {
         /// The answer's status.
         status: u16,
         /// The variable that names the place.
-        variable: &'static str,
+        variable: VariableName,
     },
     /// Entries could not be printed.
     #[error("cannot write to {place}")]

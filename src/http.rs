@@ -17,6 +17,7 @@ use crate::telemetry::metrics::Exchange;
 pub use crate::telemetry::metrics::Server;
 
 mod excerpt;
+pub(crate) mod variables;
 
 pub use excerpt::{Excerpt, Redaction};
 

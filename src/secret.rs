@@ -7,13 +7,15 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::variable_name::VariableName;
+
 /// A secret named by the variable that carries it.
 ///
 /// `Debug` shows the variable, never the value. A secret that came from a file can be read again, so that a rotated
 /// key is taken up without a restart. Clones share the value.
 #[derive(Clone)]
 pub struct Secret {
-    variable: &'static str,
+    variable: VariableName,
     file: Option<PathBuf>,
     value: Arc<RwLock<SecretString>>,
 }
@@ -40,19 +42,19 @@ pub enum SecretError {
 
 impl Secret {
     /// A secret that `variable` carries itself.
-    pub fn from_value(variable: &'static str, value: SecretString) -> Self {
-        Self { variable, file: None, value: Arc::new(RwLock::new(value)) }
+    pub fn from_value(variable: impl Into<VariableName>, value: SecretString) -> Self {
+        Self { variable: variable.into(), file: None, value: Arc::new(RwLock::new(value)) }
     }
 
     /// A secret in the file that `variable` (`…_FILE`) names. One line end at the end of the file is not part of it.
-    pub fn from_file(variable: &'static str, path: PathBuf) -> Result<Self, SecretError> {
+    pub fn from_file(variable: impl Into<VariableName>, path: PathBuf) -> Result<Self, SecretError> {
         let value = read(&path)?;
-        Ok(Self { variable, file: Some(path), value: Arc::new(RwLock::new(value)) })
+        Ok(Self { variable: variable.into(), file: Some(path), value: Arc::new(RwLock::new(value)) })
     }
 
     /// The variable that an operator has to correct when this secret is refused.
-    pub fn variable(&self) -> &'static str {
-        self.variable
+    pub fn variable(&self) -> &VariableName {
+        &self.variable
     }
 
     /// The value as last read.

@@ -13,9 +13,11 @@ use serde::{Deserialize, Serialize};
 use crate::event::Event;
 use crate::failure::Class;
 use crate::http::{self, Excerpt, Place};
+use crate::variable_name::VariableName;
 
 pub mod oauth;
 pub mod sectigo;
+pub(crate) mod variables;
 
 /// A place in a source's history. Only the source that made it can read it; it holds no secret.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -123,13 +125,13 @@ pub enum Error {
         /// Where the call went.
         place: Place,
         /// The variable that names the file.
-        variable: &'static str,
+        variable: VariableName,
     },
     /// A secret's file, read again after a refusal, gave nothing.
     #[error("the credentials were refused, and {variable} cannot be read again")]
     SecretGone {
         /// The variable that names the file.
-        variable: &'static str,
+        variable: VariableName,
         /// What was wrong with the file.
         #[source]
         cause: crate::secret::SecretError,

@@ -26,6 +26,7 @@ pub mod readonly;
 pub mod redis;
 #[cfg(feature = "s3")]
 pub mod s3;
+pub(crate) mod variables;
 
 /// What a client of a store said.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -262,7 +263,7 @@ pub enum Error {
         /// What was asked, and what it did.
         finding: String,
         /// What the operator can do.
-        remedy: &'static str,
+        remedy: String,
     },
     /// The store holds another document than the one to be replaced.
     #[error(

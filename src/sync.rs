@@ -42,6 +42,7 @@ mod deliver;
 mod report;
 pub mod stop;
 mod tenure;
+pub(crate) mod variables;
 pub mod verdict;
 
 /// How often a stand-by asks whether it may work.

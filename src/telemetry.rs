@@ -11,6 +11,7 @@ use tracing_subscriber::{Layer as _, Registry, fmt};
 pub mod listener;
 pub mod metrics;
 pub mod pulse;
+pub(crate) mod variables;
 
 /// How the program logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::config::Storage;
 use crate::source::sectigo::Sectigo;
 use crate::state::StateStore;
 use crate::state::localfs::LocalFs;
 use crate::state::memory::Memory;
+use crate::state::variables::Storage;
 
 /// The store that was chosen.
 pub(super) fn store(storage: Storage) -> Arc<dyn StateStore> {

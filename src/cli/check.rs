@@ -8,10 +8,10 @@ use jiff::Timestamp;
 
 use super::exit::Exit;
 use super::{assemble, begin, print};
-use crate::config::Config;
 use crate::destination::datadog::Datadog;
 use crate::failure::{Chain, Class};
 use crate::http;
+use crate::pipeline::Config;
 use crate::source;
 use crate::source::sectigo::{self, Sectigo};
 use crate::state::{self, Claim, State, StateStore};
@@ -78,7 +78,7 @@ async fn check_state(store: &dyn StateStore, is_conditional: bool) -> Result<Str
     let writers = if is_conditional {
         "can be written, by one instance at a time"
     } else {
-        "can be written, by several instances at a time (SECTIGO_AUDIT_S3_UNCONDITIONAL=true)"
+        "can be written, by several instances at a time (unconditional)"
     };
     let holder = match held.and_then(|state| state.lease) {
         Some(lease) => {

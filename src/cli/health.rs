@@ -8,9 +8,9 @@ use url::Url;
 
 use super::exit::Exit;
 use super::{print, say};
-use crate::config::HealthConfig;
 use crate::failure::Chain;
 use crate::http::{self, Method, Place, Redaction};
+use crate::pipeline::HealthConfig;
 
 /// What answers is on this machine.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -25,8 +25,9 @@ pub(super) async fn health(config: HealthConfig, ready: bool) -> Exit {
         Ok(reply) => reply,
         Err(error) => {
             say(&format!(
-                "auditsync: {}; is the daemon running, with the same SECTIGO_AUDIT_HTTP_LISTEN?",
-                Chain(error.as_ref())
+                "auditsync: {}; is the daemon running, with the same {}?",
+                Chain(error.as_ref()),
+                config.name
             ));
             return Exit::TryAgain;
         }

@@ -8,20 +8,18 @@ use std::time::Duration;
 use super::exit::Exit;
 use super::signals::Signals;
 use super::{assemble, begin, supervised};
-use crate::config::{Config, Storage};
 use crate::destination::datadog::Datadog;
 use crate::failure::Chain;
 use crate::http;
+use crate::pipeline::{Config, Names};
 use crate::source::sectigo::Sectigo;
+use crate::state::variables::Storage;
 use crate::sync::clock::Clock;
 use crate::sync::stop::Stop;
 use crate::sync::{Mode, Outcome, Sync};
 use crate::telemetry::listener::Listener;
 use crate::telemetry::metrics::exporter;
 use crate::telemetry::pulse::{Pace, Pulse};
-
-/// The variable that is named when its port cannot be had.
-const LISTEN: &str = "SECTIGO_AUDIT_HTTP_LISTEN";
 
 /// Runs the synchronisation until it ends.
 pub(super) async fn run(config: Config, once: bool) -> Exit {
@@ -30,9 +28,8 @@ pub(super) async fn run(config: Config, once: bool) -> Exit {
     if once && settings.mode == Mode::Loop {
         settings.mode = Mode::Once;
         if matches!(config.storage, Storage::Memory) {
-            tracing::warn!(
-                "with SECTIGO_AUDIT_STORAGE_BACKEND=memory, run after run starts over: nothing is remembered between them"
-            );
+            let backend = &config.names.backend;
+            tracing::warn!("with {backend}=memory, run after run starts over: nothing is remembered between them");
         }
     }
     let notifier = supervised::notifier();
@@ -46,7 +43,7 @@ pub(super) async fn run(config: Config, once: bool) -> Exit {
     }
     let pulse = Pulse::new(Pace { interval: settings.interval, exchange: config.http.timeout });
     if let Some(address) = config.listen
-        && let Err(exit) = listen(address, settings.mode, &pulse).await
+        && let Err(exit) = listen(address, &config.names, settings.mode, &pulse).await
     {
         return exit;
     }
@@ -99,17 +96,18 @@ pub(super) async fn run(config: Config, once: bool) -> Exit {
 ///
 /// A one-shot run goes on without where the address is taken: beside a daemon, or a run before it that is still under
 /// way, the same variables hold for both.
-async fn listen(address: SocketAddr, mode: Mode, pulse: &Pulse) -> Result<(), Exit> {
+async fn listen(address: SocketAddr, names: &Names, mode: Mode, pulse: &Pulse) -> Result<(), Exit> {
+    let name = &names.listen;
     let listener = match Listener::bind(address).await {
         Ok(listener) => listener,
         Err(error) if mode == Mode::Once && error.kind() == ErrorKind::AddrInUse => {
-            tracing::warn!(%error, "{LISTEN}={address}: somebody else answers there; this run does without");
+            tracing::warn!(%error, "{name}={address}: somebody else answers there; this run does without");
             return Ok(());
         }
         Err(error) => {
             // Taken by a one-shot run, it is free again when that ends.
             let exit = if error.kind() == ErrorKind::AddrInUse { Exit::TryAgain } else { Exit::Configuration };
-            tracing::error!(%error, exit_code = exit.code(), "{LISTEN}={address}: cannot listen there; choose an address of this machine and a free port");
+            tracing::error!(%error, exit_code = exit.code(), "{name}={address}: cannot listen there; choose an address of this machine and a free port");
             return Err(exit);
         }
     };

@@ -65,11 +65,11 @@ fn reload(secrets: &[Secret], notifier: Option<&Notifier>) {
         let variable = secret.variable();
         match secret.reload() {
             Ok(true) => {
-                tracing::info!(variable, "SIGHUP: the file was read again and holds another secret, used from now on");
+                tracing::info!(%variable, "SIGHUP: the file was read again and holds another secret, used from now on");
             }
-            Ok(false) => tracing::info!(variable, "SIGHUP: the file was read again and holds the same secret"),
+            Ok(false) => tracing::info!(%variable, "SIGHUP: the file was read again and holds the same secret"),
             Err(error) => {
-                tracing::error!(variable, error = %Chain(&error), "SIGHUP: the file cannot be read again; the secret in use stays");
+                tracing::error!(%variable, error = %Chain(&error), "SIGHUP: the file cannot be read again; the secret in use stays");
             }
         }
     }

@@ -1,22 +1,23 @@
 //! `auditsync state`: the stored place, shown, set and moved by hand.
 
-use std::ffi::OsString;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use super::exit::Exit;
 use super::{StateCommand, assemble, begin, print, say};
-use crate::config::{StateConfig, Storage};
 use crate::failure::Chain;
+use crate::pipeline::{self, StateConfig};
 use crate::source::sectigo::{self, Sectigo};
+use crate::state::variables::Storage;
 use crate::state::{Document, Error, Nonce, State, StateStore, Version, lease};
+use crate::variable_name::VariableName;
 
 /// Shows or sets the place.
 pub(super) async fn state(command: StateCommand, config: StateConfig) -> Exit {
     begin(config.telemetry, &[]);
     if matches!(config.storage, Storage::Memory) {
-        say("auditsync: with SECTIGO_AUDIT_STORAGE_BACKEND=memory the state lives in the running process alone");
+        say(&format!("auditsync: with {}=memory the state lives in the running process alone", config.backend));
         return Exit::Configuration;
     }
     let store = assemble::store(config.storage);
@@ -33,7 +34,10 @@ pub(super) async fn state(command: StateCommand, config: StateConfig) -> Exit {
             set(store.as_ref(), since, yes, now).await
         }
         StateCommand::Migrate { to, yes } => match target(&to) {
-            Ok(target) => migrate(store.as_ref(), target.as_ref(), &to, yes, now).await,
+            Ok(target) => {
+                migrate(store.as_ref(), target.as_ref(), &Moved { backend: &to, variable: &config.backend }, yes, now)
+                    .await
+            }
             Err(exit) => return exit,
         },
     };
@@ -88,8 +92,7 @@ async fn set(store: &dyn StateStore, since: Timestamp, yes: bool, now: Timestamp
 
 /// The store that the variables describe for another backend.
 fn target(backend: &str) -> Result<Arc<dyn StateStore>, Exit> {
-    let chosen = (OsString::from("SECTIGO_AUDIT_STORAGE_BACKEND"), OsString::from(backend));
-    match StateConfig::from_pairs(std::iter::once(chosen).chain(std::env::vars_os())) {
+    match StateConfig::for_backend(pipeline::environment(), backend) {
         Ok(StateConfig { storage: Storage::Memory, .. }) => {
             say("auditsync: a state moved to memory would be forgotten at once");
             Err(Exit::Usage)
@@ -99,19 +102,23 @@ fn target(backend: &str) -> Result<Arc<dyn StateStore>, Exit> {
     }
 }
 
+/// The backend that a state moves to, and the variable that names it.
+struct Moved<'a> {
+    backend: &'a str,
+    variable: &'a VariableName,
+}
+
 /// Copies the state. The one that is copied stays as it is.
 async fn migrate(
     from: &dyn StateStore,
     to: &dyn StateStore,
-    backend: &str,
+    Moved { backend, variable }: &Moved<'_>,
     yes: bool,
     now: Timestamp,
 ) -> Result<Exit, Error> {
     let (place, target) = (from.place(), to.place());
     if place == target {
-        say(&format!(
-            "auditsync: the state is at {target} already; --to names another backend than SECTIGO_AUDIT_STORAGE_BACKEND"
-        ));
+        say(&format!("auditsync: the state is at {target} already; --to names another backend than {variable}"));
         return Ok(Exit::Usage);
     }
     let Some((document, version)) = idle(from).await? else {
@@ -142,9 +149,7 @@ async fn migrate(
         return Ok(Exit::TryAgain);
     }
     say(&format!("copied from {place} to {target}: {}", position(&copy, &target)));
-    say(&format!(
-        "before the next start set SECTIGO_AUDIT_STORAGE_BACKEND={backend}; the state at {place} is left as it was"
-    ));
+    say(&format!("before the next start set {variable}={backend}; the state at {place} is left as it was"));
     Ok(Exit::Done)
 }
 

@@ -1,71 +1,58 @@
-//! The file `.env`: dotenvy reads it, after a look at what dotenvy would pass over in silence.
+//! The file `.env`: dotenvy reads it, and this file refuses what dotenvy would read differently from what an operator wrote.
 //!
-//! dotenvy's own message about a line shows the line, hence a secret; and a value with `$`, quotes or backslashes may
-//! lose them without a word. So the text is vetted first, entry by entry, and no message shows any of a value.
+//! dotenvy replaces `$name`, drops quotes and backslashes, and cuts a value at ` #`. A secret that changes on the way is a mistake; in single quotes
+//! it cannot. dotenvy's own messages quote the line, and so the secret: no message here shows a value.
 
-use std::cell::Cell;
-use std::io::{self, ErrorKind, Read};
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::{env, fmt, fs};
+use std::{fmt, fs};
 
-use super::variables;
+/// What a name in the file is to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// A variable of ours.
+    Variable,
+    /// A variable of ours that carries a secret.
+    Secret,
+}
 
-mod scan;
-
-use scan::Scan;
-
-/// What may be wrong with one entry; said without its value.
+/// What is wrong with a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flaw {
     Unreadable,
-    SeveralLines,
-    UndefinedName,
-    LosesCharacters,
-    Nul,
-    Repeated { line: usize },
-    AlsoInEnvironment,
+    Changed,
+    Swallowed,
+    Repeated,
 }
 
 impl fmt::Display for Flaw {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unreadable => f.write_str(
-                "is not NAME=value; a value with blanks, quotes, backslashes, # or $ in it needs single quotes, \
-                 NAME='value', or, if it has a single quote itself, double quotes with a backslash before each \
-                 \" and \\ and $",
-            ),
-            Self::SeveralLines => f.write_str(
-                "goes on over the next lines because a quote in it is not closed; put the value in single quotes, \
-                 NAME='value', or, if it has a single quote itself, in double quotes",
-            ),
-            Self::UndefinedName => f.write_str(
-                "would lose a $ and what follows it, because that is taken for the name of a variable and there is \
-                 none; put the value in single quotes: NAME='value'",
-            ),
-            Self::LosesCharacters => f.write_str(
-                "would lose a quote, a backslash, or a # and what follows it; put the value in single quotes: \
-                 NAME='value'",
-            ),
-            Self::Nul => f.write_str("holds a NUL byte"),
-            Self::Repeated { line } => write!(f, "is set already in line {line}; keep one of the two"),
-            Self::AlsoInEnvironment => f.write_str("is in the environment too, and there it is not text in UTF-8"),
-        }
+        f.write_str(match self {
+            Self::Unreadable => "is not NAME=value; put a value with blanks, quotes, backslashes, # or $ in single quotes: NAME='value'",
+            Self::Changed => {
+                "would change, because $, quotes, backslashes and # have a meaning here; put it in single quotes: NAME='value'. \
+                 A secret that holds a single quote or ends in a backslash goes into a file: NAME_FILE=/path"
+            }
+            Self::Swallowed => "is a part of the value before it, because a quote there is not closed; put that value in single quotes",
+            Self::Repeated => "is set in a line before, too; keep one of the two",
+        })
     }
 }
 
-/// An entry that cannot be used as it is.
+/// A line that cannot be used as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BadEntry {
-    line: usize,
+pub struct BadLine {
+    number: usize,
     name: Option<String>,
     flaw: Flaw,
 }
 
-impl fmt::Display for BadEntry {
+impl fmt::Display for BadLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.name {
-            Some(name) => write!(f, "line {}, {name}: {}", self.line, self.flaw),
-            None => write!(f, "line {}: {}", self.line, self.flaw),
+            Some(name) => write!(f, "line {}, {name}: {}", self.number, self.flaw),
+            None => write!(f, "line {}: {}", self.number, self.flaw),
         }
     }
 }
@@ -82,23 +69,15 @@ pub enum DotenvError {
         #[source]
         cause: io::Error,
     },
-    /// The file is not text.
-    #[error("{}, line {line}: is not text in UTF-8", path.display())]
-    NotText {
-        /// The file.
-        path: PathBuf,
-        /// The first line that is not text.
-        line: usize,
-    },
-    /// Entries cannot be used; all of them, one a line.
-    #[error("{} cannot be used as it is:{}", path.display(), list(entries))]
-    BadEntries {
+    /// Lines cannot be used; all of them, one a line.
+    #[error("{} cannot be used as it is:{}", path.display(), list(lines))]
+    BadLines {
         /// The file.
         path: PathBuf,
         /// What is wrong, in the order of the file.
-        entries: Vec<BadEntry>,
+        lines: Vec<BadLine>,
     },
-    /// What was read well could not be set.
+    /// The variables could not be set.
     #[error("the variables of {} could not be set", path.display())]
     NotSet {
         /// The file.
@@ -106,130 +85,204 @@ pub enum DotenvError {
     },
 }
 
-fn list(entries: &[BadEntry]) -> String {
-    entries.iter().fold(String::new(), |list, entry| list + "\n  " + &entry.to_string())
+fn list(lines: &[BadLine]) -> String {
+    lines.iter().fold(String::new(), |list, line| list + "\n  " + &line.to_string())
 }
 
-/// The variables in the file at `path`, none if there is no file.
-pub fn read(path: &Path) -> Result<Vec<(String, String)>, DotenvError> {
-    vet(path, &text(path)?)
-}
-
-/// Puts the variables in the file at `path` into the process environment, where libraries look for proxies and trust
-/// stores; what is set already stays, even if it is empty. If there is no file, nothing happens.
+/// Puts the variables in the file at `path` into the process environment, where libraries look for proxies and trust stores; what is set
+/// already stays, even if it is empty. `known` tells which names are ours. If there is no file, nothing happens.
 ///
-/// Must be called before the first thread starts: others may be reading the environment meanwhile, and on Unix nothing
-/// keeps them apart.
-pub fn load(path: &Path) -> Result<(), DotenvError> {
-    let text = text(path)?;
-    vet(path, &text)?;
-    // The text that was vetted, not the file again, which may have changed. The cause would show a line.
+/// Must be called before the first thread starts: others may be reading the environment meanwhile, and on Unix nothing keeps them apart.
+pub fn load(path: &Path, known: impl Fn(&str) -> Option<Known>) -> Result<(), DotenvError> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(cause) => return Err(DotenvError::Unreadable { path: path.to_owned(), cause }),
+    };
+    let text = normalised(&text);
+    if let Err(lines) = vet(&text, known) {
+        return Err(DotenvError::BadLines { path: path.to_owned(), lines });
+    }
+    // The text that was vetted, not the file again, which may have changed. The cause would quote a line.
     dotenvy::from_read(text.as_bytes()).map_err(|_| DotenvError::NotSet { path: path.to_owned() })
 }
 
-/// The file's text, such that dotenvy takes it as it is meant.
-fn text(path: &Path) -> Result<String, DotenvError> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(String::new()),
-        Err(cause) => return Err(DotenvError::Unreadable { path: path.to_owned(), cause }),
-    };
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let good = error.as_bytes().iter().take(error.utf8_error().valid_up_to());
-        DotenvError::NotText { path: path.to_owned(), line: 1 + good.filter(|byte| **byte == b'\n').count() }
-    })?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    // Each line ends in a line end: dotenvy refuses a last one that ends in a blank.
-    Ok(text.lines().map(|line| scan::closed(line).into_owned() + "\n").collect())
+/// The text without a byte order mark, each line without blanks at its end: dotenvy takes neither everywhere.
+fn normalised(text: &str) -> String {
+    text.strip_prefix('\u{feff}').unwrap_or(text).lines().map(|line| line.trim_end().to_owned() + "\n").collect()
 }
 
-fn vet(path: &Path, text: &str) -> Result<Vec<(String, String)>, DotenvError> {
-    let handed = Cell::new(0);
-    let mut parsed = dotenvy::from_read_iter(ByLine { text: text.as_bytes(), handed: &handed });
-    let (mut pairs, mut lines, mut bad) = (Vec::<(String, String)>::new(), Vec::new(), Vec::new());
-    loop {
-        let start = handed.get();
-        let Some(entry) = parsed.next() else { break };
-        let start = start + passed_over(&text[start..handed.get()]);
-        let source = &text[start..handed.get()];
-        let line = 1 + text[..start].matches('\n').count();
-        let earlier = |name: &str| pairs.iter().position(|(known, _)| known == name);
-        let flaw = match &entry {
-            Err(_) => Some(Flaw::Unreadable),
-            Ok((name, _)) if earlier(name).is_some() => {
-                earlier(name).map(|index| Flaw::Repeated { line: lines[index] })
-            }
-            Ok((name, value)) => flaw(source, name, value, |name| env::var(name).is_ok() || earlier(name).is_some()),
+/// What dotenvy reads, if that is what the text says.
+fn vet(text: &str, known: impl Fn(&str) -> Option<Known>) -> Result<Vec<(String, String)>, Vec<BadLine>> {
+    let (mut pairs, mut bad) = (Vec::new(), Vec::new());
+    for entry in dotenvy::from_read_iter(text.as_bytes()) {
+        match entry {
+            Ok(pair) => pairs.push(pair),
+            Err(dotenvy::Error::LineParse(part, _)) => bad.push(unreadable(text, &part, &known)),
+            Err(_) => bad.push(BadLine { number: 1, name: None, flaw: Flaw::Unreadable }),
+        }
+    }
+    if bad.is_empty() {
+        bad.extend(changed(text, &pairs, &known));
+    }
+    if bad.is_empty() { Ok(pairs) } else { Err(bad) }
+}
+
+/// The line in which the `part` stands that dotenvy could not read.
+fn unreadable(text: &str, part: &str, known: impl Fn(&str) -> Option<Known>) -> BadLine {
+    let at = text.find(part).unwrap_or_default();
+    let before = &text[..at];
+    let number = 1 + before.matches('\n').count();
+    let name = text.lines().nth(number - 1).and_then(name_of).filter(|name| known(name).is_some());
+    BadLine { number, name: name.map(str::to_owned), flaw: Flaw::Unreadable }
+}
+
+/// The lines with a variable of ours that dotenvy reads otherwise than they are written, or not at all.
+fn changed(text: &str, pairs: &[(String, String)], known: impl Fn(&str) -> Option<Known>) -> Vec<BadLine> {
+    let mut seen = BTreeMap::<&str, usize>::new();
+    let mut bad = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let Some((name, kind)) = name_of(line).and_then(|name| Some((name, known(name)?))) else { continue };
+        let times = seen.entry(name).or_default();
+        let value = pairs.iter().filter(|(read, _)| read == name).nth(*times).map(|(_, value)| value.as_str());
+        *times += 1;
+        let flaw = match value {
+            None => Some(Flaw::Swallowed),
+            Some(_) if *times > 1 => Some(Flaw::Repeated),
+            Some(value) if kind == Known::Secret && value != written(line) => Some(Flaw::Changed),
+            Some(_) => None,
         };
-        if let Some(flaw) = flaw {
-            bad.push(BadEntry { line, name: presentable_name(source), flaw });
-        }
-        if let Ok(pair) = entry {
-            pairs.push(pair);
-            lines.push(line);
-        }
+        bad.extend(flaw.map(|flaw| BadLine { number: index + 1, name: Some(name.to_owned()), flaw }));
     }
-    if bad.is_empty() { Ok(pairs) } else { Err(DotenvError::BadEntries { path: path.to_owned(), entries: bad }) }
-}
-
-/// What is wrong with an entry that dotenvy took: what it says in the file is not what would be used.
-fn flaw(source: &str, name: &str, value: &str, is_defined: impl Fn(&str) -> bool) -> Option<Flaw> {
-    let row = variables::find(name);
-    let scan = Scan::of(source.split_once('=').map_or("", |(_, value)| value));
-    let swallows = || source.lines().skip(1).filter_map(name_of).any(|name| variables::find(name).is_some());
-    let several_lines = source.trim_end().contains('\n');
-    // A value that holds no line end although its entry has several lines has lost some of them.
-    if several_lines && (row.is_some() || swallows() || !value.contains('\n')) {
-        Some(Flaw::SeveralLines)
-    } else if scan.names.iter().any(|name| !is_defined(name)) {
-        Some(Flaw::UndefinedName)
-    } else if scan.ends_in_backslash || (row.is_some_and(|row| row.secret) && scan.loses_characters) {
-        Some(Flaw::LosesCharacters)
-    } else if value.contains('\0') {
-        Some(Flaw::Nul)
-    } else if matches!(env::var(name), Err(env::VarError::NotUnicode(_))) {
-        // dotenvy would take it for not set, and replace it.
-        Some(Flaw::AlsoInEnvironment)
-    } else {
-        None
-    }
-}
-
-/// How much of `text` dotenvy passes over before the entry begins: blank lines and comments.
-fn passed_over(text: &str) -> usize {
-    let ignored = |line: &&str| line.trim().is_empty() || line.trim_start().starts_with('#');
-    text.split_inclusive('\n').take_while(ignored).map(str::len).sum()
+    bad
 }
 
 /// The name that `line` sets, if it looks like a line that sets one.
 fn name_of(line: &str) -> Option<&str> {
     let name = line.split_once('=')?.0.trim();
-    Some(name.strip_prefix("export").map_or(name, str::trim_start))
+    Some(name.strip_prefix("export ").map_or(name, str::trim_start))
 }
 
-/// The name in the entry, if it is surely no piece of a secret that was broken into two lines.
-fn presentable_name(source: &str) -> Option<String> {
-    let name = name_of(source)?;
-    let usual = name.contains('_') && name.split('_').all(|part| part.chars().all(|c| c.is_ascii_uppercase()));
-    (usual || variables::find(name).is_some()).then(|| name.to_owned())
-}
-
-/// Hands out one line at a time, and so tells how far its reader has come.
-struct ByLine<'a> {
-    text: &'a [u8],
-    handed: &'a Cell<usize>,
-}
-
-impl Read for ByLine<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let line = self.text.iter().position(|byte| *byte == b'\n').map_or(self.text.len(), |end| end + 1);
-        let (now, later) = self.text.split_at(line.min(buffer.len()));
-        buffer[..now.len()].copy_from_slice(now);
-        self.text = later;
-        self.handed.set(self.handed.get() + now.len());
-        Ok(now.len())
+/// The value in `line` as an operator means it: what stands in single quotes, else all that stands behind the `=`.
+fn written(line: &str) -> &str {
+    let value = line.split_once('=').map_or("", |(_, value)| value.trim());
+    let quoted = value.strip_prefix('\'').and_then(|rest| rest.split_once('\''));
+    match quoted {
+        Some((inner, behind)) if behind.trim().is_empty() || behind.trim_start().starts_with('#') => inner,
+        _ => value,
     }
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn known(name: &str) -> Option<Known> {
+        match name {
+            "DD_API_KEY" => Some(Known::Secret),
+            "DD_SITE" | "DD_ENV" | "DD_TAGS" | "DD_SERVICE" => Some(Known::Variable),
+            _ => None,
+        }
+    }
+
+    fn read(text: &str) -> Result<Vec<(String, String)>, String> {
+        vet(&normalised(text), known).map_err(|lines| list(&lines))
+    }
+
+    fn value(line: &str) -> String {
+        let pairs = read(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        assert_eq!(pairs.len(), 1, "{line}");
+        pairs[0].1.clone()
+    }
+
+    #[test]
+    fn the_vendors_sample_secret_works_as_it_stands() {
+        assert_eq!(value("DD_API_KEY==m0sfj!RQZNp]d2C8DIf1qM8V6jjnAEy"), "=m0sfj!RQZNp]d2C8DIf1qM8V6jjnAEy");
+    }
+
+    #[test]
+    fn everything_between_single_quotes_is_taken_as_it_is() {
+        for secret in
+            ["a#b", "a #b", "#a", "$HOME", "a$", "${x}", " a b ", "\"a\"", "a\\n", "a\\\\", "=", "`;&|<>*?~", "ü"]
+        {
+            for after in ["", " ", " # why", "\n", "\r\n"] {
+                assert_eq!(value(&format!("DD_API_KEY='{secret}'{after}")), secret);
+            }
+        }
+    }
+
+    #[test]
+    fn a_secret_that_would_change_is_a_mistake() {
+        for value in [
+            "hunter2$x9y",
+            "hunter2$",
+            "\"hunter2 z\"",
+            "hunter2${x9y}",
+            "hunter2\\\\x",
+            "hunt\"er2\"",
+            "'hunter2'x",
+            "#hunter2",
+            "hunter2 #x",
+            "\"it's hunter2\"",
+        ] {
+            let message = read(&format!("# first\n\nDD_API_KEY={value}\n")).unwrap_err();
+            assert!(message.contains("line 3, DD_API_KEY: would change"), "{value}: {message}");
+            assert!(message.contains("single quotes: NAME='value'") && !message.contains("hunter2"), "{message}");
+        }
+    }
+
+    #[test]
+    fn usual_spellings_are_read() {
+        let text = "\u{feff}# first\r\n\r\nDD_SITE = datadoghq.eu # why\r\n  export DD_ENV=prod\nDD_TAGS=\n\nDD_SERVICE=\"a b\"  ";
+        let expected = [("DD_SITE", "datadoghq.eu"), ("DD_ENV", "prod"), ("DD_TAGS", ""), ("DD_SERVICE", "a b")];
+        assert_eq!(read(text).unwrap(), expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+
+    #[test]
+    fn a_line_that_sets_nothing_is_named_by_its_number_alone() {
+        for line in ["hunter2", "DD-KEY=hunter2", "hunter2=a b", "=hunter2", "9A=hunter2", "HUNTER2=a b"] {
+            let message = read(&format!("DD_SITE=datadoghq.eu\n{line}\nDD_ENV=prod\n")).unwrap_err();
+            assert!(message.contains("\n  line 2: is not NAME=value"), "{line}: {message}");
+            assert!(!message.to_lowercase().contains("hunter2"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_quote_that_is_not_closed_does_not_swallow_other_variables() {
+        let message = read("OTHER_KEY=hunter'2\nDD_SITE=datadoghq.com\nDD_ENV=it's\n").unwrap_err();
+        assert!(message.contains("line 2, DD_SITE: is a part of the value before it"), "{message}");
+        let message = read("DD_API_KEY=hunter'2\nDD_SITE=datadoghq.com\nDD_ENV=it's\n").unwrap_err();
+        assert!(message.contains("line 1, DD_API_KEY: would change") && !message.contains("hunter"), "{message}");
+        assert!(read("DD_API_KEY='hunter2\n").unwrap_err().contains("line 1, DD_API_KEY: is not NAME=value"));
+        assert_eq!(value("OTHER_KEY='a\nb'"), "a\nb", "another program's value may have several lines");
+    }
+
+    #[test]
+    fn a_variable_that_is_set_twice_is_a_mistake() {
+        let message = read("DD_SITE=a.example\nDD_ENV=x\nDD_SITE=b.example\n").unwrap_err();
+        assert_eq!(message, "\n  line 3, DD_SITE: is set in a line before, too; keep one of the two");
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_sets_nothing() {
+        assert!(load(Path::new("/no/such/file"), known).is_ok());
+        let error = load(Path::new("/"), known).unwrap_err();
+        assert_eq!(error.to_string(), "cannot read /");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Whatever the file says, a secret is read as it is written, or refused.
+        #[test]
+        fn no_secret_changes_silently(secret in "[ -~]{1,12}", quoted in any::<bool>()) {
+            let line = if quoted { format!("DD_API_KEY='{secret}'") } else { format!("DD_API_KEY={secret}") };
+            if let Ok(pairs) = read(&line) {
+                let meant = if quoted && !secret.contains('\'') { secret.as_str() } else { written(line.trim_end()) };
+                prop_assert_eq!(&pairs, &[("DD_API_KEY".to_owned(), meant.to_owned())]);
+            }
+        }
+    }
+}

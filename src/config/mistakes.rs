@@ -2,7 +2,8 @@
 
 use std::fmt::{self, Write as _};
 
-use super::variables::{self, VARIABLES};
+use super::variable::Spec;
+use crate::variable_name::VariableName;
 
 /// The longest value that a message shows; what is longer is cut.
 const SHOWN: usize = 120;
@@ -13,7 +14,7 @@ const HIDDEN: &str = "[hidden]";
 /// One variable that cannot be used as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
-    variable: String,
+    variable: VariableName,
     shown: Option<String>,
     rule: String,
 }
@@ -21,7 +22,7 @@ pub struct Mistake {
 impl Mistake {
     /// The variable to correct.
     pub fn variable(&self) -> &str {
-        &self.variable
+        self.variable.as_str()
     }
 }
 
@@ -43,7 +44,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    /// The mistakes, in the order of the table of variables.
+    /// The mistakes, in the order in which the variables are read.
     pub fn mistakes(&self) -> &[Mistake] {
         &self.mistakes
     }
@@ -65,39 +66,40 @@ impl ConfigError {
 
 /// A proof that a mistake has been collected: what comes instead of the value that could not be made.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Noted(());
+pub struct Noted(());
 
 /// Collects mistakes.
 #[derive(Debug, Default)]
-pub(super) struct Mistakes(Vec<Mistake>);
+pub struct Mistakes(Vec<Mistake>);
 
 impl Mistakes {
-    /// The value of `variable` breaks `rule`.
-    pub(super) fn refuse(&mut self, variable: &str, value: &str, rule: impl Into<String>) -> Noted {
-        let shown = if may_be_secret(variable, value) { HIDDEN.to_owned() } else { quoted(value) };
-        self.add(variable, Some(shown), rule.into())
+    /// The value of the variable breaks `rule`.
+    pub(super) fn refuse(&mut self, name: &VariableName, spec: &Spec, value: &str, rule: impl Into<String>) -> Noted {
+        if spec.secret { self.refuse_hidden(name, rule) } else { self.refuse_shown(name, value, rule) }
     }
 
-    /// The value of `variable` breaks `rule` and is better not shown.
-    pub(super) fn refuse_hidden(&mut self, variable: &str, rule: impl Into<String>) -> Noted {
-        self.add(variable, Some(HIDDEN.to_owned()), rule.into())
+    /// The value of a variable that carries no secret breaks `rule`. What looks like a secret in the wrong place is hidden all the same.
+    pub(super) fn refuse_shown(&mut self, name: &VariableName, value: &str, rule: impl Into<String>) -> Noted {
+        let shown = if may_be_secret(value) { HIDDEN.to_owned() } else { quoted(value) };
+        self.add(name, Some(shown), rule.into())
     }
 
-    /// `variable` breaks `rule` whatever its value.
-    pub(super) fn refuse_name(&mut self, variable: &str, rule: impl Into<String>) -> Noted {
-        self.add(variable, None, rule.into())
+    /// The value of the variable breaks `rule` and must not be shown.
+    pub(super) fn refuse_hidden(&mut self, name: &VariableName, rule: impl Into<String>) -> Noted {
+        self.add(name, Some(HIDDEN.to_owned()), rule.into())
     }
 
-    /// `variable` is needed and not there. One that is there and already refused is not reported again.
-    pub(super) fn missing(&mut self, variable: &str, rule: impl Into<String>) -> Noted {
-        if self.0.iter().any(|mistake| mistake.variable == variable) {
-            return Noted(());
+    /// The variable breaks `rule`, whatever its value.
+    pub(super) fn refuse_name(&mut self, name: &VariableName, rule: impl Into<String>) -> Noted {
+        self.add(name, None, rule.into())
+    }
+
+    fn add(&mut self, name: &VariableName, shown: Option<String>, rule: String) -> Noted {
+        let mistake = Mistake { variable: name.clone(), shown, rule };
+        // Two pipelines that share a variable find the same mistake in it.
+        if !self.0.contains(&mistake) {
+            self.0.push(mistake);
         }
-        self.add(variable, None, rule.into())
-    }
-
-    fn add(&mut self, variable: &str, shown: Option<String>, rule: String) -> Noted {
-        self.0.push(Mistake { variable: variable.to_owned(), shown, rule });
         Noted(())
     }
 
@@ -105,25 +107,19 @@ impl Mistakes {
     pub(super) fn conclude<T>(self, built: Result<T, Noted>, notes: &[String]) -> Result<T, ConfigError> {
         match built {
             Ok(built) if self.0.is_empty() => Ok(built),
-            _ => {
-                let mut mistakes = self.0;
-                mistakes.sort_by_key(|mistake| VARIABLES.iter().position(|row| row.name == mistake.variable));
-                Err(ConfigError { mistakes, notes: notes.to_vec() })
-            }
+            _ => Err(ConfigError { mistakes: self.0, notes: notes.to_vec() }),
         }
     }
 }
 
-/// Whether a message about `variable` must not show `value`: a secret, an address with a password or parameters, or
-/// what looks like a key that was put in the wrong place.
-fn may_be_secret(variable: &str, value: &str) -> bool {
-    let secret = variables::find(variable).is_none_or(|row| row.secret);
+/// Whether a message must not show `value`: an address with a password or parameters, or what looks like a key in the wrong place.
+fn may_be_secret(value: &str) -> bool {
     let address = value.contains('@') || (value.contains("://") && value.contains(['?', '#']));
     let key = value.len() >= 24
         && !value.contains(['.', '/', ':', ',', ' '])
         && value.contains(|c: char| c.is_ascii_digit())
         && value.contains(|c: char| c.is_ascii_alphabetic());
-    secret || address || key
+    address || key
 }
 
 /// `value` on one line, cut where it is long.
@@ -135,59 +131,50 @@ fn quoted(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::variable::{Preset, Scope, SecretVariable, Variable};
     use super::*;
 
-    fn shown(variable: &str, value: &str) -> String {
+    const SITE: Spec = Variable::text(Scope::Destination, "DD_SITE", Preset::Nothing, "").spec;
+    const KEY: Spec = SecretVariable::new(Scope::Destination, "DD_API_KEY", Preset::Nothing, "").spec;
+
+    fn shown(spec: &Spec, value: &str) -> String {
         let mut mistakes = Mistakes::default();
-        let noted = mistakes.refuse(variable, value, "is wrong");
+        let noted = mistakes.refuse(&spec.name.into(), spec, value, "is wrong");
         mistakes.conclude(Err::<(), _>(noted), &[]).unwrap_err().to_string()
     }
 
     #[test]
     fn a_message_names_variable_value_and_rule() {
-        let message = shown("SECTIGO_AUDIT_SYNC_INTERVAL", "3s");
-        assert_eq!(message, "the configuration has a mistake:\n  SECTIGO_AUDIT_SYNC_INTERVAL=\"3s\": is wrong");
+        assert_eq!(shown(&SITE, "3s"), "the configuration has a mistake:\n  DD_SITE=\"3s\": is wrong");
     }
 
     #[test]
     fn what_may_be_a_secret_is_hidden() {
-        for (variable, value) in [
-            ("DD_API_KEY", "short"),
-            ("SECTIGO_AUDIT_API_CLIENT_SECRET", "a b"),
-            ("SECTIGO_AUDIT_API_URL", "https://me:hunter2@audit.example.com"),
-            ("SECTIGO_AUDIT_API_URL", "https://audit.example.com?key=hunter2"),
-            ("DD_SITE", "me:hunter2@datadoghq.com"),
-            ("DD_SITE", "0123456789abcdef0123456789abcdef"),
-            ("NO_SUCH_VARIABLE", "hunter2"),
+        for (spec, value) in [
+            (KEY, "short"),
+            (KEY, "a b"),
+            (SITE, "https://me:hunter2@audit.example.com"),
+            (SITE, "https://audit.example.com?key=hunter2"),
+            (SITE, "me:hunter2@datadoghq.com"),
+            (SITE, "0123456789abcdef0123456789abcdef"),
         ] {
-            assert!(shown(variable, value).ends_with(&format!("{variable}=[hidden]: is wrong")), "{variable} {value}");
+            assert!(shown(&spec, value).ends_with(&format!("{}=[hidden]: is wrong", spec.name)), "{value}");
         }
     }
 
     #[test]
     fn a_value_stays_on_one_line_and_is_cut() {
-        assert!(shown("DD_SITE", "a\nb").contains(r#"="a\nb":"#));
-        let long = shown("DD_SITE", &"a.".repeat(500));
+        assert!(shown(&SITE, "a\nb").contains(r#"="a\nb":"#));
+        let long = shown(&SITE, &"a.".repeat(500));
         assert!(long.contains("\"…: is wrong") && long.len() < 300, "{long}");
     }
 
     #[test]
-    fn mistakes_come_in_the_order_of_the_table() {
+    fn a_mistake_that_two_pipelines_share_is_reported_once() {
         let mut mistakes = Mistakes::default();
-        for row in VARIABLES.iter().rev() {
-            mistakes.refuse_name(row.name, "is wrong");
-        }
-        let error = mistakes.conclude(Ok(()), &[]).unwrap_err();
-        let names: Vec<_> = error.mistakes().iter().map(Mistake::variable).collect();
-        assert_eq!(names, VARIABLES.iter().map(|row| row.name).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn what_is_refused_is_not_also_missing() {
-        let mut mistakes = Mistakes::default();
-        mistakes.refuse_name("DD_API_KEY", "is wrong");
-        mistakes.missing("DD_API_KEY", "is not set");
-        mistakes.missing("DD_SITE", "is not set");
+        mistakes.refuse_name(&"DD_SITE".into(), "is wrong");
+        mistakes.refuse_name(&"DD_SITE".into(), "is wrong");
+        mistakes.refuse_name(&"DD_API_KEY".into(), "is wrong");
         assert_eq!(mistakes.conclude(Ok(()), &[]).unwrap_err().mistakes().len(), 2);
     }
 }

@@ -1,7 +1,9 @@
 //! From the text of one value to its type; what is wrong is said as the rule that it breaks.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use url::Url;
@@ -10,7 +12,7 @@ use crate::http::is_loopback;
 
 /// What a time may be.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
+pub struct Bounds {
     least: Duration,
     most: Duration,
     above_zero: bool,
@@ -19,18 +21,18 @@ pub(super) struct Bounds {
 
 impl Bounds {
     /// From `least` to `most` seconds, both included.
-    pub(super) const fn seconds(least: u64, most: u64) -> Self {
+    pub const fn seconds(least: u64, most: u64) -> Self {
         let (least, most) = (Duration::from_secs(least), Duration::from_secs(most));
         Self { least, most, above_zero: false, whole_seconds: false }
     }
 
     /// The same, zero excluded.
-    pub(super) const fn above_zero(self) -> Self {
+    pub const fn above_zero(self) -> Self {
         Self { above_zero: true, ..self }
     }
 
     /// The same, without fractions of a second.
-    pub(super) const fn whole_seconds(self) -> Self {
+    pub const fn whole_seconds(self) -> Self {
         Self { whole_seconds: true, ..self }
     }
 
@@ -63,7 +65,7 @@ fn short(time: Duration) -> String {
 }
 
 /// A time such as `90s`, `5m` or `1h 30m`.
-pub(super) fn duration(text: &str, bounds: Bounds) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str, bounds: Bounds) -> Result<Duration, String> {
     // Numbers of this length are out of every bound, and their sum could overflow inside humantime, which panics.
     let too_long = text.len() > 64 || text.split(|c: char| !c.is_ascii_digit()).any(|digits| digits.len() > 9);
     let time = if too_long { None } else { humantime::parse_duration(text).ok() };
@@ -72,7 +74,7 @@ pub(super) fn duration(text: &str, bounds: Bounds) -> Result<Duration, String> {
 }
 
 /// Yes or no, in the usual spellings.
-pub(super) fn flag(text: &str) -> Result<bool, String> {
+pub(crate) fn flag(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Ok(true),
         "false" | "0" | "no" | "off" => Ok(false),
@@ -81,7 +83,7 @@ pub(super) fn flag(text: &str) -> Result<bool, String> {
 }
 
 /// One of the named `choices`, in any case.
-pub(super) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
+pub(crate) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
     choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|(_, choice)| *choice).ok_or_else(|| {
         let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
         format!("must be one of {}", names.join(", "))
@@ -89,13 +91,13 @@ pub(super) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, St
 }
 
 /// An IP address and a port to listen on.
-pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
+pub(crate) fn listen(text: &str) -> Result<SocketAddr, String> {
     let address = text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0);
     address.ok_or_else(|| "must be an IP address and a port, such as 127.0.0.1:9090 or [::]:9090".to_owned())
 }
 
 /// An address that a secret may be sent to: `https`, or `http` where nobody else can listen.
-pub(super) fn api_url(text: &str) -> Result<Url, String> {
+pub(crate) fn api_url(text: &str) -> Result<Url, String> {
     let url = http_url(text)?;
     if url.scheme() == "http" && !is_loopback(&url) {
         return Err("must begin with https://; plain http:// would show the secrets to others".to_owned());
@@ -104,7 +106,7 @@ pub(super) fn api_url(text: &str) -> Result<Url, String> {
 }
 
 /// An `http` or `https` address that is no more than a place.
-pub(super) fn http_url(text: &str) -> Result<Url, String> {
+pub(crate) fn http_url(text: &str) -> Result<Url, String> {
     let scheme = text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
     if !matches!(scheme.as_deref(), Some("https" | "http")) {
         return Err("must be an address that begins with https://".to_owned());
@@ -123,10 +125,42 @@ pub(super) fn http_url(text: &str) -> Result<Url, String> {
 }
 
 /// The address without slashes at its end, so that a path can be put behind it; the path `/` alone cannot go.
-pub(super) fn without_trailing_slash(mut url: Url) -> Url {
+pub(crate) fn without_trailing_slash(mut url: Url) -> Url {
     let path = url.path().trim_end_matches('/').to_owned();
     url.set_path(&path);
     url
+}
+
+/// A folder that must exist. The rule calls it `which`, for its name may have to be hidden.
+pub(crate) fn existing_folder(which: &str, path: &Path) -> Result<(), String> {
+    match path.metadata() {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err(format!("{which} is not a folder")),
+        Err(cause) if cause.kind() == ErrorKind::NotFound => {
+            Err(format!("{which} does not exist; create the folder or name another"))
+        }
+        Err(cause) => Err(format!("{which} cannot be used: {cause}")),
+    }
+}
+
+/// The name of a bucket, without what people put around it.
+#[cfg(any(feature = "s3", feature = "gcs"))]
+pub(crate) fn bucket(text: &str) -> Result<String, String> {
+    if text.contains("://") || text.contains('/') || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err("must be the name of a bucket alone, without scheme or path".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// A path in a bucket. Slashes around it do not count: no name begins with one, and one follows in any case.
+#[cfg(any(feature = "s3", feature = "gcs"))]
+pub(crate) fn prefix(text: &str) -> Result<String, String> {
+    const LONGEST: usize = 900;
+    let prefix = text.trim_matches('/');
+    if prefix.len() > LONGEST || prefix.chars().any(char::is_control) {
+        return Err(format!("must be a path of at most {LONGEST} bytes without control characters"));
+    }
+    Ok(prefix.to_owned())
 }
 
 #[cfg(test)]

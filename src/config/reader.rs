@@ -1,103 +1,322 @@
-//! Reads one variable after the other: what was given, or its default, to its type; mistakes are collected.
+//! Reads variables one after the other, each to its type, and collects every mistake.
 
-use std::time::Duration;
+use std::path::{Component, Path, PathBuf};
 
-use serde::de::DeserializeOwned;
+use secrecy::{ExposeSecret as _, SecretString};
 
-use super::environment::Environment;
+use super::environment::{Environment, file_name};
 use super::mistakes::{Mistakes, Noted};
-use super::parse::{self, Bounds};
-use super::raw;
-use super::variables;
+use super::variable::{SOURCE_INFIX, Scope, SecretVariable, Spec, Variable};
+use crate::secret::{Secret, SecretError};
+use crate::variable_name::VariableName;
 
-/// Reads the variables of one prefix.
-pub(super) struct Reader<'a> {
-    prefix: &'static str,
-    pub(super) mistakes: &'a mut Mistakes,
+/// The source for which variables are read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// Its kind, such as `sectigo`.
+    pub kind: &'static str,
+    /// What tells it from others of its kind.
+    pub label: Option<String>,
+}
+
+impl Owner {
+    /// The prefixes of its variables, the most specific first.
+    pub fn prefixes(&self) -> impl Iterator<Item = String> {
+        let kind = self.kind.to_ascii_uppercase();
+        let labelled = self.label.as_ref().map(|label| format!("{kind}_{}{SOURCE_INFIX}", label.to_ascii_uppercase()));
+        labelled.into_iter().chain([format!("{kind}{SOURCE_INFIX}")])
+    }
+
+    /// The names under which it reads the variable, the most specific first.
+    pub fn names(&self, spec: &Spec) -> Vec<String> {
+        let overriding =
+            spec.suffix().into_iter().flat_map(|suffix| self.prefixes().map(move |prefix| prefix + suffix));
+        let own = (spec.scope != Scope::Source).then(|| spec.name.to_owned());
+        overriding.chain(own).collect()
+    }
+}
+
+/// Reads the variables of one pipeline.
+pub struct Reader<'a> {
+    environment: &'a Environment,
+    owner: &'a Owner,
+    mistakes: &'a mut Mistakes,
+}
+
+/// A value that was given, and the name that it was given under.
+struct Given {
+    name: VariableName,
+    text: String,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(prefix: &'static str, mistakes: &'a mut Mistakes) -> Self {
-        Self { prefix, mistakes }
+    /// Reads for `owner` what `environment` says.
+    pub fn new(environment: &'a Environment, owner: &'a Owner, mistakes: &'a mut Mistakes) -> Self {
+        Self { environment, owner, mistakes }
     }
 
-    /// The variables that go on after this prefix with `part`, as text.
-    #[cfg_attr(
-        not(any(feature = "redis", feature = "s3", feature = "gcs")),
-        expect(dead_code, reason = "for the backends that are left out")
-    )]
-    pub(super) fn read<T: DeserializeOwned>(&mut self, part: &str, environment: &Environment) -> Result<T, Noted> {
-        raw::read(&self.name(part), environment, self.mistakes)
+    /// The value that was given, or the default; none without either.
+    pub fn find<T>(&mut self, variable: &Variable<T>) -> Result<Option<T>, Noted> {
+        self.find_with(variable, |text| variable.parse(text))
     }
 
-    /// The whole name of the variable that ends in `suffix`.
-    pub(super) fn name(&self, suffix: &str) -> String {
-        format!("{}{suffix}", self.prefix)
-    }
-
-    /// What was given, else the default of the table, understood by `parse`; none without either.
-    pub(super) fn optional<T>(
+    /// The same, read by `parse`: for a value that depends on others.
+    pub fn find_with<T, U>(
         &mut self,
-        suffix: &str,
-        given: Option<&str>,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Result<Option<T>, Noted> {
-        let name = self.name(suffix);
-        let default = || variables::find(&name).and_then(variables::Variable::default_value);
-        let Some(value) = given.or_else(default) else { return Ok(None) };
-        parse(value).map(Some).map_err(|rule| self.mistakes.refuse(&name, value, rule))
-    }
-
-    /// The same, for what there must be.
-    pub(super) fn required<T>(
-        &mut self,
-        suffix: &str,
-        given: Option<&str>,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Result<T, Noted> {
-        match self.optional(suffix, given, parse)? {
-            Some(value) => Ok(value),
-            None => Err(self.missing(suffix)),
+        variable: &Variable<T>,
+        parse: impl FnOnce(&str) -> Result<U, String>,
+    ) -> Result<Option<U>, Noted> {
+        match (self.given(&variable.spec)?, variable.spec.default_value()) {
+            (Some(Given { name, text }), _) => {
+                parse(&text).map(Some).map_err(|rule| self.mistakes.refuse(&name, &variable.spec, &text, rule))
+            }
+            (None, Some(default)) => parse(default)
+                .map(Some)
+                .map_err(|rule| self.mistakes.refuse(&self.name(&variable.spec), &variable.spec, default, rule)),
+            (None, None) => Ok(None),
         }
     }
 
-    /// A time inside `bounds`.
-    pub(super) fn duration(&mut self, suffix: &str, given: Option<&str>, bounds: Bounds) -> Result<Duration, Noted> {
-        self.required(suffix, given, |text| parse::duration(text, bounds))
+    /// The value, which there must be.
+    pub fn get<T>(&mut self, variable: &Variable<T>) -> Result<T, Noted> {
+        match self.find(variable)? {
+            Some(value) => Ok(value),
+            None => {
+                let rule = format!("is required but not set. {}", variable.spec.description());
+                Err(self.mistakes.refuse_name(&self.name(&variable.spec), rule))
+            }
+        }
     }
 
-    fn missing(&mut self, suffix: &str) -> Noted {
-        let name = self.name(suffix);
-        let help = variables::find(&name).map_or("", |row| row.help);
-        self.mistakes.missing(&name, format!("is required but not set. {help}"))
+    /// The secret, where one is given: in the variable, in the file that `<NAME>_FILE` names, or as a credential of systemd.
+    pub fn find_secret(&mut self, variable: &SecretVariable) -> Result<Option<Secret>, Noted> {
+        let spec = &variable.spec;
+        let (value, file) = (self.given(spec)?, self.given_file(spec)?);
+        let secret = match (value, file) {
+            (Some(value), Some((file, _))) => {
+                return Err(self
+                    .mistakes
+                    .refuse_hidden(&value.name, format!("{file} is set too; keep one of the two")));
+            }
+            (Some(Given { name, text }), None) => Secret::from_value(name, SecretString::from(text)),
+            (None, Some((name, path))) => self.from_file(name, &path)?,
+            (None, None) => return Ok(None),
+        };
+        (variable.check)(secret.current().expose_secret())
+            .map_err(|rule| self.mistakes.refuse_hidden(secret.variable(), rule))?;
+        Ok(Some(secret))
     }
+
+    /// The secret, which there must be.
+    pub fn get_secret(&mut self, variable: &SecretVariable) -> Result<Secret, Noted> {
+        match self.find_secret(variable)? {
+            Some(secret) => Ok(secret),
+            None => {
+                let name = self.name(&variable.spec);
+                let rule = format!("is required but not set, and neither is {}", file_name(name.as_str()));
+                Err(self.mistakes.refuse_name(&name, rule))
+            }
+        }
+    }
+
+    /// The name that the variable was given under, else the one that the documents give it.
+    pub fn name(&self, spec: &Spec) -> VariableName {
+        let given = |name: &String| self.environment.value(name, spec).is_some();
+        let names = self.owner.names(spec);
+        let found = names.iter().find(|name| given(name)).or(names.last());
+        found.map_or_else(|| spec.name.into(), |name| name.as_str().into())
+    }
+
+    /// What was given breaks `rule`.
+    pub fn refuse(&mut self, spec: &Spec, rule: impl Into<String>) -> Noted {
+        let name = self.name(spec);
+        match self.environment.value(name.as_str(), spec) {
+            Some(Ok(text)) => self.mistakes.refuse(&name, spec, &text, rule),
+            _ => self.mistakes.refuse_name(&name, rule),
+        }
+    }
+
+    /// The secret, or what may hold one, breaks `rule`.
+    pub fn refuse_hidden(&mut self, name: &VariableName, rule: impl Into<String>) -> Noted {
+        self.mistakes.refuse_hidden(name, rule)
+    }
+
+    fn given(&mut self, spec: &Spec) -> Result<Option<Given>, Noted> {
+        for name in self.owner.names(spec) {
+            match self.environment.value(&name, spec) {
+                Some(Ok(text)) => return Ok(Some(Given { name: name.into(), text })),
+                Some(Err(_)) => return Err(self.not_text(&name.into())),
+                None => {}
+            }
+        }
+        Ok(None)
+    }
+
+    fn given_file(&mut self, spec: &Spec) -> Result<Option<(VariableName, PathBuf)>, Noted> {
+        let names = self.owner.names(spec);
+        for name in names.iter().map(|name| file_name(name)) {
+            match self.environment.path(&name) {
+                Some(Ok(path)) => return Ok(Some((name.into(), path))),
+                Some(Err(_)) => return Err(self.not_text(&name.into())),
+                None => {}
+            }
+        }
+        let is_given = names.iter().any(|name| self.environment.value(name, spec).is_some());
+        let credential = |name: &String| Some((file_name(name).into(), self.environment.credential(name)?));
+        Ok(if is_given { None } else { names.iter().find_map(credential) })
+    }
+
+    fn not_text(&mut self, name: &VariableName) -> Noted {
+        self.mistakes.refuse_name(name, "its value is not text in UTF-8")
+    }
+
+    fn from_file(&mut self, name: VariableName, path: &Path) -> Result<Secret, Noted> {
+        Secret::from_file(name.clone(), path.to_owned()).map_err(|error| {
+            let rule = match error {
+                SecretError::Unreadable { cause, .. } => format!("the file cannot be read: {cause}"),
+                SecretError::Empty { .. } => "the file is empty".to_owned(),
+            };
+            if is_surely_a_path(path) {
+                self.mistakes.refuse_shown(&name, &path.display().to_string(), rule)
+            } else {
+                let rule = format!("{rule} (the value must be a path, not the secret itself)");
+                self.mistakes.refuse_hidden(&name, rule)
+            }
+        })
+    }
+}
+
+/// Whether `path` is one, and not a secret in the wrong variable: it, or a folder on the way to it, exists.
+fn is_surely_a_path(path: &Path) -> bool {
+    let named = |folder: &&Path| folder.components().any(|part| matches!(part, Component::Normal(_)));
+    path.ancestors().filter(named).any(Path::exists)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::parse::Bounds;
+    use super::super::variable::Preset;
     use super::*;
 
-    fn text(text: &str) -> Result<String, String> {
-        if text.is_empty() { Err("is empty".to_owned()) } else { Ok(text.to_owned()) }
+    const URL: Variable<String> = Variable::text(Scope::Source, "SECTIGO_AUDIT_API_URL", Preset::Required, "Address.");
+    const TAGS: Variable<String> = Variable::text(Scope::Destination, "DD_TAGS", Preset::Nothing, "Tags.");
+    const PAUSE: Variable<Duration> =
+        Variable::time(Scope::Shared, "AUDITSYNC_PAUSE", "1m", Bounds::seconds(5, 600), "Pause.");
+    const KEY: SecretVariable = SecretVariable::new(Scope::Destination, "DD_API_KEY", Preset::Required, "Key.");
+
+    fn owner(label: Option<&str>) -> Owner {
+        Owner { kind: "sectigo", label: label.map(str::to_owned) }
+    }
+
+    fn read<T>(
+        pairs: &[(&str, &str)],
+        label: Option<&str>,
+        work: impl FnOnce(&mut Reader<'_>) -> Result<T, Noted>,
+    ) -> Result<T, String> {
+        let environment = Environment::from_pairs(pairs.iter().map(|(name, value)| (name.into(), value.into())));
+        let (owner, mut mistakes) = (owner(label), Mistakes::default());
+        let built = work(&mut Reader::new(&environment, &owner, &mut mistakes));
+        mistakes.conclude(built, &[]).map_err(|error| error.to_string())
     }
 
     #[test]
-    fn what_is_given_comes_before_the_default() {
-        let mut mistakes = Mistakes::default();
-        let mut reader = Reader::new("DD_", &mut mistakes);
-        assert_eq!(reader.optional("SITE", Some("x"), text).ok().flatten().as_deref(), Some("x"));
-        assert_eq!(reader.optional("SITE", None, text).ok().flatten().as_deref(), Some("datadoghq.com"));
-        assert_eq!(reader.optional("TAGS", None, text).ok().flatten(), None);
-        assert!(mistakes.conclude(Ok(()), &[]).is_ok());
+    fn the_most_specific_name_holds() {
+        let pause = |pairs: &[(&str, &str)]| read(pairs, Some("prod"), |reader| reader.get(&PAUSE)).unwrap().as_secs();
+        let shared = ("AUDITSYNC_PAUSE", "6s");
+        let of_kind = ("SECTIGO_AUDIT_PAUSE", "7s");
+        let of_label = ("SECTIGO_PROD_AUDIT_PAUSE", "8s");
+        assert_eq!(pause(&[]), 60);
+        assert_eq!(pause(&[shared]), 6);
+        assert_eq!(pause(&[shared, of_kind]), 7);
+        assert_eq!(pause(&[shared, of_kind, of_label]), 8);
+        assert_eq!(pause(&[shared, ("SECTIGO_AUDIT_PAUSE", "")]), 6, "empty means: not set");
     }
 
     #[test]
-    fn what_is_required_is_missed_with_its_help() {
-        let mut mistakes = Mistakes::default();
-        assert!(Reader::new("SECTIGO_AUDIT_", &mut mistakes).required("API_CLIENT_ID", None, text).is_err());
-        let message = mistakes.conclude(Ok(()), &[]).unwrap_err().to_string();
-        assert!(
-            message.ends_with("SECTIGO_AUDIT_API_CLIENT_ID: is required but not set. Client id of the audit API key.")
-        );
+    fn a_destinations_variable_may_be_set_for_one_source_alone() {
+        let tags = |pairs: &[(&str, &str)]| read(pairs, None, |reader| reader.find(&TAGS)).unwrap();
+        let both = [("DD_TAGS", "a"), ("SECTIGO_AUDIT_DD_TAGS", "b")];
+        assert_eq!(tags(&both[..1]).as_deref(), Some("a"));
+        assert_eq!(tags(&both).as_deref(), Some("b"));
+        assert_eq!(tags(&[("AUDITSYNC_DD_TAGS", "c")]), None);
+    }
+
+    #[test]
+    fn a_mistake_is_reported_under_the_name_that_was_used() {
+        let pairs = [("AUDITSYNC_PAUSE", "6s"), ("SECTIGO_AUDIT_PAUSE", "1s")];
+        let message = read(&pairs, None, |reader| reader.get(&PAUSE)).unwrap_err();
+        assert!(message.contains("\n  SECTIGO_AUDIT_PAUSE=\"1s\": must be a time from 5s to 10m"), "{message}");
+    }
+
+    #[test]
+    fn a_required_variable_that_is_missing_is_named_with_its_help() {
+        let message = read(&[], Some("prod"), |reader| reader.get(&URL)).unwrap_err();
+        assert!(message.ends_with("\n  SECTIGO_AUDIT_API_URL: is required but not set. Address."), "{message}");
+    }
+
+    #[test]
+    fn a_secret_comes_from_its_variable_or_its_file_and_knows_which() {
+        let secret = |pairs: &[(&str, &str)]| read(pairs, None, |reader| reader.get_secret(&KEY));
+        let given = secret(&[("DD_API_KEY", " a#b$c ")]).unwrap();
+        assert_eq!((given.variable().as_str(), given.current().expose_secret()), ("DD_API_KEY", " a#b$c "));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "=a'b\"\n").unwrap();
+        let stored = secret(&[("SECTIGO_AUDIT_DD_API_KEY_FILE", file.path().to_str().unwrap())]).unwrap();
+        let name = stored.variable().as_str();
+        assert_eq!((name, stored.current().expose_secret()), ("SECTIGO_AUDIT_DD_API_KEY_FILE", "=a'b\""));
+        let message = secret(&[("DD_API_KEY", "hunter2"), ("DD_API_KEY_FILE", "/etc/hostname")]).unwrap_err();
+        assert!(message.contains("DD_API_KEY=[hidden]: DD_API_KEY_FILE is set too"), "{message}");
+        let message = secret(&[]).unwrap_err();
+        assert!(message.contains("DD_API_KEY: is required but not set, and neither is DD_API_KEY_FILE"), "{message}");
+    }
+
+    #[test]
+    fn a_credential_of_systemd_stands_in_for_a_secret_that_is_not_given_otherwise() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("dd-api-key"), "stored").unwrap();
+        let credentials = ("CREDENTIALS_DIRECTORY", folder.path().to_str().unwrap());
+        let secret = |pairs: &[(&str, &str)]| read(pairs, None, |reader| reader.get_secret(&KEY)).unwrap();
+        for (pairs, value, name) in [
+            (&[credentials][..], "stored", "DD_API_KEY_FILE"),
+            (&[credentials, ("DD_API_KEY", "")], "stored", "DD_API_KEY_FILE"),
+            (&[credentials, ("DD_API_KEY", "given")], "given", "DD_API_KEY"),
+        ] {
+            let found = secret(pairs);
+            assert_eq!((found.current().expose_secret(), found.variable().as_str()), (value, name));
+        }
+    }
+
+    #[test]
+    fn a_file_that_gives_no_secret_is_named() {
+        let message =
+            |path: &str| read(&[("DD_API_KEY_FILE", path)], None, |reader| reader.get_secret(&KEY)).unwrap_err();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep").join("key");
+        let text = message(path.to_str().unwrap());
+        assert!(text.contains(&format!("{path:?}: the file cannot be read")), "{text}");
+        let empty = tempfile::NamedTempFile::new().unwrap();
+        assert!(message(empty.path().to_str().unwrap()).contains("the file is empty"));
+    }
+
+    #[test]
+    fn a_secret_put_into_the_file_variable_is_not_shown() {
+        for value in ["hunter2", "hunter2/x", "/hunter2/x", "=m0sfj!RQZNp]d2C8DIf1qM8V6jjnAEy"] {
+            let message = read(&[("DD_API_KEY_FILE", value)], None, |reader| reader.get_secret(&KEY)).unwrap_err();
+            assert!(message.contains("DD_API_KEY_FILE=[hidden]") && !message.contains(value), "{message}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn bytes_that_are_not_text_are_a_mistake_in_the_variable_that_is_read() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let broken = std::ffi::OsString::from_vec(vec![b'a', 0xff]);
+        let environment = Environment::from_pairs([("DD_TAGS".into(), broken.clone()), ("LANG".into(), broken)]);
+        let (owner, mut mistakes) = (owner(None), Mistakes::default());
+        let built = Reader::new(&environment, &owner, &mut mistakes).find(&TAGS);
+        let message = mistakes.conclude(built, &[]).unwrap_err().to_string();
+        assert_eq!(message, "the configuration has a mistake:\n  DD_TAGS: its value is not text in UTF-8");
     }
 }

@@ -18,6 +18,7 @@ use super::{Delivery, Destination, Error, Receipt};
 use crate::http::{self, Excerpt, Method, Place, Redaction, Reply, Server};
 use crate::secret::Secret;
 use crate::telemetry::metrics;
+use crate::variable_name::VariableName;
 use compressor::Compressor;
 use entry::EntryWriter;
 use isolate::{Settled, Settling};
@@ -28,13 +29,17 @@ use response::Meaning;
 pub mod batch;
 pub mod compressor;
 pub mod entry;
+mod intake_url;
 mod isolate;
 mod packing;
 pub mod preview;
 pub mod rejected;
 pub mod response;
 pub mod severity;
+mod site;
+mod tags;
 mod text;
+pub(crate) mod variables;
 
 /// Requests under way at a time: a page of 5000 records takes five, and should take one round.
 const IN_FLIGHT: usize = 8;
@@ -51,7 +56,7 @@ pub struct Settings {
     /// The intake's base address; `/api/v2/logs` is added to it.
     pub intake_url: Url,
     /// The variable that decided on `intake_url`, named when the place proves wrong.
-    pub intake_variable: &'static str,
+    pub intake_variable: VariableName,
     /// The Datadog site, such as `datadoghq.com`.
     pub site: String,
     /// The API's base address for the key check (`/api/v1/validate`).
@@ -105,7 +110,7 @@ impl Compression {
 pub struct Datadog {
     http: Arc<http::Client>,
     intake: Url,
-    intake_variable: &'static str,
+    intake_variable: VariableName,
     site: String,
     validate: Url,
     key: Secret,
@@ -242,7 +247,7 @@ impl Datadog {
         self.clock.answered(&reply);
         let status = reply.status.as_u16();
         let reason = || Excerpt::of(&reply.body, &hidden);
-        let variable = self.intake_variable;
+        let variable = self.intake_variable.clone();
         match response::meaning(reply.status, &reply.headers) {
             Meaning::Accepted => Ok(Ruling::Accepted),
             meaning @ (Meaning::BadPayload | Meaning::TooLarge) => {
@@ -258,7 +263,7 @@ impl Datadog {
     }
 
     fn key_refused(&self, place: Place, reply: &Reply, refused: &SecretString) -> Error {
-        let variable = self.key.variable();
+        let variable = self.key.variable().clone();
         match self.key.renewed_since(refused) {
             Ok(true) => Error::KeyRotated { place, variable },
             Ok(false) => Error::KeyRefused {
@@ -274,7 +279,7 @@ impl Datadog {
 
     fn refuses_all(&self, meaning: Meaning, reason: String) -> Error {
         tracing::debug!(?meaning, "nothing is accepted");
-        Error::RefusesAll { place: self.place(), reason, variable: self.intake_variable }
+        Error::RefusesAll { place: self.place(), reason, variable: self.intake_variable.clone() }
     }
 }
 

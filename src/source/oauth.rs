@@ -158,12 +158,12 @@ impl ClientCredentials {
     fn refused(&self, place: Place, status: u16, reason: Excerpt, refused: &SecretString) -> Error {
         let variable = self.secret.variable();
         match self.secret.renewed_since(refused) {
-            Ok(true) => Error::SecretRotated { place, variable },
+            Ok(true) => Error::SecretRotated { place, variable: variable.clone() },
             Ok(false) => {
                 let variables = format!("{} and {variable}", self.id_variable);
                 Error::CredentialsRefused { place, status, reason, variables }
             }
-            Err(cause) => Error::SecretGone { variable, cause },
+            Err(cause) => Error::SecretGone { variable: variable.clone(), cause },
         }
     }
 }

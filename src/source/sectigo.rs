@@ -31,6 +31,7 @@ pub mod overlap;
 pub mod page;
 pub mod position;
 pub mod record;
+pub(crate) mod variables;
 
 /// The variable of the API's address.
 const URL_VARIABLE: &str = "SECTIGO_AUDIT_API_URL";

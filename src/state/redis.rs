@@ -3,6 +3,8 @@
 //! Reading with the version, and comparing and swapping, are one script each, so that the server does either as a whole. The version
 //! is the document's SHA-1 as the server computes it; it tells documents apart that we wrote ourselves, no two of which are equal.
 
+pub(crate) mod variables;
+
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -158,20 +160,22 @@ impl Redis {
         let (Failure::Login(error) | Failure::Database(error) | Failure::Call(error)) = failure else { return None };
         let said = error.detail().unwrap_or_default();
         match (error.code().unwrap_or_default(), failure) {
-            ("NOAUTH", _) => Some("the server asks for a password: set SECTIGO_AUDIT_REDIS_PASSWORD".to_owned()),
+            ("NOAUTH", _) => Some(format!("the server asks for a password: set {}", variables::PASSWORD.spec.name)),
             (_, Failure::Login(error)) if is_refused_login(error) => {
-                let variable = password.as_ref().map_or("SECTIGO_AUDIT_REDIS_PASSWORD", Secret::variable);
-                Some(format!("correct {variable} or SECTIGO_AUDIT_REDIS_USERNAME"))
+                let variable =
+                    password.as_ref().map_or(variables::PASSWORD.spec.name, |password| password.variable().as_str());
+                Some(format!("correct {variable} or {}", variables::USERNAME.spec.name))
             }
             ("NOPERM", _) => Some(self.permissions(username.as_deref())),
             _ if said.contains("executing the script can't") => Some(self.permissions(username.as_deref())),
             ("WRONGTYPE", _) => {
-                Some(format!("the key {key} holds something else; name another with SECTIGO_AUDIT_REDIS_KEY"))
+                let variable = variables::KEY.spec.name;
+                Some(format!("the key {key} holds something else; name another with {variable}"))
             }
             ("MOVED" | "ASK" | "CLUSTERDOWN" | "CROSSSLOT", _) => {
                 Some("this is a Redis Cluster, which is not supported; use a server that is not one".to_owned())
             }
-            ("ERR", Failure::Database(_)) => Some("correct SECTIGO_AUDIT_REDIS_DB".to_owned()),
+            ("ERR", Failure::Database(_)) => Some(format!("correct {}", variables::DB.spec.name)),
             _ if said.contains("unknown command") => {
                 Some("the server has no scripts (EVAL), which are needed to compare and swap".to_owned())
             }
@@ -180,10 +184,8 @@ impl Redis {
     }
 
     fn permissions(&self, username: Option<&str>) -> String {
-        let (user, key) = (username.unwrap_or("default"), &self.settings.key);
-        format!(
-            "grant it with: ACL SETUSER {user} ~{key} +eval +get +set (and +select where SECTIGO_AUDIT_REDIS_DB is set)"
-        )
+        let (user, key, database) = (username.unwrap_or("default"), &self.settings.key, variables::DB.spec.name);
+        format!("grant it with: ACL SETUSER {user} ~{key} +eval +get +set (and +select where {database} is set)")
     }
 
     /// Warns once of a server that forgets, as far as it lets itself be asked.

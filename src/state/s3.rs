@@ -9,6 +9,7 @@ mod answer;
 mod connection;
 mod exchange;
 mod probe;
+pub(crate) mod variables;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -299,9 +300,11 @@ impl S3 {
     }
 
     fn unconditional(&self, finding: String) -> Error {
-        let remedy = "use a store that implements If-Match and If-None-Match on PutObject, or set \
-                      SECTIGO_AUDIT_S3_UNCONDITIONAL=true, which gives up the promise that two instances cannot move the \
-                      cursor against each other";
+        let variable = variables::UNCONDITIONAL.spec.name;
+        let remedy = format!(
+            "use a store that implements If-Match and If-None-Match on PutObject, or set {variable}=true, which gives up the promise that \
+             two instances cannot move the cursor against each other"
+        );
         Error::Unconditional { place: self.place(), finding, remedy }
     }
 

@@ -4,7 +4,7 @@ use url::Url;
 
 /// A site and the places that follow from it.
 #[derive(Debug)]
-pub(super) struct Site {
+pub(crate) struct Site {
     /// The site itself, such as `datadoghq.com`.
     pub(super) name: String,
     /// The logs intake.

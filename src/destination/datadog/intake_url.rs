@@ -2,7 +2,7 @@
 
 use url::Url;
 
-use super::super::parse::{http_url, without_trailing_slash};
+use crate::config::parse::{http_url, without_trailing_slash};
 use crate::http::is_loopback;
 
 /// What is put behind the intake's base address, and tolerated when it is already there.

@@ -5,8 +5,9 @@ use std::path::Path;
 use proptest::prelude::*;
 use secrecy::ExposeSecret;
 
-use super::variables::VARIABLES;
+use super::registry::variables;
 use super::*;
+use crate::config::Mistake;
 
 const REQUIRED: [(&str, &str); 4] = [
     ("SECTIGO_AUDIT_API_URL", "https://audit.enterprise.sectigo.com"),
@@ -19,19 +20,49 @@ fn os(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
     pairs.iter().map(|(name, value)| (name.into(), value.into())).collect()
 }
 
+fn environment(pairs: Vec<(OsString, OsString)>) -> Environment {
+    Environment::from_pairs(pairs)
+}
+
+fn from_pairs(pairs: Vec<(OsString, OsString)>) -> Result<Config, ConfigError> {
+    Config::from_environment(&environment(pairs))
+}
+
+fn dry_run_from_pairs(pairs: Vec<(OsString, OsString)>) -> Result<Config<Labels>, ConfigError> {
+    Config::for_dry_run(&environment(pairs))
+}
+
+fn state_from_pairs(pairs: Vec<(OsString, OsString)>) -> Result<StateConfig, ConfigError> {
+    StateConfig::from_environment(&environment(pairs))
+}
+
+fn health_from_pairs(pairs: Vec<(OsString, OsString)>) -> Result<HealthConfig, ConfigError> {
+    HealthConfig::from_environment(&environment(pairs))
+}
+
+/// Every name that the tables show, those for the files of secrets included.
+fn names() -> Vec<String> {
+    variables().flat_map(|spec| std::iter::once(spec.name.to_owned()).chain(spec.file())).collect()
+}
+
+/// In alphabetical order, for comparisons.
+fn sorted(mut names: Vec<&str>) -> Vec<&str> {
+    names.sort_unstable();
+    names
+}
+
+fn named(error: &ConfigError) -> Vec<&str> {
+    error.mistakes().iter().map(Mistake::variable).collect()
+}
+
 /// What is required, and `more`, which comes first and so holds.
 fn complete(more: &[(&str, &str)]) -> Result<Config, ConfigError> {
-    Config::from_pairs([os(more), os(&REQUIRED)].concat())
+    from_pairs([os(more), os(&REQUIRED)].concat())
 }
 
-pub(super) fn config_with(more: &[(&str, &str)]) -> Config {
+fn config_with(more: &[(&str, &str)]) -> Config {
     complete(more).unwrap_or_else(|error| panic!("{error}"))
 }
-
-pub(super) fn message_with(more: &[(&str, &str)]) -> String {
-    complete(more).unwrap_err().to_string()
-}
-
 /// One value for each variable that it cannot have; none for those that may have any.
 const BROKEN: &[(&str, &str)] = &[
     ("SECTIGO_AUDIT_API_URL", "audit.example.com"),
@@ -46,22 +77,22 @@ const BROKEN: &[(&str, &str)] = &[
     ("DD_LOGS_CONFIG_LOGS_DD_URL", "tcp://x"),
     ("DD_LOGS_CONFIG_LOGS_NO_SSL", "maybe"),
     ("DD_LOGS_CONFIG_COMPRESSION_KIND", "lzma"),
-    ("SECTIGO_AUDIT_SYNC_LOOP", "maybe"),
-    ("SECTIGO_AUDIT_SYNC_INTERVAL", "1s"),
-    ("SECTIGO_AUDIT_SYNC_LOOKBACK", "19h"),
+    ("AUDITSYNC_SYNC_LOOP", "maybe"),
+    ("AUDITSYNC_SYNC_INTERVAL", "1s"),
+    ("AUDITSYNC_SYNC_LOOKBACK", "19h"),
     ("SECTIGO_AUDIT_SYNC_DELAY", "2h"),
     ("SECTIGO_AUDIT_SYNC_WINDOW", "0s"),
     ("SECTIGO_AUDIT_SYNC_OVERLAP", "2h"),
-    ("SECTIGO_AUDIT_RETRY_BUDGET", "25h"),
-    ("SECTIGO_AUDIT_SHUTDOWN_GRACE", "11m"),
-    ("SECTIGO_AUDIT_LEASE_TTL", "14s"),
-    ("SECTIGO_AUDIT_STORAGE_BACKEND", "floppy"),
-    ("SECTIGO_AUDIT_LOCAL_STORAGE_PATH", "/no/such/folder"),
-    ("SECTIGO_AUDIT_REJECTED_PATH", "/no/such/folder/file"),
-    ("SECTIGO_AUDIT_HTTP_TIMEOUT", "0s"),
-    ("SECTIGO_AUDIT_HTTP_LISTEN", "localhost:9090"),
-    ("SECTIGO_AUDIT_LOG_FORMAT", "xml"),
-    ("SECTIGO_AUDIT_LOG_LEVEL", "loud"),
+    ("AUDITSYNC_RETRY_BUDGET", "25h"),
+    ("AUDITSYNC_SHUTDOWN_GRACE", "11m"),
+    ("AUDITSYNC_LEASE_TTL", "14s"),
+    ("AUDITSYNC_STORAGE_BACKEND", "floppy"),
+    ("AUDITSYNC_LOCAL_STORAGE_PATH", "/no/such/folder"),
+    ("AUDITSYNC_DEAD_LETTER_PATH", "/no/such/folder/file"),
+    ("AUDITSYNC_HTTP_TIMEOUT", "0s"),
+    ("AUDITSYNC_HTTP_LISTEN", "localhost:9090"),
+    ("AUDITSYNC_LOG_FORMAT", "xml"),
+    ("AUDITSYNC_LOG_LEVEL", "loud"),
 ];
 
 /// The same for the variables that one backend alone reads, with what that backend requires.
@@ -70,30 +101,30 @@ const BROKEN_FOR_ONE_BACKEND: &[(&str, &[(&str, &str)])] = &[
     (
         "redis",
         &[
-            ("SECTIGO_AUDIT_REDIS_ADDRESS", "ftp://x"),
-            ("SECTIGO_AUDIT_REDIS_ADDRESS_FILE", "/etc/no-such-file"),
-            ("SECTIGO_AUDIT_REDIS_PASSWORD_FILE", "/etc/no-such-file"),
-            ("SECTIGO_AUDIT_REDIS_USERNAME", "without-a-password"),
-            ("SECTIGO_AUDIT_REDIS_DB", "first"),
-            ("SECTIGO_AUDIT_REDIS_TLS", "maybe"),
+            ("AUDITSYNC_REDIS_ADDRESS", "ftp://x"),
+            ("AUDITSYNC_REDIS_ADDRESS_FILE", "/etc/no-such-file"),
+            ("AUDITSYNC_REDIS_PASSWORD_FILE", "/etc/no-such-file"),
+            ("AUDITSYNC_REDIS_USERNAME", "without-a-password"),
+            ("AUDITSYNC_REDIS_DB", "first"),
+            ("AUDITSYNC_REDIS_TLS", "maybe"),
         ],
     ),
     (
         "s3",
         &[
-            ("SECTIGO_AUDIT_S3_BUCKET", "s3://x"),
-            ("SECTIGO_AUDIT_S3_PREFIX", "a\u{7}b"),
-            ("SECTIGO_AUDIT_S3_FORCE_PATH_STYLE", "maybe"),
-            ("SECTIGO_AUDIT_S3_UNCONDITIONAL", "maybe"),
-            ("SECTIGO_AUDIT_S3_SSE", "rot13"),
-            ("SECTIGO_AUDIT_S3_KMS_KEY_ID", "without-kms"),
+            ("AUDITSYNC_S3_BUCKET", "s3://x"),
+            ("AUDITSYNC_S3_PREFIX", "a\u{7}b"),
+            ("AUDITSYNC_S3_FORCE_PATH_STYLE", "maybe"),
+            ("AUDITSYNC_S3_UNCONDITIONAL", "maybe"),
+            ("AUDITSYNC_S3_SSE", "rot13"),
+            ("AUDITSYNC_S3_KMS_KEY_ID", "without-kms"),
         ],
     ),
     (
         "gcs",
         &[
-            ("SECTIGO_AUDIT_GCS_BUCKET", "gs://x"),
-            ("SECTIGO_AUDIT_GCS_PREFIX", "a\u{7}b"),
+            ("AUDITSYNC_GCS_BUCKET", "gs://x"),
+            ("AUDITSYNC_GCS_PREFIX", "a\u{7}b"),
             ("STORAGE_EMULATOR_HOST", "ftp://x"),
         ],
     ),
@@ -101,15 +132,11 @@ const BROKEN_FOR_ONE_BACKEND: &[(&str, &[(&str, &str)])] = &[
 
 /// What each backend requires.
 #[cfg(all(feature = "redis", feature = "s3", feature = "gcs"))]
-const REQUIRED_BY_BACKENDS: [(&str, &str); 3] = [
-    ("SECTIGO_AUDIT_REDIS_ADDRESS", "redis:6379"),
-    ("SECTIGO_AUDIT_S3_BUCKET", "audit"),
-    ("SECTIGO_AUDIT_GCS_BUCKET", "audit"),
-];
+const REQUIRED_BY_BACKENDS: [(&str, &str); 3] =
+    [("AUDITSYNC_REDIS_ADDRESS", "redis:6379"), ("AUDITSYNC_S3_BUCKET", "audit"), ("AUDITSYNC_GCS_BUCKET", "audit")];
 
 /// The variables that take anything.
-const FREE: [&str; 5] =
-    ["DD_HOSTNAME", "DD_SERVICE", "DD_SOURCE", "SECTIGO_AUDIT_REDIS_PASSWORD", "SECTIGO_AUDIT_REDIS_KEY"];
+const FREE: [&str; 5] = ["DD_HOSTNAME", "DD_SERVICE", "DD_SOURCE", "AUDITSYNC_REDIS_PASSWORD", "AUDITSYNC_REDIS_KEY"];
 
 #[test]
 fn what_is_required_is_enough() {
@@ -124,12 +151,13 @@ fn every_mistake_is_reported_at_once() {
     let many_tags = "t ".repeat(101);
     broken.push(("DD_TAGS", &many_tags));
     // A backend that does not exist has no folder that could be missing, and a file given needs no value beside it.
-    broken.retain(|(name, _)| *name != "SECTIGO_AUDIT_LOCAL_STORAGE_PATH" && !name.ends_with("_FILE"));
-    let error = Config::from_pairs(os(&broken)).unwrap_err();
+    broken.retain(|(name, _)| *name != "AUDITSYNC_LOCAL_STORAGE_PATH" && !name.ends_with("_FILE"));
+    let error = from_pairs(os(&broken)).unwrap_err();
     let text = error.to_string();
+    let names = names();
     let expected: Vec<_> =
-        VARIABLES.iter().map(|row| row.name).filter(|name| broken.iter().any(|(given, _)| given == name)).collect();
-    assert_eq!(error.mistakes().iter().map(Mistake::variable).collect::<Vec<_>>(), expected, "{text}");
+        names.iter().map(String::as_str).filter(|name| broken.iter().any(|(given, _)| given == name)).collect();
+    assert_eq!(sorted(named(&error)), sorted(expected.clone()), "{text}");
     assert_eq!(text.lines().count(), 1 + expected.len(), "{text}");
     assert!(text.starts_with(&format!("the configuration has {} mistakes:\n", expected.len())), "{text}");
 }
@@ -139,7 +167,7 @@ fn every_mistake_is_reported_at_once() {
 fn each_variable_can_be_mistaken_or_takes_anything() {
     let of_backends = BROKEN_FOR_ONE_BACKEND.iter().flat_map(|(_, broken)| *broken);
     let covered = BROKEN.iter().chain(of_backends).map(|(name, _)| *name).chain(FREE).chain(["DD_TAGS"]);
-    assert_eq!(covered.count(), VARIABLES.len(), "a variable has no test");
+    assert_eq!(covered.count(), names().len(), "a variable has no test");
 }
 
 #[cfg(all(feature = "redis", feature = "s3", feature = "gcs"))]
@@ -148,9 +176,9 @@ fn each_mistake_of_a_backend_is_reported_where_that_backend_is_chosen() {
     for (backend, all_broken) in BROKEN_FOR_ONE_BACKEND {
         for broken @ (name, _) in *all_broken {
             let others = REQUIRED_BY_BACKENDS.into_iter().filter(|(other, _)| !name.starts_with(other));
-            let others: Vec<_> = others.chain([("SECTIGO_AUDIT_STORAGE_BACKEND", *backend)]).collect();
+            let others: Vec<_> = others.chain([("AUDITSYNC_STORAGE_BACKEND", *backend)]).collect();
             let error = complete(&[&[*broken], &others[..]].concat()).unwrap_err();
-            assert_eq!(error.mistakes().iter().map(Mistake::variable).collect::<Vec<_>>(), [*name], "{error}");
+            assert_eq!(named(&error), [*name], "{error}");
             config_with(&[*broken]);
         }
     }
@@ -161,22 +189,22 @@ fn each_mistake_is_reported_alone_under_its_own_name() {
     for broken @ (name, _) in BROKEN {
         let others: Vec<_> = REQUIRED.into_iter().filter(|(other, _)| !name.starts_with(other)).collect();
         let others: Vec<_> = if name.ends_with("_URL") { REQUIRED.to_vec() } else { others };
-        let error = Config::from_pairs([os(&[*broken]), os(&others)].concat()).unwrap_err();
-        assert_eq!(error.mistakes().iter().map(Mistake::variable).collect::<Vec<_>>(), [*name], "{error}");
+        let error = from_pairs([os(&[*broken]), os(&others)].concat()).unwrap_err();
+        assert_eq!(named(&error), [*name], "{error}");
     }
 }
 
 #[test]
 fn an_empty_environment_misses_what_is_required_and_nothing_else() {
-    let error = Config::from_pairs([]).unwrap_err();
-    let required: Vec<_> = VARIABLES.iter().filter(|row| row.required).map(|row| row.name).collect();
-    assert_eq!(error.mistakes().iter().map(Mistake::variable).collect::<Vec<_>>(), required, "{error}");
+    let error = from_pairs(Vec::new()).unwrap_err();
+    let required: Vec<_> = variables().filter(|spec| spec.is_required()).map(|spec| spec.name).collect();
+    assert_eq!(sorted(named(&error)), sorted(required), "{error}");
 }
 
 #[test]
 fn every_default_is_valid_when_it_is_given() {
     let defaults: Vec<_> =
-        VARIABLES.iter().filter_map(|row| row.default_value().map(|value| (row.name, value))).collect();
+        variables().filter_map(|spec| spec.default_value().map(|value| (spec.name, value))).collect();
     assert!(defaults.len() > 10);
     config_with(&defaults);
 }
@@ -192,11 +220,8 @@ fn the_vendors_sample_env_loads() {
         SECTIGO_AUDIT_SYNC_LOOP=true\n\
         SECTIGO_AUDIT_STORAGE_BACKEND=localfs\n\
         SECTIGO_AUDIT_LOCAL_STORAGE_PATH=.\n";
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join(".env");
-    std::fs::write(&path, sample).unwrap();
-    let pairs = dotenv::read(&path).unwrap();
-    let config = Config::from_pairs(pairs.into_iter().map(|(name, value)| (name.into(), value.into()))).unwrap();
+    let pairs = dotenvy::from_read_iter(sample.as_bytes()).map(Result::unwrap);
+    let config = from_pairs(pairs.map(|(name, value)| (name.into(), value.into())).collect()).unwrap();
     assert_eq!(config.sectigo.client_secret.current().expose_secret(), "=m0sfj!RQZNp]d2C8DIf1qM8V6jjnAEy");
     assert_eq!(config.datadog.site, "datadoghq.eu");
     assert_eq!(config.warnings, [""; 0]);
@@ -212,10 +237,10 @@ fn a_valid_configuration_shows_no_secret_either() {
 #[test]
 fn a_dry_run_needs_no_key_and_sees_every_other_mistake() {
     let without_key: Vec<_> = REQUIRED.into_iter().filter(|(name, _)| *name != "DD_API_KEY").collect();
-    let config = Config::for_dry_run([os(&without_key), os(&[("DD_ENV", "prod")])].concat()).unwrap();
+    let config = dry_run_from_pairs([os(&without_key), os(&[("DD_ENV", "prod")])].concat()).unwrap();
     assert_eq!(config.datadog.tags, "env:prod");
-    let error = Config::for_dry_run(os(&[("DD_ENV", "a b"), ("SECTIGO_AUDIT_SYNC_INTERVAL", "1s")])).unwrap_err();
-    let named: Vec<_> = error.mistakes().iter().map(Mistake::variable).collect();
+    let error = dry_run_from_pairs(os(&[("DD_ENV", "a b"), ("AUDITSYNC_SYNC_INTERVAL", "1s")])).unwrap_err();
+    let named = named(&error);
     assert!(named.contains(&"DD_ENV") && named.contains(&"SECTIGO_AUDIT_API_URL") && named.len() == 5, "{error}");
 }
 
@@ -224,24 +249,41 @@ fn the_secrets_that_can_be_read_again_are_those_from_files() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "x").unwrap();
     let path = file.path().to_str().unwrap();
-    let variables = |config: Config| -> Vec<_> { config.secret_files().iter().map(Secret::variable).collect() };
+    let variables = |config: Config| -> Vec<_> {
+        config.secret_files().iter().map(|secret| secret.variable().to_string()).collect()
+    };
     assert_eq!(variables(config_with(&[])), [""; 0]);
     let files = [("DD_API_KEY", ""), ("DD_API_KEY_FILE", path)];
     assert_eq!(variables(config_with(&files)), ["DD_API_KEY_FILE"]);
     #[cfg(feature = "redis")]
     {
         let redis = [
-            ("SECTIGO_AUDIT_STORAGE_BACKEND", "redis"),
-            ("SECTIGO_AUDIT_REDIS_ADDRESS", "redis:6379"),
-            ("SECTIGO_AUDIT_REDIS_PASSWORD_FILE", path),
+            ("AUDITSYNC_STORAGE_BACKEND", "redis"),
+            ("AUDITSYNC_REDIS_ADDRESS", "redis:6379"),
+            ("AUDITSYNC_REDIS_PASSWORD_FILE", path),
         ];
-        assert_eq!(variables(config_with(&redis)), ["SECTIGO_AUDIT_REDIS_PASSWORD_FILE"]);
+        assert_eq!(variables(config_with(&redis)), ["AUDITSYNC_REDIS_PASSWORD_FILE"]);
     }
 }
 
 #[test]
+fn a_sources_prefix_overrides_what_is_shared() {
+    let config = config_with(&[
+        ("AUDITSYNC_SYNC_INTERVAL", "5m"),
+        ("SECTIGO_AUDIT_SYNC_INTERVAL", "2m"),
+        ("DD_TAGS", "a:1"),
+        ("SECTIGO_AUDIT_DD_TAGS", "b:2"),
+        ("AUDITSYNC_LOG_LEVEL", "debug"),
+    ]);
+    assert_eq!(config.sync.interval, Duration::from_mins(2));
+    assert_eq!(config.datadog.labels.tags, "b:2");
+    assert_eq!(config.telemetry.level, tracing::Level::DEBUG);
+    assert_eq!(config.warnings, [""; 0]);
+}
+
+#[test]
 fn a_misspelt_name_is_told_beside_what_is_missing() {
-    let message = Config::from_pairs(os(&[("SECTIGO_AUDIT_API_ULR", "https://x")])).unwrap_err().to_string();
+    let message = from_pairs(os(&[("SECTIGO_AUDIT_API_ULR", "https://x")])).unwrap_err().to_string();
     assert!(message.contains("SECTIGO_AUDIT_API_URL: is required but not set"), "{message}");
     assert!(
         message.ends_with(
@@ -249,20 +291,20 @@ fn a_misspelt_name_is_told_beside_what_is_missing() {
         ),
         "{message}"
     );
-    let warnings = config_with(&[("SECTIGO_AUDIT_SYNC_INTERVALL", "5m")]).warnings;
-    assert!(warnings.len() == 1 && warnings[0].contains("did you mean SECTIGO_AUDIT_SYNC_INTERVAL?"), "{warnings:?}");
+    let warnings = config_with(&[("AUDITSYNC_SYNC_INTERVALL", "5m")]).warnings;
+    assert!(warnings.len() == 1 && warnings[0].contains("did you mean AUDITSYNC_SYNC_INTERVAL?"), "{warnings:?}");
 }
 
 #[test]
 fn an_interval_near_the_intakes_limit_is_warned_about() {
-    assert_eq!(config_with(&[("SECTIGO_AUDIT_SYNC_INTERVAL", "17h")]).warnings, [""; 0]);
-    let warnings = config_with(&[("SECTIGO_AUDIT_SYNC_INTERVAL", "17h 1s")]).warnings;
+    assert_eq!(config_with(&[("AUDITSYNC_SYNC_INTERVAL", "17h")]).warnings, [""; 0]);
+    let warnings = config_with(&[("AUDITSYNC_SYNC_INTERVAL", "17h 1s")]).warnings;
     assert!(warnings.len() == 1 && warnings[0].contains("17h"), "{warnings:?}");
 }
 
 #[test]
 fn one_shot_runs_without_a_memory_are_warned_about() {
-    let (once, memory) = (("SECTIGO_AUDIT_SYNC_LOOP", "false"), ("SECTIGO_AUDIT_STORAGE_BACKEND", "memory"));
+    let (once, memory) = (("AUDITSYNC_SYNC_LOOP", "false"), ("AUDITSYNC_STORAGE_BACKEND", "memory"));
     let warnings = config_with(&[once, memory]).warnings;
     assert!(warnings.len() == 1 && warnings[0].contains("nothing is remembered"), "{warnings:?}");
     assert_eq!(config_with(&[once]).warnings, [""; 0]);
@@ -275,26 +317,26 @@ fn working_on_the_state_needs_no_keys_and_looks_at_nothing_else() {
     let is_needed = |name: &str| needed.iter().any(|suffix| name.ends_with(suffix));
     let others: Vec<_> = BROKEN.iter().copied().filter(|(name, _)| !is_needed(name)).collect();
     let mut pairs = os(&others);
-    pairs.extend(os(&[("SECTIGO_AUDIT_STORAGE_BACKEND", "memory"), ("SECTIGO_AUDIT_SYNC_LOOKBACK", "2h")]));
-    let config = StateConfig::from_pairs(pairs).unwrap();
+    pairs.extend(os(&[("AUDITSYNC_STORAGE_BACKEND", "memory"), ("AUDITSYNC_SYNC_LOOKBACK", "2h")]));
+    let config = state_from_pairs(pairs).unwrap();
     assert!(matches!(config.storage, Storage::Memory));
     assert_eq!(config.lookback, Duration::from_hours(2));
-    let config = StateConfig::from_pairs([]).unwrap();
+    let config = state_from_pairs(Vec::new()).unwrap();
     assert!(matches!(config.storage, Storage::LocalFs { folder } if folder == Path::new(".")));
-    let error = StateConfig::from_pairs(os(BROKEN)).unwrap_err();
+    let error = state_from_pairs(os(BROKEN)).unwrap_err();
     // Of a backend that does not exist nothing is asked, the folder neither.
-    let named: Vec<_> = error.mistakes().iter().map(Mistake::variable).collect();
+    let named = named(&error);
     assert!(named.len() == 4 && named.iter().all(|name| is_needed(name)), "{error}");
 }
 
 #[test]
 fn asking_for_the_health_needs_the_address_and_looks_at_nothing_else() {
-    let others: Vec<_> = BROKEN.iter().copied().filter(|(name, _)| *name != "SECTIGO_AUDIT_HTTP_LISTEN").collect();
-    let error = HealthConfig::from_pairs(os(&others)).unwrap_err().to_string();
-    assert!(error.contains("SECTIGO_AUDIT_HTTP_LISTEN: is required but not set."), "{error}");
-    let given = [os(&others), os(&[("SECTIGO_AUDIT_HTTP_LISTEN", "[::]:9090")])].concat();
-    assert_eq!(HealthConfig::from_pairs(given).unwrap().listen, "[::]:9090".parse().unwrap());
-    assert!(HealthConfig::from_pairs(os(BROKEN)).is_err());
+    let others: Vec<_> = BROKEN.iter().copied().filter(|(name, _)| *name != "AUDITSYNC_HTTP_LISTEN").collect();
+    let error = health_from_pairs(os(&others)).unwrap_err().to_string();
+    assert!(error.contains("AUDITSYNC_HTTP_LISTEN: is required but not set."), "{error}");
+    let given = [os(&others), os(&[("AUDITSYNC_HTTP_LISTEN", "[::]:9090")])].concat();
+    assert_eq!(health_from_pairs(given).unwrap().listen, "[::]:9090".parse().unwrap());
+    assert!(health_from_pairs(os(BROKEN)).is_err());
 }
 
 #[cfg(unix)]
@@ -302,9 +344,9 @@ fn asking_for_the_health_needs_the_address_and_looks_at_nothing_else() {
 fn working_on_the_state_does_not_trip_over_other_variables_that_are_not_text() {
     use std::os::unix::ffi::OsStringExt;
     let broken = |name: &str| (OsString::from(name), OsString::from_vec(vec![0xff]));
-    assert!(StateConfig::from_pairs([broken("DD_API_KEY")]).is_ok());
-    assert!(StateConfig::from_pairs([broken("SECTIGO_AUDIT_SYNC_LOOKBACK")]).is_err());
-    let error = Config::from_pairs([vec![broken("DD_API_KEY")], os(&REQUIRED)].concat()).unwrap_err();
+    assert!(state_from_pairs(vec![broken("DD_API_KEY")]).is_ok());
+    assert!(state_from_pairs(vec![broken("AUDITSYNC_SYNC_LOOKBACK")]).is_err());
+    let error = from_pairs([vec![broken("DD_API_KEY")], os(&REQUIRED)].concat()).unwrap_err();
     assert!(error.to_string().contains("has a mistake:\n  DD_API_KEY: its value is not text in UTF-8"), "{error}");
 }
 
@@ -315,27 +357,27 @@ proptest! {
     /// all carry one word.
     #[test]
     fn no_secret_shows_in_any_message(
-        picks in proptest::collection::vec((0..7_usize, "[ -~\n]{0,8}"), VARIABLES.len()),
+        picks in proptest::collection::vec((0..7_usize, "[ -~\n]{0,8}"), names().len()),
     ) {
         let mut pairs = Vec::new();
-        for (row, (pick, noise)) in VARIABLES.iter().zip(&picks) {
+        for (name, (pick, noise)) in names().iter().zip(&picks) {
             let value = match pick {
                 0 => continue,
-                1 if row.secret => format!("{noise}sentinel{noise}"),
+                1 if variables().any(|spec| spec.secret && spec.name == name) => format!("{noise}sentinel{noise}"),
                 2 => format!("https://me:sentinel{noise}@host{noise}/"),
                 3 => format!("http://host.example.com/{noise}?key=sentinel"),
                 4 => "sentinel0123456789abcdef0123".to_owned(),
-                5 if row.name.ends_with("_FILE") => format!("sentinel{noise}"),
+                5 if name.ends_with("_FILE") => format!("sentinel{noise}"),
                 6 => format!("me:sentinel{noise}@host:443"),
                 _ => noise.clone(),
             };
-            pairs.push((row.name, value));
+            pairs.push((name.clone(), value));
         }
-        pairs.push(("SECTIGO_AUDIT_API_CLIENT_SECERT", "sentinel".to_owned()));
+        pairs.push(("SECTIGO_AUDIT_API_CLIENT_SECERT".to_owned(), "sentinel".to_owned()));
         // Without this, a set of values could be valid: nothing would be reported.
-        pairs.insert(0, ("SECTIGO_AUDIT_SYNC_LOOP", "maybe".to_owned()));
-        let given: Vec<_> = pairs.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let error = Config::from_pairs(os(&given)).unwrap_err();
+        pairs.insert(0, ("AUDITSYNC_SYNC_LOOP".to_owned(), "maybe".to_owned()));
+        let given: Vec<_> = pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let error = from_pairs(os(&given)).unwrap_err();
         prop_assert!(!format!("{error} {error:?}").contains("sentinel"), "{}", error);
     }
 }

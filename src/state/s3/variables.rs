@@ -1,0 +1,152 @@
+//! The variables of the state in S3, beside those that AWS's own library reads.
+
+use super::{Encryption, Settings};
+use crate::config::{Noted, Preset, Reader, Scope, Spec, Variable, parse};
+
+/// The values of `x-amz-server-side-encryption`.
+const ENCRYPTIONS: [(&str, Kind); 3] =
+    [("AES256", Kind::Aes256), ("aws:kms", Kind::Kms), ("aws:kms:dsse", Kind::KmsDsse)];
+
+/// A kind of encryption by the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// With keys of S3.
+    Aes256,
+    /// With a key of KMS.
+    Kms,
+    /// With a key of KMS, in two layers.
+    KmsDsse,
+}
+
+/// The bucket.
+pub(crate) const BUCKET: Variable<String> = Variable::new(
+    Scope::Shared,
+    "AUDITSYNC_S3_BUCKET",
+    Preset::Nothing,
+    |text, _| parse::bucket(text),
+    "S3 bucket of the state. Credentials, region and endpoint: AWS's own variables, files and roles.",
+);
+
+/// The path in the bucket.
+pub(crate) const PREFIX: Variable<String> = Variable::new(
+    Scope::Shared,
+    "AUDITSYNC_S3_PREFIX",
+    Preset::Nothing,
+    |text, _| parse::prefix(text),
+    "Path of the state in the bucket.",
+);
+
+/// Where the bucket is named.
+pub(crate) const FORCE_PATH_STYLE: Variable<bool> = Variable::flag(
+    Scope::Shared,
+    "AUDITSYNC_S3_FORCE_PATH_STYLE",
+    Preset::Value("false"),
+    "Name the bucket in the path and not in the host, for S3-compatible stores: true or false.",
+);
+
+/// Whether a store without conditional writes is taken.
+pub(crate) const UNCONDITIONAL: Variable<bool> = Variable::flag(
+    Scope::Shared,
+    "AUDITSYNC_S3_UNCONDITIONAL",
+    Preset::Value("false"),
+    "Accept a store without conditional writes (true): two instances may then undo each other's progress.",
+);
+
+/// How the store encrypts.
+pub(crate) const SSE: Variable<Kind> = Variable::new(
+    Scope::Shared,
+    "AUDITSYNC_S3_SSE",
+    Preset::Derived("the bucket's"),
+    |text, _| parse::choice(text, &ENCRYPTIONS),
+    "Server-side encryption of the state: AES256, aws:kms or aws:kms:dsse.",
+);
+
+/// The key that it encrypts with.
+pub(crate) const KMS_KEY_ID: Variable<String> = Variable::text(
+    Scope::Shared,
+    "AUDITSYNC_S3_KMS_KEY_ID",
+    Preset::Derived("AWS's own key"),
+    "KMS key for aws:kms and aws:kms:dsse.",
+);
+
+/// All of them, for the tables.
+pub(crate) const VARIABLES: &[&Spec] =
+    &[&BUCKET.spec, &PREFIX.spec, &FORCE_PATH_STYLE.spec, &UNCONDITIONAL.spec, &SSE.spec, &KMS_KEY_ID.spec];
+
+/// Which object, and how it is written.
+pub(crate) fn settings(reader: &mut Reader<'_>) -> Result<Settings, Noted> {
+    let bucket = reader.get(&BUCKET);
+    let prefix = reader.find(&PREFIX);
+    let force_path_style = reader.get(&FORCE_PATH_STYLE);
+    let unconditional = reader.get(&UNCONDITIONAL);
+    let kind = reader.find(&SSE);
+    let key_id = reader.find(&KMS_KEY_ID);
+    let encryption = match (kind?, key_id?) {
+        (None, None) => None,
+        (Some(Kind::Aes256), None) => Some(Encryption::Aes256),
+        (Some(Kind::Kms), key_id) => Some(Encryption::Kms { key_id }),
+        (Some(Kind::KmsDsse), key_id) => Some(Encryption::KmsDsse { key_id }),
+        (None | Some(Kind::Aes256), Some(_)) => {
+            let sse = reader.name(&SSE.spec);
+            return Err(reader.refuse(&KMS_KEY_ID.spec, format!("needs {sse}=aws:kms or aws:kms:dsse")));
+        }
+    };
+    Ok(Settings {
+        bucket: bucket?,
+        prefix: prefix?.unwrap_or_default(),
+        force_path_style: force_path_style?,
+        unconditional: unconditional?,
+        encryption,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::read_pairs;
+
+    const GIVEN: (&str, &str) = ("AUDITSYNC_S3_BUCKET", "audit");
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Settings, String> {
+        read_pairs(pairs, settings)
+    }
+
+    #[test]
+    fn a_bucket_is_enough() {
+        let found = read(&[GIVEN]).unwrap();
+        assert_eq!((found.bucket.as_str(), found.prefix.as_str()), ("audit", ""));
+        assert_eq!((found.force_path_style, found.unconditional, found.encryption), (false, false, None));
+        let message = read(&[]).unwrap_err();
+        assert!(message.contains("AUDITSYNC_S3_BUCKET: is required but not set"), "{message}");
+    }
+
+    #[test]
+    fn slashes_around_a_prefix_do_not_count() {
+        for given in ["pki/prod", "/pki/prod/", "pki/prod//"] {
+            assert_eq!(read(&[GIVEN, ("AUDITSYNC_S3_PREFIX", given)]).unwrap().prefix, "pki/prod");
+        }
+    }
+
+    #[test]
+    fn a_bucket_is_a_name_alone() {
+        for bad in ["s3://audit", "audit/prod", "a b"] {
+            let message = read(&[("AUDITSYNC_S3_BUCKET", bad)]).unwrap_err();
+            assert!(message.contains("must be the name of a bucket alone"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_key_belongs_to_an_encryption_that_has_one() {
+        let key = ("AUDITSYNC_S3_KMS_KEY_ID", "alias/audit");
+        let key_id = Some("alias/audit".to_owned());
+        for (sse, expected) in
+            [("aws:kms", Encryption::Kms { key_id: key_id.clone() }), ("AWS:KMS:DSSE", Encryption::KmsDsse { key_id })]
+        {
+            assert_eq!(read(&[GIVEN, key, ("AUDITSYNC_S3_SSE", sse)]).unwrap().encryption, Some(expected));
+        }
+        assert_eq!(read(&[GIVEN, ("AUDITSYNC_S3_SSE", "aes256")]).unwrap().encryption, Some(Encryption::Aes256));
+        for pairs in [&[GIVEN, key][..], &[GIVEN, key, ("AUDITSYNC_S3_SSE", "AES256")]] {
+            assert!(read(pairs).unwrap_err().contains("needs AUDITSYNC_S3_SSE=aws:kms"));
+        }
+    }
+}
