@@ -35,22 +35,20 @@ impl Component {
     }
 }
 
-/// Reads with `read` what `environment` says for `owner`. `components` are all that there are: what is set and looks like a misspelt variable of
-/// theirs is among the notes, or comes back beside what was read.
+/// Reads with `read` what `environment` says for `owner`. The `notes` stand below the mistakes, if there are any.
 pub fn read<T>(
     environment: &Environment,
     owner: &Owner,
-    components: &[Component],
+    notes: &[String],
     read: impl FnOnce(&mut Reader<'_>) -> Result<T, Noted>,
-) -> Result<(T, Vec<String>), ConfigError> {
+) -> Result<T, ConfigError> {
     let mut mistakes = Mistakes::default();
     let built = read(&mut Reader::new(environment, owner, &mut mistakes));
-    let strangers = strangers(environment, owner, components);
-    Ok((mistakes.conclude(built, &strangers)?, strangers))
+    mistakes.conclude(built, notes)
 }
 
 /// What to say about variables that are set, that nothing reads, and that look as if they were meant for us.
-fn strangers(environment: &Environment, owner: &Owner, components: &[Component]) -> Vec<String> {
+pub fn strangers(environment: &Environment, owner: &Owner, components: &[Component]) -> Vec<String> {
     let names: Vec<_> = components.iter().flat_map(Component::specs).flat_map(|spec| names(owner, spec)).collect();
     let prefixes: Vec<_> = owner.prefixes().collect();
     let unknown = environment.names().filter(|name| !names.iter().any(|known| known == name));
@@ -81,5 +79,5 @@ pub(crate) fn read_pairs<T>(
 ) -> Result<T, String> {
     let environment = Environment::from_pairs(pairs.iter().map(|(name, value)| (name.into(), value.into())));
     let owner = Owner { kind: "sectigo", label: None };
-    self::read(&environment, &owner, &[], read).map(|(built, _)| built).map_err(|error| error.to_string())
+    self::read(&environment, &owner, &[], read).map_err(|error| error.to_string())
 }

@@ -87,8 +87,10 @@ impl<D> Config<D> {
         environment: &Environment,
         destination: impl FnOnce(Option<&std::path::Path>, &mut Reader<'_>) -> Result<D, Noted>,
     ) -> Result<Self, ConfigError> {
+        // A misspelt name is often the cause of another one that is missing.
+        let strangers = config::strangers(environment, &owner(), registry::COMPONENTS);
         let build = |reader: &mut Reader<'_>| Self::build(reader, destination);
-        let (mut config, strangers) = config::read(environment, &owner(), registry::COMPONENTS, build)?;
+        let mut config = config::read(environment, &owner(), &strangers, build)?;
         config.warnings.extend(strangers);
         Ok(config)
     }
@@ -147,14 +149,6 @@ fn doubts(storage: &Storage, sync: &sync::Settings, reader: &Reader<'_>) -> Vec<
             "{backend}=memory with {sync_loop}=false: nothing is remembered between runs, so each one starts again at {lookback}"
         ));
     }
-    #[cfg(feature = "s3")]
-    if !storage.is_conditional() {
-        let unconditional = reader.name(&state::s3::variables::UNCONDITIONAL.spec);
-        doubts.push(format!(
-            "{unconditional}=true: if a second instance works on the same state, the two may undo each other's progress, and events may be \
-             delivered twice"
-        ));
-    }
     doubts
 }
 
@@ -181,7 +175,7 @@ impl StateConfig {
             let backend = reader.name(&state::variables::BACKEND.spec);
             Ok(Self { storage: storage?, backend, lookback: lookback?, telemetry: telemetry? })
         };
-        config::read(environment, &owner(), &[], read).map(|(config, _)| config)
+        config::read(environment, &owner(), &[], read)
     }
 
     /// The same for another `backend`.
@@ -208,7 +202,7 @@ impl HealthConfig {
             let listen = reader.get(&telemetry::variables::LISTEN)?;
             Ok(Self { listen, name: reader.name(&telemetry::variables::LISTEN.spec) })
         };
-        config::read(environment, &owner(), &[], read).map(|(config, _)| config)
+        config::read(environment, &owner(), &[], read)
     }
 }
 

@@ -263,7 +263,7 @@ pub enum Error {
         /// What was asked, and what it did.
         finding: String,
         /// What the operator can do.
-        remedy: String,
+        remedy: &'static str,
     },
     /// The store holds another document than the one to be replaced.
     #[error(

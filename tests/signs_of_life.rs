@@ -154,7 +154,7 @@ async fn each_answer_of_the_intake_is_a_sign_of_life() {
     let text = || "x".to_owned();
     let settings = datadog::Settings {
         intake_url: address.clone(),
-        intake_variable: "DD_SITE",
+        intake_variable: "DD_SITE".into(),
         site: text(),
         api_url: address,
         api_key: Secret::from_value("DD_API_KEY", "key".into()),

@@ -47,8 +47,7 @@ pub(super) async fn check(config: Config) -> Exit {
         Ok(()) => line("ok", "test entry", format!("accepted by {}", destination.place())),
         Err(error) => failures.failed("test entry", &error, Exit::from(&error)),
     }
-    let is_conditional = config.storage.is_conditional();
-    match check_state(assemble::store(config.storage).as_ref(), is_conditional).await {
+    match check_state(assemble::store(config.storage).as_ref()).await {
         Ok(state) => line("ok", "state", state),
         Err(error) => failures.failed("state", &error, Exit::from(&error)),
     }
@@ -56,7 +55,7 @@ pub(super) async fn check(config: Config) -> Exit {
 }
 
 /// Reads the state and proves that it can be written, without changing it: another instance may be at work.
-async fn check_state(store: &dyn StateStore, is_conditional: bool) -> Result<String, state::Error> {
+async fn check_state(store: &dyn StateStore) -> Result<String, state::Error> {
     let place = store.place();
     let claim = store.claim().await?;
     let held = match store.load().await? {
@@ -75,11 +74,6 @@ async fn check_state(store: &dyn StateStore, is_conditional: bool) -> Result<Str
         }
         Claim::ByLease => store.probe().await?,
     }
-    let writers = if is_conditional {
-        "can be written, by one instance at a time"
-    } else {
-        "can be written, by several instances at a time (unconditional)"
-    };
     let holder = match held.and_then(|state| state.lease) {
         Some(lease) => {
             let ttl = humantime::format_duration(lease.length());
@@ -87,7 +81,7 @@ async fn check_state(store: &dyn StateStore, is_conditional: bool) -> Result<Str
         }
         None => "the lease is free".to_owned(),
     };
-    Ok(format!("{place}: {position}; {writers}; {holder}"))
+    Ok(format!("{place}: {position}; can be written, by one instance at a time; {holder}"))
 }
 
 fn position(state: &State, place: &str) -> Result<Timestamp, state::Error> {

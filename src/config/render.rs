@@ -54,8 +54,7 @@ fn row(spec: &Spec) -> Row {
 }
 
 fn file_row(spec: &Spec) -> Row {
-    let help =
-        format!("File that holds {}. auditsync reads it again on SIGHUP and when the secret is rejected.", spec.name);
+    let help = format!("File that holds {}, read again on SIGHUP and when the secret is rejected.", spec.name);
     Row { name: file_name(spec.name), help, preset: Preset::Nothing, has_file: false }
 }
 

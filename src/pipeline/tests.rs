@@ -115,7 +115,6 @@ const BROKEN_FOR_ONE_BACKEND: &[(&str, &[(&str, &str)])] = &[
             ("AUDITSYNC_S3_BUCKET", "s3://x"),
             ("AUDITSYNC_S3_PREFIX", "a\u{7}b"),
             ("AUDITSYNC_S3_FORCE_PATH_STYLE", "maybe"),
-            ("AUDITSYNC_S3_UNCONDITIONAL", "maybe"),
             ("AUDITSYNC_S3_SSE", "rot13"),
             ("AUDITSYNC_S3_KMS_KEY_ID", "without-kms"),
         ],

@@ -211,7 +211,7 @@ impl Gcs {
                     Side::Read => "it gives an object without the header x-goog-generation",
                     Side::Write => "it wrote, and did not say which generation",
                 };
-                Error::Unconditional { place, finding: finding.to_owned(), remedy: HEED.to_owned() }
+                Error::Unconditional { place, finding: finding.to_owned(), remedy: HEED }
             }
             Failure::TooLarge { most } => {
                 let cause = serde_json::Error::custom(format_args!("it is larger than {most} bytes, and no state is"));
@@ -283,7 +283,7 @@ impl StateStore for Gcs {
             Ok(_) | Err(Failure::NoGeneration(Side::Write)) => {
                 let what = if held.is_some() { "the same bytes again" } else { "an empty object" };
                 let finding = format!("asked to write only over a generation that cannot be, it wrote {what}");
-                Err(Error::Unconditional { place: self.place(), finding, remedy: HEED.to_owned() })
+                Err(Error::Unconditional { place: self.place(), finding, remedy: HEED })
             }
             Err(failure) => Err(self.not_saved(failure, IMPOSSIBLE)),
         }

@@ -20,10 +20,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::ServerSideEncryption;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::Error as _;
-use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
 
 use self::answer::{Failure, Meaning, is_too_large};
@@ -47,9 +44,6 @@ pub struct Settings {
     pub prefix: String,
     /// Whether the bucket is named in the path rather than in the host; some compatible stores want it.
     pub force_path_style: bool,
-    /// Whether the store is taken although it does not heed conditional writes. A save then looks before it writes; it cannot
-    /// keep two instances that save at the same moment from moving the cursor against each other.
-    pub unconditional: bool,
     /// How the store is told to encrypt the object; without it, as the bucket is set.
     pub encryption: Option<Encryption>,
 }
@@ -100,18 +94,16 @@ enum Asked<'a> {
 /// On what condition the store is to write.
 #[derive(Clone, Copy)]
 enum Condition<'a> {
-    None,
     Absent,
     Unchanged(&'a str),
 }
 
 impl Condition<'_> {
     /// The header that says it.
-    fn header(self) -> Option<&'static str> {
+    fn header(self) -> &'static str {
         match self {
-            Self::None => None,
-            Self::Absent => Some("If-None-Match: *"),
-            Self::Unchanged(_) => Some("If-Match"),
+            Self::Absent => "If-None-Match: *",
+            Self::Unchanged(_) => "If-Match",
         }
     }
 }
@@ -187,7 +179,7 @@ impl S3 {
                 return Err(self.error(action, Asked::Get, failure).await);
             }
         };
-        let version = if self.settings.unconditional { digest(&bytes) } else { self.version(tag)? };
+        let version = self.version(tag)?;
         self.known.store(true, Ordering::Relaxed);
         Ok(Found::Document(bytes, version))
     }
@@ -213,7 +205,6 @@ impl S3 {
         let request = self.client(action).await?.put_object().bucket(&self.settings.bucket).key(key);
         let request = self.encrypted(request).content_type("application/json").body(ByteStream::from(bytes.to_vec()));
         let request = match condition {
-            Condition::None => request,
             Condition::Absent => request.if_none_match("*"),
             Condition::Unchanged(tag) => request.if_match(tag),
         };
@@ -239,8 +230,7 @@ impl S3 {
         match self.get(action).await? {
             Found::Document(bytes, version) => Ok(Some((bytes, version))),
             Found::Nothing => Ok(None),
-            // Without conditions nothing would keep the first save from replacing what is there.
-            Found::Hidden(failure) if self.known.load(Ordering::Relaxed) || self.settings.unconditional => {
+            Found::Hidden(failure) if self.known.load(Ordering::Relaxed) => {
                 Err(self.error(action, Asked::Get, failure).await)
             }
             Found::Hidden(failure) => {
@@ -280,17 +270,6 @@ impl S3 {
         }
     }
 
-    /// As good as it gets without conditions: another's save between the look and the write is lost.
-    async fn save_after_a_look(&self, document: &Document, expected: Option<&Version>) -> Result<Version, Error> {
-        if self.read(WRITE).await?.map(|(_, version)| version).as_ref() != expected {
-            return Err(self.conflict());
-        }
-        match self.put(WRITE, &self.key, document.as_bytes(), Condition::None).await? {
-            Ok(_) => Ok(digest(document.as_bytes())),
-            Err(failure) => Err(self.error(WRITE, Asked::Put(Condition::None), failure).await),
-        }
-    }
-
     fn version(&self, tag: Option<String>) -> Result<Version, Error> {
         tag.map(Version).ok_or_else(|| self.unconditional("it answered without an ETag".to_owned()))
     }
@@ -300,11 +279,7 @@ impl S3 {
     }
 
     fn unconditional(&self, finding: String) -> Error {
-        let variable = variables::UNCONDITIONAL.spec.name;
-        let remedy = format!(
-            "use a store that implements If-Match and If-None-Match on PutObject, or set {variable}=true, which gives up the promise that \
-             two instances cannot move the cursor against each other"
-        );
+        let remedy = "use a store that implements If-Match and If-None-Match on PutObject";
         Error::Unconditional { place: self.place(), finding, remedy }
     }
 
@@ -320,10 +295,9 @@ impl S3 {
             Meaning::Unavailable => return Error::Unavailable { action, place, cause },
             Meaning::NotImplemented
                 if let Asked::Put(condition) = asked
-                    && let Some(header) = condition.header()
                     && !self.is_about_encryption(&cause) =>
             {
-                return self.unconditional(format!("asked to write with {header}, {cause}"));
+                return self.unconditional(format!("asked to write with {}, {cause}", condition.header()));
             }
             Meaning::NotImplemented if self.is_about_encryption(&cause) => {
                 "correct the encryption that is configured".to_owned()
@@ -357,15 +331,13 @@ impl S3 {
         let (bucket, key) = (&self.settings.bucket, &self.key);
         let by_kms = matches!(self.settings.encryption, Some(Encryption::Kms { .. } | Encryption::KmsDsse { .. }));
         let keys = if by_kms { ", and kms:GenerateDataKey and kms:Decrypt on the key" } else { "" };
-        let (what, beside) = match asked {
-            // Where no condition protects it, a state that is not there must be told from one that may not be read.
-            Asked::Get if self.settings.unconditional => ("s3:GetObject", ", and s3:ListBucket on the bucket"),
-            Asked::Get => ("s3:GetObject", ""),
+        let what = match asked {
+            Asked::Get => "s3:GetObject",
             // Who may not read an object may not compare its tag either.
-            Asked::Put(Condition::Unchanged(_)) => ("s3:PutObject and, for If-Match, s3:GetObject", ""),
-            Asked::Put(_) => ("s3:PutObject", ""),
+            Asked::Put(Condition::Unchanged(_)) => "s3:PutObject and, for If-Match, s3:GetObject",
+            Asked::Put(Condition::Absent) => "s3:PutObject",
         };
-        format!("grant {what} on arn:aws:s3:::{bucket}/{key}*{beside}{keys}")
+        format!("grant {what} on arn:aws:s3:::{bucket}/{key}*{keys}")
     }
 }
 
@@ -386,7 +358,6 @@ impl StateStore for S3 {
 
     async fn save(&self, document: &Document, expected: Option<&Version>) -> Result<Version, Error> {
         match expected {
-            _ if self.settings.unconditional => self.save_after_a_look(document, expected).await,
             None => self.save_if(document, Condition::Absent).await,
             Some(Version(tag)) => self.save_if(document, Condition::Unchanged(tag)).await,
         }
@@ -395,9 +366,4 @@ impl StateStore for S3 {
     async fn probe(&self) -> Result<(), Error> {
         self.probe_now().await
     }
-}
-
-/// A version for stores whose entity tags are not relied on.
-fn digest(bytes: &[u8]) -> Version {
-    Version(URL_SAFE_NO_PAD.encode(Sha256::digest(bytes)))
 }

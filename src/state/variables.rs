@@ -56,15 +56,6 @@ impl Storage {
             _ => None,
         }
     }
-
-    /// Whether the store is used such that two instances cannot undo each other's progress.
-    pub(crate) fn is_conditional(&self) -> bool {
-        match self {
-            #[cfg(feature = "s3")]
-            Self::S3(settings) => !settings.unconditional,
-            _ => true,
-        }
-    }
 }
 
 /// The names of the backends that this build has.

@@ -67,7 +67,7 @@ fn line<'a>(ended: &'a Ended, part: &str) -> &'a str {
 const PARTS: [&str; 6] = ["configuration", "access token", "audit records", "API key", "test entry", "state"];
 
 #[tokio::test]
-async fn help_lists_every_variable_with_its_default() {
+async fn every_variable_is_listed_with_its_default() {
     let defaults = [
         ("SECTIGO_AUDIT_API_URL", "[required]"),
         ("SECTIGO_AUDIT_API_CLIENT_ID", "[required]"),
@@ -85,22 +85,22 @@ async fn help_lists_every_variable_with_its_default() {
         ("DD_LOGS_CONFIG_LOGS_DD_URL", "[default: the intake of DD_SITE]"),
         ("DD_LOGS_CONFIG_LOGS_NO_SSL", "[default: false]"),
         ("DD_LOGS_CONFIG_COMPRESSION_KIND", "[default: gzip]"),
-        ("SECTIGO_AUDIT_SYNC_LOOP", "[default: true]"),
-        ("SECTIGO_AUDIT_SYNC_INTERVAL", "[default: 1m]"),
-        ("SECTIGO_AUDIT_SYNC_LOOKBACK", "[default: 1h]"),
+        ("AUDITSYNC_SYNC_LOOP", "[default: true]"),
+        ("AUDITSYNC_SYNC_INTERVAL", "[default: 1m]"),
+        ("AUDITSYNC_SYNC_LOOKBACK", "[default: 1h]"),
         ("SECTIGO_AUDIT_SYNC_DELAY", "[default: 30s]"),
         ("SECTIGO_AUDIT_SYNC_WINDOW", "[default: 1h]"),
         ("SECTIGO_AUDIT_SYNC_OVERLAP", "[default: 5m]"),
-        ("SECTIGO_AUDIT_RETRY_BUDGET", "[default: 5m]"),
-        ("SECTIGO_AUDIT_SHUTDOWN_GRACE", "[default: 25s]"),
-        ("SECTIGO_AUDIT_STORAGE_BACKEND", "[default: localfs]"),
-        ("SECTIGO_AUDIT_LOCAL_STORAGE_PATH", "[default: .]"),
-        ("SECTIGO_AUDIT_REJECTED_PATH", "[default: in the state's folder]"),
-        ("SECTIGO_AUDIT_HTTP_TIMEOUT", "[default: 60s]"),
-        ("SECTIGO_AUDIT_LOG_FORMAT", "[default: text]"),
-        ("SECTIGO_AUDIT_LOG_LEVEL", "[default: info]"),
+        ("AUDITSYNC_RETRY_BUDGET", "[default: 5m]"),
+        ("AUDITSYNC_SHUTDOWN_GRACE", "[default: 25s]"),
+        ("AUDITSYNC_STORAGE_BACKEND", "[default: localfs]"),
+        ("AUDITSYNC_LOCAL_STORAGE_PATH", "[default: .]"),
+        ("AUDITSYNC_DEAD_LETTER_PATH", "[default: in the state's folder]"),
+        ("AUDITSYNC_HTTP_TIMEOUT", "[default: 60s]"),
+        ("AUDITSYNC_LOG_FORMAT", "[default: text]"),
+        ("AUDITSYNC_LOG_LEVEL", "[default: info]"),
     ];
-    let ended = Setup::bare().run(&["--help"]).await;
+    let ended = Setup::bare().run(&["variables"]).await;
     assert_eq!((ended.code(), ended.stderr.as_str()), (Some(0), ""));
     // Each variable has a paragraph: a line that begins with its name, and what is indented below it.
     let paragraph = |name: &str| {
@@ -115,9 +115,30 @@ async fn help_lists_every_variable_with_its_default() {
         assert!(text.ends_with(default), "{name} has {default:?}: {text}");
         assert_eq!(text.contains('['), !default.is_empty(), "{text}");
     }
-    for variable in auditsync::config::variables::VARIABLES {
+    for variable in auditsync::pipeline::registry::variables() {
         paragraph(variable.name);
     }
+}
+
+#[tokio::test]
+async fn the_variables_of_one_component_are_listed_by_themselves() {
+    let ended = Setup::bare().run(&["variables", "datadog"]).await;
+    assert_eq!((ended.code(), ended.stderr.as_str()), (Some(0), ""));
+    assert!(
+        ended.stdout.contains("\n  DD_SITE ") && !ended.stdout.contains("\n  AUDITSYNC_SYNC_LOOP "),
+        "{}",
+        ended.stdout
+    );
+    let ended = Setup::bare().run(&["variables", "teapot"]).await;
+    assert_eq!(ended.code(), Some(64));
+    assert!(ended.stderr.contains("Sectigo audit API, Datadog, Sync, State, Program"), "{}", ended.stderr);
+}
+
+#[tokio::test]
+async fn the_help_fits_one_screen_and_says_where_the_variables_are() {
+    let ended = Setup::bare().run(&["--help"]).await;
+    assert_eq!((ended.code(), ended.stderr.as_str()), (Some(0), ""));
+    assert!(ended.stdout.lines().count() <= 24 && ended.stdout.contains("auditsync variables"), "{}", ended.stdout);
 }
 
 #[tokio::test]

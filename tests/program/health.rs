@@ -244,7 +244,7 @@ async fn health_without_a_daemon_is_to_be_tried_again_and_without_an_address_a_m
     );
     let ended = Setup::bare().run(&["health"]).await;
     assert_eq!(ended.code(), Some(78));
-    assert!(ended.stderr.contains(&format!("{LISTEN}: is required but not set")), "{}", ended.stderr);
+    assert!(ended.stderr.contains("AUDITSYNC_HTTP_LISTEN: is required but not set"), "{}", ended.stderr);
 }
 
 #[tokio::test]

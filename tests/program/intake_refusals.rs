@@ -8,7 +8,7 @@ use crate::support::{Fault, IntakeOptions, Predicate, Record, ScmOptions};
 const BUDGET: &str = "SECTIGO_AUDIT_RETRY_BUDGET";
 const INTAKE: &str = "DD_LOGS_CONFIG_LOGS_DD_URL";
 const LOOP: &str = "SECTIGO_AUDIT_SYNC_LOOP";
-const REJECTED: &str = "SECTIGO_AUDIT_REJECTED_PATH";
+const REJECTED: &str = "SECTIGO_AUDIT_DEAD_LETTER_PATH";
 
 /// Pages of a hundred records.
 async fn with_intake(options: IntakeOptions) -> Stage {
@@ -197,7 +197,7 @@ async fn a_rejected_file_that_cannot_be_written_leaves_the_record_in_the_log() {
     let stage = with_intake(refusing(&["bad"], true)).await.with(REJECTED, "/dev/full");
     push_with(&stage, 100, &[(42, "bad")]);
     let ended = stage.run_to(0).await;
-    assert!(ended.stderr.contains("_REJECTED_PATH") && ended.stderr.contains("/dev/full"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("_DEAD_LETTER_PATH") && ended.stderr.contains("/dev/full"), "{}", ended.stderr);
     let told = ended.stderr.lines().find(|line| line.contains("the intake refused a record")).unwrap();
     assert!(told.contains("poison") && told.contains("bad") && told.contains("login"), "{told}");
     assert_the_others_once(&stage, &["bad"]);

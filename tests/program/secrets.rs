@@ -300,7 +300,7 @@ async fn a_secret_in_any_wrong_variable_is_not_shown() {
     // The vendor's sort of secret, and a key of the usual form.
     for secret in ["=HUNTER4711hunterJQZNp]d2C8DIf1qM", "hunter4711hunter0123456789abcdef"] {
         let world = World::new().await;
-        for variable in auditsync::config::variables::VARIABLES {
+        for variable in auditsync::pipeline::registry::variables() {
             let setup = world.setup("json").with(variable.name, secret);
             let ended = setup.run(&[]).await;
             assert_ne!(ended.code(), Some(70), "{}", variable.name);
@@ -377,7 +377,7 @@ async fn an_env_file_that_is_no_text_is_not_shown() {
     std::fs::write(setup.folder().join(".env"), file).unwrap();
     let ended = setup.run(&[]).await;
     assert_eq!(ended.code(), Some(78), "{}", ended.stderr);
-    assert!(ended.stderr.contains(".env, line 1: is not text in UTF-8"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("cannot read .env: stream did not contain valid UTF-8"), "{}", ended.stderr);
     nothing_shown(".env", &setup, &ended);
 }
 

@@ -78,7 +78,7 @@ async fn check_ends_with_74_where_the_store_refuses_or_is_not_there() {
     let ended = stage.setup.run(&["check"]).await;
     assert_eq!(ended.code(), Some(74), "{}", ended.stdout);
     let said = line(&ended.stdout, "FAILED");
-    assert!(said.contains("the server asks for a password: set SECTIGO_AUDIT_REDIS_PASSWORD"), "{said}");
+    assert!(said.contains("the server asks for a password: set AUDITSYNC_REDIS_PASSWORD"), "{said}");
     let stage = stage.with(ADDRESS, "127.0.0.1:1");
     let ended = stage.setup.run(&["check"]).await;
     assert_eq!(ended.code(), Some(74), "{}", ended.stdout);
@@ -119,7 +119,7 @@ async fn a_state_moves_from_backend_to_backend() {
 
     let moved = stage.setup.run(&["state", "migrate", "--to", "redis"]).await;
     assert_eq!(moved.code(), Some(0), "{}", moved.stderr);
-    assert!(moved.stderr.contains("set SECTIGO_AUDIT_STORAGE_BACKEND=redis"), "{}", moved.stderr);
+    assert!(moved.stderr.contains("set AUDITSYNC_STORAGE_BACKEND=redis"), "{}", moved.stderr);
     let stage = stage.with(BACKEND, "redis");
     let moved = stage.setup.run(&["state", "migrate", "--to", "gcs"]).await;
     assert_eq!(moved.code(), Some(0), "{}", moved.stderr);
@@ -149,7 +149,7 @@ async fn there_is_nothing_to_move_from_an_empty_place_or_to_memory_or_to_itself(
         ("memory", 64, "would be forgotten at once"),
         ("redis", 64, "already; --to names another backend"),
         ("floppy", 78, "must be localfs, redis, s3, gcs or memory"),
-        ("s3", 78, "SECTIGO_AUDIT_S3_BUCKET: is required but not set"),
+        ("s3", 78, "AUDITSYNC_S3_BUCKET: is required but not set"),
     ] {
         let ended = stage.setup.run(&["state", "migrate", "--to", to]).await;
         assert_eq!(ended.code(), Some(code), "{to}: {}", ended.stderr);

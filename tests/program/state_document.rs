@@ -409,9 +409,10 @@ async fn a_folder_that_was_away_is_written_to_again() {
 /// It is configured by `.env`, since it is started by a shell.
 async fn with_files_limited(world: &World, blocks: usize) -> std::process::Output {
     let (client, key) = (ScmOptions::default(), IntakeOptions::default().api_key);
-    let secret = client.client_secret.replace('\\', "\\\\").replace('"', "\\\"").replace('$', "\\$");
+    // The secret holds a single quote, which `.env` cannot.
+    fs::write(world.setup.folder().join("secret"), client.client_secret).unwrap();
     let env = format!(
-        "SECTIGO_AUDIT_API_URL={}\nSECTIGO_AUDIT_API_CLIENT_ID={}\nSECTIGO_AUDIT_API_CLIENT_SECRET=\"{secret}\"\n\
+        "SECTIGO_AUDIT_API_URL={}\nSECTIGO_AUDIT_API_CLIENT_ID={}\nSECTIGO_AUDIT_API_CLIENT_SECRET_FILE=secret\n\
          DD_API_KEY={key}\nDD_LOGS_CONFIG_LOGS_DD_URL={}\nSECTIGO_AUDIT_SYNC_LOOP=false\n\
          SECTIGO_AUDIT_SYNC_DELAY=0s\nSECTIGO_AUDIT_RETRY_BUDGET=1s\n",
         world.scm.url(),

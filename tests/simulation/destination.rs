@@ -168,5 +168,5 @@ fn unavailable(after: Option<u8>) -> Error {
 }
 
 fn refuses_all() -> Error {
-    Error::RefusesAll { place: place(), reason: "a fault of the model".to_owned(), variable: "MODEL_URL" }
+    Error::RefusesAll { place: place(), reason: "a fault of the model".to_owned(), variable: "MODEL_URL".into() }
 }

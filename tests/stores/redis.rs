@@ -67,7 +67,7 @@ fn at(server: &RedisServer) -> Settings {
 }
 
 fn with_password(server: &RedisServer, password: &str) -> Settings {
-    let password = Secret::from_value("SECTIGO_AUDIT_REDIS_PASSWORD", SecretString::from(password));
+    let password = Secret::from_value("AUDITSYNC_REDIS_PASSWORD", SecretString::from(password));
     Settings { password: Some(password), ..at(server) }
 }
 
@@ -125,9 +125,9 @@ async fn each_permission_that_is_missing_is_named() {
 async fn a_password_is_asked_for_named_and_never_shown() {
     let server = RedisServer::with(&["--save", "", "--requirepass", "hunter2"]);
     let said = refusal(Redis::new(at(&server)).load().await);
-    assert!(said.contains("the server asks for a password: set SECTIGO_AUDIT_REDIS_PASSWORD"), "{said}");
+    assert!(said.contains("the server asks for a password: set AUDITSYNC_REDIS_PASSWORD"), "{said}");
     let said = refusal(Redis::new(with_password(&server, "letmein")).load().await);
-    assert!(said.contains("correct SECTIGO_AUDIT_REDIS_PASSWORD") && said.contains("WRONGPASS"), "{said}");
+    assert!(said.contains("correct AUDITSYNC_REDIS_PASSWORD") && said.contains("WRONGPASS"), "{said}");
     assert!(!said.contains("letmein"), "{said}");
     Redis::new(with_password(&server, "hunter2")).save(&document(1), None).await.unwrap();
     let shown = format!("{:?} {:?}", Redis::new(with_password(&server, "hunter2")), with_password(&server, "hunter2"));
@@ -137,7 +137,7 @@ async fn a_password_is_asked_for_named_and_never_shown() {
 #[tokio::test]
 async fn a_password_where_none_is_asked_for_is_said_to_be_wrong() {
     let said = refusal(Redis::new(with_password(&RedisServer::start(), "hunter2")).load().await);
-    assert!(said.contains("correct SECTIGO_AUDIT_REDIS_PASSWORD"), "{said}");
+    assert!(said.contains("correct AUDITSYNC_REDIS_PASSWORD"), "{said}");
     assert!(said.contains("without any password configured"), "{said}");
 }
 
@@ -146,7 +146,7 @@ async fn a_password_changed_in_its_file_is_taken_up() {
     let server = RedisServer::with(&["--save", "", "--requirepass", "first"]);
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "first\n").unwrap();
-    let password = Secret::from_file("SECTIGO_AUDIT_REDIS_PASSWORD_FILE", file.path().to_owned()).unwrap();
+    let password = Secret::from_file("AUDITSYNC_REDIS_PASSWORD_FILE", file.path().to_owned()).unwrap();
     let store = Redis::new(Settings { password: Some(password), ..at(&server) });
     let version = store.save(&document(1), None).await.unwrap();
     assert_eq!(server.command(&["-a", "first", "CONFIG", "SET", "requirepass", "second"]), "OK");
@@ -165,7 +165,7 @@ async fn a_database_of_its_own_can_be_chosen() {
     assert!(in_database(0).load().await.unwrap().is_none());
     assert_eq!(server.command(&["-n", "3", "EXISTS", KEY]), "1");
     let said = refusal(in_database(99).load().await);
-    assert!(said.contains("correct SECTIGO_AUDIT_REDIS_DB"), "{said}");
+    assert!(said.contains("correct AUDITSYNC_REDIS_DB"), "{said}");
 }
 
 #[tokio::test]
@@ -176,7 +176,7 @@ async fn a_key_that_holds_something_else_is_left_alone() {
     for said in
         [refusal(store.load().await), refusal(store.save(&document(1), None).await), refusal(store.probe().await)]
     {
-        assert!(said.contains("name another with SECTIGO_AUDIT_REDIS_KEY"), "{said}");
+        assert!(said.contains("name another with AUDITSYNC_REDIS_KEY"), "{said}");
     }
     assert_eq!(server.command(&["LRANGE", KEY, "0", "-1"]), "precious");
 }

@@ -69,7 +69,7 @@ impl Rejected {
         match written.map_err(io::Error::other).flatten() {
             Ok(()) => tracing::error!(id, reason, kept_in = shown, "{what}"),
             Err(error) => {
-                tracing::error!(%error, path = shown, "the file for rejected records (…_REJECTED_PATH) cannot be written");
+                tracing::error!(%error, path = shown, "the file for rejected records (…_DEAD_LETTER_PATH) cannot be written");
                 tracing::error!(id, reason, record = line, "{what}");
             }
         }

@@ -14,9 +14,6 @@ const PROBE: &[u8] = b"Written by auditsync to find out whether it may write her
 
 impl S3 {
     pub(super) async fn probe_now(&self) -> Result<(), Error> {
-        if self.settings.unconditional {
-            return self.probe_writing_alone().await;
-        }
         match self.read(CHECK).await? {
             Some((document, _)) => self.probe_at(&document).await,
             None => self.probe_beside().await,
@@ -65,19 +62,11 @@ impl S3 {
         }
     }
 
-    /// The document is left alone, since its holder may replace it at any moment.
-    async fn probe_writing_alone(&self) -> Result<(), Error> {
-        match self.put(CHECK, &self.probe_key(), PROBE, Condition::None).await? {
-            Ok(_) => Ok(()),
-            Err(failure) => Err(self.error(CHECK, Asked::Put(Condition::None), failure).await),
-        }
-    }
-
     fn probe_key(&self) -> String {
         format!("{}.probe", self.key)
     }
 }
 
 fn disregarded(condition: Condition<'_>) -> String {
-    format!("it wrote in spite of a condition that was not met, {}", condition.header().unwrap_or("none"))
+    format!("it wrote in spite of a condition that was not met, {}", condition.header())
 }

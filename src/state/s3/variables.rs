@@ -44,14 +44,6 @@ pub(crate) const FORCE_PATH_STYLE: Variable<bool> = Variable::flag(
     "Name the bucket in the path and not in the host, for S3-compatible stores: true or false.",
 );
 
-/// Whether a store without conditional writes is taken.
-pub(crate) const UNCONDITIONAL: Variable<bool> = Variable::flag(
-    Scope::Shared,
-    "AUDITSYNC_S3_UNCONDITIONAL",
-    Preset::Value("false"),
-    "Accept a store without conditional writes (true): two instances may then undo each other's progress.",
-);
-
 /// How the store encrypts.
 pub(crate) const SSE: Variable<Kind> = Variable::new(
     Scope::Shared,
@@ -71,14 +63,13 @@ pub(crate) const KMS_KEY_ID: Variable<String> = Variable::text(
 
 /// All of them, for the tables.
 pub(crate) const VARIABLES: &[&Spec] =
-    &[&BUCKET.spec, &PREFIX.spec, &FORCE_PATH_STYLE.spec, &UNCONDITIONAL.spec, &SSE.spec, &KMS_KEY_ID.spec];
+    &[&BUCKET.spec, &PREFIX.spec, &FORCE_PATH_STYLE.spec, &SSE.spec, &KMS_KEY_ID.spec];
 
 /// Which object, and how it is written.
 pub(crate) fn settings(reader: &mut Reader<'_>) -> Result<Settings, Noted> {
     let bucket = reader.get(&BUCKET);
     let prefix = reader.find(&PREFIX);
     let force_path_style = reader.get(&FORCE_PATH_STYLE);
-    let unconditional = reader.get(&UNCONDITIONAL);
     let kind = reader.find(&SSE);
     let key_id = reader.find(&KMS_KEY_ID);
     let encryption = match (kind?, key_id?) {
@@ -95,7 +86,6 @@ pub(crate) fn settings(reader: &mut Reader<'_>) -> Result<Settings, Noted> {
         bucket: bucket?,
         prefix: prefix?.unwrap_or_default(),
         force_path_style: force_path_style?,
-        unconditional: unconditional?,
         encryption,
     })
 }
@@ -115,7 +105,7 @@ mod tests {
     fn a_bucket_is_enough() {
         let found = read(&[GIVEN]).unwrap();
         assert_eq!((found.bucket.as_str(), found.prefix.as_str()), ("audit", ""));
-        assert_eq!((found.force_path_style, found.unconditional, found.encryption), (false, false, None));
+        assert_eq!((found.force_path_style, found.encryption), (false, None));
         let message = read(&[]).unwrap_err();
         assert!(message.contains("AUDITSYNC_S3_BUCKET: is required but not set"), "{message}");
     }

@@ -1,11 +1,11 @@
-//! Stores that do not have S3's conditional writes are found out, and may be used all the same if the operator says so.
+//! Stores that do not have S3's conditional writes are found out and refused.
 
 use auditsync::state::s3::{Encryption, Settings};
 use auditsync::state::{StateStore as _, Version};
 
-use super::{KEY, not_conditional, on, refused, settings, unavailable, unconditional, with};
-use crate::suite::{conflicts, document, held};
-use crate::support::{Conditions, FakeS3, S3Answer, S3Permissions};
+use super::{KEY, not_conditional, on, refused, settings, unavailable, with};
+use crate::suite::document;
+use crate::support::{Conditions, FakeS3, S3Answer};
 
 #[tokio::test]
 async fn a_store_that_ignores_conditions_is_refused_before_anything_is_saved() {
@@ -85,60 +85,4 @@ async fn a_probe_that_meets_another_write_proves_nothing_and_can_be_repeated() {
     unavailable(store.probe().await, "409 ConditionalRequestConflict");
     fake.script([S3Answer::Pass, S3Answer::Pass, conflict()]);
     unavailable(store.probe().await, "409 ConditionalRequestConflict");
-}
-
-#[tokio::test]
-async fn without_conditions_a_save_looks_before_it_writes() {
-    let fake = FakeS3::start(Conditions::NotImplemented).await;
-    let (one, other) = (with(unconditional(), &fake), with(unconditional(), &fake));
-    conflicts(&one, one.save(&document(1), Some(&Version("1".to_owned()))).await);
-    let first = one.save(&document(1), None).await.unwrap();
-    assert_eq!(held(&other).await.1, first);
-    conflicts(&other, other.save(&document(2), None).await);
-    let second = other.save(&document(2), Some(&first)).await.unwrap();
-    let before = held(&one).await;
-    conflicts(&one, one.save(&document(3), Some(&first)).await);
-    assert_eq!(held(&one).await, before);
-    one.save(&document(3), Some(&second)).await.unwrap();
-}
-
-#[tokio::test]
-async fn without_conditions_no_tags_are_needed() {
-    let fake = FakeS3::start(Conditions::Ignored).await;
-    let store = with(unconditional(), &fake);
-    fake.script([S3Answer::NoTag, S3Answer::NoTag]);
-    let version = store.save(&document(1), None).await.unwrap();
-    fake.script([S3Answer::NoTag]);
-    assert_eq!(held(&store).await.1, version);
-}
-
-#[tokio::test]
-async fn without_conditions_a_probe_writes_beside_the_document() {
-    let fake = FakeS3::start(Conditions::Ignored).await;
-    let store = with(unconditional(), &fake);
-    store.save(&document(1), None).await.unwrap();
-    let version = held(&store).await.1;
-    let before = fake.requests().len();
-    store.probe().await.unwrap();
-    assert_eq!(held(&store).await.1, version);
-    let written = fake.requests().into_iter().skip(before).find(|request| request.method == "PUT").unwrap();
-    assert_eq!(written.path, format!("/bucket/{KEY}.probe"));
-
-    fake.grant(S3Permissions { list: true, get: true, put: false });
-    refused(store.probe().await, "grant s3:PutObject on");
-}
-
-#[tokio::test]
-async fn without_conditions_a_state_that_may_not_be_read_is_not_replaced() {
-    let fake = FakeS3::start(Conditions::Ignored).await;
-    fake.put(KEY, "precious");
-    for permissions in
-        [S3Permissions { list: true, get: false, put: true }, S3Permissions { list: false, get: false, put: true }]
-    {
-        fake.grant(permissions);
-        let store = with(unconditional(), &fake);
-        refused(store.load().await, "s3:ListBucket on the bucket");
-        refused(store.save(&document(1), None).await, "s3:GetObject");
-        assert_eq!(fake.object(KEY).unwrap(), "precious");
-    }
 }

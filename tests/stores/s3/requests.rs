@@ -76,21 +76,19 @@ async fn every_write_asks_for_the_encryption_that_is_configured() {
         (Encryption::KmsDsse { key_id: None }, "aws:kms:dsse", None),
         (Encryption::KmsDsse { key_id: key() }, "aws:kms:dsse", key()),
     ] {
-        for unconditional in [false, true] {
-            let fake = FakeS3::start(Conditions::Heeded).await;
-            let encryption = Some(encryption.clone());
-            let store = with(Settings { encryption, unconditional, ..settings(FakeS3::BUCKET) }, &fake);
-            store.probe().await.unwrap();
-            let version = store.save(&document(1), None).await.unwrap();
-            store.probe().await.unwrap();
-            store.save(&document(2), Some(&version)).await.unwrap();
-            let requests = fake.requests();
-            let writes: Vec<_> = requests.iter().filter(|request| request.method == "PUT").collect();
-            assert!(writes.len() >= 4);
-            for write in writes {
-                assert_eq!(write.header("x-amz-server-side-encryption"), Some(algorithm));
-                assert_eq!(write.header("x-amz-server-side-encryption-aws-kms-key-id"), key_id.as_deref());
-            }
+        let fake = FakeS3::start(Conditions::Heeded).await;
+        let encryption = Some(encryption.clone());
+        let store = with(Settings { encryption, ..settings(FakeS3::BUCKET) }, &fake);
+        store.probe().await.unwrap();
+        let version = store.save(&document(1), None).await.unwrap();
+        store.probe().await.unwrap();
+        store.save(&document(2), Some(&version)).await.unwrap();
+        let requests = fake.requests();
+        let writes: Vec<_> = requests.iter().filter(|request| request.method == "PUT").collect();
+        assert!(writes.len() >= 4);
+        for write in writes {
+            assert_eq!(write.header("x-amz-server-side-encryption"), Some(algorithm));
+            assert_eq!(write.header("x-amz-server-side-encryption-aws-kms-key-id"), key_id.as_deref());
         }
     }
 }
