@@ -246,7 +246,8 @@ async fn an_intake_that_knows_no_such_path_is_not_poison() {
     stage.intake.answer_always(Some(Fault::Status(404)));
     let ended = stage.run_to(78).await;
     assert!(ended.stderr.contains(INTAKE), "{}", ended.stderr);
-    assert_eq!((stage.intake.requests().len(), stage.setup.rejected().len()), (1, 0));
+    // The page's one request, and the notice that finds out whether it is the page.
+    assert_eq!((stage.intake.requests().len(), stage.setup.rejected().len()), (2, 0));
     stage.intake.answer_always(None);
     stage.run_to(0).await;
     stage.assert_all_once();
