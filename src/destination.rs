@@ -288,6 +288,8 @@ pub enum Error {
         status: u16,
         /// The variable that names the place.
         variable: &'static str,
+        /// Whether it may be a relay that passed on what was sent, and answers otherwise than any that is known.
+        is_relay: bool,
     },
     /// Entries could not be printed.
     #[error("cannot write to {place}")]
@@ -304,11 +306,11 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the destination may have accepted what was sent all the same. Who answers in its place may have passed it on.
+    /// Whether the destination may have accepted what was sent all the same.
     pub fn may_have_arrived(&self) -> bool {
         match self {
             Self::Http(error) => error.may_have_arrived(),
-            Self::NotTheIntake { .. } => true,
+            Self::NotTheIntake { is_relay, .. } => *is_relay,
             _ => false,
         }
     }

@@ -294,7 +294,10 @@ impl Datadog {
             }
             Meaning::NotTheIntake | Meaning::Unfinished => match missing {
                 Some(missing @ (http::Error::TimedOut { .. } | http::Error::BrokenOff { .. })) => missing.into(),
-                _ => Error::NotTheIntake { place, status, variable },
+                _ => {
+                    let is_relay = self.answers_as == Intake::Other && !response::is_web_page(&reply.headers);
+                    Error::NotTheIntake { place, status, variable, is_relay }
+                }
             },
             Meaning::KeyRefused => self.key_refused(place, &reply, &key),
             Meaning::Unavailable => Error::Unavailable { place, status, after: reply.retry_after(), reason: reason() },

@@ -65,7 +65,8 @@ async fn a_batch_that_was_never_answered_is_sent_twice_at_most_and_no_other() {
     let stage = Stage::usual().await;
     stage.push(30, 1500, 2);
     stage.intake_meets([Fault::PASS, Fault::Unanswered]);
-    stage.run_to(0).await;
+    let ended = stage.run_to(0).await;
+    assert!(ended.stderr.contains("possibly_duplicated=10"), "{}", ended.stderr);
     stage.assert_none_lost();
     assert_eq!(stage.intake.count(), 40, "the ten of the second page once more");
     let twice = stage.intake.ids().values().filter(|times| **times == 2).count();

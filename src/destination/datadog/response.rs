@@ -126,7 +126,8 @@ pub fn may_be_about_content(status: u16) -> bool {
     !matches!(status, 401 | 407 | 425 | 429)
 }
 
-fn is_web_page(headers: &HeaderMap) -> bool {
+/// Whether the answer is called a web page, which no intake answers.
+pub fn is_web_page(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     kind.trim_start().get(..9).is_some_and(|start| start.eq_ignore_ascii_case("text/html"))
 }
