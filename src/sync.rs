@@ -214,6 +214,7 @@ impl Sync {
             ended = self.work() => ended,
             () = self.stop.grace_over() => {
                 let uncertain = self.in_flight.count();
+                metrics::possibly_duplicated(uncertain);
                 tracing::warn!(uncertain, "stopped before everything was answered and committed; what was in flight may be sent again");
                 return Ok(Outcome::Interrupted { uncertain });
             }
@@ -224,6 +225,7 @@ impl Sync {
             Err(Halt::Failed(error)) => {
                 let uncertain = self.in_flight.count();
                 if uncertain > 0 {
+                    metrics::possibly_duplicated(uncertain);
                     tracing::warn!(uncertain, "what was in flight is not committed and may be sent again");
                 }
                 Err(error)

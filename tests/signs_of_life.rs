@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use auditsync::destination::datadog::{self, Compression, Datadog, Labels};
+use auditsync::destination::datadog::{self, Compression, Datadog, Intake, Labels};
 use auditsync::destination::{self, Delivery, Destination, Receipt};
 use auditsync::event::{Event, Fields};
 use auditsync::http::{self, Excerpt, Place, Redaction};
@@ -154,6 +154,7 @@ async fn each_answer_of_the_intake_is_a_sign_of_life() {
     let text = || "x".to_owned();
     let settings = datadog::Settings {
         intake_url: address.clone(),
+        intake: Intake::Datadog,
         intake_variable: "DD_SITE",
         site: text(),
         api_url: address,

@@ -217,6 +217,7 @@ impl Sync {
         self.source.pause();
         metrics::lease_held(false);
         let uncertain = self.in_flight.take();
+        metrics::possibly_duplicated(uncertain);
         tracing::warn!(
             place = committer.place(),
             uncertain,

@@ -15,6 +15,8 @@ mod dry_run;
 mod first_sync;
 mod health;
 mod instances;
+mod intake_content;
+mod intake_cut_off;
 mod intake_entries;
 mod intake_faults;
 mod intake_refusals;

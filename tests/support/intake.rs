@@ -31,6 +31,8 @@ pub struct IntakeOptions {
     pub poison: Option<Predicate>,
     /// The same once more: what is refused even when the record comes only as text, in `message`.
     pub poison_text: Option<Predicate>,
+    /// A request with such an entry never gets that far: a firewall in front meets it with this fault.
+    pub firewall: Option<(Predicate, Fault)>,
     /// Bodies of more bytes than this, uncompressed, are answered 413.
     pub max_body_bytes: usize,
 }
@@ -43,6 +45,7 @@ impl Default for IntakeOptions {
             keep_bodies: true,
             poison: None,
             poison_text: None,
+            firewall: None,
             max_body_bytes: inspect::MAX_BODY_BYTES,
         }
     }

@@ -54,7 +54,7 @@ async fn logs(State(intake): State<Arc<Shared>>, method: Method, headers: Header
         let violations = inspection.violations.drain(..);
         let violations = violations.map(|text| format!("{LOGS_PATH} (request {number}): {text}"));
         state.violations.extend(violations);
-        (number, state.log_faults.next())
+        (number, inspection.fault.take().or_else(|| state.log_faults.next()))
     });
     let _open = Open { intake: &intake, number };
     let requested =

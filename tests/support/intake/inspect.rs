@@ -13,6 +13,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::super::encoding;
+use super::super::fault::Fault;
 use super::IntakeOptions;
 
 pub(super) const MAX_BODY_BYTES: usize = 5_000_000;
@@ -38,6 +39,8 @@ pub(super) struct Inspection {
     pub(super) violations: Vec<String>,
     /// The status and the reason with which the request must be refused, however good its key.
     pub(super) refusal: Option<(u16, String)>,
+    /// What a firewall meets the request with.
+    pub(super) fault: Option<Fault>,
 }
 
 pub(super) fn inspect(headers: &HeaderMap, sent: Bytes, options: &IntakeOptions) -> Inspection {
@@ -49,6 +52,7 @@ pub(super) fn inspect(headers: &HeaderMap, sent: Bytes, options: &IntakeOptions)
         ids: Vec::new(),
         violations: header_violations(headers),
         refusal: None,
+        fault: None,
     };
     match encoding::decode(&inspection.encoding, sent) {
         Ok(body) => inspection.read_body(&body, options),
@@ -90,6 +94,13 @@ impl Inspection {
                 }
                 Err(error) => wrong(format!("not an entry: {error}")),
             }
+        }
+        if let Some((dislikes, fault)) = &options.firewall
+            && entries
+                .iter()
+                .any(|entry| dislikes.holds(&serde_json::from_str(entry.get()).expect("was parsed before")))
+        {
+            self.fault = Some(fault.clone());
         }
         if self.refusal.is_none() && is_poisonous(&entries, options) {
             self.refusal = Some((400, "Invalid payload".into()));
