@@ -260,6 +260,21 @@ pub enum Error {
         /// The variable that names the place.
         variable: &'static str,
     },
+    /// Entries were accepted and dropped, because of the times they carried.
+    #[error(
+        "{place} accepted {entries} entries and dropped them: they carried times by a clock that showed {ours}, and its own shows {theirs}. \
+         They are sent again with its time. Synchronise this machine's clock (NTP)"
+    )]
+    Misdated {
+        /// Where the call went.
+        place: Place,
+        /// How many were dropped.
+        entries: usize,
+        /// The time for which they were written.
+        ours: Timestamp,
+        /// The server's time.
+        theirs: Timestamp,
+    },
     /// Entries could not be printed.
     #[error("cannot write to {place}")]
     Unprinted {
@@ -281,9 +296,11 @@ impl Error {
             Self::Http(http::Error::Setup(_) | http::Error::NoTls { .. }) | Self::Unprinted { .. } => Class::Fatal,
             Self::Http(http::Error::Redirected { .. }) | Self::RefusesAll { .. } => Class::Refused,
             // Whatever answers in the intake's place may go away again, as a portal does.
-            Self::Http(_) | Self::Batch(_) | Self::KeyRotated { .. } | Self::NotTheIntake { .. } => {
-                Class::Retryable { after: None }
-            }
+            Self::Http(_)
+            | Self::Batch(_)
+            | Self::KeyRotated { .. }
+            | Self::NotTheIntake { .. }
+            | Self::Misdated { .. } => Class::Retryable { after: None },
             Self::Unavailable { after, .. } => Class::Retryable { after: *after },
             Self::KeyRefused { .. } | Self::KeyGone { .. } => Class::CredentialsRefused,
         }

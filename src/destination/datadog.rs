@@ -3,20 +3,22 @@
 //! [`entry`] writes one event, `text` its strings, [`batch`] one body, [`compressor`] makes it smaller, `packing` has bodies made ahead, [`response`] reads an answer, `isolate`
 //! settles a batch whatever it contains, [`preview`] prints in place of sending, and this file sends: up to eight requests at a time.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
 use async_trait::async_trait;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::{Delivery, Destination, Error, Receipt};
+use crate::event::Event;
 use crate::http::{self, Excerpt, Method, Place, Redaction, Reply, Server};
 use crate::secret::Secret;
+use crate::server_time::{LocalTime, ServerClock, TOLERANCE};
 use crate::telemetry::metrics;
 use compressor::Compressor;
 use entry::EntryWriter;
@@ -38,9 +40,6 @@ mod text;
 
 /// Requests under way at a time: a page of 5000 records takes five, and should take one round.
 const IN_FLIGHT: usize = 8;
-
-/// Clocks that differ by more than this many seconds are not just read at different moments.
-const CLOCK_TOLERANCE: i64 = 120;
 
 /// As much of an answer as is worth reading.
 const ENOUGH_OF_AN_ANSWER: usize = 64 * 1024;
@@ -111,38 +110,21 @@ pub struct Datadog {
     key: Secret,
     packer: Packer,
     rejected: Rejected,
-    clock: IntakeClock,
+    clock: ServerClock,
 }
 
-/// The intake's clock, as far as ours is ahead of it: what is dated by ours would lie too far ahead, and be dropped.
-#[derive(Debug, Default)]
-struct IntakeClock {
-    /// The last answer's `Date`, in seconds since 1970; 0 before the first.
-    date: AtomicI64,
-    /// By how many seconds ours is ahead; 0 where it hardly is.
-    ahead: AtomicI64,
+/// Entries that the intake accepted and dropped.
+struct Dropped {
+    indices: Vec<usize>,
+    /// The intake's time.
+    theirs: Timestamp,
 }
 
-impl IntakeClock {
-    /// `now` as the intake would have it, or earlier.
-    fn correct(&self, now: Timestamp) -> Timestamp {
-        now.checked_sub(SignedDuration::from_secs(self.ahead.load(Ordering::Relaxed))).unwrap_or(now)
-    }
-
-    fn answered(&self, reply: &Reply) {
-        if let Some(date) = reply.date() {
-            self.date.store(date.as_second(), Ordering::Relaxed);
-        }
-    }
-
-    /// Compares the clocks after answers to what was sent at `now` or later.
-    fn compare(&self, now: Timestamp) {
-        let date = self.date.load(Ordering::Relaxed);
-        let ahead = now.as_second() - date;
-        let ahead = if date > 0 && ahead > CLOCK_TOLERANCE { ahead } else { 0 };
-        if self.ahead.swap(ahead, Ordering::Relaxed) == 0 && ahead > 0 {
-            tracing::warn!(seconds = ahead, "this machine's clock is ahead of the intake's, which counts");
-        }
+impl Dropped {
+    /// The same without what is `left` to be sent anyway.
+    fn without(mut self, left: &[Range<usize>]) -> Self {
+        self.indices.retain(|index| !left.iter().any(|range| range.contains(index)));
+        self
     }
 }
 
@@ -175,7 +157,7 @@ impl Datadog {
             key: settings.api_key,
             packer: Packer::new(EntryWriter::new(&settings.labels, record_key), settings.compression),
             rejected: Rejected::new(settings.rejected_path),
-            clock: IntakeClock::default(),
+            clock: ServerClock::default(),
         }
     }
 
@@ -237,14 +219,19 @@ impl Datadog {
             request = request.header(CONTENT_ENCODING, encoding);
         }
         let hidden = Redaction::of([&key]);
+        let asked = LocalTime::now();
         let reply =
             http::send(Server::Destination, request, &place, &hidden).await?.beginning(ENOUGH_OF_AN_ANSWER).await;
-        self.clock.answered(&reply);
+        let call = (asked, LocalTime::now());
         let status = reply.status.as_u16();
         let reason = || Excerpt::of(&reply.body, &hidden);
         let variable = self.intake_variable;
         match response::meaning(reply.status, &reply.headers) {
-            Meaning::Accepted => Ok(Ruling::Accepted),
+            Meaning::Accepted => {
+                // What answers in the intake's place when it refuses may have another clock.
+                self.clock.note(&place, reply.date(), call);
+                Ok(Ruling::Accepted)
+            }
             meaning @ (Meaning::BadPayload | Meaning::TooLarge) => {
                 Ok(Ruling::Refused { meaning, reason: format!("{status}: {}", reason()) })
             }
@@ -272,6 +259,25 @@ impl Datadog {
         }
     }
 
+    /// The present by the intake's clock where it is known, else `now`.
+    fn present(&self, now: Timestamp) -> Timestamp {
+        let local = LocalTime::now();
+        self.clock.at(local, local).unwrap_or(now)
+    }
+
+    /// Those of the entries in `range` that the intake accepted and dropped, because they carried times by a wrong clock: they were written
+    /// for `written_for`, and the request began `begun`.
+    fn dropped(&self, events: &[Event], range: &Range<usize>, written_for: Timestamp, begun: LocalTime) -> Dropped {
+        let theirs = self.clock.at(begun, LocalTime::now()).unwrap_or(written_for);
+        let is_right = theirs.duration_since(written_for).unsigned_abs() <= TOLERANCE;
+        let is_dropped = |index: &usize| {
+            let stamp = events.get(*index).map(|event| entry::stamp(event, written_for));
+            stamp.is_some_and(|stamp| !entry::is_kept(stamp, theirs))
+        };
+        let indices = if is_right { Vec::new() } else { range.clone().filter(is_dropped).collect() };
+        Dropped { indices, theirs }
+    }
+
     fn refuses_all(&self, meaning: Meaning, reason: String) -> Error {
         tracing::debug!(?meaning, "nothing is accepted");
         Error::RefusesAll { place: self.place(), reason, variable: self.intake_variable }
@@ -285,23 +291,27 @@ impl Destination for Datadog {
     }
 
     fn prepare(&self, delivery: &mut Delivery, now: Timestamp) {
-        let sent_at = self.clock.correct(now);
+        let sent_at = self.present(now);
         delivery.set_prepared(Batches::begin(&self.packer, delivery.events(), delivery.outstanding(), sent_at));
     }
 
     async fn deliver(&self, delivery: &mut Delivery, now: Timestamp) -> Result<Receipt, Error> {
         let events = Arc::clone(delivery.events());
-        let sent_at = self.clock.correct(now);
+        let (begun, sent_at) = (LocalTime::now(), self.present(now));
         let prepared = delivery.take_prepared().filter(|batches: &Batches| batches.are_fresh(sent_at));
         let mut batches =
             prepared.unwrap_or_else(|| Batches::begin(&self.packer, &events, delivery.outstanding(), sent_at));
+        let sent_at = batches.written_for();
         let mut failure: Option<Error> = None;
         let mut under_way = FuturesUnordered::new();
         loop {
             tokio::select! {
                 biased;
                 Some(settled) = under_way.next() => {
-                    let Settled { range, tally, left, error } = settled;
+                    let Settled { range, mut tally, mut left, error } = settled;
+                    let dropped = self.dropped(&events, &range, sent_at, begun).without(&left);
+                    left.extend(dropped.indices.iter().map(|index| *index..index + 1));
+                    tally.accepted = tally.accepted.saturating_sub(dropped.indices.len());
                     // At once: this may be broken off before the others are settled.
                     delivery.count(tally);
                     delivery.settle(&range, left);
@@ -310,6 +320,9 @@ impl Destination for Datadog {
                             delivery.note_unanswered();
                         }
                         failure.get_or_insert(error);
+                    } else if !dropped.indices.is_empty() {
+                        let (place, entries, theirs) = (self.place(), dropped.indices.len(), dropped.theirs);
+                        failure.get_or_insert(Error::Misdated { place, entries, ours: sent_at, theirs });
                     }
                 }
                 Some(batch) = batches.next(), if under_way.len() < IN_FLIGHT && failure.is_none() => match batch {
@@ -322,7 +335,6 @@ impl Destination for Datadog {
                 else => break,
             }
         }
-        self.clock.compare(now);
         match failure {
             Some(failure) => Err(failure),
             None if delivery.is_complete() => Ok(Receipt::Accepted),

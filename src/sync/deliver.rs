@@ -102,7 +102,7 @@ impl Sync {
                     delivery.note_unanswered();
                     continue;
                 }
-                answer = self.destination.deliver(delivery, self.clock.now()) => answer,
+                answer = self.destination.deliver(delivery, self.now()) => answer,
             };
             drop(calling);
             let tally = delivery.tally();
