@@ -1,11 +1,21 @@
 //! Clocks that are wrong: this machine's, as the servers' `Date` shows. A server whose clock is behind stands for a machine whose clock is
 //! ahead, and the other way round.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
+
+use auditsync::destination::datadog::{Compression, Datadog, Labels, Settings};
+use auditsync::destination::{Delivery, Destination as _};
+use auditsync::event::{Event, Fields};
+use auditsync::http;
+use auditsync::secret::Secret;
 
 use crate::probe::{LISTEN, Probe};
 use crate::stage::{Stage, stop, ten_a_page};
-use crate::support::{IntakeOptions, Record, Records, ScmOptions};
+use crate::support::{FakeIntake, Fault, IntakeOptions, Record, Records, ScmOptions};
 
 const BUDGET: &str = "SECTIGO_AUDIT_RETRY_BUDGET";
 const AHEAD: &str = "ahead of the clock of";
@@ -146,4 +156,72 @@ async fn entries_that_the_intake_drops_for_a_wrong_clock_are_sent_again_with_its
     stage.assert_all_once();
     assert_eq!(stage.intake.dropped(), 5);
     assert!(ended.stderr.contains("They are sent again with its time"), "{}", ended.stderr);
+}
+
+/// The destination itself, so that hours can pass.
+fn destination(intake: &FakeIntake) -> Datadog {
+    let text = || "x".to_owned();
+    let address: url::Url = intake.url().parse().unwrap();
+    let settings = Settings {
+        intake_url: address.clone(),
+        intake_variable: "DD_SITE",
+        site: text(),
+        api_url: address,
+        api_key: Secret::from_value("DD_API_KEY", IntakeOptions::default().api_key.into()),
+        compression: Compression::Identity,
+        labels: Labels { source: text(), service: text(), hostname: text(), tags: text() },
+        rejected_path: None,
+    };
+    let client = http::Client::new(http::Settings { timeout: Duration::from_secs(10) });
+    Datadog::new(settings, "sectigo", Arc::new(client))
+}
+
+fn fresh_event(now: Timestamp) -> Delivery {
+    let time = Some(now - SignedDuration::from_secs(60));
+    Delivery::new(vec![Event::new(Bytes::from_static(b"{}"), time, Fields::default())])
+}
+
+#[tokio::test]
+async fn a_quiet_time_and_a_reset_leave_a_fresh_event_its_own_time() {
+    for quiet in [131_u32, 60 * 3600] {
+        let intake = FakeIntake::start(IntakeOptions::default()).await;
+        let datadog = destination(&intake);
+        let now = Timestamp::now();
+        datadog.deliver(&mut fresh_event(now), now).await.unwrap();
+
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(quiet.into())).await;
+        tokio::time::resume();
+        intake.set_date_offset(quiet.into());
+        let now = Timestamp::now() + SignedDuration::from_secs(quiet.into());
+        let mut delivery = fresh_event(now);
+        intake.script(Fault::Reset);
+        datadog.deliver(&mut delivery, now).await.unwrap_err();
+        datadog.deliver(&mut delivery, now).await.unwrap();
+        assert_eq!((intake.dropped(), intake.count()), (0, 2), "after {quiet} s");
+        let sent_at = intake.entries()[1]["timestamp"].as_i64().unwrap();
+        assert_eq!(sent_at, now.as_millisecond() - 60_000, "after {quiet} s");
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_waited_through_an_outage_of_20_hours_carries_the_present_time() {
+    let intake = FakeIntake::start(IntakeOptions::default()).await;
+    let datadog = destination(&intake);
+    let now = Timestamp::now();
+    let mut delivery = fresh_event(now);
+    datadog.deliver(&mut fresh_event(now), now).await.unwrap();
+    intake.script(Fault::Reset);
+    datadog.deliver(&mut delivery, now).await.unwrap_err();
+
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_hours(20)).await;
+    tokio::time::resume();
+    intake.set_date_offset(20 * 3600);
+    let now = Timestamp::now() + SignedDuration::from_hours(20);
+    intake.script(Fault::Reset);
+    datadog.deliver(&mut delivery, now).await.unwrap_err();
+    datadog.deliver(&mut delivery, now).await.unwrap();
+    assert_eq!((intake.dropped(), intake.count()), (0, 2));
+    assert_eq!(delivery.tally().restamped, 1);
 }
