@@ -291,6 +291,21 @@ pub enum Error {
         /// Whether it may be a relay that passed on what was sent, and answers otherwise than any that is known.
         is_relay: bool,
     },
+    /// Entries were accepted and dropped, because of the times they carried.
+    #[error(
+        "{place} accepted {entries} entries and dropped them: they carried times by a clock that showed {ours}, and its own shows {theirs}. \
+         They are sent again with its time. Synchronise this machine's clock (NTP)"
+    )]
+    Misdated {
+        /// Where the call went.
+        place: Place,
+        /// How many were dropped.
+        entries: usize,
+        /// The time for which they were written.
+        ours: Timestamp,
+        /// The server's time.
+        theirs: Timestamp,
+    },
     /// Entries could not be printed.
     #[error("cannot write to {place}")]
     Unprinted {
@@ -325,7 +340,8 @@ impl Error {
             | Self::Batch(_)
             | Self::KeyRotated { .. }
             | Self::NotTheIntake { .. }
-            | Self::RefusesSome { .. } => Class::Retryable { after: None },
+            | Self::RefusesSome { .. }
+            | Self::Misdated { .. } => Class::Retryable { after: None },
             Self::Unavailable { after, .. } => Class::Retryable { after: *after },
             Self::KeyRefused { .. } | Self::KeyGone { .. } => Class::CredentialsRefused,
         }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::Event;
 use crate::failure::Class;
 use crate::http::{self, Excerpt, Place};
+use crate::server_time::LocalTime;
 
 pub mod oauth;
 pub mod sectigo;
@@ -65,14 +66,20 @@ pub trait Source: Send + Sync {
     /// Up to when everything before `cursor` is known; an error where the cursor cannot be understood.
     fn position(&self, cursor: &Cursor) -> Result<Timestamp, Error>;
 
-    /// The page that follows `cursor`, within the history up to `now`.
-    async fn next_page(&self, cursor: &Cursor, now: Timestamp) -> Result<Page, Error>;
+    /// The page that follows `cursor`, within the history up to `begun`: the start of the synchronisation, which the source reads by its
+    /// server's clock where it knows that.
+    async fn next_page(&self, cursor: &Cursor, begun: LocalTime) -> Result<Page, Error>;
+
+    /// The present by the server's clock, as far as it is known `now`.
+    fn server_time(&self, _now: LocalTime) -> Option<Timestamp> {
+        None
+    }
 
     /// Breaks off whatever it does ahead of being asked: nobody will ask soon.
     fn pause(&self) {}
 
     /// The same place with a smaller question before it; none where it cannot be smaller.
-    fn narrowed(&self, cursor: &Cursor, now: Timestamp) -> Option<Cursor>;
+    fn narrowed(&self, cursor: &Cursor, begun: LocalTime) -> Option<Cursor>;
 }
 
 /// Why a source gave no page.
@@ -207,6 +214,20 @@ pub enum Error {
         /// How far the source's history goes.
         theirs: Timestamp,
     },
+    /// The stored cursor lies in the future of this machine's clock, and the source tells no time.
+    #[error(
+        "everything up to {since} is delivered, but this machine's clock shows {ours}, and the answers of {place} carry no `Date`. \
+         Nothing can be requested before one of the clocks is right. Synchronise this machine's clock (NTP). If {since} lies in the future, \
+         run `auditsync state set --since <time>`"
+    )]
+    AheadOfThisMachine {
+        /// Where the call went.
+        place: Place,
+        /// The stored cursor's time.
+        since: Timestamp,
+        /// The time of day on this machine.
+        ours: Timestamp,
+    },
     /// The answer is no page at all: something else may have answered.
     #[error("the answer from {place} is no page of records: {reason}; if it stays so, check {variable}")]
     NotAPage {
@@ -241,7 +262,7 @@ impl Error {
             Self::Unavailable { after, .. } => Class::Retryable { after: *after },
             Self::TokenRefused { .. } => Class::Unauthorized,
             Self::CredentialsRefused { .. } | Self::SecretGone { .. } => Class::CredentialsRefused,
-            Self::Looping { .. } | Self::AheadOfTheSource { .. } => Class::Stalled,
+            Self::Looping { .. } | Self::AheadOfTheSource { .. } | Self::AheadOfThisMachine { .. } => Class::Stalled,
         }
     }
 }

@@ -12,6 +12,7 @@ use auditsync::destination::{self, Delivery, Destination, Receipt};
 use auditsync::event::{Event, Fields};
 use auditsync::http::{self, Excerpt, Place, Redaction};
 use auditsync::secret::Secret;
+use auditsync::server_time::LocalTime;
 use auditsync::source::{self, Cursor, Page, Source};
 use auditsync::state::memory::Memory;
 use auditsync::sync::clock::Clock;
@@ -61,7 +62,7 @@ impl Source for Ends {
         Ok(NOW)
     }
 
-    async fn next_page(&self, cursor: &Cursor, _: Timestamp) -> Result<Page, source::Error> {
+    async fn next_page(&self, cursor: &Cursor, _: LocalTime) -> Result<Page, source::Error> {
         let meets = self.source.lock().unwrap().pop_front();
         match meets {
             Some(Meets::RetryAfter(seconds)) => {
@@ -82,7 +83,7 @@ impl Source for Ends {
         })
     }
 
-    fn narrowed(&self, _: &Cursor, _: Timestamp) -> Option<Cursor> {
+    fn narrowed(&self, _: &Cursor, _: LocalTime) -> Option<Cursor> {
         None
     }
 }

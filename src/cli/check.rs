@@ -12,8 +12,9 @@ use crate::config::Config;
 use crate::destination::datadog::Datadog;
 use crate::failure::{Chain, Class};
 use crate::http;
-use crate::source;
+use crate::server_time::LocalTime;
 use crate::source::sectigo::{self, Sectigo};
+use crate::source::{self, Source as _};
 use crate::state::{self, Claim, State, StateStore};
 
 /// Tries everything, prints a line for each part, and ends with the first failure's code.
@@ -43,7 +44,7 @@ pub(super) async fn check(config: Config) -> Exit {
         Err(error) if matches!(error.class(), Class::Retryable { .. }) => line("unknown", "API key", Chain(&error)),
         Err(error) => failures.failed("API key", &error, Exit::from(&error)),
     }
-    match destination.check_entry(now).await {
+    match destination.check_entry(source.server_time(LocalTime::now()).unwrap_or(now)).await {
         Ok(()) => line("ok", "test entry", format!("accepted by {}", destination.place())),
         Err(error) => failures.failed("test entry", &error, Exit::from(&error)),
     }

@@ -2,15 +2,14 @@
 //!
 //! [`entry`] writes one event, `text` its strings, [`batch`] one body, [`compressor`] makes it smaller, `packing` has bodies made ahead, [`response`] reads an answer, `isolate`
 //! settles a batch whatever it contains, `doubt` and `examine` find what makes requests fail, `ledger` writes down what became of each
-//! event, `letters` the dead letters, [`preview`] prints in place of sending, and this file sends: up to eight requests at a time.
+//! event, `letters` the dead letters, `misdated` finds entries that a wrong clock spoiled, [`preview`] prints in place of sending, and this file sends: up to eight requests at a time.
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
 use async_trait::async_trait;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
@@ -20,6 +19,7 @@ use crate::event::Event;
 use crate::failure::Class;
 use crate::http::{self, Excerpt, Method, Place, Redaction, Reply, Server};
 use crate::secret::Secret;
+use crate::server_time::{LocalTime, ServerClock};
 use crate::telemetry::metrics;
 use compressor::Compressor;
 use entry::{EntryWriter, Form};
@@ -39,6 +39,7 @@ mod examine;
 mod isolate;
 mod ledger;
 mod letters;
+mod misdated;
 mod packing;
 pub mod preview;
 pub mod rejected;
@@ -48,9 +49,6 @@ mod text;
 
 /// Requests under way at a time: a page of 5000 records takes five, and should take one round.
 const IN_FLIGHT: usize = 8;
-
-/// Clocks that differ by more than this many seconds are not just read at different moments.
-const CLOCK_TOLERANCE: i64 = 120;
 
 /// As much of an answer as is worth reading.
 const ENOUGH_OF_AN_ANSWER: usize = 64 * 1024;
@@ -124,39 +122,7 @@ pub struct Datadog {
     key: Secret,
     packer: Packer,
     rejected: Rejected,
-    clock: IntakeClock,
-}
-
-/// The intake's clock, as far as ours is ahead of it: what is dated by ours would lie too far ahead, and be dropped.
-#[derive(Debug, Default)]
-struct IntakeClock {
-    /// The last answer's `Date`, in seconds since 1970; 0 before the first.
-    date: AtomicI64,
-    /// By how many seconds ours is ahead; 0 where it hardly is.
-    ahead: AtomicI64,
-}
-
-impl IntakeClock {
-    /// `now` as the intake would have it, or earlier.
-    fn correct(&self, now: Timestamp) -> Timestamp {
-        now.checked_sub(SignedDuration::from_secs(self.ahead.load(Ordering::Relaxed))).unwrap_or(now)
-    }
-
-    fn answered(&self, reply: &Reply) {
-        if let Some(date) = reply.date() {
-            self.date.store(date.as_second(), Ordering::Relaxed);
-        }
-    }
-
-    /// Compares the clocks after answers to what was sent at `now` or later.
-    fn compare(&self, now: Timestamp) {
-        let date = self.date.load(Ordering::Relaxed);
-        let ahead = now.as_second() - date;
-        let ahead = if date > 0 && ahead > CLOCK_TOLERANCE { ahead } else { 0 };
-        if self.ahead.swap(ahead, Ordering::Relaxed) == 0 && ahead > 0 {
-            tracing::warn!(seconds = ahead, "this machine's clock is ahead of the intake's, which counts");
-        }
-    }
+    clock: ServerClock,
 }
 
 /// A request body, and its size before compression.
@@ -207,7 +173,7 @@ impl Datadog {
             key: settings.api_key,
             packer: Packer::new(EntryWriter::new(&settings.labels, record_key), settings.compression),
             rejected: Rejected::new(settings.rejected_path),
-            clock: IntakeClock::default(),
+            clock: ServerClock::default(),
         }
     }
 
@@ -275,9 +241,10 @@ impl Datadog {
             request = request.header(CONTENT_ENCODING, encoding);
         }
         let hidden = Redaction::of([&key]);
+        let asked = LocalTime::now();
         let answer = http::send(Server::Destination, request, &place, &hidden).await.map_err(no_answer)?;
         let (reply, missing) = answer.beginning(ENOUGH_OF_AN_ANSWER).await;
-        self.clock.answered(&reply);
+        let call = (asked, LocalTime::now());
         let status = reply.status.as_u16();
         let reason = || Excerpt::of(&reply.body, &hidden);
         let told = || format!("{status}: {}", reason());
@@ -288,7 +255,11 @@ impl Datadog {
             Some(_) => Content::Beginning(&reply.body),
         };
         let error = match response::meaning(self.answers_as, reply.status, &reply.headers, content) {
-            Meaning::Accepted => return Ok(()),
+            Meaning::Accepted => {
+                // What answers in the intake's place when it refuses may have another clock.
+                self.clock.note(&place, reply.date(), call);
+                return Ok(());
+            }
             meaning @ (Meaning::BadPayload | Meaning::TooLarge) => {
                 return Err(Setback::Refused { meaning, reason: told() });
             }
@@ -325,6 +296,12 @@ impl Datadog {
             },
             Err(cause) => Error::KeyGone { place, variable, cause },
         }
+    }
+
+    /// The present by the intake's clock where it is known, else `now`.
+    fn present(&self, now: Timestamp) -> Timestamp {
+        let local = LocalTime::now();
+        self.clock.at(local, local).unwrap_or(now)
     }
 
     fn refuses_all(&self, meaning: Meaning, reason: String) -> Error {
@@ -405,21 +382,20 @@ impl Destination for Datadog {
     }
 
     fn prepare(&self, delivery: &mut Delivery, now: Timestamp) {
-        let sent_at = self.clock.correct(now);
+        let sent_at = self.present(now);
         delivery.set_prepared(Batches::begin(&self.packer, delivery.events(), delivery.outstanding(), sent_at));
     }
 
     async fn deliver(&self, delivery: &mut Delivery, now: Timestamp) -> Result<Receipt, Error> {
         let events = Arc::clone(delivery.events());
-        let sent_at = self.clock.correct(now);
+        let sent_at = self.present(now);
         let prepared = delivery.take_prepared().filter(|batches: &Batches| batches.are_fresh(sent_at));
         let ledger = Ledger::of(delivery);
         // What a call before this one still had to write is outstanding, and not to be sent.
         self.write_letters(&ledger, &events, sent_at).await?;
         let batches = prepared.unwrap_or_else(|| Batches::begin(&self.packer, &events, &ledger.undoubted(), sent_at));
-        let sent = self.attempt(&ledger, &events, batches, sent_at).await;
-        self.clock.compare(now);
-        sent?;
+        let written_for = batches.written_for();
+        self.attempt(&ledger, &events, batches, written_for).await?;
         if ledger.delivery().is_complete() {
             return Ok(Receipt::Accepted);
         }

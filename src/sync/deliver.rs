@@ -102,7 +102,7 @@ impl Sync {
             let answer = tokio::select! {
                 biased;
                 () = self.tenure.lapse() => None,
-                answer = self.destination.deliver(delivery, self.clock.now()) => Some(answer),
+                answer = self.destination.deliver(delivery, self.now()) => Some(answer),
             };
             drop(calling);
             let unanswered = delivery.unanswered() - before_unanswered;

@@ -9,6 +9,7 @@
     reason = "in a test, what cannot be is a failure"
 )]
 
+mod clocks;
 mod command_line;
 mod daemon;
 mod dry_run;

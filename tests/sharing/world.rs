@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use auditsync::destination::{self, Delivery, Destination, Receipt, Tally};
 use auditsync::event::{Event, Fields};
+use auditsync::server_time::LocalTime;
 use auditsync::source::{self, Cursor, Page, Source};
 use auditsync::state::{Claim, Document, Error, StateStore, Version};
 
@@ -236,7 +237,7 @@ impl Source for Row {
         Ok(ORIGIN + SignedDuration::from_secs(place))
     }
 
-    async fn next_page(&self, cursor: &Cursor, _: Timestamp) -> Result<Page, source::Error> {
+    async fn next_page(&self, cursor: &Cursor, _: LocalTime) -> Result<Page, source::Error> {
         tokio::time::sleep(Duration::from_millis(50)).await;
         let from: usize = cursor.decode().map_err(source::Error::Cursor)?;
         let to = (from + self.0.plan.page).min(self.0.plan.events);
@@ -250,7 +251,7 @@ impl Source for Row {
         self.0.oracle().pauses += 1;
     }
 
-    fn narrowed(&self, _: &Cursor, _: Timestamp) -> Option<Cursor> {
+    fn narrowed(&self, _: &Cursor, _: LocalTime) -> Option<Cursor> {
         None
     }
 }

@@ -177,12 +177,13 @@ fn engine(world: &Arc<World>, life: &Arc<Life>, mode: Mode, ahead: i16, busy: u8
         shutdown_grace: Duration::from_secs(knobs.grace.into()),
         lease_ttl: Duration::from_secs(60),
     };
+    let clock = Clock::starting_at(world.now() + SignedDuration::from_secs(ahead.into()));
     Sync::new(
-        Arc::new(ModelSource::new(Arc::clone(world), Arc::clone(life))),
+        Arc::new(ModelSource::new(Arc::clone(world), Arc::clone(life), clock)),
         Arc::new(ModelDestination::new(Arc::clone(world), Arc::clone(life))),
         Arc::new(ModelStore::new(Arc::clone(world), Arc::clone(life), busy)),
         settings,
-        Clock::starting_at(world.now() + SignedDuration::from_secs(ahead.into())),
+        clock,
         life.stop.clone(),
     )
 }

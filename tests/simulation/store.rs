@@ -90,7 +90,7 @@ fn replace(world: &World, life: usize, document: &Document, expected: Option<&Ve
     let position: Position = state.cursor.decode().unwrap();
     let before = match &position {
         Position::InRange(range) => range.token().map_or_else(Vec::new, |token| world.api().before(&token.0)),
-        Position::Idle { .. } => Vec::new(),
+        Position::First { .. } | Position::Idle { .. } => Vec::new(),
     };
     let position = sectigo::position(&state.cursor).unwrap();
     let behind = world.ledger().stored(&Stored { cursor: &state.cursor, position, before, base });

@@ -6,7 +6,7 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::Labels;
 use super::severity::severity;
@@ -100,7 +100,7 @@ impl EntryWriter {
         let start = out.len();
         let (action, outcome) = (Text::of(event, Field::Action), Text::of(event, Field::Outcome));
         let restamped = event.time().is_some_and(|time| !is_current(time, now));
-        let stamp = event.time().filter(|_| !restamped).unwrap_or(now);
+        let stamp = stamp(event, now);
 
         out.extend_from_slice(&self.opening);
         out.extend_from_slice(b",\"status\":\"");
@@ -144,6 +144,17 @@ impl EntryWriter {
         string(out, message);
         let _ = write!(out, ",\"auditsync\":{{\"notice\":\"{kind}\"}}}}");
     }
+}
+
+/// The time that an entry carries: the event's own if it is current `now`, else `now`.
+pub fn stamp(event: &Event, now: Timestamp) -> Timestamp {
+    event.time().filter(|time| is_current(*time, now)).unwrap_or(now)
+}
+
+/// Whether the intake keeps an entry of that time when its clock shows `now`.
+pub fn is_kept(stamp: Timestamp, now: Timestamp) -> bool {
+    let age = now.duration_since(stamp);
+    (-SignedDuration::from_hours(2)..=SignedDuration::from_hours(18)).contains(&age)
 }
 
 fn is_current(time: Timestamp, now: Timestamp) -> bool {

@@ -12,10 +12,12 @@ use jiff::Timestamp;
 use super::batch::Batch;
 use super::entry::Form;
 use super::ledger::Ledger;
+use super::misdated::Misdated;
 use super::response::Meaning;
 use super::{Body, Datadog, Setback};
 use crate::destination::Error;
 use crate::event::Event;
+use crate::server_time::LocalTime;
 
 /// Why a batch is not settled.
 #[derive(Debug)]
@@ -84,10 +86,13 @@ impl<'a, 'd> Settling<'a, 'd> {
         };
         let sent = batch.range.clone();
         let body = Body { sent: std::mem::take(&mut batch.body), uncompressed: batch.uncompressed };
+        let begun = LocalTime::now();
         let setback = match self.datadog.send(self.ledger, sent.len(), body).await {
             Ok(()) => {
-                self.ledger.accepted(&batch, "larger than the intake takes");
+                let misdated = Misdated::of(self.datadog, &self.events, &sent, self.now, begun);
+                self.ledger.accepted(&batch, "larger than the intake takes", &misdated);
                 self.reject_suspects();
+                misdated.check(self.datadog)?;
                 None
             }
             Err(Setback::Refused { meaning, reason }) => Some((meaning, reason)),

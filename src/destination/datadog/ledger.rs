@@ -10,6 +10,7 @@ use super::Setback;
 use super::batch::Batch;
 use super::doubt::Doubts;
 use super::letters::{Letter, Letters};
+use super::misdated::Misdated;
 use super::rejected::Fate;
 use crate::destination::{Delivery, Tally};
 use crate::telemetry::metrics;
@@ -44,19 +45,25 @@ impl<'a> Ledger<'a> {
         UnderWay { ledger: self, events }
     }
 
-    /// The intake accepted `batch`.
-    pub(super) fn accepted(&self, batch: &Batch, reason_to_cut: &str) {
+    /// The intake accepted `batch`. What is `misdated` of it is still to be sent.
+    pub(super) fn accepted(&self, batch: &Batch, reason_to_cut: &str, misdated: &Misdated) {
         let Batch { range, restamped, cut, .. } = batch;
-        let (accepted, restamped, truncated) = (range.len(), *restamped, cut.len());
+        let cut: Vec<_> = cut.iter().copied().filter(|index| !misdated.has(*index)).collect();
+        let (accepted, truncated) = (range.len() - misdated.len(), cut.len());
+        let restamped = (*restamped).min(accepted);
         let mut delivery = self.delivery();
         let newest =
             delivery.events().get(range.clone()).unwrap_or_default().iter().filter_map(|event| event.time()).max();
-        delivery.settle(range);
+        if misdated.len() == 0 {
+            delivery.settle(range);
+        } else {
+            range.clone().filter(|index| !misdated.has(*index)).for_each(|index| delivery.settle(&(index..index + 1)));
+        }
         delivery.count(Tally { accepted, restamped, truncated, ..Tally::default() });
         delivery.remember(|memory: &mut Memory| {
             memory.doubts.settled(range);
             memory.doubts.others_accepted();
-            let letters = cut.iter().map(|index| Letter::new(*index, Fate::Truncated, reason_to_cut.to_owned()));
+            let letters = cut.into_iter().map(|index| Letter::new(index, Fate::Truncated, reason_to_cut.to_owned()));
             memory.letters.owe(letters);
         });
         metrics::accepted(accepted, restamped, truncated, newest);

@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use reqwest::StatusCode;
 use reqwest::header::{ACCEPT, AUTHORIZATION};
-use tokio::time::Instant;
 use url::Url;
 
 use super::URL_VARIABLE;
@@ -13,6 +12,7 @@ use super::page;
 use super::position::PageToken;
 use crate::http::{self, Excerpt, Method, Place, Reply, Server};
 use crate::secret::Secret;
+use crate::server_time::LocalTime;
 use crate::source::Error;
 use crate::source::oauth::{self, AccessToken, ClientCredentials};
 
@@ -51,8 +51,8 @@ pub(super) enum PageAnswer {
         reply: Reply,
         /// What it was asked with.
         access: AccessToken,
-        /// When it was there.
-        read: Instant,
+        /// When it was requested, and when it was there.
+        call: (LocalTime, LocalTime),
     },
     /// The page's token was refused. The range has to be read from its start.
     PageTokenRefused {
@@ -103,9 +103,10 @@ impl Api {
         url.query_pairs_mut().append_pair(start, &value).append_pair("to", &question.until.to_string());
         let (endpoint, variable) = self.token_endpoint(&url).await?;
         let access = self.credentials.token(&self.http, &endpoint, variable).await?;
+        let asked = LocalTime::now();
         let reply = self.call(url, Some(&access)).await?;
         if reply.status == StatusCode::OK {
-            return Ok(PageAnswer::Page { reply, access, read: Instant::now() });
+            return Ok(PageAnswer::Page { reply, access, call: (asked, LocalTime::now()) });
         }
         self.refusal(&reply, &access, question.token.is_some()).await
     }

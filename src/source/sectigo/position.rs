@@ -37,6 +37,11 @@ pub struct PageToken(pub String);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "at", rename_all = "snake_case")]
 pub enum Position {
+    /// Where the very first synchronisation begins by this machine's clock. No answer has confirmed that clock yet.
+    First {
+        /// The start less the lookback.
+        since: Moment,
+    },
     /// Between two ranges: everything up to `since` is delivered.
     Idle {
         /// The end of the history so far.
@@ -106,7 +111,7 @@ impl Position {
     /// Up to when everything is delivered.
     pub fn since(&self) -> Moment {
         match self {
-            Self::Idle { since, .. } | Self::InRange(InRange { since, .. }) => *since,
+            Self::First { since } | Self::Idle { since, .. } | Self::InRange(InRange { since, .. }) => *since,
         }
     }
 
@@ -114,6 +119,7 @@ impl Position {
     pub fn enter(self, end: Moment, cut: Cut) -> Option<InRange> {
         match self {
             Self::InRange(range) => Some(range),
+            Self::First { since } => Self::starting_at(since).enter(end, cut),
             Self::Idle { since, tail } => {
                 let until = end.min(since.after(cut.window));
                 if until <= since {
@@ -311,9 +317,19 @@ impl InRange {
     }
 }
 
-/// The end of the history that may be asked for: the earlier of both clocks, less the delay.
+/// The end of the history that may be requested: the server's time where it is known, else ours, less the delay.
 pub fn end_of_history(ours: Timestamp, theirs: Option<Timestamp>, delay: Duration) -> Moment {
-    Moment::from(theirs.map_or(ours, |theirs| theirs.min(ours))).before(delay)
+    Moment::from(theirs.unwrap_or(ours)).before(delay)
+}
+
+/// Where the very first synchronisation begins by the server's clock: never later than `since`, which our clock gave.
+///
+/// Our clock is taken to have been as far ahead at the start as it is now. Should it have been set since, the lookback counts from
+/// now. A clock that is behind only makes the lookback longer.
+pub fn first_since(since: Moment, ours: Timestamp, theirs: Timestamp, lookback: Duration) -> Moment {
+    let theirs = Moment::from(theirs);
+    let ahead = Moment::from(ours).since(theirs);
+    since.before(ahead).min(theirs.before(lookback))
 }
 
 #[cfg(test)]
@@ -348,8 +364,29 @@ mod tests {
     fn in_range(sifted: Sifted) -> InRange {
         match sifted.next {
             Position::InRange(range) => range,
-            idle @ Position::Idle { .. } => panic!("{idle:?}"),
+            other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn the_history_ends_by_the_servers_clock_where_it_is_known() {
+        let (ours, theirs) = (Timestamp::from(at("12:00:00")), Timestamp::from(at("13:00:00")));
+        let delay = Duration::from_secs(30);
+        assert_eq!(end_of_history(ours, Some(theirs), delay), at("12:59:30"), "ours is behind");
+        assert_eq!(end_of_history(theirs, Some(ours), delay), at("11:59:30"), "ours is ahead");
+        assert_eq!(end_of_history(ours, None, delay), at("11:59:30"));
+    }
+
+    #[test]
+    fn the_first_lookback_counts_from_the_servers_time() {
+        let lookback = Duration::from_secs(3600);
+        let first = |since, ours, theirs| first_since(at(since), at(ours).into(), at(theirs).into(), lookback);
+        assert_eq!(first("11:00:00", "12:00:00", "12:00:00"), at("11:00:00"));
+        assert_eq!(first("11:00:00", "15:00:00", "15:00:00"), at("11:00:00"), "an outage costs nothing");
+        assert_eq!(first("20:00:00", "21:00:00", "12:00:00"), at("11:00:00"), "nine hours ahead");
+        assert_eq!(first("20:00:00", "23:00:00", "14:00:00"), at("11:00:00"), "the same, after an outage of two hours");
+        assert_eq!(first("20:00:00", "12:05:00", "12:05:00"), at("11:05:00"), "our clock was set since");
+        assert_eq!(first("02:00:00", "03:00:00", "12:00:00"), at("02:00:00"), "nine hours behind");
     }
 
     #[test]
