@@ -10,6 +10,7 @@
 )]
 
 mod command_line;
+mod contradiction;
 mod daemon;
 mod dry_run;
 mod first_sync;

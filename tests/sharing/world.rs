@@ -134,7 +134,7 @@ impl World {
         let mut oracle = self.oracle();
         let version = oracle.held.as_ref().map(|(_, version)| Version(version.to_string()));
         if version.as_ref() != expected {
-            return Err(Error::Conflict { place: PLACE.to_owned() });
+            return Err(Error::Conflict { place: PLACE.to_owned(), cause: None });
         }
         let state = document.read(PLACE)?;
         let place: usize = state.cursor.decode().unwrap();
