@@ -15,7 +15,7 @@ use crate::http;
 use crate::server_time::LocalTime;
 use crate::source::sectigo::{self, Sectigo};
 use crate::source::{self, Source as _};
-use crate::state::{self, Claim, State, StateStore};
+use crate::state::{self, Caution, Claim, State, StateStore};
 
 /// Tries everything, prints a line for each part, and ends with the first failure's code.
 pub(super) async fn check(config: Config) -> Exit {
@@ -49,8 +49,17 @@ pub(super) async fn check(config: Config) -> Exit {
         Err(error) => failures.failed("test entry", &error, Exit::from(&error)),
     }
     let is_conditional = config.storage.is_conditional();
-    match check_state(assemble::store(config.storage).as_ref(), is_conditional).await {
-        Ok(state) => line("ok", "state", state),
+    let store = assemble::store(config.storage);
+    match check_state(store.as_ref(), is_conditional).await {
+        Ok(state) => {
+            line("ok", "state", state);
+            for caution in store.cautions().await {
+                match caution {
+                    Caution::Risk(what) => line("warning", "state", what),
+                    Caution::Unknown(what) => line("unknown", "state", what),
+                }
+            }
+        }
         Err(error) => failures.failed("state", &error, Exit::from(&error)),
     }
     failures.exit

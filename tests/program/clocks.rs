@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 
-use auditsync::destination::datadog::{Compression, Intake, Datadog, Labels, Settings};
+use auditsync::destination::datadog::{Compression, Datadog, Intake, Labels, Settings};
 use auditsync::destination::{Delivery, Destination as _};
 use auditsync::event::{Event, Fields};
 use auditsync::http;

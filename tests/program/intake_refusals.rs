@@ -218,7 +218,7 @@ async fn an_intake_that_refuses_everything_at_first_contact_is_not_poison() {
     let stage = with_intake(IntakeOptions::default()).await;
     stage.push(100, 1500, 2);
     stage.intake.answer_always(Some(Fault::Status(400)));
-    let ended = stage.run_to(78).await;
+    let ended = stage.refused_to_the_end().await;
     assert!(ended.stderr.contains("refuses everything") && ended.stderr.contains(INTAKE), "{}", ended.stderr);
     assert_eq!(stage.setup.rejected().len(), 0);
     assert_eq!(Some(stage.since()), stage.openings()[0].from, "the cursor is where it was");
@@ -232,7 +232,7 @@ async fn an_intake_that_refuses_a_single_record_and_a_notice_too_is_not_poison()
     let stage = with_intake(IntakeOptions::default()).await;
     stage.push(1, 60, 2);
     stage.intake.answer_always(Some(Fault::Status(400)));
-    stage.run_to(78).await;
+    stage.refused_to_the_end().await;
     assert_eq!(stage.setup.rejected().len(), 0);
     stage.intake.answer_always(None);
     stage.run_to(0).await;
@@ -244,7 +244,7 @@ async fn an_intake_that_knows_no_such_path_is_not_poison() {
     let stage = with_intake(IntakeOptions::default()).await;
     stage.push(100, 1500, 2);
     stage.intake.answer_always(Some(Fault::Status(404)));
-    let ended = stage.run_to(78).await;
+    let ended = stage.refused_to_the_end().await;
     assert!(ended.stderr.contains(INTAKE), "{}", ended.stderr);
     // The page's one request, and the notice that finds out whether it is the page.
     assert_eq!((stage.intake.requests().len(), stage.setup.rejected().len()), (2, 0));
@@ -289,7 +289,7 @@ async fn an_intake_that_refuses_everything_as_too_large_is_not_poison() {
     let stage = Stage::usual().await;
     stage.push(30, 1500, 2);
     stage.intake.answer_always(Some(Fault::Status(413)));
-    stage.run_to(78).await;
+    stage.refused_to_the_end().await;
     assert_eq!(stage.setup.rejected().len(), 0);
     stage.intake.answer_always(None);
     stage.run_to(0).await;

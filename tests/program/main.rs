@@ -11,6 +11,7 @@
 
 mod clocks;
 mod command_line;
+mod contradiction;
 mod daemon;
 mod dry_run;
 mod first_sync;
