@@ -166,7 +166,8 @@ async fn each_answer_of_the_intake_is_a_sign_of_life() {
     let http = http::Client::new(http::Settings { timeout: Duration::from_secs(10) });
     let datadog = Datadog::new(settings, "model", Arc::new(http));
     let pulse = Pulse::new(Pace { interval: Duration::ZERO, exchange: Duration::ZERO });
-    let event = Event::new(Bytes::from_static(b"{}"), Some(NOW), Fields::default());
+    let now = Timestamp::now();
+    let event = Event::new(Bytes::from_static(b"{}"), Some(now), Fields::default());
     let mut delivery = Delivery::new(vec![event]);
     let calling = pulse.calls("destination");
     delivery.watched_by(calling.beat());
@@ -177,7 +178,7 @@ async fn each_answer_of_the_intake_is_a_sign_of_life() {
         resume();
     };
     step().await;
-    datadog.deliver(&mut delivery, NOW).await.unwrap();
+    datadog.deliver(&mut delivery, now).await.unwrap();
     step().await;
     assert_eq!(pulse.health().reason, None);
     step().await;
