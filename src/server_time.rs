@@ -185,7 +185,7 @@ impl ServerClock {
                 whole_seconds(by)
             ),
             Some(News::Agrees) => {
-                tracing::info!(%theirs, %ours, "this machine's clock agrees with the clock of {server} again")
+                tracing::info!(%theirs, %ours, "this machine's clock agrees with the clock of {server} again");
             }
             Some(News::Undated) => tracing::warn!(
                 %ours,

@@ -44,8 +44,11 @@ pub(crate) struct Ledger {
     heard: Option<Instant>,
     /// The very first position, and the newest one.
     first: Option<Timestamp>,
-    /// Where it has to be by the server's clock, if that was learnt; stored or not.
+    /// Where the very first one has to be by the server's clock: the earliest that any life learnt, and what this life learnt.
     corrected: Option<Timestamp>,
+    corrects: Option<Timestamp>,
+    /// What this life learnt, once the store holds what follows from there.
+    begins: Option<Timestamp>,
     position: Option<Timestamp>,
     violation: Option<String>,
 }
@@ -86,6 +89,8 @@ impl Ledger {
             heard: None,
             first: None,
             corrected: None,
+            corrects: None,
+            begins: None,
             position: None,
             violation: None,
         }
@@ -124,6 +129,7 @@ impl Ledger {
         let leads_to = auditsync::source::sectigo::position(&next).ok();
         if leads_to < self.first {
             self.corrected = self.corrected.into_iter().chain(leads_to).min();
+            self.corrects = self.corrects.or(leads_to);
         }
         self.pages.push(Served { contents, arrived, next });
     }
@@ -199,6 +205,11 @@ impl Ledger {
         }
     }
 
+    /// From where on everything has to arrive.
+    fn begins(&self) -> Option<Timestamp> {
+        self.begins.or(self.first)
+    }
+
     /// The store is asked to take a cursor.
     pub(crate) fn storing(&mut self) {
         self.storing_since.get_or_insert_with(Instant::now);
@@ -218,13 +229,14 @@ impl Ledger {
         }
         if self.position.is_some_and(|position| stored.position < position) {
             // The very first one may have been made by a clock that was ahead.
-            if self.first == self.position && self.corrected.is_some_and(|corrected| corrected <= stored.position) {
-                self.first = self.corrected;
+            if self.first == self.position && self.corrects.is_some_and(|corrects| corrects <= stored.position) {
+                self.begins = self.corrects;
             } else {
                 self.violated(format!("the stored cursor went back to {}", stored.position));
             }
         }
-        let first = *self.first.get_or_insert(stored.position);
+        self.first.get_or_insert(stored.position);
+        let first = self.begins().unwrap_or(stored.position);
         self.position = Some(stored.position);
         self.committed = self.committed.max(behind);
         self.storing_since = None;
@@ -297,11 +309,12 @@ impl Ledger {
         self.delivering = None;
         self.storing_since = None;
         self.position = position;
+        self.corrects = None;
     }
 
     /// Everything up to `end` should have arrived, and as often as it may.
     pub(crate) fn settle(&mut self, end: Timestamp) {
-        let Some(first) = self.first else { return };
+        let Some(first) = self.begins() else { return };
         let after = |from: Timestamp| {
             let records = self.history.records.iter();
             let records = records.filter(|record| record.at > from && record.at <= end);

@@ -99,8 +99,8 @@ impl EntryWriter {
     fn attempt(&self, out: &mut Vec<u8>, event: &Event, form: Form, now: Timestamp) -> Marks {
         let start = out.len();
         let (action, outcome) = (Text::of(event, Field::Action), Text::of(event, Field::Outcome));
-        let restamped = event.time().is_some_and(|time| !is_current(time, now));
         let stamp = stamp(event, now);
+        let restamped = event.time().is_some_and(|time| time != stamp);
 
         out.extend_from_slice(&self.opening);
         out.extend_from_slice(b",\"status\":\"");
