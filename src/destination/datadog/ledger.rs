@@ -12,6 +12,7 @@ use super::doubt::Doubts;
 use super::letters::{Letter, Letters};
 use super::rejected::Fate;
 use crate::destination::{Delivery, Tally};
+use crate::event::Event;
 use crate::telemetry::metrics;
 
 /// What is remembered of a delivery from one call to the next.
@@ -49,8 +50,7 @@ impl<'a> Ledger<'a> {
         let Batch { range, restamped, cut, .. } = batch;
         let (accepted, restamped, truncated) = (range.len(), *restamped, cut.len());
         let mut delivery = self.delivery();
-        let newest =
-            delivery.events().get(range.clone()).unwrap_or_default().iter().filter_map(|event| event.time()).max();
+        let newest = delivery.events().get(range.clone()).unwrap_or_default().iter().filter_map(Event::time).max();
         delivery.settle(range);
         delivery.count(Tally { accepted, restamped, truncated, ..Tally::default() });
         delivery.remember(|memory: &mut Memory| {
