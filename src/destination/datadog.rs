@@ -263,13 +263,14 @@ impl Datadog {
             meaning @ (Meaning::BadPayload | Meaning::TooLarge) => {
                 return Err(Setback::Refused { meaning, reason: told() });
             }
-            Meaning::NotTheIntake | Meaning::Unfinished => match missing {
-                Some(missing @ (http::Error::TimedOut { .. } | http::Error::BrokenOff { .. })) => missing.into(),
-                _ => {
-                    let is_relay = self.answers_as == Intake::Other && !response::is_web_page(&reply.headers);
-                    Error::NotTheIntake { place, status, variable, is_relay }
-                }
-            },
+            Meaning::NotTheIntake => {
+                let is_relay = self.answers_as == Intake::Other && !response::is_web_page(&reply.headers);
+                Error::NotTheIntake { place, status, variable, is_relay }
+            }
+            // Only an answer with a missing end is unfinished.
+            Meaning::Unfinished => {
+                missing.map_or(Error::NotTheIntake { place, status, variable, is_relay: true }, Error::from)
+            }
             Meaning::KeyRefused => self.key_refused(place, &reply, &key),
             Meaning::Unavailable => Error::Unavailable { place, status, after: reply.retry_after(), reason: reason() },
             Meaning::Refused => Error::RefusesAll { place, reason: told(), variable },

@@ -17,6 +17,10 @@ use crate::event::Event;
 /// Each single entry is sent so often in one call; the rest of the evidence has to come from later calls, after the engine's backoff.
 const ROUNDS_IN_A_CALL: u32 = 2;
 
+/// A single entry is sent so often in a row at most, before a notice. How often is drawn by lot: were it always once, a balancer that
+/// takes its servers in turn, one of which is ill, could fail every entry and no notice.
+const MOST_IN_A_ROW: u32 = 3;
+
 /// Most requests of an examination in one call: an ailing intake is not to be flooded.
 const MOST_REQUESTS: u32 = 64;
 
@@ -25,6 +29,12 @@ const PATIENCE_AT_FIRST: u32 = 2;
 
 /// The same, where something has been accepted in this call: halving takes three failures of a part.
 const PATIENCE: u32 = 4;
+
+/// What became of a doubted range, and what is to be sent next.
+enum Tried {
+    Accepted(Vec<Range<usize>>),
+    Failed(Vec<Range<usize>>),
+}
 
 /// The examination of one call.
 pub(super) struct Examination<'e, 'd> {
@@ -49,7 +59,7 @@ impl<'e, 'd> Examination<'e, 'd> {
         loop {
             let mut queue: VecDeque<_> = self.ledger.remember(|memory| memory.doubts.to_try()).into();
             while let Some(range) = queue.pop_front() {
-                let again = self.attempt(range).await?;
+                let again = self.try_by_lot(range).await?;
                 again.into_iter().rev().for_each(|range| queue.push_front(range));
                 if self.unexplained >= if self.has_accepted { PATIENCE } else { PATIENCE_AT_FIRST } {
                     self.probe().await?;
@@ -102,10 +112,29 @@ impl<'e, 'd> Examination<'e, 'd> {
         }
     }
 
-    /// Sends a doubted range. If it fails once more, gives what is to be sent next in its place.
-    async fn attempt(&mut self, range: Range<usize>) -> Result<Vec<Range<usize>>, Error> {
+    /// Sends a doubted range, a single entry several times if it fails; gives what is to be sent next in its place.
+    async fn try_by_lot(&mut self, range: Range<usize>) -> Result<Vec<Range<usize>>, Error> {
+        let mut left = if range.len() == 1 { fastrand::u32(1..=MOST_IN_A_ROW) } else { 1 };
+        loop {
+            let tried = self.attempt(range.clone()).await?;
+            left -= 1;
+            if let (Tried::Failed(_), 1..) = (&tried, left) {
+                continue;
+            }
+            return Ok(match tried {
+                Tried::Accepted(next) => next,
+                Tried::Failed(next) => {
+                    self.unexplained += 1;
+                    next
+                }
+            });
+        }
+    }
+
+    /// Sends a doubted range once.
+    async fn attempt(&mut self, range: Range<usize>) -> Result<Tried, Error> {
         let form = self.ledger.remember(|memory| memory.doubts.about(&range).map(|doubt| doubt.form));
-        let Some(form) = form else { return Ok(Vec::new()) };
+        let Some(form) = form else { return Ok(Tried::Accepted(Vec::new())) };
         let batch = self.datadog.packer.pack(self.events, range.clone(), form, self.now).await?;
         let sent = batch.range.clone();
         self.ledger.remember(|memory| memory.doubts.cut_at(&range, sent.end));
@@ -116,12 +145,9 @@ impl<'e, 'd> Examination<'e, 'd> {
             Ok(()) => {
                 (self.unexplained, self.has_accepted) = (0, true);
                 self.ledger.remember(|memory| memory.doubts.settled(&sent));
-                Ok(rest.into_iter().collect())
+                Ok(Tried::Accepted(rest.into_iter().collect()))
             }
-            Err(Stopped { again: Some(again), .. }) => {
-                self.unexplained += 1;
-                Ok(again.into_iter().chain(rest).collect())
-            }
+            Err(Stopped { again: Some(again), .. }) => Ok(Tried::Failed(again.into_iter().chain(rest).collect())),
             Err(Stopped { error, again: None }) => Err(error),
         }
     }

@@ -13,6 +13,7 @@ use super::letters::{Letter, Letters};
 use super::misdated::Misdated;
 use super::rejected::Fate;
 use crate::destination::{Delivery, Tally};
+use crate::event::Event;
 use crate::telemetry::metrics;
 
 /// What is remembered of a delivery from one call to the next.
@@ -52,8 +53,7 @@ impl<'a> Ledger<'a> {
         let (accepted, truncated) = (range.len() - misdated.len(), cut.len());
         let restamped = (*restamped).min(accepted);
         let mut delivery = self.delivery();
-        let newest =
-            delivery.events().get(range.clone()).unwrap_or_default().iter().filter_map(|event| event.time()).max();
+        let newest = delivery.events().get(range.clone()).unwrap_or_default().iter().filter_map(Event::time).max();
         if misdated.len() == 0 {
             delivery.settle(range);
         } else {
