@@ -4,10 +4,11 @@
 //! early, and this file joins them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::time::Instant;
 use url::Url;
@@ -18,9 +19,11 @@ use crate::event::Event;
 use crate::http::{self, Reply};
 use crate::secret::Secret;
 use ahead::Ahead;
-use api::{Api, PageAnswer, Question};
+use api::{Api, PageAnswer, Question, Refusal};
 use moment::Moment;
 use position::{Contradiction, Cut, InRange, PageToken, Position, Sifted, end_of_history};
+use refusals::{Refusals, Step};
+use stability::{Outcome, Stability, Turn};
 
 mod ahead;
 mod api;
@@ -31,6 +34,10 @@ pub mod overlap;
 pub mod page;
 pub mod position;
 pub mod record;
+pub mod refusals;
+pub mod repair;
+pub mod stability;
+pub mod trail;
 
 /// The variable of the API's address.
 const URL_VARIABLE: &str = "SECTIGO_AUDIT_API_URL";
@@ -80,8 +87,10 @@ pub struct Sectigo {
     cut: Cut,
     /// The longest range for now: shorter than configured where pages could not be read.
     window: Mutex<Duration>,
-    /// Set when the API's records turned out not to be stable; until the next start.
-    overlap_off: AtomicBool,
+    /// Whether the API gives again what it gave before.
+    stability: Mutex<Stability>,
+    /// Refusals of the present page.
+    refusals: Mutex<Refusals>,
     /// Set when a difference of the clocks has been told.
     clock_told: AtomicBool,
     /// The server's clock when it was last read.
@@ -102,7 +111,8 @@ impl Sectigo {
             delay,
             cut: Cut { window, overlap },
             window: Mutex::new(window),
-            overlap_off: AtomicBool::new(false),
+            stability: Mutex::default(),
+            refusals: Mutex::default(),
             clock_told: AtomicBool::new(false),
             server_clock: Mutex::new(None),
         }
@@ -120,20 +130,20 @@ impl Sectigo {
         let range = Position::starting_at(since).enter(end, Cut { window: Duration::from_secs(3600), ..self.cut });
         let Some(range) = range else { return Ok(0) };
         match self.api.ask(&question(&range)).await? {
-            PageAnswer::Page { reply, access, .. } => Ok(self.records(&reply, &access).await?.len()),
-            PageAnswer::PageTokenRefused { .. } => Ok(0),
+            PageAnswer::Page { reply, access, .. } => Ok(self.records(&reply, &access, page::records).await?.len()),
+            PageAnswer::PageTokenRefused(_) => Ok(0),
         }
     }
 
     /// The records of an answer, read on a thread for blocking work: a large page takes its time.
-    async fn records(&self, reply: &Reply, access: &AccessToken) -> Result<Vec<Event>, Error> {
+    async fn records(&self, reply: &Reply, access: &AccessToken, read: Reading) -> Result<Vec<Event>, Error> {
         let body = reply.body.clone();
-        let read = match tokio::task::spawn_blocking(move || page::records(&body)).await {
+        let read = match tokio::task::spawn_blocking(move || read(&body)).await {
             Ok(read) => read,
             // A bug is to end the process as one.
             Err(stopped) if stopped.is_panic() => std::panic::resume_unwind(stopped.into_panic()),
             // Only the end of the process ends such work.
-            Err(_) => page::records(&reply.body),
+            Err(_) => read(&reply.body),
         };
         read.map_err(|cause| {
             let (place, reason) = (self.api.place(), self.api.describe(reply, access, &cause));
@@ -169,8 +179,7 @@ impl Sectigo {
             tracing::warn!(%since, %now, "this machine's clock is behind what was already delivered; nothing is asked for until it is right");
         }
         let cut = Cut { window: *self.window.lock().unwrap_or_else(PoisonError::into_inner), ..self.cut };
-        let range = position.enter(end_of_history(now, self.server_now(), self.delay), cut)?;
-        Some(if self.overlap_off.load(Ordering::Relaxed) { range.without_overlap(self.cut) } else { range })
+        position.enter(end_of_history(now, self.server_now(), self.delay), cut)
     }
 
     /// A place that lies far ahead of the API's clock was made by a wrong one: to wait for it would lose what happens meanwhile.
@@ -196,13 +205,58 @@ impl Sectigo {
 
     /// What is new of a page.
     fn sift(&self, range: InRange, records: Vec<Event>, token: Option<PageToken>) -> Result<Sifted, Error> {
-        range.take(records, token).map_err(|contradiction| match contradiction {
-            Contradiction::Unstable { expected } => {
-                self.overlap_off.store(true, Ordering::Relaxed);
-                Error::Unstable { place: self.api.place(), expected }
-            }
+        let (from, until) = (range.from(), range.until());
+        let outcome = lock(&self.stability).sift(range, records, token, self.cut, Instant::now());
+        let Outcome { sifted, turn } = outcome.map_err(|contradiction| match contradiction {
+            Contradiction::Unstable { expected } => Error::Unstable { place: self.api.place(), expected },
             Contradiction::Looping => Error::Looping { place: self.api.place() },
-        })
+        })?;
+        match turn {
+            Some(Turn::Off) => tracing::error!(
+                place = %self.api.place(),
+                "the API's records are not stable: for minutes it gave none of the records that it gave before for the same time; it is read on                  without SECTIGO_AUDIT_SYNC_OVERLAP, so a record that becomes visible later than SECTIGO_AUDIT_SYNC_DELAY may be missed until                  the API gives known records again; report this to Sectigo"
+            ),
+            Some(Turn::On) => tracing::info!(
+                "the API gives known records again; SECTIGO_AUDIT_SYNC_OVERLAP protects late records as before"
+            ),
+            None => {}
+        }
+        let repaired = sifted.fresh.iter().filter(|event| event.is_repaired()).count();
+        if repaired > 0 {
+            tracing::warn!(
+                repaired,
+                %from,
+                %until,
+                "the API sent records that are not valid JSON; their invalid bytes are replaced, and their entries carry                  `auditsync.repaired`; report them to Sectigo"
+            );
+        }
+        Ok(sifted)
+    }
+
+    /// A page's token was refused: where to go on, if the same page is not to be requested again.
+    fn refused(&self, range: InRange, refusal: Refusal) -> Result<Position, Error> {
+        let Refusal { status, reason } = refusal;
+        let place = self.api.place();
+        let step = lock(&self.refusals).refused(&range, status, Instant::now());
+        match step {
+            Step::Note => {
+                tracing::warn!(%place, status, %reason, "the API refused the next page of a range; the same page is requested again");
+                return Ok(Position::InRange(range.noting_refusal()));
+            }
+            Step::Again(after) => return Err(Error::PageRefused { place, status, reason, after }),
+            Step::Final if !refusals::may_mean_the_token(status) => {
+                return Err(Error::Refused { place, status, reason, variable: URL_VARIABLE });
+            }
+            Step::Final => {}
+        }
+        lock(&self.refusals).answered();
+        tracing::warn!(
+            %place, status, %reason,
+            "the API refused a page's token again and again; its range is read from the start again, and its events may be delivered twice"
+        );
+        let reason = format!("in a range of one second, {status}: {reason}");
+        let again = range.token_refused(self.cut).ok_or(Error::Unreadable { place, reason })?;
+        Ok(Position::InRange(again))
     }
 
     fn page(
@@ -248,14 +302,11 @@ impl Source for Sectigo {
         let question = question(&range);
         let (reply, access, read) = match self.ahead.answer(&self.api, &question).await? {
             PageAnswer::Page { reply, access, read } => (reply, access, read),
-            PageAnswer::PageTokenRefused { refusal } => {
-                tracing::warn!(error = %refusal, "the API refused a page's token; its range is read from the start again, and may repeat");
-                let place = self.api.place();
-                let smallest = || Error::Unreadable { place, reason: format!("in a range of one second, {refusal}") };
-                let again = range.token_refused(self.cut).ok_or_else(smallest)?;
-                return self.page(Vec::new(), 0, &Position::InRange(again), now);
+            PageAnswer::PageTokenRefused(refusal) => {
+                return self.page(Vec::new(), 0, &self.refused(range, refusal)?, now);
             }
         };
+        lock(&self.refusals).answered();
         if let Some(end) = self.too_early(&range, &reply, read, now) {
             tracing::debug!(%end, "the API's clock has not come so far; asking for less");
             let theirs = end.after(self.delay).into();
@@ -275,7 +326,8 @@ impl Source for Sectigo {
         if leads_on && reply.body.len() <= LARGEST_TO_HURRY_FOR {
             self.ahead.ask(&self.api, Question { token: token.clone(), ..question });
         }
-        let records = self.records(&reply, &access).await;
+        let read: Reading = if range.is_tolerant() { repair::records } else { page::records };
+        let records = self.records(&reply, &access, read).await;
         let sifted = records.and_then(|records| self.sift(range, records, token));
         if sifted.is_err() {
             // The next question will be another.
@@ -306,6 +358,13 @@ impl Source for Sectigo {
         *self.window.lock().unwrap_or_else(PoisonError::into_inner) = narrowed.length().max(SHORTEST_WINDOW);
         Cursor::encode(&Position::InRange(narrowed)).ok()
     }
+}
+
+/// How a body becomes records.
+type Reading = fn(&Bytes) -> Result<Vec<Event>, page::Error>;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn question(range: &InRange) -> Question {

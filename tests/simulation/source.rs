@@ -2,7 +2,6 @@
 //!
 //! It makes the same calls as the real source does around its requests, so that everything but HTTP is the product's own.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,7 +13,9 @@ use tokio::time::Instant;
 use auditsync::event::Event;
 use auditsync::source::sectigo::moment::Moment;
 use auditsync::source::sectigo::position::{Contradiction, Cut, InRange, PageToken, Position, end_of_history};
-use auditsync::source::sectigo::{self, page};
+use auditsync::source::sectigo::refusals::{Refusals, Step};
+use auditsync::source::sectigo::stability::Stability;
+use auditsync::source::sectigo::{self, page, repair};
 use auditsync::source::{Cursor, Error, Page, Source};
 
 use crate::plan::SourceFault;
@@ -27,7 +28,8 @@ const CLOCK_LIFE: Duration = Duration::from_secs(600);
 pub(crate) struct ModelSource {
     world: Arc<World>,
     life: Arc<Life>,
-    overlap_off: AtomicBool,
+    stability: Mutex<Stability>,
+    refusals: Mutex<Refusals>,
     server_clock: Mutex<Option<(Timestamp, Instant)>>,
 }
 
@@ -38,7 +40,7 @@ enum Answer {
 
 impl ModelSource {
     pub(crate) fn new(world: Arc<World>, life: Arc<Life>) -> Self {
-        Self { world, life, overlap_off: AtomicBool::new(false), server_clock: Mutex::default() }
+        Self { world, life, stability: Mutex::default(), refusals: Mutex::default(), server_clock: Mutex::default() }
     }
 
     fn cut(&self) -> Cut {
@@ -57,8 +59,7 @@ impl ModelSource {
     }
 
     fn enter(&self, position: Position, now: Timestamp) -> Option<InRange> {
-        let range = position.enter(end_of_history(now, self.server_now(), self.delay()), self.cut())?;
-        Some(if self.overlap_off.load(Ordering::Relaxed) { range.without_overlap(self.cut()) } else { range })
+        position.enter(end_of_history(now, self.server_now(), self.delay()), self.cut())
     }
 
     fn too_early(&self, range: &InRange, date: Option<Timestamp>) -> Option<Moment> {
@@ -117,10 +118,18 @@ impl ModelSource {
             return Ok(Page { events: Vec::new(), already_delivered: 0, next: cursor.clone(), more: false });
         };
         let Answer::Page { body, token, date } = self.ask(&range).await? else {
+            match self.refusals.lock().unwrap().refused(&range, 400, Instant::now()) {
+                Step::Note => return Ok(self.page(Vec::new(), 0, &Position::InRange(range.noting_refusal()), now)),
+                Step::Again(after) => {
+                    return Err(Error::PageRefused { place: place(), status: 400, reason: excerpt(), after });
+                }
+                Step::Final => self.refusals.lock().unwrap().answered(),
+            }
             let again = range.clone().token_refused(self.cut()).ok_or_else(smallest_refused)?;
             self.permit(&range, &again);
             return Ok(self.page(Vec::new(), 0, &Position::InRange(again), now));
         };
+        self.refusals.lock().unwrap().answered();
         let range_since = range.since().into();
         if let Some(end) = self.too_early(&range, date) {
             return match range.shortened_to(end, self.cut()) {
@@ -131,18 +140,17 @@ impl ModelSource {
                 None => Ok(Page { events: Vec::new(), already_delivered: 0, next: cursor.clone(), more: false }),
             };
         }
-        let records =
-            page::records(&body).map_err(|cause| Error::Unreadable { place: place(), reason: cause.to_string() })?;
-        let sifted = range.take(records, token).map_err(|contradiction| match contradiction {
-            Contradiction::Unstable { expected } => {
-                self.overlap_off.store(true, Ordering::Relaxed);
-                Error::Unstable { place: place(), expected }
-            }
+        let read = if range.is_tolerant() { repair::records } else { page::records };
+        let records = read(&body).map_err(|cause| Error::Unreadable { place: place(), reason: cause.to_string() })?;
+        let outcome = self.stability.lock().unwrap().sift(range, records, token, self.cut(), Instant::now());
+        let sifted = outcome.map_err(|contradiction| match contradiction {
+            Contradiction::Unstable { expected } => Error::Unstable { place: place(), expected },
             Contradiction::Looping => {
                 self.world.ledger().violated("pages that all differ were taken for a circle");
                 Error::Looping { place: place() }
             }
         })?;
+        let sifted = sifted.sifted;
         Ok(self.page(sifted.fresh, sifted.already_delivered, &sifted.next, now))
     }
 
@@ -156,7 +164,7 @@ impl ModelSource {
         let Some(token) = read.token() else { return };
         let mut given = self.world.api().before(&token.0);
         let overlap = self.cut().overlap;
-        if !overlap.is_zero() && !self.overlap_off.load(Ordering::Relaxed) {
+        if !overlap.is_zero() {
             let remembered = Timestamp::from(read.until().before(overlap));
             let history = &self.world.history;
             given.retain(|content| !history.is_undated(*content) && history.time(*content) <= remembered);
