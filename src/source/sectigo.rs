@@ -91,10 +91,19 @@ pub struct Sectigo {
     stability: Mutex<Stability>,
     /// Refusals of the present page.
     refusals: Mutex<Refusals>,
+    /// How far the server's circle was followed without delivering anything.
+    detour: Mutex<Option<Detour>>,
     /// Set when a difference of the clocks has been told.
     clock_told: AtomicBool,
     /// The server's clock when it was last read.
     server_clock: Mutex<Option<(Timestamp, Instant)>>,
+}
+
+/// A page to request instead of the one that a cursor leads to, which was delivered before.
+#[derive(Debug)]
+struct Detour {
+    instead_of: Cursor,
+    past: Box<InRange>,
 }
 
 impl Sectigo {
@@ -113,6 +122,7 @@ impl Sectigo {
             window: Mutex::new(window),
             stability: Mutex::default(),
             refusals: Mutex::default(),
+            detour: Mutex::default(),
             clock_told: AtomicBool::new(false),
             server_clock: Mutex::new(None),
         }
@@ -204,12 +214,21 @@ impl Sectigo {
     }
 
     /// What is new of a page.
-    fn sift(&self, range: InRange, records: Vec<Event>, token: Option<PageToken>) -> Result<Sifted, Error> {
+    fn sift(
+        &self,
+        cursor: &Cursor,
+        range: InRange,
+        records: Vec<Event>,
+        token: Option<PageToken>,
+    ) -> Result<Sifted, Error> {
         let (from, until) = (range.from(), range.until());
         let outcome = lock(&self.stability).sift(range, records, token, self.cut, Instant::now());
         let Outcome { sifted, turn } = outcome.map_err(|contradiction| match contradiction {
             Contradiction::Unstable { expected } => Error::Unstable { place: self.api.place(), expected },
-            Contradiction::Looping => Error::Looping { place: self.api.place() },
+            Contradiction::Looping { past } => {
+                *lock(&self.detour) = Some(Detour { instead_of: cursor.clone(), past });
+                Error::Looping { place: self.api.place() }
+            }
         })?;
         match turn {
             Some(Turn::Off) => tracing::error!(
@@ -231,6 +250,14 @@ impl Sectigo {
             );
         }
         Ok(sifted)
+    }
+
+    /// Where the page is that the cursor leads to: behind those that the server gave again, as long as it goes round in a circle.
+    fn detoured(&self, cursor: &Cursor, range: InRange) -> InRange {
+        match lock(&self.detour).take() {
+            Some(Detour { instead_of, past }) if instead_of == *cursor => *past,
+            _ => range,
+        }
     }
 
     /// A page's token was refused: where to go on, if the same page is not to be requested again.
@@ -298,6 +325,7 @@ impl Source for Sectigo {
             }
             return Ok(Page { events: Vec::new(), already_delivered: 0, next: cursor.clone(), more: false });
         };
+        let range = self.detoured(cursor, range);
         tracing::debug!(from = %range.from(), until = %range.until(), first = range.token().is_none(), "asking for a page");
         let question = question(&range);
         let (reply, access, read) = match self.ahead.answer(&self.api, &question).await? {
@@ -328,7 +356,7 @@ impl Source for Sectigo {
         }
         let read: Reading = if range.is_tolerant() { repair::records } else { page::records };
         let records = self.records(&reply, &access, read).await;
-        let sifted = records.and_then(|records| self.sift(range, records, token));
+        let sifted = records.and_then(|records| self.sift(cursor, range, records, token));
         if sifted.is_err() {
             // The next question will be another.
             self.ahead.break_off();

@@ -177,8 +177,9 @@ async fn a_small_page_with_fresh_tokens_is_repeated_a_few_times_at_most() {
     stage.run_to(75).await;
     assert!(stage.intake.count() <= 13 + 15, "{}", stage.intake.count());
     assert!(stage.authorized().len() < 15, "{}", stage.authorized().len());
-    // The end of the range is in sight again.
+    // The page that the cursor leads to comes once more, and then the end of the range.
     stage.scm.go_round_with_fresh_tokens(false);
+    let stage = stage.with(BUDGET, "60s");
     stage.run_to(0).await;
     stage.assert_none_lost();
 }
@@ -335,7 +336,10 @@ async fn a_broken_text_is_delivered_repaired(options: ScmOptions) {
     stage.scm.corrupt(&[("<ff>", b"\xff"), ("<01>", b"\x01")]);
     let ended = stage.run_to(0).await;
     assert!(ended.stderr.contains("`auditsync.repaired`"), "{}", ended.stderr);
-    stage.assert_all_once();
+    // A page that was delivered before the broken one lies behind the end of the halved range, and comes again with its own.
+    stage.assert_none_lost();
+    assert_eq!(stage.intake.ids()["broken"], 1);
+    let count = stage.intake.count();
     for entry in stage.intake.entries() {
         let is_broken = entry["sectigo"]["id"] == "broken";
         assert_eq!(entry["auditsync"]["repaired"] == "true", is_broken, "{entry}");
@@ -347,7 +351,8 @@ async fn a_broken_text_is_delivered_repaired(options: ScmOptions) {
     stage.push(3, 2, 1);
     let ended = stage.run_to(0).await;
     assert!(!ended.stderr.contains("cannot be read"), "{}", ended.stderr);
-    stage.assert_all_once();
+    stage.assert_none_lost();
+    assert_eq!(stage.intake.count(), count + 3);
 }
 
 #[tokio::test]

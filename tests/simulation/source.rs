@@ -118,7 +118,8 @@ impl ModelSource {
             return Ok(Page { events: Vec::new(), already_delivered: 0, next: cursor.clone(), more: false });
         };
         let Answer::Page { body, token, date } = self.ask(&range).await? else {
-            match self.refusals.lock().unwrap().refused(&range, 400, Instant::now()) {
+            let step = self.refusals.lock().unwrap().refused(&range, 400, Instant::now());
+            match step {
                 Step::Note => return Ok(self.page(Vec::new(), 0, &Position::InRange(range.noting_refusal()), now)),
                 Step::Again(after) => {
                     return Err(Error::PageRefused { place: place(), status: 400, reason: excerpt(), after });
@@ -145,7 +146,7 @@ impl ModelSource {
         let outcome = self.stability.lock().unwrap().sift(range, records, token, self.cut(), Instant::now());
         let sifted = outcome.map_err(|contradiction| match contradiction {
             Contradiction::Unstable { expected } => Error::Unstable { place: place(), expected },
-            Contradiction::Looping => {
+            Contradiction::Looping { .. } => {
                 self.world.ledger().violated("pages that all differ were taken for a circle");
                 Error::Looping { place: place() }
             }

@@ -98,7 +98,7 @@ pub struct Sifted {
 }
 
 /// Why a page cannot be taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Contradiction {
     /// Of so many records that should have come again none did.
     Unstable {
@@ -106,7 +106,10 @@ pub enum Contradiction {
         expected: usize,
     },
     /// Its pages go round in a circle.
-    Looping,
+    Looping {
+        /// The place behind the page, of which nothing is to be delivered: to see whether the server has left its circle.
+        past: Box<InRange>,
+    },
 }
 
 impl Position {
@@ -297,7 +300,8 @@ impl InRange {
             self.pages = self.pages.saturating_add(1);
             let same_token = self.token.as_ref() == Some(token);
             if !self.trail.step(self.pages, &records, same_token) {
-                return Err(Contradiction::Looping);
+                let past = Box::new(Self { token: Some(token.clone()), ..self });
+                return Err(Contradiction::Looping { past });
             }
         }
         self.refused = false;
@@ -501,7 +505,7 @@ mod tests {
                 match range.take(records("11:10:00", page % circle..page % circle + 1), Some(token(&name))) {
                     Ok(sifted) => range = in_range(sifted),
                     Err(contradiction) => {
-                        assert_eq!(contradiction, Contradiction::Looping);
+                        assert!(matches!(contradiction, Contradiction::Looping { .. }));
                         looping = true;
                         break;
                     }
@@ -509,6 +513,21 @@ mod tests {
             }
             assert!(looping, "a circle of {circle}");
         }
+    }
+
+    #[test]
+    fn a_server_that_leaves_its_circle_is_read_on_behind_it() {
+        let page = |n: u64| records("11:10:00", n * 20..n * 20 + 20);
+        let range = enter(Position::starting_at(at("11:00:00")), "12:00:00");
+        let range = in_range(range.take(page(0), Some(token("a"))).unwrap());
+        let range = in_range(range.take(page(1), Some(token("b"))).unwrap());
+        let past = |range: InRange, n, name| match range.take(page(n), Some(token(name))).unwrap_err() {
+            Contradiction::Looping { past } => *past,
+            other @ Contradiction::Unstable { .. } => panic!("{other:?}"),
+        };
+        let range = past(past(range, 0, "c"), 1, "d");
+        assert_eq!(range.token(), Some(&token("d")));
+        assert_eq!(range.take(page(2), Some(token("e"))).unwrap().fresh.len(), 20);
     }
 
     #[test]
