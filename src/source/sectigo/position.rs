@@ -71,8 +71,8 @@ pub struct InRange {
     /// Pages since the first.
     pages: u32,
     /// What those were, to notice a circle.
-    #[serde(default, skip_serializing_if = "Trail::is_empty")]
-    trail: Trail,
+    #[serde(default, skip_serializing_if = "is_empty")]
+    trail: Box<Trail>,
     /// An earlier answer refused the page's token: the next run need not count from one again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     refused: bool,
@@ -159,7 +159,7 @@ impl InRange {
             met: Fingerprints::default(),
             keep,
             pages: 0,
-            trail: Trail::default(),
+            trail: Box::default(),
             refused: false,
             tolerant: false,
             repaired: false,
@@ -237,7 +237,7 @@ impl InRange {
         let expected = known.iter().skip(known.len().saturating_sub(MOST)).copied().collect();
         let keep = Keep::new(self.from, until);
         let (refusals, tolerant) = (self.refusals, self.tolerant);
-        Self { refusals, tolerant, keep, ..Self::new(self.since, until, self.from, expected, cut) }
+        Self { refusals, keep, tolerant, ..Self::new(self.since, until, self.from, expected, cut) }
     }
 
     /// The range ends earlier, since the server's clock has not come so far; to be asked before its first page is taken. None
@@ -335,12 +335,11 @@ impl InRange {
             self.sure = 0;
         }
         self.expected = expected.remaining(&delivered);
-        let next = match token {
-            Some(token) => Position::InRange(Self { token: Some(token), ..self }),
-            None => {
-                let tail = Tail { repaired: self.repaired, ..self.keep.into_tail() };
-                Position::Idle { since: self.until, tail }
-            }
+        let next = if let Some(token) = token {
+            Position::InRange(Self { token: Some(token), ..self })
+        } else {
+            let tail = Tail { repaired: self.repaired, ..self.keep.into_tail() };
+            Position::Idle { since: self.until, tail }
         };
         Ok(Sifted { fresh, already_delivered, shrunk, next })
     }
@@ -363,6 +362,10 @@ impl InRange {
         };
         if !more || (self.token.is_none() && leads_over()) { self.sure } else { 0 }
     }
+}
+
+fn is_empty(trail: &Trail) -> bool {
+    trail.is_empty()
 }
 
 /// The end of the history that may be asked for: the earlier of both clocks, less the delay.

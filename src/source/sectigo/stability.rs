@@ -16,7 +16,7 @@ use crate::event::Event;
 const CONTRADICTIONS: u32 = 3;
 
 /// And they have to be spread over so long: a server that restarts or rebuilds an index takes a minute or two. It is well below the default
-/// SECTIGO_AUDIT_RETRY_BUDGET, so that a single run can come through.
+/// `SECTIGO_AUDIT_RETRY_BUDGET`, so that a single run can come through.
 const SPREAD: Duration = Duration::from_secs(120);
 
 /// What is known of the API's stability since the start.
