@@ -153,6 +153,20 @@ pub enum Error {
         /// The variable that names the place.
         variable: &'static str,
     },
+    /// The source did not give the next page of a range.
+    #[error(
+        "{place} answered {status} for the next page of a range: {reason}; the same page is requested again before anything else is tried"
+    )]
+    PageRefused {
+        /// Where the call went.
+        place: Place,
+        /// The answer's status.
+        status: u16,
+        /// The beginning of its body.
+        reason: Excerpt,
+        /// How long to wait before the next request.
+        after: Duration,
+    },
     /// An address that another server named cannot be trusted with the client secret.
     #[error(
         "{place} names {named} as its token endpoint, which is not known to belong to it and gets no secret; if it is right, \
@@ -184,16 +198,19 @@ pub enum Error {
         /// The variable that names the place.
         variable: &'static str,
     },
-    /// The same page came again although the next one was asked for.
-    #[error("{place} gives the same page again and again; nothing of it is delivered twice and the cursor stays")]
+    /// Pages that were delivered came again although the next ones were requested.
+    #[error(
+        "{place} gives the same page again and again for one range; it is not delivered and the cursor stays; report this to the \
+         source's operator"
+    )]
     Looping {
         /// Where the call went.
         place: Place,
     },
     /// Records that were there a moment ago are not there any more.
     #[error(
-        "{place} gave none of the {expected} records that it gave before for the same time: its records are not stable. Nothing of \
-         this answer is delivered, and repeats are no longer looked for until the next start"
+        "{place} gave none of the {expected} records that it gave before for the same time. Nothing of this answer is delivered, and it is \
+         requested again; if it stays so for over two minutes, its records are not stable and it is read on without them"
     )]
     Unstable {
         /// Where the call went.
@@ -260,6 +277,7 @@ impl Error {
                 Class::Refused
             }
             Self::Unavailable { after, .. } => Class::Retryable { after: *after },
+            Self::PageRefused { after, .. } => Class::Retryable { after: Some(*after) },
             Self::TokenRefused { .. } => Class::Unauthorized,
             Self::CredentialsRefused { .. } | Self::SecretGone { .. } => Class::CredentialsRefused,
             Self::Looping { .. } | Self::AheadOfTheSource { .. } | Self::AheadOfThisMachine { .. } => Class::Stalled,

@@ -3,12 +3,13 @@
 //! `position` holds what is decided (which range, which page, what was delivered before), `api` the calls, `ahead` makes the next one
 //! early, and this file joins them.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use jiff::Timestamp;
+use tokio::time::Instant;
 use url::Url;
 
 use super::oauth::AccessToken;
@@ -18,9 +19,11 @@ use crate::http::{self, Reply};
 use crate::secret::Secret;
 use crate::server_time::{LocalTime, ServerClock, TOLERANCE};
 use ahead::Ahead;
-use api::{Api, PageAnswer, Question};
+use api::{Api, PageAnswer, Question, Refusal};
 use moment::Moment;
 use position::{Contradiction, Cut, InRange, PageToken, Position, Sifted, end_of_history, first_since};
+use refusals::{Refusals, Step};
+use stability::{Outcome, Stability, Turn};
 
 mod ahead;
 mod api;
@@ -31,6 +34,10 @@ pub mod overlap;
 pub mod page;
 pub mod position;
 pub mod record;
+pub mod refusals;
+pub mod repair;
+pub mod stability;
+pub mod trail;
 
 /// The variable of the API's address.
 const URL_VARIABLE: &str = "SECTIGO_AUDIT_API_URL";
@@ -73,9 +80,20 @@ pub struct Sectigo {
     cut: Cut,
     /// The longest range for now: shorter than configured where pages could not be read.
     window: Mutex<Duration>,
-    /// Set when the API's records turned out not to be stable; until the next start.
-    overlap_off: AtomicBool,
     clock: ServerClock,
+    /// Whether the API gives again what it gave before.
+    stability: Mutex<Stability>,
+    /// Refusals of the present page.
+    refusals: Mutex<Refusals>,
+    /// How far the server's circle was followed without delivering anything.
+    detour: Mutex<Option<Detour>>,
+}
+
+/// A page to request instead of the one that a cursor leads to, which was delivered before.
+#[derive(Debug)]
+struct Detour {
+    instead_of: Cursor,
+    past: Box<InRange>,
 }
 
 impl Sectigo {
@@ -92,8 +110,10 @@ impl Sectigo {
             delay,
             cut: Cut { window, overlap },
             window: Mutex::new(window),
-            overlap_off: AtomicBool::new(false),
             clock: ServerClock::default(),
+            stability: Mutex::default(),
+            refusals: Mutex::default(),
+            detour: Mutex::default(),
         }
     }
 
@@ -111,21 +131,21 @@ impl Sectigo {
         match self.api.ask(&question(&range)).await? {
             PageAnswer::Page { reply, access, call } => {
                 self.clock.note(&self.api.place(), reply.date(), call);
-                Ok(self.records(&reply, &access).await?.len())
+                Ok(self.records(&reply, &access, page::records).await?.len())
             }
-            PageAnswer::PageTokenRefused { .. } => Ok(0),
+            PageAnswer::PageTokenRefused(_) => Ok(0),
         }
     }
 
     /// The records of an answer, read on a thread for blocking work: a large page takes its time.
-    async fn records(&self, reply: &Reply, access: &AccessToken) -> Result<Vec<Event>, Error> {
+    async fn records(&self, reply: &Reply, access: &AccessToken, read: Reading) -> Result<Vec<Event>, Error> {
         let body = reply.body.clone();
-        let read = match tokio::task::spawn_blocking(move || page::records(&body)).await {
+        let read = match tokio::task::spawn_blocking(move || read(&body)).await {
             Ok(read) => read,
             // A bug is to end the process as one.
             Err(stopped) if stopped.is_panic() => std::panic::resume_unwind(stopped.into_panic()),
             // Only the end of the process ends such work.
-            Err(_) => page::records(&reply.body),
+            Err(_) => read(&reply.body),
         };
         read.map_err(|cause| {
             let (place, reason) = (self.api.place(), self.api.describe(reply, access, &cause));
@@ -144,8 +164,7 @@ impl Sectigo {
     /// The range that follows `position`, in the history of a synchronisation that began then; none where nothing is to be requested.
     fn enter(&self, position: Position, begun: LocalTime) -> Option<InRange> {
         let cut = Cut { window: *self.window.lock().unwrap_or_else(PoisonError::into_inner), ..self.cut };
-        let range = position.enter(self.end(begun), cut)?;
-        Some(if self.overlap_off.load(Ordering::Relaxed) { range.without_overlap(self.cut) } else { range })
+        position.enter(self.end(begun), cut)
     }
 
     /// Reads the server's clock: requests the second before `since` and ignores its records. Without it, nobody would notice that there
@@ -203,14 +222,79 @@ impl Sectigo {
     }
 
     /// What is new of a page.
-    fn sift(&self, range: InRange, records: Vec<Event>, token: Option<PageToken>) -> Result<Sifted, Error> {
-        range.take(records, token).map_err(|contradiction| match contradiction {
-            Contradiction::Unstable { expected } => {
-                self.overlap_off.store(true, Ordering::Relaxed);
-                Error::Unstable { place: self.api.place(), expected }
+    fn sift(
+        &self,
+        cursor: &Cursor,
+        range: InRange,
+        records: Vec<Event>,
+        token: Option<PageToken>,
+    ) -> Result<Sifted, Error> {
+        let (from, until) = (range.from(), range.until());
+        let outcome = lock(&self.stability).sift(range, records, token, self.cut, Instant::now());
+        let Outcome { sifted, turn } = outcome.map_err(|contradiction| match contradiction {
+            Contradiction::Unstable { expected } => Error::Unstable { place: self.api.place(), expected },
+            Contradiction::Looping { past } => {
+                *lock(&self.detour) = Some(Detour { instead_of: cursor.clone(), past });
+                Error::Looping { place: self.api.place() }
             }
-            Contradiction::Looping => Error::Looping { place: self.api.place() },
-        })
+        })?;
+        match turn {
+            Some(Turn::Off) => tracing::error!(
+                place = %self.api.place(),
+                "the API's records are not stable: for minutes it gave none of the records that it gave before for the same time; it is read on \
+                 without SECTIGO_AUDIT_SYNC_OVERLAP, so a record that becomes visible later than SECTIGO_AUDIT_SYNC_DELAY may be missed until \
+                 the API gives known records again; report this to Sectigo"
+            ),
+            Some(Turn::On) => tracing::info!(
+                "the API gives known records again; SECTIGO_AUDIT_SYNC_OVERLAP protects late records as before"
+            ),
+            None => {}
+        }
+        let repaired = sifted.fresh.iter().filter(|event| event.is_repaired()).count();
+        if repaired > 0 {
+            tracing::warn!(
+                repaired,
+                %from,
+                %until,
+                "the API sent records that are not valid JSON; their invalid bytes are replaced, and their entries carry \
+                 `auditsync.repaired`; report them to Sectigo"
+            );
+        }
+        Ok(sifted)
+    }
+
+    /// Where the page is that the cursor leads to: behind those that the server gave again, as long as it goes round in a circle.
+    fn detoured(&self, cursor: &Cursor, range: InRange) -> InRange {
+        match lock(&self.detour).take() {
+            Some(Detour { instead_of, past }) if instead_of == *cursor => *past,
+            _ => range,
+        }
+    }
+
+    /// A page's token was refused: where to go on, if the same page is not to be requested again.
+    fn refused(&self, range: InRange, refusal: Refusal) -> Result<Position, Error> {
+        let Refusal { status, reason } = refusal;
+        let place = self.api.place();
+        let step = lock(&self.refusals).refused(&range, status, Instant::now());
+        match step {
+            Step::Note => {
+                tracing::warn!(%place, status, %reason, "the API refused the next page of a range; the same page is requested again");
+                return Ok(Position::InRange(range.noting_refusal()));
+            }
+            Step::Again(after) => return Err(Error::PageRefused { place, status, reason, after }),
+            Step::Final if !refusals::may_mean_the_token(status) => {
+                return Err(Error::Refused { place, status, reason, variable: URL_VARIABLE });
+            }
+            Step::Final => {}
+        }
+        lock(&self.refusals).answered();
+        tracing::warn!(
+            %place, status, %reason,
+            "the API refused a page's token again and again; its range is read from the start again, and its events may be delivered twice"
+        );
+        let reason = format!("in a range of one second, {status}: {reason}");
+        let again = range.token_refused(self.cut).ok_or(Error::Unreadable { place, reason })?;
+        Ok(Position::InRange(again))
     }
 
     fn page(
@@ -262,18 +346,16 @@ impl Source for Sectigo {
             self.not_ahead(since)?;
             return Ok(Page { events: Vec::new(), already_delivered: 0, next: cursor.clone(), more: false });
         };
+        let range = self.detoured(cursor, range);
         tracing::debug!(from = %range.from(), until = %range.until(), first = range.token().is_none(), "asking for a page");
         let question = question(&range);
         let (reply, access, call) = match self.ahead.answer(&self.api, &question).await? {
             PageAnswer::Page { reply, access, call } => (reply, access, call),
-            PageAnswer::PageTokenRefused { refusal } => {
-                tracing::warn!(error = %refusal, "the API refused a page's token; its range is read from the start again, and may repeat");
-                let place = self.api.place();
-                let smallest = || Error::Unreadable { place, reason: format!("in a range of one second, {refusal}") };
-                let again = range.token_refused(self.cut).ok_or_else(smallest)?;
-                return self.page(Vec::new(), 0, &Position::InRange(again), begun);
+            PageAnswer::PageTokenRefused(refusal) => {
+                return self.page(Vec::new(), 0, &self.refused(range, refusal)?, begun);
             }
         };
+        lock(&self.refusals).answered();
         self.clock.note(&self.api.place(), reply.date(), call);
         let too_early = self.too_early(&range, &reply);
         if is_first && let Some(corrected) = self.first_corrected(since, too_early.is_some()) {
@@ -298,8 +380,9 @@ impl Source for Sectigo {
         if leads_on && reply.body.len() <= LARGEST_TO_HURRY_FOR {
             self.ahead.ask(&self.api, Question { token: token.clone(), ..question });
         }
-        let records = self.records(&reply, &access).await;
-        let sifted = records.and_then(|records| self.sift(range, records, token));
+        let read: Reading = if range.is_tolerant() { repair::records } else { page::records };
+        let records = self.records(&reply, &access, read).await;
+        let sifted = records.and_then(|records| self.sift(cursor, range, records, token));
         if sifted.is_err() {
             // The next question will be another.
             self.ahead.break_off();
@@ -333,6 +416,13 @@ impl Source for Sectigo {
         *self.window.lock().unwrap_or_else(PoisonError::into_inner) = narrowed.length().max(SHORTEST_WINDOW);
         Cursor::encode(&Position::InRange(narrowed)).ok()
     }
+}
+
+/// How a body becomes records.
+type Reading = fn(&Bytes) -> Result<Vec<Event>, page::Error>;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn question(range: &InRange) -> Question {

@@ -2,13 +2,13 @@
 //!
 //! It makes the same calls as the real source does around its requests, so that everything but HTTP is the product's own.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::{Timestamp, Unit};
+use tokio::time::Instant;
 
 use auditsync::event::Event;
 use auditsync::server_time::{LocalTime, ServerClock, TOLERANCE};
@@ -16,7 +16,9 @@ use auditsync::source::sectigo::moment::Moment;
 use auditsync::source::sectigo::position::{
     Contradiction, Cut, InRange, PageToken, Position, end_of_history, first_since,
 };
-use auditsync::source::sectigo::{self, page};
+use auditsync::source::sectigo::refusals::{Refusals, Step};
+use auditsync::source::sectigo::stability::Stability;
+use auditsync::source::sectigo::{self, page, repair};
 use auditsync::source::{Cursor, Error, Page, Source};
 use auditsync::sync::clock::Clock;
 
@@ -27,7 +29,8 @@ use crate::world::{Life, World, excerpt, place, take};
 pub(crate) struct ModelSource {
     world: Arc<World>,
     life: Arc<Life>,
-    overlap_off: AtomicBool,
+    stability: Mutex<Stability>,
+    refusals: Mutex<Refusals>,
     /// This machine's clock.
     clock: Clock,
     server_clock: ServerClock,
@@ -40,7 +43,8 @@ enum Answer {
 
 impl ModelSource {
     pub(crate) fn new(world: Arc<World>, life: Arc<Life>, clock: Clock) -> Self {
-        Self { world, life, overlap_off: AtomicBool::new(false), clock, server_clock: ServerClock::default() }
+        let (stability, refusals, server_clock) = (Mutex::default(), Mutex::default(), ServerClock::default());
+        Self { world, life, stability, refusals, clock, server_clock }
     }
 
     fn cut(&self) -> Cut {
@@ -57,8 +61,7 @@ impl ModelSource {
     }
 
     fn enter(&self, position: Position, begun: LocalTime) -> Option<InRange> {
-        let range = position.enter(self.end(begun), self.cut())?;
-        Some(if self.overlap_off.load(Ordering::Relaxed) { range.without_overlap(self.cut()) } else { range })
+        position.enter(self.end(begun), self.cut())
     }
 
     fn too_early(&self, range: &InRange, date: Option<Timestamp>) -> Option<Moment> {
@@ -157,10 +160,19 @@ impl ModelSource {
             return Ok(Page { events: Vec::new(), already_delivered: 0, next: cursor.clone(), more: false });
         };
         let Answer::Page { body, token, date, asked } = self.ask(&range).await? else {
+            let step = self.refusals.lock().unwrap().refused(&range, 400, Instant::now());
+            match step {
+                Step::Note => return Ok(self.page(Vec::new(), 0, &Position::InRange(range.noting_refusal()), begun)),
+                Step::Again(after) => {
+                    return Err(Error::PageRefused { place: place(), status: 400, reason: excerpt(), after });
+                }
+                Step::Final => self.refusals.lock().unwrap().answered(),
+            }
             let again = range.clone().token_refused(self.cut()).ok_or_else(smallest_refused)?;
             self.permit(&range, &again);
             return Ok(self.page(Vec::new(), 0, &Position::InRange(again), begun));
         };
+        self.refusals.lock().unwrap().answered();
         self.server_clock.note(&place(), date, (asked, self.clock.local()));
         let too_early = self.too_early(&range, date);
         if is_first && let Some(corrected) = self.first_corrected(since, too_early.is_some()) {
@@ -179,18 +191,17 @@ impl ModelSource {
                 }
             };
         }
-        let records =
-            page::records(&body).map_err(|cause| Error::Unreadable { place: place(), reason: cause.to_string() })?;
-        let sifted = range.take(records, token).map_err(|contradiction| match contradiction {
-            Contradiction::Unstable { expected } => {
-                self.overlap_off.store(true, Ordering::Relaxed);
-                Error::Unstable { place: place(), expected }
-            }
-            Contradiction::Looping => {
+        let read = if range.is_tolerant() { repair::records } else { page::records };
+        let records = read(&body).map_err(|cause| Error::Unreadable { place: place(), reason: cause.to_string() })?;
+        let outcome = self.stability.lock().unwrap().sift(range, records, token, self.cut(), Instant::now());
+        let sifted = outcome.map_err(|contradiction| match contradiction {
+            Contradiction::Unstable { expected } => Error::Unstable { place: place(), expected },
+            Contradiction::Looping { .. } => {
                 self.world.ledger().violated("pages that all differ were taken for a circle");
                 Error::Looping { place: place() }
             }
         })?;
+        let sifted = sifted.sifted;
         Ok(self.page(sifted.fresh, sifted.already_delivered, &sifted.next, begun))
     }
 
@@ -204,7 +215,7 @@ impl ModelSource {
         let Some(token) = read.token() else { return };
         let mut given = self.world.api().before(&token.0);
         let overlap = self.cut().overlap;
-        if !overlap.is_zero() && !self.overlap_off.load(Ordering::Relaxed) {
+        if !overlap.is_zero() {
             let remembered = Timestamp::from(read.until().before(overlap));
             let history = &self.world.history;
             given.retain(|content| !history.is_undated(*content) && history.time(*content) <= remembered);

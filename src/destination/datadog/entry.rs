@@ -227,7 +227,7 @@ fn attributes(out: &mut Vec<u8>, event: &Event, action: Option<Text<'_>>, outcom
 /// What was changed, under `auditsync`; nothing where nothing was.
 fn own_marks(out: &mut Vec<u8>, event: &Event, form: Form, marks: Marks) {
     // Nearly every event has none: `object` would find that out for 355 instructions more, a twentieth of an entry.
-    if marks == Marks::default() && event.time().is_some() && form == Form::Whole {
+    if marks == Marks::default() && event.time().is_some() && form == Form::Whole && !event.is_repaired() {
         return;
     }
     let yes = |condition: bool| condition.then_some(Text::Plain(b"true"));
@@ -245,6 +245,7 @@ fn own_marks(out: &mut Vec<u8>, event: &Event, form: Form, marks: Marks) {
             ("truncated", yes(marks.cut)),
             ("record_bytes", size),
             ("plain_text", yes(form == Form::Text)),
+            ("repaired", yes(event.is_repaired())),
         ],
     );
 }
@@ -372,6 +373,16 @@ mod tests {
             let (entry, marks, size) = written(&raw, Form::Text);
             assert!(size <= CUT_ENTRY && marks.cut);
             assert_eq!(entry["auditsync"]["truncated"], "true", "what is missing from the text is not silent");
+        }
+    }
+
+    #[test]
+    fn a_repaired_record_is_marked_in_every_form() {
+        for form in [Form::Whole, Form::Cut, Form::Text] {
+            let mut out = Vec::new();
+            writer().write(&mut out, &event(RECORD).repaired(), form, NOW.parse().unwrap());
+            let entry: Value = serde_json::from_slice(&out).unwrap();
+            assert_eq!(entry["auditsync"]["repaired"], "true", "{form:?}");
         }
     }
 

@@ -54,11 +54,16 @@ pub(super) enum PageAnswer {
         /// When it was requested, and when it was there.
         call: (LocalTime, LocalTime),
     },
-    /// The page's token was refused. The range has to be read from its start.
-    PageTokenRefused {
-        /// The refusal in words.
-        refusal: Error,
-    },
+    /// A 4xx for a page's token: it may be refused, or something passes.
+    PageTokenRefused(Refusal),
+}
+
+/// How a page was refused.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) status: u16,
+    /// The beginning of the answer's body.
+    pub(super) reason: Excerpt,
 }
 
 #[derive(Debug)]
@@ -165,10 +170,8 @@ impl Api {
                 Error::CredentialsRefused { place, status, reason, variables: CLIENT_VARIABLE.to_owned() }
             }
             408 | 425 | 429 | 500.. => Error::Unavailable { place, status, after: reply.retry_after(), reason },
-            400..500 => {
-                let refusal = Error::Refused { place, status, reason, variable: URL_VARIABLE };
-                return if paged { Ok(PageAnswer::PageTokenRefused { refusal }) } else { Err(refusal) };
-            }
+            400..500 if paged => return Ok(PageAnswer::PageTokenRefused(Refusal { status, reason })),
+            400..500 => Error::Refused { place, status, reason, variable: URL_VARIABLE },
             // Another success than 200 is no page; neither is anything else that HTTP may come to know.
             _ => Error::NotAPage { place, reason: format!("status {status}, {reason}"), variable: URL_VARIABLE },
         })
