@@ -47,7 +47,7 @@ const SHORTEST_WINDOW: Duration = Duration::from_secs(1);
 
 /// Behind a page of more bytes the next one is not asked for ahead. Pages are mostly alike, and a third such would take more memory than
 /// its time is worth, since to read and to send one takes longer than to ask for it.
-const LARGEST_TO_HURRY_FOR: usize = 8 * 1024 * 1024;
+const LARGEST_TO_HURRY_FOR: usize = 4 * 1024 * 1024;
 
 /// What is needed to read the audit API.
 #[derive(Debug)]

@@ -24,6 +24,7 @@ mod intake_faults;
 mod intake_refusals;
 mod killing;
 mod lease;
+mod memory;
 mod metrics;
 mod pipeline;
 mod probe;

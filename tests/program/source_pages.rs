@@ -245,7 +245,7 @@ async fn a_page_over_the_bound_is_asked_for_in_halves() {
     stage.push(30, 1500, 2);
     stage.source_meets([Fault::PASS, Fault::Huge(TOO_MUCH), Fault::Huge(TOO_MUCH), Fault::Huge(TOO_MUCH)]);
     let ended = stage.run_to(0).await;
-    assert!(ended.stderr.contains("larger than 67108864 bytes"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("larger than 8388608 bytes"), "{}", ended.stderr);
     let openings = stage.openings();
     let length = |i: usize| openings[i].to.unwrap().duration_since(openings[i].from.unwrap()).as_secs();
     assert_eq!((length(2), length(3)), (length(0), length(0) / 2));

@@ -16,8 +16,12 @@ use crate::server_time::LocalTime;
 use crate::source::Error;
 use crate::source::oauth::{self, AccessToken, ClientCredentials};
 
-/// Largest page, in bytes after decompression.
-const LARGEST_PAGE: usize = 64 * 1024 * 1024;
+/// Largest page, in bytes after decompression. Together with [`page::MOST_RECORDS`] it bounds the memory of the whole process.
+///
+/// At the worst these exist at once: three bodies (the page in delivery, the page behind it, and the answer behind that), the events of
+/// two pages, and the compressed batches of two pages, which hold little more than the pages themselves when nothing compresses.
+/// That is 7 × 8 MiB with two workbenches of 5 MB, under the shipped memory limit of 128 MiB.
+const LARGEST_PAGE: usize = 8 * 1024 * 1024;
 
 /// Longest page token, in bytes: it becomes a part of the state.
 const LONGEST_TOKEN: usize = 4096;
