@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use crate::server_time::LocalTime;
+
 /// A wall clock.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock(Option<(Timestamp, Instant)>);
@@ -16,6 +18,11 @@ impl Clock {
     /// A clock that shows `start` now and goes with tokio's time, which tests can pause.
     pub fn starting_at(start: Timestamp) -> Self {
         Self(Some((start, Instant::now())))
+    }
+
+    /// The present moment, by this clock and by the monotonic one.
+    pub fn local(&self) -> LocalTime {
+        LocalTime { wall: self.now(), monotonic: Instant::now() }
     }
 
     /// The time of day.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use url::Url;
 
 use super::site::{self, Site};
-use super::{Compression, Labels, Settings, intake_url, tags};
+use super::{Compression, Intake, Labels, Settings, intake_url, tags};
 use crate::config::{Noted, Preset, Reader, Scope, SecretVariable, Spec, Variable, parse};
 use crate::http::is_loopback;
 
@@ -123,6 +123,7 @@ pub(crate) fn settings(
     let (site_variable, other_variable) = (reader.name(&SITE.spec), reader.name(&INTAKE.spec));
 
     let (site, other, _) = (site?, other?, no_ssl?);
+    let intake = other.as_ref().map_or(Intake::Datadog, |url| Intake::at(url, &site.name));
     let (intake_url, intake_variable, api_url) = match other {
         // A fake of the intake on this machine answers the key check too: nothing of a trial run leaves the machine.
         Some(url) if url.scheme() == "http" && is_loopback(&url) => (url.clone(), other_variable, url),
@@ -131,6 +132,7 @@ pub(crate) fn settings(
     };
     Ok(Settings {
         intake_url,
+        intake,
         intake_variable,
         site: site.name,
         api_url,
@@ -196,6 +198,7 @@ mod tests {
         let settings = datadog(&[]);
         assert_eq!(settings.intake_url.as_str(), "https://http-intake.logs.datadoghq.com/");
         assert_eq!(settings.intake_variable.as_str(), "DD_SITE");
+        assert_eq!(settings.intake, Intake::Datadog);
         assert_eq!(settings.api_url.as_str(), "https://api.datadoghq.com/");
         assert_eq!(settings.compression, Compression::Gzip);
         let hostname = gethostname::gethostname().into_string().unwrap();
@@ -230,6 +233,7 @@ mod tests {
         let settings = datadog(&[(INTAKE_NAME, "intake.example.com:8443"), ("DD_SITE", "datadoghq.eu")]);
         assert_eq!(settings.intake_url.as_str(), "https://intake.example.com:8443/");
         assert_eq!(settings.intake_variable.as_str(), INTAKE_NAME);
+        assert_eq!(settings.intake, Intake::Other);
         assert_eq!(settings.api_url.as_str(), "https://api.datadoghq.eu/");
     }
 

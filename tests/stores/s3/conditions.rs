@@ -1,9 +1,9 @@
 //! Stores that do not have S3's conditional writes are found out and refused.
 
 use auditsync::state::s3::{Encryption, Settings};
-use auditsync::state::{StateStore as _, Version};
+use auditsync::state::{Error, StateStore as _, Version};
 
-use super::{KEY, not_conditional, on, refused, settings, unavailable, with};
+use super::{KEY, not_conditional, on, refused, settings, told, unavailable, with};
 use crate::suite::document;
 use crate::support::{Conditions, FakeS3, S3Answer};
 
@@ -85,4 +85,12 @@ async fn a_probe_that_meets_another_write_proves_nothing_and_can_be_repeated() {
     unavailable(store.probe().await, "409 ConditionalRequestConflict");
     fake.script([S3Answer::Pass, S3Answer::Pass, conflict()]);
     unavailable(store.probe().await, "409 ConditionalRequestConflict");
+}
+
+#[tokio::test]
+async fn a_conflict_tells_the_stores_answer() {
+    let fake = FakeS3::start(Conditions::NeverMet).await;
+    let error = on(&fake).save(&document(1), None).await.unwrap_err();
+    assert!(matches!(error, Error::Conflict { .. }), "{error:?}");
+    assert!(told(&error).contains("412 PreconditionFailed"), "{}", told(&error));
 }
