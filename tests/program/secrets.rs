@@ -153,7 +153,7 @@ async fn a_refused_page_token_is_told_without_secrets() {
         let setup = world.setup(format);
         let ended = setup.run(&[]).await;
         assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
-        assert!(ended.stderr.contains("refused a page's token"), "{}", ended.stderr);
+        assert!(ended.stderr.contains("the API refused the next page of a range"), "{}", ended.stderr);
         nothing_shown("page token", &setup, &ended);
     }
 }
