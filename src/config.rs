@@ -18,6 +18,7 @@ pub mod dotenv;
 mod environment;
 mod mistakes;
 mod parse;
+mod proxy;
 mod raw;
 mod reader;
 mod secrets;
@@ -112,6 +113,7 @@ impl<D> Config<D> {
         let lookback = shared::lookback(&raw, &mut reader);
         let sectigo = sectigo::settings(raw_sectigo, lookback, &mut reader);
         let datadog = datadog(raw_datadog, rejected, &mut Reader::new(DATADOG_PREFIX, mistakes));
+        environment.proxies().check(mistakes)?;
         Ok(Self {
             sectigo: sectigo?,
             datadog: datadog?,

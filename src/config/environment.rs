@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use super::mistakes::Mistakes;
+use super::proxy::Proxies;
 use super::variables::{self, VARIABLES, Variable};
 
 /// Where systemd says in which folder it put the credentials of a service (`systemd.exec(5)`, `LoadCredential=`).
@@ -15,6 +16,7 @@ const CREDENTIALS_FOLDER: &str = "CREDENTIALS_DIRECTORY";
 pub(super) struct Environment {
     values: BTreeMap<&'static str, String>,
     strangers: BTreeSet<String>,
+    proxies: Proxies,
 }
 
 impl Environment {
@@ -35,6 +37,7 @@ impl Environment {
                 continue;
             }
             let Some(row) = variables::find(&name) else {
+                environment.proxies.take(&name, &value);
                 environment.strangers.insert(name);
                 continue;
             };
@@ -84,6 +87,11 @@ impl Environment {
     /// What is set, for envy.
     pub(super) fn pairs(&self) -> impl Iterator<Item = (String, String)> {
         self.values.iter().map(|(name, value)| ((*name).to_owned(), value.clone()))
+    }
+
+    /// The variables that say which proxy to use.
+    pub(super) fn proxies(&self) -> &Proxies {
+        &self.proxies
     }
 
     /// The names that are not in the table.
