@@ -317,7 +317,8 @@ fn a_block_page_of_any_kind_is_no_acceptance() {
 fn one_entry_that_is_always_refused_holds_up_no_other() {
     for status in [400, 403, 408, 413, 422, 500, 503] {
         let bursts = vec![
-            Burst { at: -600, count: 8, step: 60, marked: Some(3), ..BURST },
+            Burst { at: -600, count: 2, ..BURST },
+            Burst { at: 0, count: 8, marked: Some(3), ..BURST },
             Burst { at: 600, count: 5, ..BURST },
         ];
         let plan = Plan { bursts, dislikes: Dislike::Status(status), ..Plan::quiet() };
@@ -328,8 +329,11 @@ fn one_entry_that_is_always_refused_holds_up_no_other() {
 /// Point 9.
 #[test]
 fn one_entry_that_is_never_answered_holds_up_no_other() {
-    let bursts =
-        vec![Burst { at: -600, count: 8, step: 60, marked: Some(3), ..BURST }, Burst { at: 600, count: 5, ..BURST }];
+    let bursts = vec![
+        Burst { at: -600, count: 2, ..BURST },
+        Burst { at: 0, count: 8, marked: Some(3), ..BURST },
+        Burst { at: 600, count: 5, ..BURST },
+    ];
     run(&Plan { bursts, dislikes: Dislike::Unanswered, ..Plan::quiet() }).unwrap();
 }
 

@@ -151,11 +151,20 @@ fn dates() -> impl Strategy<Value = Dates> {
     prop_oneof![2 => Just(Dates::Always), 1 => Just(Dates::Never), 1 => Just(Dates::Mostly)]
 }
 
+/// Spells of at most `most` calls, and `apart` calls from one to the next, so that none lasts.
+/// Spells of at most `most` calls, and `apart` calls from one to the next, so that none lasts.
 fn spells<F: std::fmt::Debug + Copy + 'static>(
     fault: impl Strategy<Value = F>,
-    times: std::ops::Range<u8>,
+    most: u8,
+    apart: u8,
 ) -> impl Strategy<Value = Vec<Spell<F>>> {
-    vec((0_u8..12, fault, times).prop_map(|(after, fault, times)| Spell { after, fault, times }), 0..4)
+    let spell = (0_u8..12, fault, 1..=most).prop_map(|(after, fault, times)| Spell { after, fault, times });
+    vec(spell, 0..4).prop_map(move |mut spells| {
+        for spell in spells.iter_mut().skip(1) {
+            spell.after += apart;
+        }
+        spells
+    })
 }
 
 /// A clock that is wrong by seconds to days, in either direction.
@@ -222,7 +231,7 @@ pub(crate) fn refusals() -> impl Strategy<Value = Plan> {
     let portal = select(vec!["text/plain", "application/xhtml+xml", ""]).prop_map(IntakeFault::Portal);
     let status = select(vec![404_u16, 405, 407, 421, 302, 408, 429, 500]).prop_map(IntakeFault::Status);
     let intake = prop_oneof![3 => status, 2 => portal, 1 => Just(IntakeFault::Reset)];
-    (any::<u64>(), vec(burst(-1400..3000), 1..6), 1_u8..8, spells(fault, 1..3), spells(intake, 1..3)).prop_map(
+    (any::<u64>(), vec(burst(-1400..3000), 1..6), 1_u8..8, spells(fault, 2, 1), spells(intake, 2, 1)).prop_map(
         |(seed, bursts, page, source, intake)| Plan {
             seed,
             bursts,
@@ -240,7 +249,7 @@ pub(crate) fn refusals() -> impl Strategy<Value = Plan> {
 pub(crate) fn pages() -> impl Strategy<Value = Plan> {
     let fault =
         prop_oneof![2 => Just(SourceFault::Empty), 1 => Just(SourceFault::Repeats), 1 => Just(SourceFault::Endless)];
-    let late = (0_i32..3000, 1_u8..12, 30_u16..300).prop_map(|(at, count, late)| Burst {
+    let late = (0_i32..3000, 1_u8..12, 30_u16..150).prop_map(|(at, count, late)| Burst {
         at,
         count,
         step: 1,
@@ -249,7 +258,7 @@ pub(crate) fn pages() -> impl Strategy<Value = Plan> {
     });
     let dense = (0_i32..1000, 100_u8..255).prop_map(|(at, count)| Burst { at, count, step: 6, late: 0, marked: None });
     let burst = prop_oneof![2 => burst(-200..3000), 2 => late, 2 => dense];
-    (any::<u64>(), vec(burst, 1..6), select(vec![3_u8, 10, 100]), spells(fault, 1..3))
+    (any::<u64>(), vec(burst, 1..6), select(vec![3_u8, 10, 100]), spells(fault, 1, 4))
         .prop_map(|(seed, bursts, page, source)| Plan { seed, bursts, page, source, lasts: 4000, ..Plan::quiet() })
 }
 
@@ -261,12 +270,13 @@ pub(crate) fn dislikes() -> impl Strategy<Value = Plan> {
         2 => statuses().prop_map(Dislike::Flapping),
         1 => Just(Dislike::Unanswered),
     ];
-    let marked = (burst(-1400..2000), 0_u8..12).prop_map(|(burst, marked)| Burst { marked: Some(marked), ..burst });
-    let slow = spells(prop_oneof![(1_u8..20).prop_map(IntakeFault::Slow), Just(IntakeFault::Unanswered)], 1..2);
+    // Not the first entries: what refuses these is not known to accept any.
+    let marked = (burst(200..2000), 0_u8..12).prop_map(|(burst, marked)| Burst { marked: Some(marked), ..burst });
+    let slow = spells(prop_oneof![(1_u8..20).prop_map(IntakeFault::Slow), Just(IntakeFault::Unanswered)], 1, 1);
     let lease = proptest::option::of((0_u32..300, 20_u32..120));
     (any::<u64>(), marked, vec(burst(-1400..3000), 1..5), select(vec![5_u8, 100]), dislikes, slow, lease).prop_map(
         |(seed, marked, mut bursts, page, dislikes, intake, lease)| {
-            bursts.push(marked);
+            bursts.extend([Burst { at: -600, count: 2, step: 1, late: 0, marked: None }, marked]);
             Plan { seed, bursts, page, dislikes, intake, lease, interval: 120, lasts: 6000, ..Plan::quiet() }
         },
     )
