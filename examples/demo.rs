@@ -96,6 +96,7 @@ fn pipeline(scm: &FakeScm, intake: &FakeIntake, folder: &std::path::Path) -> Syn
     };
     let destination = datadog::Settings {
         intake_url: Url::parse(&intake.url()).unwrap(),
+        intake: datadog::Intake::Other,
         intake_variable: "DD_LOGS_CONFIG_LOGS_DD_URL",
         site: "datadoghq.com".into(),
         api_url: Url::parse(&intake.url()).unwrap(),

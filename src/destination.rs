@@ -24,19 +24,20 @@ pub mod datadog;
 pub struct Delivery {
     events: Arc<[Event]>,
     outstanding: Vec<Range<usize>>,
-    unanswered: bool,
+    unanswered: usize,
     tally: Tally,
     beat: Beat,
-    prepared: Prepared,
+    prepared: Kept,
+    memory: Kept,
 }
 
-/// What a destination has made ready of a delivery, in a form that it alone knows.
+/// What a destination keeps with a delivery, in a form that it alone knows.
 #[derive(Default)]
-struct Prepared(Option<Box<dyn Any + Send>>);
+struct Kept(Option<Box<dyn Any + Send>>);
 
-impl fmt::Debug for Prepared {
+impl fmt::Debug for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "Prepared" } else { "Unprepared" })
+        f.write_str(if self.0.is_some() { "Something" } else { "Nothing" })
     }
 }
 
@@ -76,10 +77,11 @@ impl Delivery {
         Self {
             events: events.into(),
             outstanding,
-            unanswered: false,
+            unanswered: 0,
             tally: Tally::default(),
             beat: Beat::default(),
-            prepared: Prepared::default(),
+            prepared: Kept::default(),
+            memory: Kept::default(),
         }
     }
 
@@ -100,11 +102,10 @@ impl Delivery {
         self.outstanding = outstanding;
     }
 
-    /// Takes `range` from what is still to be sent, except what is `left` of it.
-    pub fn settle(&mut self, range: &Range<usize>, left: Vec<Range<usize>>) {
+    /// Takes `range` from what is still to be sent.
+    pub fn settle(&mut self, range: &Range<usize>) {
         let around = |open: &Range<usize>| [open.start..open.end.min(range.start), open.start.max(range.end)..open.end];
-        let others = self.outstanding.iter().flat_map(around);
-        self.leave(others.chain(left).collect());
+        self.leave(self.outstanding.iter().flat_map(around).collect());
     }
 
     /// Adds what a pass achieved.
@@ -112,9 +113,14 @@ impl Delivery {
         self.tally += tally;
     }
 
-    /// Notes that a request was never answered, so that what it carried may have been accepted.
-    pub fn note_unanswered(&mut self) {
-        self.unanswered = true;
+    /// Notes that a request with so many events was never answered, so that they may have been accepted.
+    pub fn note_unanswered(&mut self, events: usize) {
+        self.unanswered = self.unanswered.saturating_add(events);
+    }
+
+    /// How many events the requests without an answer carried; one that was in two of them counts twice.
+    pub fn unanswered(&self) -> usize {
+        self.unanswered
     }
 
     /// From now on `beat` is to be told of each part that is done.
@@ -129,12 +135,21 @@ impl Delivery {
 
     /// Keeps what the destination has made ready, until it is taken or the delivery dropped.
     pub fn set_prepared(&mut self, prepared: impl Any + Send) {
-        self.prepared = Prepared(Some(Box::new(prepared)));
+        self.prepared = Kept(Some(Box::new(prepared)));
     }
 
     /// What [`Self::set_prepared`] kept, once; what is of another type is dropped.
     pub fn take_prepared<T: Any + Send>(&mut self) -> Option<T> {
         self.prepared.0.take()?.downcast().ok().map(|prepared| *prepared)
+    }
+
+    /// Changes what the destination remembers of this delivery from one call to the next, which begins as the default.
+    pub fn remember<T: Any + Default + Send, R>(&mut self, change: impl FnOnce(&mut T) -> R) -> R {
+        let kept = self.memory.0.take().and_then(|kept| kept.downcast::<T>().ok());
+        let mut memory = kept.unwrap_or_default();
+        let changed = change(&mut memory);
+        self.memory = Kept(Some(memory));
+        changed
     }
 
     /// What was achieved so far.
@@ -149,7 +164,7 @@ impl Delivery {
 
     /// Whether the destination has, or may have, anything of this page.
     pub fn is_begun(&self) -> bool {
-        self.unanswered || self.tally.accepted > 0 || self.tally.rejected > 0
+        self.unanswered > 0 || self.tally.accepted > 0 || self.tally.rejected > 0
     }
 }
 
@@ -174,6 +189,9 @@ pub trait Destination: Send + Sync {
 
     /// Sends what is outstanding in `delivery`. After an error, what was settled stays settled and the rest is
     /// still outstanding. `now` is the moment of sending.
+    ///
+    /// The call may be dropped at any await. So what is settled has to be noted in `delivery` at once, and a request that is under way
+    /// when the call is dropped as one without an answer.
     async fn deliver(&self, delivery: &mut Delivery, now: Timestamp) -> Result<Receipt, Error>;
 
     /// Whether events of a [`Receipt::Held`] still wait in a buffer.
@@ -248,6 +266,17 @@ pub enum Error {
         /// The variable that names the place.
         variable: &'static str,
     },
+    /// The destination accepts others, but not a part of what is sent.
+    #[error(
+        "{place} does not accept some entries ({reason}) and accepts others; these are isolated and retried, and become dead letters \
+         if that goes on"
+    )]
+    RefusesSome {
+        /// Where the calls went.
+        place: Place,
+        /// What the last of them came to.
+        reason: String,
+    },
     /// A success that the destination itself would not give.
     #[error(
         "{place} answered {status}, which the intake itself does not: something between us and it answers in its place; check {variable} and the proxy"
@@ -259,6 +288,23 @@ pub enum Error {
         status: u16,
         /// The variable that names the place.
         variable: &'static str,
+        /// Whether it may be a relay that passed on what was sent, and answers otherwise than any that is known.
+        is_relay: bool,
+    },
+    /// Entries were accepted and dropped, because of the times they carried.
+    #[error(
+        "{place} accepted {entries} entries and dropped them: they carried times by a clock that showed {ours}, and its own shows {theirs}. \
+         They are sent again with its time. Synchronise this machine's clock (NTP)"
+    )]
+    Misdated {
+        /// Where the call went.
+        place: Place,
+        /// How many were dropped.
+        entries: usize,
+        /// The time for which they were written.
+        ours: Timestamp,
+        /// The server's time.
+        theirs: Timestamp,
     },
     /// Entries could not be printed.
     #[error("cannot write to {place}")]
@@ -275,15 +321,27 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the destination may have accepted what was sent all the same.
+    pub fn may_have_arrived(&self) -> bool {
+        match self {
+            Self::Http(error) => error.may_have_arrived(),
+            Self::NotTheIntake { is_relay, .. } => *is_relay,
+            _ => false,
+        }
+    }
+
     /// What the error means to the engine.
     pub fn class(&self) -> Class {
         match self {
             Self::Http(http::Error::Setup(_) | http::Error::NoTls { .. }) | Self::Unprinted { .. } => Class::Fatal,
             Self::Http(http::Error::Redirected { .. }) | Self::RefusesAll { .. } => Class::Refused,
             // Whatever answers in the intake's place may go away again, as a portal does.
-            Self::Http(_) | Self::Batch(_) | Self::KeyRotated { .. } | Self::NotTheIntake { .. } => {
-                Class::Retryable { after: None }
-            }
+            Self::Http(_)
+            | Self::Batch(_)
+            | Self::KeyRotated { .. }
+            | Self::NotTheIntake { .. }
+            | Self::RefusesSome { .. }
+            | Self::Misdated { .. } => Class::Retryable { after: None },
             Self::Unavailable { after, .. } => Class::Retryable { after: *after },
             Self::KeyRefused { .. } | Self::KeyGone { .. } => Class::CredentialsRefused,
         }

@@ -17,6 +17,7 @@ pub struct Event {
     raw: Bytes,
     time: Option<Timestamp>,
     fields: Fields,
+    repaired: bool,
 }
 
 /// What a destination may want to know of an event.
@@ -72,10 +73,21 @@ impl Fields {
 impl Event {
     /// An event from its raw JSON, the time read from it and the fields found in it.
     pub fn new(raw: Bytes, time: Option<Timestamp>, fields: Fields) -> Self {
-        Self { raw, time, fields }
+        Self { raw, time, fields, repaired: false }
     }
 
-    /// The record, byte for byte as the source sent it: one valid JSON value.
+    /// The same event, marked as repaired: its record is not byte for byte what the source sent.
+    #[must_use]
+    pub fn repaired(self) -> Self {
+        Self { repaired: true, ..self }
+    }
+
+    /// Whether bytes of the record were replaced, because the source sent what is not valid JSON.
+    pub fn is_repaired(&self) -> bool {
+        self.repaired
+    }
+
+    /// The record: one valid JSON value, byte for byte as the source sent it unless [`Self::is_repaired`].
     pub fn raw(&self) -> &Bytes {
         &self.raw
     }

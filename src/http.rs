@@ -337,16 +337,22 @@ impl Answer {
         }
     }
 
-    /// The answer with as much of its body as arrives, at least the first `enough` bytes where there are so many: for
-    /// answers whose status says everything, and whose body is for people.
-    pub async fn beginning(mut self, enough: usize) -> Reply {
+    /// The answer with as much of its body as arrives, at least the first `enough` bytes where there are so many, and why
+    /// the rest is missing, if it is: for answers whose status says nearly everything.
+    pub async fn beginning(mut self, enough: usize) -> (Reply, Option<Error>) {
         let mut body = BytesMut::new();
-        while body.len() < enough
-            && let Ok(Some(chunk)) = self.response.chunk().await
-        {
-            body.extend_from_slice(&chunk);
-        }
-        self.into_reply(body)
+        let missing = loop {
+            match self.response.chunk().await {
+                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+                Ok(None) => break None,
+                Err(cause) if cause.is_timeout() => break Some(Error::TimedOut { place: self.place.clone() }),
+                Err(cause) => break Some(Error::BrokenOff { place: self.place.clone(), cause: cause.without_url() }),
+            }
+            if body.len() > enough {
+                break Some(Error::TooLarge { place: self.place.clone(), limit: enough });
+            }
+        };
+        (self.into_reply(body), missing)
     }
 
     fn into_reply(self, body: BytesMut) -> Reply {

@@ -21,6 +21,7 @@
 //! | [`failure`] | what a failed call means to the engine |
 //! | [`http`] | the one HTTP policy |
 //! | [`secret`] | values that are never shown |
+//! | [`server_time`] | the time by a server's clock, and where it differs from this machine's |
 //! | [`systemd`] | what a supervisor is told: ready, how it stands, alive, stopping |
 //! | [`telemetry`] | the program's own logs, its [metrics](telemetry::metrics), its [signs of life](telemetry::pulse), and [who answers](telemetry::listener) for both |
 //!
@@ -41,6 +42,7 @@ pub mod event;
 pub mod failure;
 pub mod http;
 pub mod secret;
+pub mod server_time;
 pub mod source;
 pub mod state;
 pub mod sync;

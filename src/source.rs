@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::Event;
 use crate::failure::Class;
 use crate::http::{self, Excerpt, Place};
+use crate::server_time::LocalTime;
 
 pub mod oauth;
 pub mod sectigo;
@@ -65,14 +66,20 @@ pub trait Source: Send + Sync {
     /// Up to when everything before `cursor` is known; an error where the cursor cannot be understood.
     fn position(&self, cursor: &Cursor) -> Result<Timestamp, Error>;
 
-    /// The page that follows `cursor`, within the history up to `now`.
-    async fn next_page(&self, cursor: &Cursor, now: Timestamp) -> Result<Page, Error>;
+    /// The page that follows `cursor`, within the history up to `begun`: the start of the synchronisation, which the source reads by its
+    /// server's clock where it knows that.
+    async fn next_page(&self, cursor: &Cursor, begun: LocalTime) -> Result<Page, Error>;
+
+    /// The present by the server's clock, as far as it is known `now`.
+    fn server_time(&self, _now: LocalTime) -> Option<Timestamp> {
+        None
+    }
 
     /// Breaks off whatever it does ahead of being asked: nobody will ask soon.
     fn pause(&self) {}
 
     /// The same place with a smaller question before it; none where it cannot be smaller.
-    fn narrowed(&self, cursor: &Cursor, now: Timestamp) -> Option<Cursor>;
+    fn narrowed(&self, cursor: &Cursor, begun: LocalTime) -> Option<Cursor>;
 }
 
 /// Why a source gave no page.
@@ -146,6 +153,20 @@ pub enum Error {
         /// The variable that names the place.
         variable: &'static str,
     },
+    /// The source did not give the next page of a range.
+    #[error(
+        "{place} answered {status} for the next page of a range: {reason}; the same page is requested again before anything else is tried"
+    )]
+    PageRefused {
+        /// Where the call went.
+        place: Place,
+        /// The answer's status.
+        status: u16,
+        /// The beginning of its body.
+        reason: Excerpt,
+        /// How long to wait before the next request.
+        after: Duration,
+    },
     /// An address that another server named cannot be trusted with the client secret.
     #[error(
         "{place} names {named} as its token endpoint, which is not known to belong to it and gets no secret; if it is right, \
@@ -177,16 +198,19 @@ pub enum Error {
         /// The variable that names the place.
         variable: &'static str,
     },
-    /// The same page came again although the next one was asked for.
-    #[error("{place} gives the same page again and again; nothing of it is delivered twice and the cursor stays")]
+    /// Pages that were delivered came again although the next ones were requested.
+    #[error(
+        "{place} gives the same page again and again for one range; it is not delivered and the cursor stays; report this to the \
+         source's operator"
+    )]
     Looping {
         /// Where the call went.
         place: Place,
     },
     /// Records that were there a moment ago are not there any more.
     #[error(
-        "{place} gave none of the {expected} records that it gave before for the same time: its records are not stable. Nothing of \
-         this answer is delivered, and repeats are no longer looked for until the next start"
+        "{place} gave none of the {expected} records that it gave before for the same time. Nothing of this answer is delivered, and it is \
+         requested again; if it stays so for over two minutes, its records are not stable and it is read on without them"
     )]
     Unstable {
         /// Where the call went.
@@ -206,6 +230,20 @@ pub enum Error {
         since: Timestamp,
         /// How far the source's history goes.
         theirs: Timestamp,
+    },
+    /// The stored cursor lies in the future of this machine's clock, and the source tells no time.
+    #[error(
+        "everything up to {since} is delivered, but this machine's clock shows {ours}, and the answers of {place} carry no `Date`. \
+         Nothing can be requested before one of the clocks is right. Synchronise this machine's clock (NTP). If {since} lies in the future, \
+         run `auditsync state set --since <time>`"
+    )]
+    AheadOfThisMachine {
+        /// Where the call went.
+        place: Place,
+        /// The stored cursor's time.
+        since: Timestamp,
+        /// The time of day on this machine.
+        ours: Timestamp,
     },
     /// The answer is no page at all: something else may have answered.
     #[error("the answer from {place} is no page of records: {reason}; if it stays so, check {variable}")]
@@ -239,9 +277,10 @@ impl Error {
                 Class::Refused
             }
             Self::Unavailable { after, .. } => Class::Retryable { after: *after },
+            Self::PageRefused { after, .. } => Class::Retryable { after: Some(*after) },
             Self::TokenRefused { .. } => Class::Unauthorized,
             Self::CredentialsRefused { .. } | Self::SecretGone { .. } => Class::CredentialsRefused,
-            Self::Looping { .. } | Self::AheadOfTheSource { .. } => Class::Stalled,
+            Self::Looping { .. } | Self::AheadOfTheSource { .. } | Self::AheadOfThisMachine { .. } => Class::Stalled,
         }
     }
 }

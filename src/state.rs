@@ -33,6 +33,9 @@ pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 /// The layout of the document that this version writes, and the only one that it reads.
 const LAYOUT: u32 = 1;
 
+/// A store that contradicts itself this often in a row has a fault.
+const CONTRADICTIONS: u32 = 3;
+
 /// What is remembered: under 1 kB beside the cursor, and never a secret.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct State {
@@ -174,6 +177,15 @@ pub enum Claim {
     ByLease,
 }
 
+/// What a store found out about its own setup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Caution {
+    /// The setup can break a promise: how, and what the operator can do.
+    Risk(String),
+    /// The setup could not be seen: what is missing.
+    Unknown(String),
+}
+
 /// A place that keeps one document.
 #[async_trait]
 pub trait StateStore: Send + Sync {
@@ -193,6 +205,11 @@ pub trait StateStore: Send + Sync {
     /// Proves that the store can be written to and heeds the version that a save names, without changing the document.
     async fn probe(&self) -> Result<(), Error>;
 
+    /// What an operator should know of how the store is set up; empty where nothing is amiss. It changes nothing.
+    async fn cautions(&self) -> Vec<Caution> {
+        Vec::new()
+    }
+
     /// The least time between two saves that the store bears. The engine delivers on in between.
     fn pace(&self) -> Duration {
         Duration::ZERO
@@ -204,6 +221,9 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::Io { .. } | Self::Unavailable { .. } | Self::Busy { .. } => Class::Retryable { after: None },
+            // Once or twice may be a race that somebody else undid.
+            Self::Contradiction { times, .. } if *times < CONTRADICTIONS => Class::Retryable { after: None },
+            Self::Contradiction { .. } => Class::Refused,
             Self::Refused { .. } => Class::CredentialsRefused,
             Self::Conflict { .. }
             | Self::Corrupt { .. }
@@ -272,6 +292,23 @@ pub enum Error {
     Conflict {
         /// Where the document is.
         place: String,
+        /// What the store said, where it said anything.
+        #[source]
+        cause: Option<Cause>,
+    },
+    /// The store refuses a save as a conflict, and holds the very document (or none) that the save named.
+    #[error(
+        "the store at {place} refuses to write the state because it changed, although it did not change (seen {times} times in a row); \
+         correct the store, or what stands before it, as its answer says"
+    )]
+    Contradiction {
+        /// Where the document is.
+        place: String,
+        /// How often that was seen in a row, at least 1.
+        times: u32,
+        /// What the store said, where it said anything.
+        #[source]
+        cause: Option<Cause>,
     },
     /// The document is not a state.
     #[error(

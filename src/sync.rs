@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::destination::{self, Delivery, Destination};
 use crate::failure::Chain;
+use crate::server_time::LocalTime;
 use crate::source::{self, Cursor, Page, Source};
 use crate::state::lease::Lease;
 use crate::state::{self, StateStore};
@@ -214,6 +215,7 @@ impl Sync {
             ended = self.work() => ended,
             () = self.stop.grace_over() => {
                 let uncertain = self.in_flight.count();
+                metrics::possibly_duplicated(uncertain);
                 tracing::warn!(uncertain, "stopped before everything was answered and committed; what was in flight may be sent again");
                 return Ok(Outcome::Interrupted { uncertain });
             }
@@ -224,6 +226,7 @@ impl Sync {
             Err(Halt::Failed(error)) => {
                 let uncertain = self.in_flight.count();
                 if uncertain > 0 {
+                    metrics::possibly_duplicated(uncertain);
                     tracing::warn!(uncertain, "what was in flight is not committed and may be sent again");
                 }
                 Err(error)
@@ -293,6 +296,12 @@ impl Sync {
         })
     }
 
+    /// The present by the source's clock where it is known, else by ours: the better guess for a destination that has told no time yet.
+    fn now(&self) -> Timestamp {
+        let local = self.clock.local();
+        self.source.server_time(local).unwrap_or(local.wall)
+    }
+
     /// Up to when everything is delivered, as far as it is known.
     fn reached(&self, committer: &Committer) -> Option<Timestamp> {
         committer.cursor().and_then(|cursor| self.source.position(cursor).ok())
@@ -309,15 +318,15 @@ impl Sync {
         let position = self.reached(&*ledger.lock().await);
         report.end(ended.is_ok(), position);
         if ended.is_ok() {
-            self.attempts.pulse.stands(report.standing(position, self.clock.now()));
+            self.attempts.pulse.stands(report.standing(position, self.now()));
         }
         ended
     }
 
     async fn pages(&self, ledger: &Mutex<Committer>, report: &mut Report) -> Result<(), Halt> {
-        let now = self.clock.now();
+        let begun = self.clock.local();
         let Some(cursor) = ledger.lock().await.cursor().cloned() else { return Ok(()) };
-        let mut following = Some(self.upcoming(cursor, now).await);
+        let mut following = Some(self.upcoming(cursor, begun).await);
         while let Some(page) = following.transpose()? {
             // Fetched ahead, but not begun.
             if self.stop.is_requested() {
@@ -325,7 +334,7 @@ impl Sync {
             }
             report.page(page.delivery.events().len(), page.already_delivered);
             report.now_and_then(self.source.position(&page.next).ok());
-            following = self.settle_and_fetch(page, now, ledger, report).await?;
+            following = self.settle_and_fetch(page, begun, ledger, report).await?;
         }
         Ok(())
     }
@@ -334,13 +343,13 @@ impl Sync {
     async fn settle_and_fetch(
         &self,
         page: Upcoming,
-        now: Timestamp,
+        begun: LocalTime,
         ledger: &Mutex<Committer>,
         report: &mut Report,
     ) -> Result<Option<Result<Upcoming, Halt>>, Halt> {
         let Upcoming { delivery, next, more, .. } = page;
         let behind = next.clone();
-        let fetching = async { if more { Some(self.upcoming(behind, now).await) } else { None } };
+        let fetching = async { if more { Some(self.upcoming(behind, begun).await) } else { None } };
         let mut fetching = std::pin::pin!(fetching);
         let mut settling = std::pin::pin!(self.settle(delivery, next, ledger, report));
         tokio::select! {
@@ -355,16 +364,16 @@ impl Sync {
     }
 
     /// The page behind `cursor`, for which the destination does ahead what it can.
-    async fn upcoming(&self, cursor: Cursor, now: Timestamp) -> Result<Upcoming, Halt> {
-        let Page { events, already_delivered, next, more } = self.fetch(cursor, now).await?;
+    async fn upcoming(&self, cursor: Cursor, begun: LocalTime) -> Result<Upcoming, Halt> {
+        let Page { events, already_delivered, next, more } = self.fetch(cursor, begun).await?;
         let mut delivery = Delivery::new(events);
-        self.destination.prepare(&mut delivery, self.clock.now());
+        self.destination.prepare(&mut delivery, self.now());
         Ok(Upcoming { delivery, already_delivered, next, more })
     }
 
     /// The page behind `cursor`, however long it takes; a stop ends it at once, since nothing is lost with an answer
     /// that nobody reads.
-    async fn fetch(&self, place: Cursor, now: Timestamp) -> Result<Page, Halt> {
+    async fn fetch(&self, place: Cursor, begun: LocalTime) -> Result<Page, Halt> {
         let mut attempt = self.attempts.with(Counterpart::Source);
         let mut cursor = place.clone();
         loop {
@@ -372,7 +381,7 @@ impl Sync {
             let answer = tokio::select! {
                 biased;
                 () = self.stop.requested() => return Err(Halt::Stopped),
-                answer = self.source.next_page(&cursor, now) => answer,
+                answer = self.source.next_page(&cursor, begun) => answer,
             };
             drop(calling);
             let cause = match answer {
@@ -388,7 +397,7 @@ impl Sync {
             };
             let mut verdict = attempt.failed(cause.class());
             if verdict == Verdict::Narrow {
-                if let Some(smaller) = self.source.narrowed(&cursor, now) {
+                if let Some(smaller) = self.source.narrowed(&cursor, begun) {
                     tracing::warn!(error = %Chain(&cause), "a page cannot be read; asking for a shorter range");
                     cursor = smaller;
                     attempt.narrowed();

@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use auditsync::destination::datadog::{self, Compression, Datadog, Labels};
+use auditsync::destination::datadog::{self, Compression, Datadog, Intake, Labels};
 use auditsync::destination::{self, Delivery, Destination, Receipt};
 use auditsync::event::{Event, Fields};
 use auditsync::http::{self, Excerpt, Place, Redaction};
 use auditsync::secret::Secret;
+use auditsync::server_time::LocalTime;
 use auditsync::source::{self, Cursor, Page, Source};
 use auditsync::state::memory::Memory;
 use auditsync::sync::clock::Clock;
@@ -61,7 +62,7 @@ impl Source for Ends {
         Ok(NOW)
     }
 
-    async fn next_page(&self, cursor: &Cursor, _: Timestamp) -> Result<Page, source::Error> {
+    async fn next_page(&self, cursor: &Cursor, _: LocalTime) -> Result<Page, source::Error> {
         let meets = self.source.lock().unwrap().pop_front();
         match meets {
             Some(Meets::RetryAfter(seconds)) => {
@@ -82,7 +83,7 @@ impl Source for Ends {
         })
     }
 
-    fn narrowed(&self, _: &Cursor, _: Timestamp) -> Option<Cursor> {
+    fn narrowed(&self, _: &Cursor, _: LocalTime) -> Option<Cursor> {
         None
     }
 }
@@ -154,6 +155,7 @@ async fn each_answer_of_the_intake_is_a_sign_of_life() {
     let text = || "x".to_owned();
     let settings = datadog::Settings {
         intake_url: address.clone(),
+        intake: Intake::Datadog,
         intake_variable: "DD_SITE",
         site: text(),
         api_url: address,
@@ -165,7 +167,9 @@ async fn each_answer_of_the_intake_is_a_sign_of_life() {
     let http = http::Client::new(http::Settings { timeout: Duration::from_secs(10) });
     let datadog = Datadog::new(settings, "model", Arc::new(http));
     let pulse = Pulse::new(Pace { interval: Duration::ZERO, exchange: Duration::ZERO });
-    let event = Event::new(Bytes::from_static(b"{}"), Some(NOW), Fields::default());
+    // The server tells the real time.
+    let now = Timestamp::now();
+    let event = Event::new(Bytes::from_static(b"{}"), Some(now), Fields::default());
     let mut delivery = Delivery::new(vec![event]);
     let calling = pulse.calls("destination");
     delivery.watched_by(calling.beat());
@@ -176,7 +180,7 @@ async fn each_answer_of_the_intake_is_a_sign_of_life() {
         resume();
     };
     step().await;
-    datadog.deliver(&mut delivery, NOW).await.unwrap();
+    datadog.deliver(&mut delivery, now).await.unwrap();
     step().await;
     assert_eq!(pulse.health().reason, None);
     step().await;

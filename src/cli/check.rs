@@ -12,9 +12,10 @@ use crate::config::Config;
 use crate::destination::datadog::Datadog;
 use crate::failure::{Chain, Class};
 use crate::http;
-use crate::source;
+use crate::server_time::LocalTime;
 use crate::source::sectigo::{self, Sectigo};
-use crate::state::{self, Claim, State, StateStore};
+use crate::source::{self, Source as _};
+use crate::state::{self, Caution, Claim, State, StateStore};
 
 /// Tries everything, prints a line for each part, and ends with the first failure's code.
 pub(super) async fn check(config: Config) -> Exit {
@@ -43,13 +44,22 @@ pub(super) async fn check(config: Config) -> Exit {
         Err(error) if matches!(error.class(), Class::Retryable { .. }) => line("unknown", "API key", Chain(&error)),
         Err(error) => failures.failed("API key", &error, Exit::from(&error)),
     }
-    match destination.check_entry(now).await {
+    match destination.check_entry(source.server_time(LocalTime::now()).unwrap_or(now)).await {
         Ok(()) => line("ok", "test entry", format!("accepted by {}", destination.place())),
         Err(error) => failures.failed("test entry", &error, Exit::from(&error)),
     }
     let is_conditional = config.storage.is_conditional();
-    match check_state(assemble::store(config.storage).as_ref(), is_conditional).await {
-        Ok(state) => line("ok", "state", state),
+    let store = assemble::store(config.storage);
+    match check_state(store.as_ref(), is_conditional).await {
+        Ok(state) => {
+            line("ok", "state", state);
+            for caution in store.cautions().await {
+                match caution {
+                    Caution::Risk(what) => line("warning", "state", what),
+                    Caution::Unknown(what) => line("unknown", "state", what),
+                }
+            }
+        }
         Err(error) => failures.failed("state", &error, Exit::from(&error)),
     }
     failures.exit

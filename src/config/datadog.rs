@@ -7,7 +7,7 @@ use super::parse;
 use super::raw::Datadog;
 use super::reader::Reader;
 use super::secrets::{self, Names};
-use crate::destination::datadog::{Compression, Labels, Settings};
+use crate::destination::datadog::{Compression, Intake, Labels, Settings};
 use crate::http::is_loopback;
 
 mod intake;
@@ -41,6 +41,7 @@ pub(super) fn settings(
     let compression = reader.required("LOGS_CONFIG_COMPRESSION_KIND", kind, |text| parse::choice(text, &COMPRESSIONS));
 
     let (site, other, _) = (site?, other?, no_ssl?);
+    let intake = other.as_ref().map_or(Intake::Datadog, |url| Intake::at(url, &site.name));
     let (intake_url, intake_variable, api_url) = match other {
         // A fake of the intake on this machine answers the key check too: nothing of a trial run leaves the machine.
         Some(url) if url.scheme() == "http" && is_loopback(&url) => (url.clone(), "DD_LOGS_CONFIG_LOGS_DD_URL", url),
@@ -49,6 +50,7 @@ pub(super) fn settings(
     };
     Ok(Settings {
         intake_url,
+        intake,
         intake_variable,
         site: site.name,
         api_url,
@@ -106,6 +108,7 @@ mod tests {
         let settings = config_with(&[]).datadog;
         assert_eq!(settings.intake_url.as_str(), "https://http-intake.logs.datadoghq.com/");
         assert_eq!(settings.intake_variable, "DD_SITE");
+        assert_eq!(settings.intake, Intake::Datadog);
         assert_eq!(settings.api_url.as_str(), "https://api.datadoghq.com/");
         assert_eq!(settings.compression, Compression::Gzip);
         let hostname = gethostname::gethostname().into_string().unwrap();
@@ -141,6 +144,7 @@ mod tests {
         let settings = config_with(&[(INTAKE, "intake.example.com:8443"), ("DD_SITE", "datadoghq.eu")]).datadog;
         assert_eq!(settings.intake_url.as_str(), "https://intake.example.com:8443/");
         assert_eq!(settings.intake_variable, INTAKE);
+        assert_eq!(settings.intake, Intake::Other);
         assert_eq!(settings.api_url.as_str(), "https://api.datadoghq.eu/");
     }
 

@@ -1,34 +1,45 @@
 //! The Datadog logs intake, as described at `docs.datadoghq.com/api/latest/logs` (send logs).
 //!
 //! [`entry`] writes one event, `text` its strings, [`batch`] one body, [`compressor`] makes it smaller, `packing` has bodies made ahead, [`response`] reads an answer, `isolate`
-//! settles a batch whatever it contains, [`preview`] prints in place of sending, and this file sends: up to eight requests at a time.
+//! settles a batch whatever it contains, `doubt` and `examine` find what makes requests fail, `ledger` writes down what became of each
+//! event, `letters` the dead letters, `misdated` finds entries that a wrong clock spoiled, [`preview`] prints in place of sending, and this file sends: up to eight requests at a time.
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
 use async_trait::async_trait;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::{Delivery, Destination, Error, Receipt};
+use crate::event::Event;
+use crate::failure::Class;
 use crate::http::{self, Excerpt, Method, Place, Redaction, Reply, Server};
 use crate::secret::Secret;
+use crate::server_time::{LocalTime, ServerClock};
 use crate::telemetry::metrics;
 use compressor::Compressor;
-use entry::EntryWriter;
-use isolate::{Settled, Settling};
+use entry::{EntryWriter, Form};
+use examine::Examination;
+use isolate::{Settling, Stopped};
+use ledger::Ledger;
 use packing::{Batches, Packer};
 use rejected::Rejected;
-use response::Meaning;
+pub use response::Intake;
+use response::{Content, Meaning};
 
 pub mod batch;
 pub mod compressor;
+mod doubt;
 pub mod entry;
+mod examine;
 mod isolate;
+mod ledger;
+mod letters;
+mod misdated;
 mod packing;
 pub mod preview;
 pub mod rejected;
@@ -39,9 +50,6 @@ mod text;
 /// Requests under way at a time: a page of 5000 records takes five, and should take one round.
 const IN_FLIGHT: usize = 8;
 
-/// Clocks that differ by more than this many seconds are not just read at different moments.
-const CLOCK_TOLERANCE: i64 = 120;
-
 /// As much of an answer as is worth reading.
 const ENOUGH_OF_AN_ANSWER: usize = 64 * 1024;
 
@@ -50,6 +58,8 @@ const ENOUGH_OF_AN_ANSWER: usize = 64 * 1024;
 pub struct Settings {
     /// The intake's base address; `/api/v2/logs` is added to it.
     pub intake_url: Url,
+    /// Who answers there.
+    pub intake: Intake,
     /// The variable that decided on `intake_url`, named when the place proves wrong.
     pub intake_variable: &'static str,
     /// The Datadog site, such as `datadoghq.com`.
@@ -105,45 +115,14 @@ impl Compression {
 pub struct Datadog {
     http: Arc<http::Client>,
     intake: Url,
+    answers_as: Intake,
     intake_variable: &'static str,
     site: String,
     validate: Url,
     key: Secret,
     packer: Packer,
     rejected: Rejected,
-    clock: IntakeClock,
-}
-
-/// The intake's clock, as far as ours is ahead of it: what is dated by ours would lie too far ahead, and be dropped.
-#[derive(Debug, Default)]
-struct IntakeClock {
-    /// The last answer's `Date`, in seconds since 1970; 0 before the first.
-    date: AtomicI64,
-    /// By how many seconds ours is ahead; 0 where it hardly is.
-    ahead: AtomicI64,
-}
-
-impl IntakeClock {
-    /// `now` as the intake would have it, or earlier.
-    fn correct(&self, now: Timestamp) -> Timestamp {
-        now.checked_sub(SignedDuration::from_secs(self.ahead.load(Ordering::Relaxed))).unwrap_or(now)
-    }
-
-    fn answered(&self, reply: &Reply) {
-        if let Some(date) = reply.date() {
-            self.date.store(date.as_second(), Ordering::Relaxed);
-        }
-    }
-
-    /// Compares the clocks after answers to what was sent at `now` or later.
-    fn compare(&self, now: Timestamp) {
-        let date = self.date.load(Ordering::Relaxed);
-        let ahead = now.as_second() - date;
-        let ahead = if date > 0 && ahead > CLOCK_TOLERANCE { ahead } else { 0 };
-        if self.ahead.swap(ahead, Ordering::Relaxed) == 0 && ahead > 0 {
-            tracing::warn!(seconds = ahead, "this machine's clock is ahead of the intake's, which counts");
-        }
-    }
+    clock: ServerClock,
 }
 
 /// A request body, and its size before compression.
@@ -152,15 +131,33 @@ struct Body {
     uncompressed: usize,
 }
 
-/// The intake's word on a body.
+/// Why a body was not accepted.
 #[derive(Debug)]
-enum Ruling {
-    Accepted,
+enum Setback {
     /// Something in it is not acceptable, or it is too large.
-    Refused {
-        meaning: Meaning,
-        reason: String,
+    Refused { meaning: Meaning, reason: String },
+    /// Anything else.
+    Failed {
+        error: Error,
+        /// What it says, where it may be about what was sent.
+        about: Option<String>,
     },
+}
+
+impl From<Error> for Setback {
+    fn from(error: Error) -> Self {
+        Self::Failed { error, about: None }
+    }
+}
+
+impl Setback {
+    /// The error, where what was sent is above suspicion.
+    fn into_error(self, datadog: &Datadog) -> Error {
+        match self {
+            Self::Refused { meaning, reason } => datadog.refuses_all(meaning, reason),
+            Self::Failed { error, .. } => error,
+        }
+    }
 }
 
 impl Datadog {
@@ -169,13 +166,14 @@ impl Datadog {
         Self {
             http,
             intake: below(&settings.intake_url, "api/v2/logs"),
+            answers_as: settings.intake,
             intake_variable: settings.intake_variable,
             site: settings.site,
             validate: below(&settings.api_url, "api/v1/validate"),
             key: settings.api_key,
             packer: Packer::new(EntryWriter::new(&settings.labels, record_key), settings.compression),
             rejected: Rejected::new(settings.rejected_path),
-            clock: IntakeClock::default(),
+            clock: ServerClock::default(),
         }
     }
 
@@ -186,9 +184,9 @@ impl Datadog {
         let request = self.http.request(Method::GET, self.validate.clone())?.header("DD-API-KEY", sensitive(&key));
         let hidden = Redaction::of([&key]);
         let reply = http::exchange(Server::Destination, request, &place, ENOUGH_OF_AN_ANSWER, &hidden).await?;
-        match response::meaning(reply.status, &reply.headers) {
-            Meaning::Accepted => Ok(()),
-            Meaning::KeyRefused => Err(self.key_refused(place, &reply, &key)),
+        match reply.status.as_u16() {
+            _ if response::is_valid_key(reply.status, &reply.body) => Ok(()),
+            401 | 403 => Err(self.key_refused(place, &reply, &key)),
             _ => {
                 let reason = Excerpt::of(&reply.body, &hidden);
                 Err(Error::Unavailable { place, status: reply.status.as_u16(), after: reply.retry_after(), reason })
@@ -199,10 +197,7 @@ impl Datadog {
     /// Sends one entry that says that it is a test.
     pub async fn check_entry(&self, now: Timestamp) -> Result<(), Error> {
         let message = "auditsync check: a test entry, to be ignored";
-        match self.post(self.notice("check", message, "info", now)?).await? {
-            Ruling::Accepted => Ok(()),
-            Ruling::Refused { meaning, reason } => Err(self.refuses_all(meaning, reason)),
-        }
+        self.post(self.notice("check", message, "info", now)?).await.map_err(|setback| setback.into_error(self))
     }
 
     /// Where entries go, for messages.
@@ -221,13 +216,22 @@ impl Datadog {
         Ok(Body { sent, uncompressed })
     }
 
-    async fn post(&self, body: Body) -> Result<Ruling, Error> {
+    /// Sends a body with so many events, and writes down what it takes.
+    async fn send(&self, ledger: &Ledger<'_>, events: usize, body: Body) -> Result<(), Setback> {
+        let under_way = ledger.sends(events, body.sent.len());
+        let answer = self.post(body).await;
+        under_way.ended(&answer);
+        answer
+    }
+
+    async fn post(&self, body: Body) -> Result<(), Setback> {
         metrics::body_sent(body.uncompressed, body.sent.len());
         let place = self.place();
         let key = self.key.current();
         let mut request = self
             .http
-            .request(Method::POST, self.intake.clone())?
+            .request(Method::POST, self.intake.clone())
+            .map_err(Error::from)?
             .header("DD-API-KEY", sensitive(&key))
             .header("DD-EVP-ORIGIN", env!("CARGO_PKG_NAME"))
             .header("DD-EVP-ORIGIN-VERSION", env!("CARGO_PKG_VERSION"))
@@ -237,24 +241,47 @@ impl Datadog {
             request = request.header(CONTENT_ENCODING, encoding);
         }
         let hidden = Redaction::of([&key]);
-        let reply =
-            http::send(Server::Destination, request, &place, &hidden).await?.beginning(ENOUGH_OF_AN_ANSWER).await;
-        self.clock.answered(&reply);
+        let asked = LocalTime::now();
+        let answer = http::send(Server::Destination, request, &place, &hidden).await.map_err(no_answer)?;
+        let (reply, missing) = answer.beginning(ENOUGH_OF_AN_ANSWER).await;
+        let call = (asked, LocalTime::now());
         let status = reply.status.as_u16();
         let reason = || Excerpt::of(&reply.body, &hidden);
+        let told = || format!("{status}: {}", reason());
         let variable = self.intake_variable;
-        match response::meaning(reply.status, &reply.headers) {
-            Meaning::Accepted => Ok(Ruling::Accepted),
+        let content = match &missing {
+            None => Content::Whole(&reply.body),
+            Some(http::Error::TooLarge { .. }) => Content::TooMuch,
+            Some(_) => Content::Beginning(&reply.body),
+        };
+        let error = match response::meaning(self.answers_as, reply.status, &reply.headers, content) {
+            Meaning::Accepted => {
+                // What answers in the intake's place when it refuses may have another clock.
+                self.clock.note(&place, reply.date(), call);
+                return Ok(());
+            }
             meaning @ (Meaning::BadPayload | Meaning::TooLarge) => {
-                Ok(Ruling::Refused { meaning, reason: format!("{status}: {}", reason()) })
+                return Err(Setback::Refused { meaning, reason: told() });
             }
-            Meaning::NotTheIntake => Err(Error::NotTheIntake { place, status, variable }),
-            Meaning::KeyRefused => Err(self.key_refused(place, &reply, &key)),
-            Meaning::Unavailable => {
-                Err(Error::Unavailable { place, status, after: reply.retry_after(), reason: reason() })
+            Meaning::NotTheIntake => {
+                let is_relay = self.answers_as == Intake::Other && !response::is_web_page(&reply.headers);
+                Error::NotTheIntake { place, status, variable, is_relay }
             }
-            Meaning::Refused => Err(Error::RefusesAll { place, reason: format!("{status}: {}", reason()), variable }),
-        }
+            // Only an answer with a missing end is unfinished.
+            Meaning::Unfinished => {
+                missing.map_or(Error::NotTheIntake { place, status, variable, is_relay: true }, Error::from)
+            }
+            Meaning::KeyRefused => self.key_refused(place, &reply, &key),
+            Meaning::Unavailable => Error::Unavailable { place, status, after: reply.retry_after(), reason: reason() },
+            Meaning::Refused => Error::RefusesAll { place, reason: told(), variable },
+        };
+        // An answer that names a time to wait is about load; a key that was changed or is gone explains itself.
+        let explains_itself = matches!(
+            error,
+            Error::Unavailable { after: Some(_), .. } | Error::KeyRotated { .. } | Error::KeyGone { .. }
+        );
+        let about = (!explains_itself && response::may_be_about_content(status)).then(told);
+        Err(Setback::Failed { error, about })
     }
 
     fn key_refused(&self, place: Place, reply: &Reply, refused: &SecretString) -> Error {
@@ -272,9 +299,80 @@ impl Datadog {
         }
     }
 
+    /// The present by the intake's clock where it is known, else `now`.
+    fn present(&self, now: Timestamp) -> Timestamp {
+        let local = LocalTime::now();
+        self.clock.at(local, local).unwrap_or(now)
+    }
+
     fn refuses_all(&self, meaning: Meaning, reason: String) -> Error {
         tracing::debug!(?meaning, "nothing is accepted");
         Error::RefusesAll { place: self.place(), reason, variable: self.intake_variable }
+    }
+
+    fn refuses_some(&self, reason: String) -> Error {
+        Error::RefusesSome { place: self.place(), reason }
+    }
+
+    /// Sends these batches, up to eight at a time, until one fails.
+    async fn send_batches(
+        &self,
+        ledger: &Ledger<'_>,
+        events: &Arc<[Event]>,
+        mut batches: Batches,
+        now: Timestamp,
+    ) -> Result<(), Stopped> {
+        let mut failure: Option<Stopped> = None;
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                biased;
+                Some(settled) = under_way.next() => {
+                    if let Err(stopped) = settled {
+                        failure.get_or_insert(stopped);
+                    }
+                }
+                Some(batch) = batches.next(), if under_way.len() < IN_FLIGHT && failure.is_none() => match batch {
+                    Ok(batch) => under_way.push(
+                        Settling::of(self, ledger, Arc::clone(events), batch, Form::Whole, now).run(),
+                    ),
+                    Err(error) => failure = Some(error.into()),
+                },
+                else => break,
+            }
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Sends what is outstanding: first what nothing speaks against, then what is in doubt.
+    async fn attempt(
+        &self,
+        ledger: &Ledger<'_>,
+        events: &Arc<[Event]>,
+        batches: Batches,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let before = ledger.delivery().tally().accepted;
+        let sent = self.send_batches(ledger, events, batches, now).await;
+        self.write_letters(ledger, events, now).await?;
+        let examination = Examination::new(self, ledger, events, now);
+        match sent {
+            Ok(()) => {
+                examination.run().await?;
+                self.write_letters(ledger, events, now).await
+            }
+            // Before the key or the address is blamed: perhaps it is what was sent.
+            Err(Stopped { error, again: Some(_) }) if !matches!(error.class(), Class::Retryable { .. }) => {
+                let reason = ledger.remember(|memory| memory.doubts.all().first().map(|doubt| doubt.reason.clone()));
+                let accepts_others =
+                    ledger.delivery().tally().accepted > before || examination.accepts_a_notice().await;
+                Err(match reason {
+                    Some(reason) if accepts_others => self.refuses_some(reason),
+                    _ => error,
+                })
+            }
+            Err(Stopped { error, .. }) => Err(error),
+        }
     }
 }
 
@@ -285,50 +383,35 @@ impl Destination for Datadog {
     }
 
     fn prepare(&self, delivery: &mut Delivery, now: Timestamp) {
-        let sent_at = self.clock.correct(now);
+        let sent_at = self.present(now);
         delivery.set_prepared(Batches::begin(&self.packer, delivery.events(), delivery.outstanding(), sent_at));
     }
 
     async fn deliver(&self, delivery: &mut Delivery, now: Timestamp) -> Result<Receipt, Error> {
         let events = Arc::clone(delivery.events());
-        let sent_at = self.clock.correct(now);
+        let sent_at = self.present(now);
         let prepared = delivery.take_prepared().filter(|batches: &Batches| batches.are_fresh(sent_at));
-        let mut batches =
-            prepared.unwrap_or_else(|| Batches::begin(&self.packer, &events, delivery.outstanding(), sent_at));
-        let mut failure: Option<Error> = None;
-        let mut under_way = FuturesUnordered::new();
-        loop {
-            tokio::select! {
-                biased;
-                Some(settled) = under_way.next() => {
-                    let Settled { range, tally, left, error } = settled;
-                    // At once: this may be broken off before the others are settled.
-                    delivery.count(tally);
-                    delivery.settle(&range, left);
-                    if let Some(error) = error {
-                        if matches!(&error, Error::Http(error) if error.may_have_arrived()) {
-                            delivery.note_unanswered();
-                        }
-                        failure.get_or_insert(error);
-                    }
-                }
-                Some(batch) = batches.next(), if under_way.len() < IN_FLIGHT && failure.is_none() => match batch {
-                    Ok(batch) => {
-                        let settling = Settling::new(self, Arc::clone(&events), batch, sent_at, delivery.beat());
-                        under_way.push(settling.run());
-                    }
-                    Err(error) => failure = Some(error),
-                },
-                else => break,
-            }
+        let ledger = Ledger::of(delivery);
+        // What a call before this one still had to write is outstanding, and not to be sent.
+        self.write_letters(&ledger, &events, sent_at).await?;
+        let batches = prepared.unwrap_or_else(|| Batches::begin(&self.packer, &events, &ledger.undoubted(), sent_at));
+        let written_for = batches.written_for();
+        self.attempt(&ledger, &events, batches, written_for).await?;
+        if ledger.delivery().is_complete() {
+            return Ok(Receipt::Accepted);
         }
-        self.clock.compare(now);
-        match failure {
-            Some(failure) => Err(failure),
-            None if delivery.is_complete() => Ok(Receipt::Accepted),
-            None => Err(Error::Batch(std::io::Error::other("the batches of a page ended before the page"))),
-        }
+        Err(Error::Batch(std::io::Error::other("the batches of a page ended before the page")))
     }
+}
+
+/// No answer says less than a status: what the client saw is in the error. Where nothing was sent, nothing sent is at fault.
+fn no_answer(error: http::Error) -> Setback {
+    let about = match &error {
+        http::Error::Redirected { .. } => true,
+        error => error.may_have_arrived(),
+    };
+    let about = about.then(|| crate::failure::Chain(&error).to_string());
+    Setback::Failed { error: error.into(), about }
 }
 
 fn below(base: &Url, path: &str) -> Url {

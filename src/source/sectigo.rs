@@ -3,11 +3,11 @@
 //! `position` holds what is decided (which range, which page, what was delivered before), `api` the calls, `ahead` makes the next one
 //! early, and this file joins them.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::time::Instant;
 use url::Url;
@@ -17,10 +17,13 @@ use super::{Cursor, Error, Page, Source};
 use crate::event::Event;
 use crate::http::{self, Reply};
 use crate::secret::Secret;
+use crate::server_time::{LocalTime, ServerClock, TOLERANCE};
 use ahead::Ahead;
-use api::{Api, PageAnswer, Question};
+use api::{Api, PageAnswer, Question, Refusal};
 use moment::Moment;
-use position::{Contradiction, Cut, InRange, PageToken, Position, Sifted, end_of_history};
+use position::{Contradiction, Cut, InRange, PageToken, Position, Sifted, end_of_history, first_since};
+use refusals::{Refusals, Step};
+use stability::{Outcome, Stability, Turn};
 
 mod ahead;
 mod api;
@@ -31,23 +34,20 @@ pub mod overlap;
 pub mod page;
 pub mod position;
 pub mod record;
+pub mod refusals;
+pub mod repair;
+pub mod stability;
+pub mod trail;
 
 /// The variable of the API's address.
 const URL_VARIABLE: &str = "SECTIGO_AUDIT_API_URL";
-
-/// A reading of the server's clock is trusted for this long; then ours counts alone, so that one wrong `Date` cannot keep us from
-/// asking again.
-const CLOCK_LIFE: Duration = Duration::from_secs(600);
 
 /// The shortest range.
 const SHORTEST_WINDOW: Duration = Duration::from_secs(1);
 
 /// Behind a page of more bytes the next one is not asked for ahead. Pages are mostly alike, and a third such would take more memory than
 /// its time is worth, since to read and to send one takes longer than to ask for it.
-const LARGEST_TO_HURRY_FOR: usize = 8 * 1024 * 1024;
-
-/// Clocks that differ by more than this are worth a warning.
-const CLOCK_TOLERANCE: Duration = Duration::from_secs(120);
+const LARGEST_TO_HURRY_FOR: usize = 4 * 1024 * 1024;
 
 /// What is needed to read the audit API.
 #[derive(Debug)]
@@ -80,12 +80,20 @@ pub struct Sectigo {
     cut: Cut,
     /// The longest range for now: shorter than configured where pages could not be read.
     window: Mutex<Duration>,
-    /// Set when the API's records turned out not to be stable; until the next start.
-    overlap_off: AtomicBool,
-    /// Set when a difference of the clocks has been told.
-    clock_told: AtomicBool,
-    /// The server's clock when it was last read.
-    server_clock: Mutex<Option<(Timestamp, Instant)>>,
+    clock: ServerClock,
+    /// Whether the API gives again what it gave before.
+    stability: Mutex<Stability>,
+    /// Refusals of the present page.
+    refusals: Mutex<Refusals>,
+    /// How far the server's circle was followed without delivering anything.
+    detour: Mutex<Option<Detour>>,
+}
+
+/// A page to request instead of the one that a cursor leads to, which was delivered before.
+#[derive(Debug)]
+struct Detour {
+    instead_of: Cursor,
+    past: Box<InRange>,
 }
 
 impl Sectigo {
@@ -102,9 +110,10 @@ impl Sectigo {
             delay,
             cut: Cut { window, overlap },
             window: Mutex::new(window),
-            overlap_off: AtomicBool::new(false),
-            clock_told: AtomicBool::new(false),
-            server_clock: Mutex::new(None),
+            clock: ServerClock::default(),
+            stability: Mutex::default(),
+            refusals: Mutex::default(),
+            detour: Mutex::default(),
         }
     }
 
@@ -120,20 +129,23 @@ impl Sectigo {
         let range = Position::starting_at(since).enter(end, Cut { window: Duration::from_secs(3600), ..self.cut });
         let Some(range) = range else { return Ok(0) };
         match self.api.ask(&question(&range)).await? {
-            PageAnswer::Page { reply, access, .. } => Ok(self.records(&reply, &access).await?.len()),
-            PageAnswer::PageTokenRefused { .. } => Ok(0),
+            PageAnswer::Page { reply, access, call } => {
+                self.clock.note(&self.api.place(), reply.date(), call);
+                Ok(self.records(&reply, &access, page::records).await?.len())
+            }
+            PageAnswer::PageTokenRefused(_) => Ok(0),
         }
     }
 
     /// The records of an answer, read on a thread for blocking work: a large page takes its time.
-    async fn records(&self, reply: &Reply, access: &AccessToken) -> Result<Vec<Event>, Error> {
+    async fn records(&self, reply: &Reply, access: &AccessToken, read: Reading) -> Result<Vec<Event>, Error> {
         let body = reply.body.clone();
-        let read = match tokio::task::spawn_blocking(move || page::records(&body)).await {
+        let read = match tokio::task::spawn_blocking(move || read(&body)).await {
             Ok(read) => read,
             // A bug is to end the process as one.
             Err(stopped) if stopped.is_panic() => std::panic::resume_unwind(stopped.into_panic()),
             // Only the end of the process ends such work.
-            Err(_) => page::records(&reply.body),
+            Err(_) => read(&reply.body),
         };
         read.map_err(|cause| {
             let (place, reason) = (self.api.place(), self.api.describe(reply, access, &cause));
@@ -144,39 +156,55 @@ impl Sectigo {
         })
     }
 
-    /// The server's present time, as its last answer tells.
-    fn server_now(&self) -> Option<Timestamp> {
-        let clock = *self.server_clock.lock().unwrap_or_else(PoisonError::into_inner);
-        let (date, read) = clock?;
-        let elapsed = read.elapsed();
-        if elapsed > CLOCK_LIFE { None } else { date.checked_add(elapsed).ok() }
+    /// The end of the history, for a synchronisation that began then.
+    fn end(&self, begun: LocalTime) -> Moment {
+        end_of_history(begun.wall, self.clock.past(begun, LocalTime::now()), self.delay)
     }
 
-    fn note_server_clock(&self, date: Timestamp, read: Instant, now: Timestamp) {
-        // `now` is when the cycle began: a server that is ahead of it by the length of a cycle may well be right.
-        let ahead = Moment::from(now).since(Moment::from(date));
-        if ahead > CLOCK_TOLERANCE && !self.clock_told.swap(true, Ordering::Relaxed) {
-            let ahead = humantime::format_duration(ahead);
-            tracing::warn!(server = %date, ours = %now, "this machine's clock is {ahead} ahead of the API's, which counts");
-        }
-        *self.server_clock.lock().unwrap_or_else(PoisonError::into_inner) = Some((date, read));
-    }
-
-    /// The range that follows `position`, in a history that ends `now`; none where there is nothing to ask for.
-    fn enter(&self, position: Position, now: Timestamp) -> Option<InRange> {
-        let since = position.since();
-        if Moment::from(now).after(CLOCK_TOLERANCE) < since {
-            tracing::warn!(%since, %now, "this machine's clock is behind what was already delivered; nothing is asked for until it is right");
-        }
+    /// The range that follows `position`, in the history of a synchronisation that began then; none where nothing is to be requested.
+    fn enter(&self, position: Position, begun: LocalTime) -> Option<InRange> {
         let cut = Cut { window: *self.window.lock().unwrap_or_else(PoisonError::into_inner), ..self.cut };
-        let range = position.enter(end_of_history(now, self.server_now(), self.delay), cut)?;
-        Some(if self.overlap_off.load(Ordering::Relaxed) { range.without_overlap(self.cut) } else { range })
+        position.enter(self.end(begun), cut)
     }
 
-    /// A place that lies far ahead of the API's clock was made by a wrong one: to wait for it would lose what happens meanwhile.
-    fn not_ahead(&self, since: Moment, theirs: Timestamp) -> Result<(), Error> {
-        let is_ahead = since > Moment::from(theirs).after(CLOCK_TOLERANCE);
-        if is_ahead { Err(self.ahead(since, theirs)) } else { Ok(()) }
+    /// Reads the server's clock: requests the second before `since` and ignores its records. Without it, nobody would notice that there
+    /// is something to request, if our clock is behind.
+    async fn read_clock(&self, since: Moment) -> Result<(), Error> {
+        let question = Question { from: since.before(SHORTEST_WINDOW), until: since, token: None };
+        if let PageAnswer::Page { reply, call, .. } = self.api.ask(&question).await? {
+            self.clock.note(&self.api.place(), reply.date(), call);
+        }
+        Ok(())
+    }
+
+    /// Where the very first synchronisation has to begin instead of at `since`, now that the server's clock is known. Within the tolerance
+    /// it stays, unless the answer `is_void` anyway.
+    fn first_corrected(&self, since: Moment, is_void: bool) -> Option<Position> {
+        let now = LocalTime::now();
+        let theirs = self.server_time(now)?;
+        let corrected = first_since(since, now.wall, theirs, self.lookback);
+        let by = since.since(corrected);
+        if by.is_zero() || (by <= TOLERANCE && !is_void) {
+            return None;
+        }
+        tracing::warn!(
+            %since, begins = %corrected, server = %theirs, ours = %now.wall,
+            "the first synchronisation begins earlier than stored, by the server's clock: this machine's clock was ahead"
+        );
+        Some(Position::starting_at(corrected))
+    }
+
+    /// A cursor far in the future was made by a wrong clock. To wait for it would lose what happens until then.
+    fn not_ahead(&self, since: Moment) -> Result<(), Error> {
+        let now = LocalTime::now();
+        let theirs = self.server_time(now);
+        if since <= Moment::from(theirs.unwrap_or(now.wall)).after(TOLERANCE) {
+            return Ok(());
+        }
+        Err(match theirs {
+            Some(theirs) => self.ahead(since, theirs),
+            None => Error::AheadOfThisMachine { place: self.api.place(), since: since.into(), ours: now.wall },
+        })
     }
 
     fn ahead(&self, since: Moment, theirs: Timestamp) -> Error {
@@ -184,9 +212,8 @@ impl Sectigo {
     }
 
     /// What a first page's own time says of its range: none if the range may end where it does, else where it has to.
-    fn too_early(&self, range: &InRange, reply: &Reply, read: Instant, now: Timestamp) -> Option<Moment> {
+    fn too_early(&self, range: &InRange, reply: &Reply) -> Option<Moment> {
         let date = reply.date()?;
-        self.note_server_clock(date, read, now);
         let end = end_of_history(date, None, self.delay);
         if range.token().is_some() || range.until() <= end {
             return None;
@@ -195,14 +222,79 @@ impl Sectigo {
     }
 
     /// What is new of a page.
-    fn sift(&self, range: InRange, records: Vec<Event>, token: Option<PageToken>) -> Result<Sifted, Error> {
-        range.take(records, token).map_err(|contradiction| match contradiction {
-            Contradiction::Unstable { expected } => {
-                self.overlap_off.store(true, Ordering::Relaxed);
-                Error::Unstable { place: self.api.place(), expected }
+    fn sift(
+        &self,
+        cursor: &Cursor,
+        range: InRange,
+        records: Vec<Event>,
+        token: Option<PageToken>,
+    ) -> Result<Sifted, Error> {
+        let (from, until) = (range.from(), range.until());
+        let outcome = lock(&self.stability).sift(range, records, token, self.cut, Instant::now());
+        let Outcome { sifted, turn } = outcome.map_err(|contradiction| match contradiction {
+            Contradiction::Unstable { expected } => Error::Unstable { place: self.api.place(), expected },
+            Contradiction::Looping { past } => {
+                *lock(&self.detour) = Some(Detour { instead_of: cursor.clone(), past });
+                Error::Looping { place: self.api.place() }
             }
-            Contradiction::Looping => Error::Looping { place: self.api.place() },
-        })
+        })?;
+        match turn {
+            Some(Turn::Off) => tracing::error!(
+                place = %self.api.place(),
+                "the API's records are not stable: for minutes it gave none of the records that it gave before for the same time; it is read on \
+                 without SECTIGO_AUDIT_SYNC_OVERLAP, so a record that becomes visible later than SECTIGO_AUDIT_SYNC_DELAY may be missed until \
+                 the API gives known records again; report this to Sectigo"
+            ),
+            Some(Turn::On) => tracing::info!(
+                "the API gives known records again; SECTIGO_AUDIT_SYNC_OVERLAP protects late records as before"
+            ),
+            None => {}
+        }
+        let repaired = sifted.fresh.iter().filter(|event| event.is_repaired()).count();
+        if repaired > 0 {
+            tracing::warn!(
+                repaired,
+                %from,
+                %until,
+                "the API sent records that are not valid JSON; their invalid bytes are replaced, and their entries carry \
+                 `auditsync.repaired`; report them to Sectigo"
+            );
+        }
+        Ok(sifted)
+    }
+
+    /// Where the page is that the cursor leads to: behind those that the server gave again, as long as it goes round in a circle.
+    fn detoured(&self, cursor: &Cursor, range: InRange) -> InRange {
+        match lock(&self.detour).take() {
+            Some(Detour { instead_of, past }) if instead_of == *cursor => *past,
+            _ => range,
+        }
+    }
+
+    /// A page's token was refused: where to go on, if the same page is not to be requested again.
+    fn refused(&self, range: InRange, refusal: Refusal) -> Result<Position, Error> {
+        let Refusal { status, reason } = refusal;
+        let place = self.api.place();
+        let step = lock(&self.refusals).refused(&range, status, Instant::now());
+        match step {
+            Step::Note => {
+                tracing::warn!(%place, status, %reason, "the API refused the next page of a range; the same page is requested again");
+                return Ok(Position::InRange(range.noting_refusal()));
+            }
+            Step::Again(after) => return Err(Error::PageRefused { place, status, reason, after }),
+            Step::Final if !refusals::may_mean_the_token(status) => {
+                return Err(Error::Refused { place, status, reason, variable: URL_VARIABLE });
+            }
+            Step::Final => {}
+        }
+        lock(&self.refusals).answered();
+        tracing::warn!(
+            %place, status, %reason,
+            "the API refused a page's token again and again; its range is read from the start again, and its events may be delivered twice"
+        );
+        let reason = format!("in a range of one second, {status}: {reason}");
+        let again = range.token_refused(self.cut).ok_or(Error::Unreadable { place, reason })?;
+        Ok(Position::InRange(again))
     }
 
     fn page(
@@ -210,11 +302,11 @@ impl Sectigo {
         events: Vec<Event>,
         already_delivered: usize,
         next: &Position,
-        now: Timestamp,
+        begun: LocalTime,
     ) -> Result<Page, Error> {
         let more = match next {
             Position::InRange(_) => true,
-            Position::Idle { since, .. } => *since < end_of_history(now, self.server_now(), self.delay),
+            Position::First { since } | Position::Idle { since, .. } => *since < self.end(begun),
         };
         Ok(Page { events, already_delivered, next: Cursor::encode(next).map_err(Error::Cursor)?, more })
     }
@@ -227,44 +319,57 @@ impl Source for Sectigo {
     }
 
     fn first_cursor(&self, now: Timestamp) -> Cursor {
-        cursor_at(Moment::from(now).before(self.lookback).into())
+        let since = Moment::from(now).before(self.lookback);
+        Cursor::encode(&Position::First { since }).unwrap_or_default()
     }
 
     fn position(&self, cursor: &Cursor) -> Result<Timestamp, Error> {
         position(cursor)
     }
 
-    async fn next_page(&self, cursor: &Cursor, now: Timestamp) -> Result<Page, Error> {
+    async fn next_page(&self, cursor: &Cursor, begun: LocalTime) -> Result<Page, Error> {
         let position: Position = cursor.decode().map_err(Error::Cursor)?;
-        let is_idle = matches!(position, Position::Idle { .. });
+        let is_idle = !matches!(position, Position::InRange(_));
+        let is_first = matches!(position, Position::First { .. });
         let since = position.since();
-        let Some(range) = self.enter(position, now) else {
-            if let Some(theirs) = self.server_now() {
-                self.not_ahead(since, theirs)?;
+        if is_idle && self.end(begun) <= since && self.server_time(LocalTime::now()).is_none() {
+            self.read_clock(since).await?;
+            if self.end(begun) > since {
+                // Each call to a source is one request for records, so that its time is bounded.
+                return Ok(Page { events: Vec::new(), already_delivered: 0, next: cursor.clone(), more: true });
             }
+        }
+        if is_first && let Some(corrected) = self.first_corrected(since, false) {
+            return self.page(Vec::new(), 0, &corrected, begun);
+        }
+        let Some(range) = self.enter(position, begun) else {
+            self.not_ahead(since)?;
             return Ok(Page { events: Vec::new(), already_delivered: 0, next: cursor.clone(), more: false });
         };
+        let range = self.detoured(cursor, range);
         tracing::debug!(from = %range.from(), until = %range.until(), first = range.token().is_none(), "asking for a page");
         let question = question(&range);
-        let (reply, access, read) = match self.ahead.answer(&self.api, &question).await? {
-            PageAnswer::Page { reply, access, read } => (reply, access, read),
-            PageAnswer::PageTokenRefused { refusal } => {
-                tracing::warn!(error = %refusal, "the API refused a page's token; its range is read from the start again, and may repeat");
-                let place = self.api.place();
-                let smallest = || Error::Unreadable { place, reason: format!("in a range of one second, {refusal}") };
-                let again = range.token_refused(self.cut).ok_or_else(smallest)?;
-                return self.page(Vec::new(), 0, &Position::InRange(again), now);
+        let (reply, access, call) = match self.ahead.answer(&self.api, &question).await? {
+            PageAnswer::Page { reply, access, call } => (reply, access, call),
+            PageAnswer::PageTokenRefused(refusal) => {
+                return self.page(Vec::new(), 0, &self.refused(range, refusal)?, begun);
             }
         };
-        if let Some(end) = self.too_early(&range, &reply, read, now) {
+        lock(&self.refusals).answered();
+        self.clock.note(&self.api.place(), reply.date(), call);
+        let too_early = self.too_early(&range, &reply);
+        if is_first && let Some(corrected) = self.first_corrected(since, too_early.is_some()) {
+            return self.page(Vec::new(), 0, &corrected, begun);
+        }
+        if let Some(end) = too_early {
             tracing::debug!(%end, "the API's clock has not come so far; asking for less");
             let theirs = end.after(self.delay).into();
             return match range.shortened_to(end, self.cut) {
-                Some(shorter) => self.page(Vec::new(), 0, &Position::InRange(shorter), now),
+                Some(shorter) => self.page(Vec::new(), 0, &Position::InRange(shorter), begun),
                 // Within a range, time has already been where it is not any more: to ask again at once would spin.
                 None if !is_idle => Err(self.ahead(since, theirs)),
                 None => {
-                    self.not_ahead(since, theirs)?;
+                    self.not_ahead(since)?;
                     Ok(Page { events: Vec::new(), already_delivered: 0, next: cursor.clone(), more: false })
                 }
             };
@@ -275,8 +380,9 @@ impl Source for Sectigo {
         if leads_on && reply.body.len() <= LARGEST_TO_HURRY_FOR {
             self.ahead.ask(&self.api, Question { token: token.clone(), ..question });
         }
-        let records = self.records(&reply, &access).await;
-        let sifted = records.and_then(|records| self.sift(range, records, token));
+        let read: Reading = if range.is_tolerant() { repair::records } else { page::records };
+        let records = self.records(&reply, &access, read).await;
+        let sifted = records.and_then(|records| self.sift(cursor, range, records, token));
         if sifted.is_err() {
             // The next question will be another.
             self.ahead.break_off();
@@ -292,20 +398,31 @@ impl Source for Sectigo {
                 "more records lie in SECTIGO_AUDIT_SYNC_OVERLAP than the state remembers; the overlap is shorter for now"
             );
         }
-        self.page(sifted.fresh, sifted.already_delivered, &sifted.next, now)
+        self.page(sifted.fresh, sifted.already_delivered, &sifted.next, begun)
+    }
+
+    fn server_time(&self, now: LocalTime) -> Option<Timestamp> {
+        self.clock.at(now, now)
     }
 
     fn pause(&self) {
         self.ahead.break_off();
     }
 
-    fn narrowed(&self, cursor: &Cursor, now: Timestamp) -> Option<Cursor> {
+    fn narrowed(&self, cursor: &Cursor, begun: LocalTime) -> Option<Cursor> {
         let position: Position = cursor.decode().ok()?;
-        let narrowed = self.enter(position, now)?.halved(self.cut)?;
+        let narrowed = self.enter(position, begun)?.halved(self.cut)?;
         // Behind what cannot be read there may be more of it: ranges grow again by and by.
         *self.window.lock().unwrap_or_else(PoisonError::into_inner) = narrowed.length().max(SHORTEST_WINDOW);
         Cursor::encode(&Position::InRange(narrowed)).ok()
     }
+}
+
+/// How a body becomes records.
+type Reading = fn(&Bytes) -> Result<Vec<Event>, page::Error>;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn question(range: &InRange) -> Question {

@@ -145,8 +145,11 @@ impl Gcs {
 
     /// Why a write did not go through; `expected` is the generation that it was to replace.
     fn not_saved(&self, failure: Failure, expected: i64) -> Error {
+        let is_conflict = failure.says_that_the_condition_failed();
         match failure {
-            failure if failure.says_that_the_condition_failed() => Error::Conflict { place: self.place() },
+            Failure::Status { text, .. } if is_conflict => {
+                Error::Conflict { place: self.place(), cause: Some(text.into()) }
+            }
             Failure::Status { code: 403, text } => {
                 let missing = match failure::permission_in(&text) {
                     Some(permission) => permission,
@@ -161,11 +164,11 @@ impl Gcs {
 
     /// What was withheld turned out to be there when it was to be made: either all along, and it may not be read, or
     /// another has just made it.
-    async fn found_there(&self) -> Error {
+    async fn found_there(&self, text: String) -> Error {
         self.learn(Known::Present);
         match self.load().await {
             Err(refused @ Error::Refused { .. }) => refused,
-            _ => Error::Conflict { place: self.place() },
+            _ => Error::Conflict { place: self.place(), cause: Some(text.into()) },
         }
     }
 
@@ -252,7 +255,7 @@ impl StateStore for Gcs {
             // What is not a generation, no object has; and 0 must not come to mean that there is to be none.
             Some(version) => match version.0.parse() {
                 Ok(generation) if generation > ABSENT => generation,
-                _ => return Err(Error::Conflict { place: self.place() }),
+                _ => return Err(Error::Conflict { place: self.place(), cause: None }),
             },
         };
         match self.client.write(document.as_bytes(), expected).await {
@@ -260,8 +263,8 @@ impl StateStore for Gcs {
                 self.learn(Known::Present);
                 Ok(Version(generation.to_string()))
             }
-            Err(Failure::Status { code: 412, .. }) if expected == ABSENT && self.known() == Known::Withheld => {
-                Err(self.found_there().await)
+            Err(Failure::Status { code: 412, text }) if expected == ABSENT && self.known() == Known::Withheld => {
+                Err(self.found_there(text).await)
             }
             Err(failure) => Err(self.not_saved(failure, expected)),
         }

@@ -130,7 +130,7 @@ impl LocalFs {
     fn save_now(&self, document: &Document, expected: Option<&Version>) -> Result<Version, Error> {
         self.locked(|| {
             if self.load_now()?.map(|(_, version)| version).as_ref() != expected {
-                return Err(Error::Conflict { place: self.place() });
+                return Err(Error::Conflict { place: self.place(), cause: None });
             }
             self.replace(document.as_bytes()).map_err(self.error("write"))?;
             Ok(version(document.as_bytes()))

@@ -29,7 +29,7 @@ impl StateStore for Memory {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let version = held.as_ref().map(|(_, version)| *version);
         if version.map(|version| Version(version.to_string())).as_ref() != expected {
-            return Err(Error::Conflict { place: self.place() });
+            return Err(Error::Conflict { place: self.place(), cause: None });
         }
         let version = version.unwrap_or_default() + 1;
         *held = Some((document.clone(), version));

@@ -3,6 +3,8 @@
 //! Reading with the version, and comparing and swapping, are one script each, so that the server does either as a whole. The version
 //! is the document's SHA-1 as the server computes it; it tells documents apart that we wrote ourselves, no two of which are equal.
 
+mod replication;
+
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,7 +19,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::{Cause, Claim, Document, Error, StateStore, Version};
+use super::{Cause, Caution, Claim, Document, Error, StateStore, Version};
 use crate::http::{Excerpt, Redaction};
 use crate::secret::Secret;
 
@@ -30,12 +32,14 @@ local held = redis.call('GET', KEYS[1])
 if not held then return false end
 return {held, redis.sha1hex(held)}";
 
-/// Replaces the document if its version is `ARGV[1]`, which is empty where there must be none; gives the new version, or nothing.
+/// Replaces the document if its version is `ARGV[1]`, which is empty where there must be none. Gives 1 and the new version, or 0 and the
+/// version that it holds, which is empty where it holds none.
 const SAVE: &str = "\
 local held = redis.call('GET', KEYS[1])
-if (held and redis.sha1hex(held) or '') ~= ARGV[1] then return false end
+local version = held and redis.sha1hex(held) or ''
+if version ~= ARGV[1] then return {0, version} end
 redis.call('SET', KEYS[1], ARGV[2])
-return redis.sha1hex(ARGV[2])";
+return {1, redis.sha1hex(ARGV[2])}";
 
 /// Writes what is there; where nothing is, `XX` writes nothing.
 const PROBE: &str = "redis.call('SET', KEYS[1], redis.call('GET', KEYS[1]) or '', 'XX')";
@@ -297,14 +301,22 @@ impl StateStore for Redis {
     async fn save(&self, document: &Document, expected: Option<&Version>) -> Result<Version, Error> {
         let mut command = script(SAVE, &self.settings.key);
         command.arg(expected.map_or("", |version| &version.0)).arg(document.as_bytes());
-        let version: Option<String> = self.call("write", &command).await?;
-        version.map(Version).ok_or_else(|| Error::Conflict { place: self.place() })
+        let (is_written, version): (bool, String) = self.call("write", &command).await?;
+        if is_written {
+            return Ok(Version(version));
+        }
+        let cause = format!("the server holds version {}", Excerpt::of(version.as_bytes(), &Redaction::none()));
+        Err(Error::Conflict { place: self.place(), cause: Some(cause.into()) })
     }
 
     async fn probe(&self) -> Result<(), Error> {
         self.call::<()>("write", &script(PROBE, &self.settings.key)).await?;
         self.warn_of_forgetting().await;
         Ok(())
+    }
+
+    async fn cautions(&self) -> Vec<Caution> {
+        self.caution_of_replicas().await.into_iter().collect()
     }
 }
 

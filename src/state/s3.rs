@@ -28,7 +28,7 @@ use tokio::time::timeout;
 use self::answer::{Failure, Meaning, is_too_large};
 use self::connection::{Connection, Unconfigured};
 use self::exchange::Exchange;
-use super::{Claim, Document, Error, StateStore, Version};
+use super::{Cause, Claim, Document, Error, StateStore, Version};
 
 /// How long one request may take as a whole, finding the credentials included.
 const LONGEST_CALL: Duration = Duration::from_secs(5);
@@ -256,13 +256,13 @@ impl S3 {
     }
 
     /// A first save was refused because there is a document: one that may not be read, or one that has come since we looked.
-    async fn not_the_first(&self) -> Error {
+    async fn not_the_first(&self, cause: Cause) -> Error {
         if self.hidden.load(Ordering::Relaxed)
             && let Ok(Found::Hidden(failure)) = self.get(READ).await
         {
             return self.error(READ, Asked::Get, failure).await;
         }
-        self.conflict()
+        self.conflict(Some(cause))
     }
 
     async fn save_if(&self, document: &Document, condition: Condition<'_>) -> Result<Version, Error> {
@@ -271,10 +271,10 @@ impl S3 {
                 self.known.store(true, Ordering::Relaxed);
                 self.version(tag.filter(|tag| !tag.is_empty()))
             }
-            Err(Failure { meaning: Meaning::Mismatch, .. }) if matches!(condition, Condition::Absent) => {
-                Err(self.not_the_first().await)
+            Err(Failure { meaning: Meaning::Mismatch, cause }) if matches!(condition, Condition::Absent) => {
+                Err(self.not_the_first(cause).await)
             }
-            Err(Failure { meaning: Meaning::Mismatch | Meaning::Missing, .. }) => Err(self.conflict()),
+            Err(Failure { meaning: Meaning::Mismatch | Meaning::Missing, cause }) => Err(self.conflict(Some(cause))),
             Err(failure) => Err(self.error(WRITE, Asked::Put(condition), failure).await),
         }
     }
@@ -282,7 +282,7 @@ impl S3 {
     /// As good as it gets without conditions: another's save between the look and the write is lost.
     async fn save_after_a_look(&self, document: &Document, expected: Option<&Version>) -> Result<Version, Error> {
         if self.read(WRITE).await?.map(|(_, version)| version).as_ref() != expected {
-            return Err(self.conflict());
+            return Err(self.conflict(None));
         }
         match self.put(WRITE, &self.key, document.as_bytes(), Condition::None).await? {
             Ok(_) => Ok(digest(document.as_bytes())),
@@ -294,8 +294,8 @@ impl S3 {
         tag.map(Version).ok_or_else(|| self.unconditional("it answered without an ETag".to_owned()))
     }
 
-    fn conflict(&self) -> Error {
-        Error::Conflict { place: self.place() }
+    fn conflict(&self, cause: Option<Cause>) -> Error {
+        Error::Conflict { place: self.place(), cause }
     }
 
     fn unconditional(&self, finding: String) -> Error {
@@ -344,7 +344,7 @@ impl S3 {
     }
 
     /// Stores without a key service answer a wish for encryption as they answer a condition that they do not know.
-    fn is_about_encryption(&self, cause: &super::Cause) -> bool {
+    fn is_about_encryption(&self, cause: &Cause) -> bool {
         let said = cause.to_string().to_ascii_lowercase();
         self.settings.encryption.is_some() && (said.contains("encrypt") || said.contains("kms"))
     }

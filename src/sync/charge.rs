@@ -69,6 +69,7 @@ impl Sync {
             }
         }
         if standing_by {
+            self.attempts.fails_over();
             tracing::info!(place = self.store.place(), "the other instance has ended; taking over");
         }
         self.attempts.progress();
@@ -116,6 +117,7 @@ impl Sync {
         };
         attempt.succeeded();
         if let Some(holder) = standing_by_for {
+            self.attempts.fails_over();
             let waited = humantime::format_duration(Duration::from_secs(asked.elapsed().as_secs()));
             tracing::info!(place = self.store.place(), holder, %waited, "the other instance has ended or gives no sign of life; taking over");
         }
@@ -217,6 +219,7 @@ impl Sync {
         self.source.pause();
         metrics::lease_held(false);
         let uncertain = self.in_flight.take();
+        metrics::possibly_duplicated(uncertain);
         tracing::warn!(
             place = committer.place(),
             uncertain,

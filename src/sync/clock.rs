@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use crate::server_time::LocalTime;
+
 /// A wall clock.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock(Kind);
@@ -29,6 +31,11 @@ impl Clock {
     /// A clock that shows what `now` gives: for tests in which it jumps, or the machine is suspended.
     pub fn showing(now: fn() -> Timestamp) -> Self {
         Self(Kind::Given(now))
+    }
+
+    /// The present moment, by this clock and by the monotonic one.
+    pub fn local(&self) -> LocalTime {
+        LocalTime { wall: self.now(), monotonic: Instant::now() }
     }
 
     /// The time of day.

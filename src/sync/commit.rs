@@ -35,6 +35,8 @@ pub(super) struct Committer {
     /// Behind what the destination has taken into a buffer.
     held: Option<Cursor>,
     written_at: Option<Instant>,
+    /// How many saves in a row the store refused as a conflict with a document that had not changed.
+    contradictions: u32,
     /// What our documents say of us, where a lease is needed and ours.
     lease: Option<Lease>,
     /// Until when our documents say that we had found none.
@@ -72,6 +74,7 @@ impl Committer {
             pending: None,
             held: None,
             written_at: None,
+            contradictions: 0,
             lease: None,
             first_until: None,
             tenure,
@@ -279,6 +282,7 @@ impl Committer {
             Err(error) => self.after_failed_save(error, &document).await?,
         };
         self.version = Some(version);
+        self.contradictions = 0;
         self.written = Some(self.nonce.clone());
         if self.pending.as_ref() == Some(&cursor) {
             self.pending = None;
@@ -309,6 +313,10 @@ impl Committer {
             Err(unread) => return Err(unread),
         };
         let is_conflict = matches!(error, Error::Conflict { .. });
+        if held.as_ref().map(|(_, version)| version) == self.version.as_ref() {
+            return Err(self.contradicted(error));
+        }
+        self.contradictions = 0;
         let Some((held, version)) = held else {
             if !(is_conflict && may_go_on && self.version.is_some()) {
                 return Err(error);
@@ -343,6 +351,13 @@ impl Committer {
         let written = self.store.save(document, Some(&version)).await;
         self.version = Some(version);
         written
+    }
+
+    /// The store refused a save as a conflict and holds what the save named. Any other error stays as it is.
+    fn contradicted(&mut self, error: Error) -> Error {
+        let Error::Conflict { place, cause } = error else { return error };
+        self.contradictions = self.contradictions.saturating_add(1);
+        Error::Contradiction { place, times: self.contradictions, cause }
     }
 
     fn is_unanswered_save_of_ours(&self, nonce: &Nonce) -> bool {

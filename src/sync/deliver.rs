@@ -11,10 +11,15 @@ use super::{Error, Halt, Save, Sync};
 use crate::destination::{self, Delivery, Receipt};
 use crate::failure::Chain;
 use crate::source::Cursor;
+use crate::telemetry::metrics;
 
 /// Why a call to the destination is broken off.
 const LAPSED: &str = "the lease could not be renewed in time, so what is under way to the destination is cut off; it goes on once the lease \
                       is certain";
+
+/// What a request without an answer means.
+const UNANSWERED: &str =
+    "requests with these events had no answer, so the destination may have accepted them; they are sent again";
 
 impl Sync {
     /// Delivers a page and writes the cursor behind it, at once or, where the store wants to be written to slowly, at its time.
@@ -91,20 +96,24 @@ impl Sync {
         let mut attempt = self.attempts.with(Counterpart::Destination);
         loop {
             self.assured(delivery.is_begun()).await?;
-            let before = delivery.tally();
+            let (before, before_unanswered) = (delivery.tally(), delivery.unanswered());
             let calling = attempt.calls();
             delivery.watched_by(calling.beat());
             let answer = tokio::select! {
                 biased;
-                () = self.tenure.lapse() => {
-                    tracing::warn!("{LAPSED}");
-                    // Whether it arrived is not known.
-                    delivery.note_unanswered();
-                    continue;
-                }
-                answer = self.destination.deliver(delivery, self.clock.now()) => answer,
+                () = self.tenure.lapse() => None,
+                answer = self.destination.deliver(delivery, self.now()) => Some(answer),
             };
             drop(calling);
+            let unanswered = delivery.unanswered() - before_unanswered;
+            metrics::possibly_duplicated(unanswered);
+            let Some(answer) = answer else {
+                tracing::warn!(possibly_duplicated = unanswered, "{LAPSED}");
+                continue;
+            };
+            if unanswered > 0 {
+                tracing::warn!(possibly_duplicated = unanswered, "{UNANSWERED}");
+            }
             let tally = delivery.tally();
             if (tally.accepted, tally.rejected) != (before.accepted, before.rejected) {
                 attempt.succeeded();

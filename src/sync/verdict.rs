@@ -10,13 +10,25 @@ use crate::failure::Class;
 /// An answer that cannot be read is asked for this often before a smaller question is put.
 const READING_ATTEMPTS: u32 = 3;
 
+/// At first contact, a refusal ends the run only after this many refusals in a row.
+const REFUSALS_BEFORE_GIVING_UP: u32 = 4;
+
+/// The refusals at first contact must also span this time: a proxy or a deployment may answer wrongly for a moment.
+const REFUSED_FOR: Duration = Duration::from_secs(30);
+
 /// A failed call, and what went before it.
 #[derive(Debug, Clone, Copy)]
 pub struct Trouble {
     /// What the failure means.
     pub class: Class,
-    /// How many failures of this kind there were in a row, this one included.
+    /// How many failures of any kind there were in a row, this one included.
     pub failures: u32,
+    /// How many of the last ones were of this kind, this one included.
+    pub alike: u32,
+    /// The time since the first of those.
+    pub alike_for: Duration,
+    /// Whether the access token was renewed since the last success.
+    pub renewed: bool,
     /// Whether nothing has worked with the far side since the start.
     pub first_contact: bool,
     /// Whether a smaller question was put since the last success.
@@ -90,23 +102,36 @@ impl fmt::Display for Reason {
 
 /// Decides; `draw` lies evenly in [0, 1) and jitters a wait.
 pub fn decide(trouble: Trouble, patience: Patience, draw: f64) -> Verdict {
-    let Trouble { class, failures, first_contact, narrowed, .. } = trouble;
+    let Trouble { class, failures, alike, first_contact, narrowed, renewed, .. } = trouble;
     let quick = Backoff::QUICK.wait(failures, draw);
     let slow = Backoff::SLOW.wait(failures, draw);
     match class {
         Class::Fatal => Verdict::GiveUp(Reason::Hopeless),
-        Class::Unauthorized if failures < 2 => Verdict::Again,
-        Class::Unauthorized | Class::CredentialsRefused if first_contact => Verdict::GiveUp(Reason::Credentials),
+        Class::Unauthorized if !renewed => Verdict::Again,
+        Class::Unauthorized if first_contact && alike > 1 => Verdict::GiveUp(Reason::Credentials),
+        Class::CredentialsRefused if first_contact => Verdict::GiveUp(Reason::Credentials),
         Class::Unauthorized | Class::CredentialsRefused => wait(trouble, patience, slow, Some(Reason::Credentials)),
-        Class::Refused if first_contact => Verdict::GiveUp(Reason::Configuration),
+        Class::Refused if first_contact => refused_at_first_contact(trouble, patience, quick),
         Class::Refused | Class::Stalled => wait(trouble, patience, slow, Some(Reason::OutOfPatience)),
-        Class::Unreadable if narrowed || failures >= READING_ATTEMPTS => Verdict::Narrow,
+        Class::Unreadable if narrowed || alike >= READING_ATTEMPTS => Verdict::Narrow,
         Class::Unreadable => wait(trouble, patience, quick, None),
         Class::Retryable { after } => {
             let asked = after.unwrap_or_default().min(LONGEST_RETRY_AFTER);
             wait(trouble, patience, quick.max(asked), None)
         }
     }
+}
+
+/// Retries often enough to tell a wrong configuration from a passing refusal in about [`REFUSED_FOR`].
+fn refused_at_first_contact(trouble: Trouble, patience: Patience, quick: Duration) -> Verdict {
+    let left = REFUSED_FOR.saturating_sub(trouble.alike_for);
+    if left.is_zero() && trouble.alike >= REFUSALS_BEFORE_GIVING_UP {
+        return Verdict::GiveUp(Reason::Configuration);
+    }
+    let pause = if left.is_zero() { quick } else { quick.min(left) };
+    // A one-shot's budget may end sooner. Where it met nothing but refusals, the configuration is the likely cause.
+    let is_all = trouble.alike >= trouble.failures;
+    wait(trouble, patience, pause, Some(if is_all { Reason::Configuration } else { Reason::OutOfPatience }))
 }
 
 /// The verdict where a smaller question was due and there is none.
@@ -132,7 +157,16 @@ mod tests {
     const ONCE: Patience = Patience { mode: Mode::Once, budget: Duration::from_secs(300) };
 
     fn trouble(class: Class) -> Trouble {
-        Trouble { class, failures: 1, first_contact: false, narrowed: false, stuck_for: Duration::ZERO }
+        Trouble {
+            class,
+            failures: 1,
+            alike: 1,
+            alike_for: Duration::ZERO,
+            renewed: false,
+            first_contact: false,
+            narrowed: false,
+            stuck_for: Duration::ZERO,
+        }
     }
 
     fn asked_to_wait(seconds: u64) -> Class {
@@ -150,7 +184,8 @@ mod tests {
             Class::Unreadable,
         ] {
             for failures in [1, 2, 3, 1000, u32::MAX] {
-                let trouble = Trouble { failures, stuck_for: Duration::from_secs(1_000_000), ..trouble(class) };
+                let trouble =
+                    Trouble { failures, alike: failures, stuck_for: Duration::from_secs(1_000_000), ..trouble(class) };
                 assert!(!matches!(decide(trouble, LOOP, 0.9), Verdict::GiveUp(_)), "{class:?}");
             }
         }
@@ -159,19 +194,65 @@ mod tests {
     #[test]
     fn refused_credentials_end_a_first_contact_alone() {
         for class in [Class::CredentialsRefused, Class::Unauthorized] {
-            let first = Trouble { first_contact: true, failures: 2, ..trouble(class) };
+            let first = Trouble { first_contact: true, failures: 2, alike: 2, renewed: true, ..trouble(class) };
             assert_eq!(decide(first, LOOP, 0.5), Verdict::GiveUp(Reason::Credentials));
-            let later = Trouble { failures: 2, ..trouble(class) };
+            let later = Trouble { first_contact: false, ..first };
             assert_eq!(decide(later, LOOP, 0.5), Verdict::Wait { pause: Duration::from_secs(15), alarm: true });
         }
-        let first = Trouble { first_contact: true, ..trouble(Class::Refused) };
-        assert_eq!(decide(first, LOOP, 0.5), Verdict::GiveUp(Reason::Configuration));
+    }
+
+    fn refused(alike: u32, seconds: u64) -> Trouble {
+        let alike_for = Duration::from_secs(seconds);
+        Trouble {
+            first_contact: true,
+            failures: alike,
+            alike,
+            alike_for,
+            stuck_for: alike_for,
+            ..trouble(Class::Refused)
+        }
+    }
+
+    #[test]
+    fn refusals_end_a_first_contact_after_four_of_them_and_half_a_minute() {
+        for patience in [LOOP, ONCE] {
+            for passing in [refused(1, 0), refused(1, 3600), refused(3, 40), refused(4, 29), refused(100, 29)] {
+                let verdict = decide(Trouble { stuck_for: Duration::ZERO, ..passing }, patience, 0.5);
+                assert!(matches!(verdict, Verdict::Wait { alarm: true, .. }), "{passing:?}: {verdict:?}");
+            }
+            assert_eq!(decide(refused(4, 30), patience, 0.5), Verdict::GiveUp(Reason::Configuration));
+        }
+        let later = Trouble { first_contact: false, ..refused(100, 3600) };
+        assert!(matches!(decide(later, LOOP, 0.5), Verdict::Wait { alarm: true, .. }));
+    }
+
+    #[test]
+    fn a_wrong_address_is_given_up_after_about_half_a_minute_however_the_draws_fall() {
+        for draw in [0.1, 0.5, 0.999] {
+            let (mut passed, mut alike) = (Duration::ZERO, 1);
+            while let Verdict::Wait { pause, .. } =
+                decide(Trouble { alike_for: passed, ..refused(alike, 0) }, LOOP, draw)
+            {
+                (passed, alike) = (passed + pause, alike + 1);
+                assert!(alike < 100, "it goes on");
+            }
+            assert!(passed >= REFUSED_FOR && passed < 2 * REFUSED_FOR, "{draw}: {passed:?}");
+        }
+    }
+
+    #[test]
+    fn a_one_shot_that_met_nothing_but_refusals_blames_the_configuration_when_its_budget_is_spent() {
+        let patience = Patience { budget: Duration::from_secs(1), ..ONCE };
+        let spent = refused(2, 2);
+        assert_eq!(decide(spent, patience, 0.5), Verdict::GiveUp(Reason::Configuration));
+        let mixed = Trouble { failures: 3, ..spent };
+        assert_eq!(decide(mixed, patience, 0.5), Verdict::GiveUp(Reason::OutOfPatience));
     }
 
     #[test]
     fn a_revoked_token_is_renewed_once() {
         assert_eq!(decide(trouble(Class::Unauthorized), LOOP, 0.5), Verdict::Again);
-        let again = Trouble { failures: 2, ..trouble(Class::Unauthorized) };
+        let again = Trouble { renewed: true, ..trouble(Class::Unauthorized) };
         assert_ne!(decide(again, LOOP, 0.5), Verdict::Again);
     }
 
@@ -195,8 +276,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_asked_for_thrice_and_then_in_halves() {
-        let verdict =
-            |failures, narrowed| decide(Trouble { failures, narrowed, ..trouble(Class::Unreadable) }, LOOP, 0.0);
+        let verdict = |failures, narrowed| {
+            decide(Trouble { failures, alike: failures, narrowed, ..trouble(Class::Unreadable) }, LOOP, 0.0)
+        };
         assert!(matches!(verdict(1, false), Verdict::Wait { alarm: false, .. }));
         assert!(matches!(verdict(2, false), Verdict::Wait { .. }));
         assert_eq!(verdict(3, false), Verdict::Narrow);

@@ -2,10 +2,12 @@
 //!
 //! It only tells. Whatever a client does costs a bounded amount of memory for a bounded time, and one of few places.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -16,14 +18,18 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::metrics;
 use super::metrics::exporter::Scrape;
 use super::pulse::Pulse;
 
-/// Connections at a time; further ones wait to be accepted.
-const CONNECTIONS: usize = 32;
+/// Connections at a time. A further one replaces the oldest that has not sent its request.
+const CONNECTIONS: usize = 128;
+
+/// The longest time for the head of a request, from the start of its connection.
+const LONGEST_HEAD: Duration = Duration::from_secs(2);
 
 /// The longest life of a connection: one request and its answer.
 const LONGEST_LIFE: Duration = Duration::from_secs(10);
@@ -50,28 +56,28 @@ impl Listener {
     /// Answers until the runtime ends.
     pub fn serve(self, pulse: Pulse, scrape: Scrape) {
         let told = Arc::new(Told { pulse, scrape });
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
         tokio::spawn(async move {
+            let mut places = Places::new();
             let mut tidy = interval(TIDY_EVERY);
             tidy.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
                     _ = tidy.tick() => told.scrape.tidy(),
-                    (stream, place) = self.next(&places) => {
-                        tokio::spawn(answer(stream, place, Arc::clone(&told)));
+                    stream = self.next() => {
+                        places.give(stream, &told).await;
+                        // Who has sent a request is heard before the next connection can replace it.
+                        yield_now().await;
                     }
                 }
             }
         });
     }
 
-    /// The next connection, once there is a place for it.
-    async fn next(&self, places: &Arc<Semaphore>) -> (TcpStream, Option<OwnedSemaphorePermit>) {
-        // It is never closed, so there always comes a place.
-        let place = Arc::clone(places).acquire_owned().await.ok();
+    /// The next connection.
+    async fn next(&self) -> TcpStream {
         loop {
             match self.0.accept().await {
-                Ok((stream, _)) => return (stream, place),
+                Ok((stream, _)) => return stream,
                 Err(error) => {
                     tracing::debug!(%error, "a connection to the health endpoints could not be accepted");
                     tokio::time::sleep(PAUSE).await;
@@ -81,15 +87,50 @@ impl Listener {
     }
 }
 
-/// Answers the one request of a connection.
-async fn answer(stream: TcpStream, place: Option<OwnedSemaphorePermit>, told: Arc<Told>) {
+/// The places for connections.
+struct Places {
+    free: Arc<Semaphore>,
+    /// Connections that may not have sent their request, the oldest first.
+    silent: VecDeque<Silent>,
+}
+
+/// A connection that has not sent its request when last looked at.
+struct Silent {
+    is_heard: Arc<AtomicBool>,
+    task: AbortHandle,
+}
+
+impl Places {
+    fn new() -> Self {
+        Self { free: Arc::new(Semaphore::new(CONNECTIONS)), silent: VecDeque::new() }
+    }
+
+    /// Answers a connection. Where all places are taken, the oldest connection without a request is closed for it.
+    async fn give(&mut self, stream: TcpStream, told: &Arc<Told>) {
+        self.silent.retain(|silent| !silent.task.is_finished() && !silent.is_heard.load(Ordering::Relaxed));
+        if self.free.available_permits() == 0
+            && let Some(oldest) = self.silent.pop_front()
+        {
+            oldest.task.abort();
+        }
+        // The semaphore is never closed, and every connection ends: there always comes a place.
+        let place = Arc::clone(&self.free).acquire_owned().await.ok();
+        let is_heard = Arc::new(AtomicBool::new(false));
+        let task = tokio::spawn(answer(stream, place, Arc::clone(told), Arc::clone(&is_heard))).abort_handle();
+        self.silent.push_back(Silent { is_heard, task });
+    }
+}
+
+/// Answers the one request of a connection, and notes when it is there.
+async fn answer(stream: TcpStream, place: Option<OwnedSemaphorePermit>, told: Arc<Told>, is_heard: Arc<AtomicBool>) {
     let service = service_fn(move |request: Request<Incoming>| {
+        is_heard.store(true, Ordering::Relaxed);
         let response = told.respond(request.method(), request.uri().path());
         async move { Ok::<_, Infallible>(response) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(LONGEST_LIFE)
+        .header_read_timeout(LONGEST_HEAD)
         .max_buf_size(LARGEST_HEAD)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);

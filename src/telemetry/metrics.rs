@@ -111,6 +111,11 @@ pub fn rejected() {
     counter!(table::REJECTED).increment(1);
 }
 
+/// So many events are sent again, by this process or the next, although they may have been accepted.
+pub fn possibly_duplicated(events: usize) {
+    counter!(table::POSSIBLY_DUPLICATED).increment(events as u64);
+}
+
 /// A call failed and is to be made again; `side` is whom it went to.
 pub fn retried(side: &'static str, class: Class) {
     counter!(table::RETRIES, "side" => side, "reason" => class.name()).increment(1);

@@ -188,14 +188,21 @@ impl Pulse {
 
     /// Whether the last synchronisation succeeded, and not too long ago. To stand by is all that a second instance has to do.
     pub fn readiness(&self) -> Readiness {
+        self.readiness_at(Timestamp::now())
+    }
+
+    fn readiness_at(&self, now: Timestamp) -> Readiness {
         let signs = self.signs();
         let limit = self.pace.interval.saturating_mul(INTERVALS);
         let (status, reason) = match (&signs.holder, signs.success) {
             (Some(holder), _) => ("standing by", format!("another instance works on the state: {holder}")),
             (None, None) => ("not ready", "no synchronisation has succeeded since the start".to_owned()),
-            (None, Some((when, _))) => {
-                let ago = format!("the last success was {} ago", whole_seconds(when.elapsed()));
-                if when.elapsed() <= limit {
+            (None, Some((when, time))) => {
+                // While the host is suspended, only the wall clock goes on.
+                let by_wall = Duration::try_from(now.duration_since(time)).unwrap_or_default();
+                let elapsed = when.elapsed().max(by_wall);
+                let ago = format!("the last success was {} ago", whole_seconds(elapsed));
+                if elapsed <= limit {
                     ("ready", ago)
                 } else {
                     ("not ready", format!("{ago}, which is over {INTERVALS} intervals ({})", whole_seconds(limit)))
@@ -314,6 +321,16 @@ mod tests {
         let standing = pulse.standing();
         pulse.stands("a\nREADY=0\r\u{7}b");
         assert_eq!(*standing.borrow(), "a READY=0  b");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_was_suspended_is_not_ready_by_a_success_of_yesterday() {
+        let pulse = pulse();
+        pulse.succeeds();
+        let in_hours = |hours| pulse.readiness_at(Timestamp::now() + jiff::SignedDuration::from_hours(hours));
+        assert!(in_hours(0).is_good);
+        assert!(!in_hours(20).is_good, "{:?}", in_hours(20));
+        assert!(in_hours(-20).is_good, "the clock was set back");
     }
 
     #[tokio::test(start_paused = true)]

@@ -193,6 +193,29 @@ async fn connections_that_say_nothing_hold_up_neither_the_work_nor_a_stop() {
 }
 
 #[tokio::test]
+async fn idle_connections_cannot_starve_a_probe() {
+    let (stage, probe) = asked("1h").await;
+    let mut daemon = started(&stage.setup).await;
+    daemon.says("synchronised").await;
+    let mut idle = Vec::new();
+    for round in 0..5 {
+        for number in 0..200 {
+            let mut stream = probe.connect().await;
+            if number % 2 == 0 {
+                // It may be closed already.
+                let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: ").await;
+            }
+            idle.push(stream);
+        }
+        let ended = stage.setup.run(&["health"]).await;
+        assert_eq!(ended.code(), Some(0), "round {round}: {}", ended.stderr);
+    }
+    assert_eq!(probe.get("/healthz").await.status, 200);
+    stop(daemon).await;
+    drop(idle);
+}
+
+#[tokio::test]
 async fn a_port_that_is_taken_is_tried_again_and_an_address_of_others_is_a_mistake() {
     let (stage, probe) = asked("1h").await;
     let daemon = started(&stage.setup).await;

@@ -222,3 +222,22 @@ async fn instances_with_folders_of_their_own_do_not_know_each_other() {
     stopped(second).await;
     assert_eq!((intake.ids().len(), intake.count()), (10, 20));
 }
+
+#[tokio::test]
+async fn a_stand_by_that_takes_over_survives_a_refusal_at_its_first_call() {
+    for fault in [Fault::Status(404), Fault::Status(403)] {
+        let (scm, intake) = fakes().await;
+        let setup = in_a_loop(&scm, &intake).with("SECTIGO_AUDIT_API_TOKEN_URL", scm.token_url());
+        let first = idle(&setup).await;
+        let mut second = setup.start(&[]);
+        second.says(STANDING_BY).await;
+        scm.answer_always(Some(fault));
+        first.signal("KILL").await;
+        first.ended().await;
+        second.says(TAKING_OVER).await;
+        second.says("the source needs attention").await;
+        scm.answer_always(None);
+        second.says("synchronised").await;
+        stopped(second).await;
+    }
+}

@@ -65,7 +65,8 @@ async fn a_batch_that_was_never_answered_is_sent_twice_at_most_and_no_other() {
     let stage = Stage::usual().await;
     stage.push(30, 1500, 2);
     stage.intake_meets([Fault::PASS, Fault::Unanswered]);
-    stage.run_to(0).await;
+    let ended = stage.run_to(0).await;
+    assert!(ended.stderr.contains("possibly_duplicated=10"), "{}", ended.stderr);
     stage.assert_none_lost();
     assert_eq!(stage.intake.count(), 40, "the ten of the second page once more");
     let twice = stage.intake.ids().values().filter(|times| **times == 2).count();
@@ -158,6 +159,30 @@ async fn a_web_page_from_the_intake_is_no_acceptance() {
 }
 
 #[tokio::test]
+async fn a_block_page_of_any_kind_is_no_acceptance() {
+    let xhtml = "<?xml version=\"1.0\"?><html xmlns=\"http://www.w3.org/1999/xhtml\"><title>Blocked</title></html>";
+    let stage = Stage::usual().await.with(BUDGET, "0s");
+    stage.push(30, 1500, 2);
+    for (kind, body) in [
+        (Some("text/plain"), "Access denied by policy"),
+        (Some("application/xhtml+xml"), xhtml),
+        (None, xhtml),
+        (None, "blocked"),
+        (Some("application/json"), "{blocked}"),
+    ] {
+        for status in [200, 201, 202] {
+            stage.intake.answer_always(Some(Fault::Typed(status, kind, body)));
+            let ended = stage.run_to(75).await;
+            assert!(ended.stderr.contains(INTAKE), "{kind:?} {body}: {}", ended.stderr);
+            assert_eq!((stage.intake.count(), stage.setup.rejected().len()), (0, 0));
+        }
+    }
+    stage.intake.answer_always(None);
+    stage.run_to(0).await;
+    stage.assert_all_once();
+}
+
+#[tokio::test]
 async fn a_web_page_from_the_intake_for_good_ends_a_one_shot_with_75_and_keeps_the_cursor() {
     let stage = Stage::usual().await.with(BUDGET, "0s");
     stage.push(30, 1500, 2);
@@ -178,7 +203,7 @@ async fn a_redirect_of_the_intake_is_named_and_nothing_follows_it() {
     let elsewhere = Stage::usual().await.intake;
     let location = format!("{}/api/v2/logs", elsewhere.url());
     stage.intake.answer_always(Some(Fault::Redirect(location.clone())));
-    let ended = stage.run_to(78).await;
+    let ended = stage.refused_to_the_end().await;
     for place in [format!("{}/api/v2/logs", stage.intake.url()), location] {
         assert!(ended.stderr.contains(&place), "{place} is named: {}", ended.stderr);
     }
@@ -224,7 +249,8 @@ async fn a_rotated_key_is_taken_up_from_its_file_after_an_alarm() {
     let file = stage.setup.folder().join("key");
     std::fs::write(&file, format!("{}\n", IntakeOptions::default().api_key)).unwrap();
     stage.push(30, 1500, 2);
-    stage.intake_meets([Fault::PASS, Fault::Status(403)]);
+    // The page's request, and the notice that finds out whether it is the key or the page.
+    stage.intake_meets([Fault::PASS, Fault::Status(403), Fault::Status(403)]);
     let mut daemon = stage.setup.start(&[]);
     daemon.says("the destination needs attention").await;
     assert!(daemon.stderr().contains(KEY_FILE), "{}", daemon.stderr());
@@ -232,7 +258,7 @@ async fn a_rotated_key_is_taken_up_from_its_file_after_an_alarm() {
     stage.intake.set_api_key(next);
     std::fs::write(&file, format!("{next}\n")).unwrap();
     stage.intake.wait_for_ids(30).await;
-    assert_eq!(stage.intake.requests()[2].status, Some(403), "the old key is really refused");
+    assert_eq!(stage.intake.requests()[3].status, Some(403), "the old key is really refused");
     stop(daemon).await;
     stage.assert_all_once();
 }

@@ -218,7 +218,7 @@ async fn an_intake_that_refuses_everything_at_first_contact_is_not_poison() {
     let stage = with_intake(IntakeOptions::default()).await;
     stage.push(100, 1500, 2);
     stage.intake.answer_always(Some(Fault::Status(400)));
-    let ended = stage.run_to(78).await;
+    let ended = stage.refused_to_the_end().await;
     assert!(ended.stderr.contains("refuses everything") && ended.stderr.contains(INTAKE), "{}", ended.stderr);
     assert_eq!(stage.setup.rejected().len(), 0);
     assert_eq!(Some(stage.since()), stage.openings()[0].from, "the cursor is where it was");
@@ -232,7 +232,7 @@ async fn an_intake_that_refuses_a_single_record_and_a_notice_too_is_not_poison()
     let stage = with_intake(IntakeOptions::default()).await;
     stage.push(1, 60, 2);
     stage.intake.answer_always(Some(Fault::Status(400)));
-    stage.run_to(78).await;
+    stage.refused_to_the_end().await;
     assert_eq!(stage.setup.rejected().len(), 0);
     stage.intake.answer_always(None);
     stage.run_to(0).await;
@@ -244,9 +244,10 @@ async fn an_intake_that_knows_no_such_path_is_not_poison() {
     let stage = with_intake(IntakeOptions::default()).await;
     stage.push(100, 1500, 2);
     stage.intake.answer_always(Some(Fault::Status(404)));
-    let ended = stage.run_to(78).await;
+    let ended = stage.refused_to_the_end().await;
     assert!(ended.stderr.contains(INTAKE), "{}", ended.stderr);
-    assert_eq!((stage.intake.requests().len(), stage.setup.rejected().len()), (1, 0));
+    // The page's one request, and the notice that finds out whether it is the page.
+    assert_eq!((stage.intake.requests().len(), stage.setup.rejected().len()), (2, 0));
     stage.intake.answer_always(None);
     stage.run_to(0).await;
     stage.assert_all_once();
@@ -288,9 +289,28 @@ async fn an_intake_that_refuses_everything_as_too_large_is_not_poison() {
     let stage = Stage::usual().await;
     stage.push(30, 1500, 2);
     stage.intake.answer_always(Some(Fault::Status(413)));
-    stage.run_to(78).await;
+    stage.refused_to_the_end().await;
     assert_eq!(stage.setup.rejected().len(), 0);
     stage.intake.answer_always(None);
     stage.run_to(0).await;
     stage.assert_all_once();
+}
+
+#[tokio::test]
+async fn an_entry_that_a_firewall_answers_with_403_is_dead_lettered_and_the_key_is_not_blamed() {
+    let dislikes = Predicate::new(|entry| entry.to_string().contains("OR 1=1"));
+    let options = IntakeOptions { firewall: Some((dislikes, Fault::Status(403))), ..IntakeOptions::default() };
+    let stage = with_intake(options).await;
+    let mut records = stage.records(100, 1500, 2);
+    let Record { at, .. } = records[42];
+    let json = format!(r#"{{"id":"bad","action":"login","created":"{at}","details":"OR 1=1"}}"#);
+    records[42] = Record::raw(at, json);
+    stage.push_all(records);
+    // At first contact, in one page: nothing but a notice tells it from a refused key.
+    let ended = stage.run_to(0).await;
+    assert!(ended.stderr.contains("delivered=99") && ended.stderr.contains("rejected=1"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("refused the API key"), "{}", ended.stderr);
+    assert_the_others_once(&stage, &["bad"]);
+    let rejected = stage.setup.rejected();
+    assert_eq!((rejected.len(), &rejected[0]["id"]), (1, &"bad".into()));
 }

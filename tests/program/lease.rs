@@ -211,6 +211,8 @@ async fn a_request_to_the_intake_is_cut_off_before_the_lease_is_over() {
     stage.intake.wait_for_requests(1).await;
     server.pause();
     first.says(LAPSED).await;
+    let told = first.stderr().lines().find(|line| line.contains(LAPSED)).map(str::to_owned).unwrap();
+    assert!(told.contains("possibly_duplicated=50"), "{told}");
     stage.intake.release();
     server.resume();
     // Nobody has taken over meanwhile, so the lease is its own again, and the page is sent once more.

@@ -9,17 +9,22 @@
     reason = "in a test, what cannot be is a failure"
 )]
 
+mod clocks;
 mod command_line;
+mod contradiction;
 mod daemon;
 mod dry_run;
 mod first_sync;
 mod health;
 mod instances;
+mod intake_content;
+mod intake_cut_off;
 mod intake_entries;
 mod intake_faults;
 mod intake_refusals;
 mod killing;
 mod lease;
+mod memory;
 mod metrics;
 mod pipeline;
 mod probe;

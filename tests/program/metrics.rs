@@ -109,6 +109,8 @@ async fn what_is_counted_is_what_the_far_sides_saw_whatever_fails() {
     assert!(stage.intake.count() > accepted, "a page was taken without an answer, which is not counted as delivered");
     assert_shows(&scrape, "auditsync_events_delivered_total", accepted - notices);
     assert_shows(&scrape, "auditsync_events_rejected_total", 1);
+    let without_answer = requests.iter().filter(|request| request.status.is_none()).map(|request| request.entries);
+    assert_shows(&scrape, "auditsync_events_possibly_duplicated_total", without_answer.sum());
     assert_shows(&scrape, "auditsync_events_read_total", 50);
     assert_shows(&scrape, "auditsync_events_already_delivered_total", 0);
     let to_intake = |status| format!("auditsync_requests_total{{side=\"destination\",status=\"{status}\"}}");

@@ -72,6 +72,21 @@ async fn check_says_whether_the_store_can_be_written_and_who_holds_the_lease() {
 }
 
 #[tokio::test]
+async fn check_warns_of_replicas_that_need_not_confirm_a_write() {
+    let server = RedisServer::start();
+    let stage = on_redis(&server).await;
+    let _replica = server.replica();
+    while !server.command(&["INFO", "replication"]).contains("connected_slaves:1") {}
+    let ended = stage.setup.run(&["check"]).await;
+    assert_eq!(ended.code(), Some(0), "{}", ended.stdout);
+    let said = line(&ended.stdout, "warning");
+    assert!(said.contains("set min-replicas-to-write 1"), "{said}");
+    assert_eq!(server.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]), "OK");
+    let ended = stage.setup.run(&["check"]).await;
+    assert!(!ended.stdout.contains("min-replicas-to-write"), "{}", ended.stdout);
+}
+
+#[tokio::test]
 async fn check_ends_with_74_where_the_store_refuses_or_is_not_there() {
     let server = RedisServer::with(&["--save", "", "--requirepass", "hunter2"]);
     let stage = on_redis(&server).await;

@@ -53,7 +53,7 @@ async fn a_web_page_in_place_of_the_first_answer_names_no_token_endpoint() {
 #[tokio::test]
 async fn a_token_endpoint_of_a_stranger_gets_no_secret() {
     let stage = advertising(AdvertiseAuth::Other("https://evil.example/auth/realms/apiclients".into())).await;
-    let ended = stage.run_to(78).await;
+    let ended = stage.refused_to_the_end().await;
     assert!(ended.stderr.contains(TOKEN_URL), "{}", ended.stderr);
     assert!(ended.stderr.contains("https://evil.example/auth/realms/apiclients"), "{}", ended.stderr);
     assert_eq!((stage.scm.token_requests(), stage.scm.hits()), (0, 1));
@@ -87,7 +87,7 @@ async fn a_wrong_token_endpoint_is_told_at_first_contact() {
     let token_url = stage.scm.token_url();
     let stage = stage.with(TOKEN_URL, token_url);
     stage.scm.answer_tokens_always(Some(Fault::Status(404)));
-    let ended = stage.run_to(78).await;
+    let ended = stage.refused_to_the_end().await;
     assert!(ended.stderr.contains(TOKEN_URL), "{}", ended.stderr);
     assert_eq!(stage.scm.token_requests(), 1);
     stage.assert_protocol();

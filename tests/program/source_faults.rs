@@ -176,9 +176,9 @@ async fn a_loop_finds_the_source_down_in_a_later_cycle_and_goes_on() {
 
 #[tokio::test]
 async fn a_wrong_address_is_told_at_first_contact() {
-    let stage = Stage::usual().await.with("SECTIGO_AUDIT_SYNC_LOOP", "true");
+    let stage = Stage::usual().await;
     stage.scm.answer_always(Some(Fault::Status(404)));
-    let ended = stage.run_to(78).await;
+    let ended = stage.refused_to_the_end().await;
     assert!(ended.stderr.contains("SECTIGO_AUDIT_API_URL"), "{}", ended.stderr);
     assert_eq!(stage.scm.token_requests(), 0, "what is not the API gets no secret");
     stage.assert_protocol();
@@ -186,10 +186,10 @@ async fn a_wrong_address_is_told_at_first_contact() {
 
 #[tokio::test]
 async fn a_refused_range_at_first_contact_names_the_address() {
-    let stage = Stage::usual().await.with("SECTIGO_AUDIT_SYNC_LOOP", "true");
+    let stage = Stage::usual().await;
     stage.scm.script(Fault::PASS);
     stage.scm.answer_always(Some(Fault::Status(400)));
-    let ended = stage.run_to(78).await;
+    let ended = stage.refused_to_the_end().await;
     assert!(ended.stderr.contains("SECTIGO_AUDIT_API_URL"), "{}", ended.stderr);
     assert_eq!(stage.scm.requests().len(), 2, "it is not asked again");
     stage.assert_protocol();
@@ -235,7 +235,7 @@ async fn a_redirect_of_the_api_is_named_and_nothing_follows_it() {
     let elsewhere = Stage::usual().await.scm;
     let location = format!("{}/api/v1/records", elsewhere.url());
     stage.scm.answer_always(Some(Fault::Redirect(location.clone())));
-    let ended = stage.run_to(78).await;
+    let ended = stage.refused_to_the_end().await;
     for place in [format!("{}/api/v1/records", stage.scm.url()), location] {
         assert!(ended.stderr.contains(&place), "{place} is named: {}", ended.stderr);
     }
@@ -249,7 +249,7 @@ async fn a_redirect_of_the_api_gets_no_access_token() {
     let elsewhere = Stage::usual().await.scm;
     stage.scm.script(Fault::PASS);
     stage.scm.answer_always(Some(Fault::Redirect(format!("{}/api/v1/records", elsewhere.url()))));
-    stage.run_to(78).await;
+    stage.refused_to_the_end().await;
     assert_eq!(stage.authorized().len(), 1, "it had a token to lose");
     assert_eq!(elsewhere.hits(), 0);
     stage.assert_protocol();
@@ -260,11 +260,39 @@ async fn a_redirect_of_the_token_endpoint_is_named_and_no_secret_follows_it() {
     let stage = Stage::usual().await;
     let elsewhere = Stage::usual().await.scm;
     stage.scm.answer_tokens_always(Some(Fault::Redirect(elsewhere.token_url())));
-    let ended = stage.run_to(78).await;
+    let ended = stage.refused_to_the_end().await;
     for place in [stage.scm.token_url(), elsewhere.token_url()] {
         assert!(ended.stderr.contains(&place), "{place} is named: {}", ended.stderr);
     }
     assert_eq!(elsewhere.hits(), 0);
     assert_eq!(stage.scm.token_requests(), 1);
+    stage.assert_protocol();
+}
+
+#[tokio::test]
+async fn a_daemon_survives_a_passing_refusal_at_first_contact() {
+    for fault in [Fault::Status(404), Fault::Status(405), Fault::Status(400)] {
+        let stage = Stage::usual().await.with("SECTIGO_AUDIT_SYNC_LOOP", "true");
+        stage.push(20, 1500, 2);
+        stage.source_meets([fault.clone(), Fault::PASS, fault.clone()]);
+        stage.intake_meets([fault]);
+        let mut daemon = stage.setup.start(&[]);
+        daemon.says("the source needs attention").await;
+        stage.intake.wait_for_ids(20).await;
+        stop(daemon).await;
+        stage.assert_all_once();
+    }
+}
+
+#[tokio::test]
+async fn a_daemon_with_a_wrong_address_says_so_at_once_and_ends_after_half_a_minute() {
+    let stage = Stage::usual().await.with("SECTIGO_AUDIT_SYNC_LOOP", "true");
+    stage.scm.answer_always(Some(Fault::Status(404)));
+    let begun = std::time::Instant::now();
+    let ended = stage.run_to(78).await;
+    assert!(begun.elapsed() >= std::time::Duration::from_secs(30));
+    assert!(ended.stderr.contains("the source needs attention"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("SECTIGO_AUDIT_API_URL"), "{}", ended.stderr);
+    assert!(stage.scm.requests().len() >= 4, "{}", ended.stderr);
     stage.assert_protocol();
 }

@@ -119,6 +119,8 @@ async fn a_page_token_that_is_gone_at_the_next_start_loses_nothing() {
     stage.run_to(75).await;
     assert_eq!(stage.intake.count(), 20);
     stage.scm.expire_page_tokens();
+    // One refusal may pass; with no budget to request the page again, the next run finds out.
+    stage.run_to(75).await;
     stage.run_to(0).await;
     stage.assert_all_once();
 }
@@ -151,12 +153,99 @@ async fn the_same_page_again_and_again_ends_a_one_shot_with_75_and_loses_nothing
 }
 
 #[tokio::test]
+async fn the_same_page_with_fresh_tokens_is_an_alarm_and_not_endless() {
+    let options = ScmOptions { page_size: 150, ..ScmOptions::default() };
+    let stage = Stage::of(options, IntakeOptions::default()).await.with("SECTIGO_AUDIT_SYNC_LOOP", "true");
+    stage.push(300, 1500, 2);
+    stage.scm.go_round_with_fresh_tokens(true);
+    let mut daemon = stage.setup.start(&[]);
+    daemon.says("the source needs attention").await;
+    assert!(daemon.stderr().contains("the same page again"), "{}", daemon.stderr());
+    let kept = stage.since();
+    stop(daemon).await;
+    assert_eq!((stage.since(), stage.intake.count()), (kept, 300), "two pages, once each");
+    assert!(stage.authorized().len() < 10, "{}", stage.authorized().len());
+    stage.scm.go_round_with_fresh_tokens(false);
+    stage.with("SECTIGO_AUDIT_SYNC_LOOP", "false").run_to(0).await;
+}
+
+#[tokio::test]
+async fn a_small_page_with_fresh_tokens_is_repeated_a_few_times_at_most() {
+    let stage = Stage::usual().await.with(BUDGET, "0s");
+    stage.push(13, 1500, 2);
+    stage.scm.go_round_with_fresh_tokens(true);
+    stage.run_to(75).await;
+    assert!(stage.intake.count() <= 13 + 15, "{}", stage.intake.count());
+    assert!(stage.authorized().len() < 15, "{}", stage.authorized().len());
+    // The page that the cursor leads to comes once more, and then the end of the range.
+    stage.scm.go_round_with_fresh_tokens(false);
+    let stage = stage.with(BUDGET, "60s");
+    stage.run_to(0).await;
+    stage.assert_none_lost();
+}
+
+/// A later page of a range meets a status once: nothing is delivered twice for it.
+async fn a_single_refusal_repeats_nothing(status: u16) {
+    // Longer than the overlap: what was delivered of the range is not remembered.
+    let stage = Stage::usual().await;
+    stage.push(40, 1500, 400);
+    stage.source_meets([Fault::PASS, Fault::PASS, Fault::Status(status)]);
+    let ended = stage.run_to(0).await;
+    assert!(ended.stderr.contains("the same page is requested again"), "{}", ended.stderr);
+    assert_eq!(stage.openings().len(), 1, "the range is not read from its start");
+    stage.assert_all_once();
+}
+
+#[tokio::test]
+async fn a_single_400_on_a_later_page_repeats_nothing() {
+    a_single_refusal_repeats_nothing(400).await;
+}
+
+#[tokio::test]
+async fn a_single_404_on_a_later_page_repeats_nothing() {
+    a_single_refusal_repeats_nothing(404).await;
+}
+
+#[tokio::test]
+async fn a_single_405_on_a_later_page_repeats_nothing() {
+    a_single_refusal_repeats_nothing(405).await;
+}
+
+#[tokio::test]
+async fn a_single_407_on_a_later_page_repeats_nothing() {
+    a_single_refusal_repeats_nothing(407).await;
+}
+
+#[tokio::test]
+async fn a_single_421_on_a_later_page_repeats_nothing() {
+    a_single_refusal_repeats_nothing(421).await;
+}
+
+#[tokio::test]
+async fn a_single_431_on_a_later_page_repeats_nothing() {
+    a_single_refusal_repeats_nothing(431).await;
+}
+
+#[tokio::test]
+async fn a_status_that_is_not_about_a_token_is_an_alarm_when_it_lasts_and_repeats_nothing() {
+    let stage = Stage::usual().await.with(BUDGET, "8s");
+    stage.push(40, 1500, 400);
+    stage.source_meets([Fault::PASS, Fault::PASS]);
+    stage.scm.answer_always(Some(Fault::Status(405)));
+    let ended = stage.run_to(75).await;
+    assert!(ended.stderr.contains("SECTIGO_AUDIT_API_URL"), "{}", ended.stderr);
+    stage.scm.answer_always(None);
+    stage.run_to(0).await;
+    stage.assert_all_once();
+}
+
+#[tokio::test]
 async fn a_page_over_the_bound_is_asked_for_in_halves() {
     let stage = Stage::of(ScmOptions::default(), IntakeOptions::default()).await;
     stage.push(30, 1500, 2);
     stage.source_meets([Fault::PASS, Fault::Huge(TOO_MUCH), Fault::Huge(TOO_MUCH), Fault::Huge(TOO_MUCH)]);
     let ended = stage.run_to(0).await;
-    assert!(ended.stderr.contains("larger than 67108864 bytes"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("larger than 8388608 bytes"), "{}", ended.stderr);
     let openings = stage.openings();
     let length = |i: usize| openings[i].to.unwrap().duration_since(openings[i].from.unwrap()).as_secs();
     assert_eq!((length(2), length(3)), (length(0), length(0) / 2));
@@ -230,6 +319,50 @@ async fn a_record_that_never_parses_holds_up_nothing_before_it_and_ends_a_one_sh
     let smallest = (Some(second), Some(second + Duration::from_secs(1)));
     assert!(stage.openings().iter().any(|asked| (asked.from, asked.to) == smallest), "down to one second");
     stage.assert_all_once();
+}
+
+/// Two records of one second, of which the first holds a byte that is no UTF-8 and a raw control character, among others.
+async fn a_broken_text_is_delivered_repaired(options: ScmOptions) {
+    let stage = Stage::of(options, IntakeOptions::default()).await.with(LOOKBACK, "12s").with(DELAY, "0s");
+    let second = Timestamp::from_second(Timestamp::now().as_second()).unwrap() - Duration::from_secs(6);
+    let at = |millis| second + SignedDuration::from_millis(millis);
+    let time = |millis| format!("{:.3}", at(millis));
+    let plain = |id: &str, millis| {
+        Record::raw(at(millis), format!(r#"{{ "id":"{id}","created":"{}","n":1.50 }}"#, time(millis)))
+    };
+    let broken = format!(r#"{{"id":"broken","created":"{}","details":"a<ff>b<01>c"}}"#, time(300));
+    stage.push_all(vec![plain("before", -1500), plain("beside", 200), plain("beside-too", 400), plain("behind", 2500)]);
+    stage.push_all(vec![Record { id: "broken".into(), ..Record::raw(at(300), broken) }]);
+    stage.scm.corrupt(&[("<ff>", b"\xff"), ("<01>", b"\x01")]);
+    let ended = stage.run_to(0).await;
+    assert!(ended.stderr.contains("`auditsync.repaired`"), "{}", ended.stderr);
+    // A page that was delivered before the broken one lies behind the end of the halved range, and comes again with its own.
+    stage.assert_none_lost();
+    assert_eq!(stage.intake.ids()["broken"], 1);
+    let count = stage.intake.count();
+    for entry in stage.intake.entries() {
+        let is_broken = entry["sectigo"]["id"] == "broken";
+        assert_eq!(entry["auditsync"]["repaired"] == "true", is_broken, "{entry}");
+        if is_broken {
+            assert_eq!(entry["sectigo"]["details"], "a\u{fffd}b\u{1}c");
+        }
+    }
+    // The next range reaches back over it.
+    stage.push(3, 2, 1);
+    let ended = stage.run_to(0).await;
+    assert!(!ended.stderr.contains("cannot be read"), "{}", ended.stderr);
+    stage.assert_none_lost();
+    assert_eq!(stage.intake.count(), count + 3);
+}
+
+#[tokio::test]
+async fn a_text_that_is_not_utf_8_is_delivered_repaired_and_holds_up_nothing() {
+    a_broken_text_is_delivered_repaired(ScmOptions::default()).await;
+}
+
+#[tokio::test]
+async fn a_broken_text_on_a_later_page_of_one_second_is_delivered_repaired() {
+    a_broken_text_is_delivered_repaired(ScmOptions { page_size: 1, ..ScmOptions::default() }).await;
 }
 
 #[tokio::test]

@@ -157,12 +157,16 @@ async fn a_server_clock_behind_ours_counts_with_the_delay() {
 
 #[tokio::test]
 async fn a_place_ahead_of_the_servers_clock_is_told_and_loses_nothing() {
-    let stage = dated(-7200).await.with("SECTIGO_AUDIT_RETRY_BUDGET", "1s");
-    stage.push(30, 1500, 2);
+    let stage = Stage::usual().await.with("SECTIGO_AUDIT_RETRY_BUDGET", "1s").with(DELAY, "60s");
+    stage.push(30, 1500, 100);
+    stage.run_to(0).await;
+    stage.scm.set_date_offset(-7200);
+    stage.push(30, 50, 2);
     let ended = stage.run_to(75).await;
     assert!(ended.stderr.contains("lies ahead of the clock of"), "{}", ended.stderr);
-    assert_eq!(stage.intake.count(), 0);
+    assert_eq!(stage.intake.count(), 30);
     stage.scm.set_date_offset(0);
+    let stage = stage.with(DELAY, "0s");
     stage.run_to(0).await;
     stage.assert_all_once();
 }
@@ -186,13 +190,15 @@ async fn a_server_clock_that_goes_back_in_a_range_is_told_and_does_not_spin() {
 }
 
 #[tokio::test]
-async fn a_server_clock_ahead_of_ours_does_not() {
+async fn a_server_clock_ahead_of_ours_counts() {
     let stage = dated(7200).await;
     stage.push(30, 1500, 2);
     stage.run_to(0).await;
     for request in stage.authorized() {
-        assert!(request.to.unwrap() <= Timestamp::try_from(request.time).unwrap(), "{request:?}");
+        let theirs = Timestamp::try_from(request.time).unwrap() + Duration::from_hours(2);
+        assert!(request.to.unwrap() <= theirs, "{request:?}");
     }
+    assert!(stage.since() > ago(60) + Duration::from_hours(2), "{}", stage.since());
     stage.assert_all_once();
 }
 
@@ -212,8 +218,22 @@ async fn records_that_are_not_stable_are_told_and_not_sent_twice() {
     let ended = stage.run_to(0).await;
     assert!(!ended.stderr.contains("not stable"), "{}", ended.stderr);
     stage.push(5, 50, 2);
+    let stage = stage.with(DELAY, "0s").with("SECTIGO_AUDIT_RETRY_BUDGET", "2s");
+    let ended = stage.run_to(75).await;
+    assert!(ended.stderr.contains("not stable"), "{}", ended.stderr);
+    assert_eq!(stage.intake.count(), 30, "nothing of it is delivered");
+}
+
+#[tokio::test]
+async fn one_empty_answer_does_not_end_the_protection_of_late_records() {
+    let stage = Stage::usual().await.with(DELAY, "60s");
+    stage.push(30, 280, 70);
+    stage.run_to(0).await;
+    // They became visible late; and the next answer is a passing fault.
+    stage.push(5, 270, 100);
+    stage.source_meets([Fault::PASS, Fault::Body("[]".into())]);
     let stage = stage.with(DELAY, "0s");
     let ended = stage.run_to(0).await;
-    assert!(ended.stderr.contains("not stable"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("none of the 30 records"), "{}", ended.stderr);
     stage.assert_all_once();
 }

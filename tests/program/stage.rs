@@ -93,6 +93,13 @@ impl Stage {
         ended
     }
 
+    /// Runs the binary once without any patience. It met refusals alone, so it must end with 78.
+    pub async fn refused_to_the_end(&self) -> Ended {
+        let ended = self.setup.start_with(&[("SECTIGO_AUDIT_RETRY_BUDGET", "0s")], &[]).ended().await;
+        assert_eq!(ended.code(), Some(78), "{}", ended.stderr);
+        ended
+    }
+
     /// Up to when everything is delivered, as the state has it.
     pub fn since(&self) -> Timestamp {
         let state = self.setup.state().expect("there is a state");

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use auditsync::destination::{self, Delivery, Destination, Receipt, Tally};
 use auditsync::event::{Event, Fields};
+use auditsync::server_time::LocalTime;
 use auditsync::source::{self, Cursor, Page, Source};
 use auditsync::state::{Claim, Document, Error, StateStore, Version};
 
@@ -134,7 +135,7 @@ impl World {
         let mut oracle = self.oracle();
         let version = oracle.held.as_ref().map(|(_, version)| Version(version.to_string()));
         if version.as_ref() != expected {
-            return Err(Error::Conflict { place: PLACE.to_owned() });
+            return Err(Error::Conflict { place: PLACE.to_owned(), cause: None });
         }
         let state = document.read(PLACE)?;
         let place: usize = state.cursor.decode().unwrap();
@@ -237,7 +238,7 @@ impl Source for Row {
         Ok(ORIGIN + SignedDuration::from_secs(place))
     }
 
-    async fn next_page(&self, cursor: &Cursor, _: Timestamp) -> Result<Page, source::Error> {
+    async fn next_page(&self, cursor: &Cursor, _: LocalTime) -> Result<Page, source::Error> {
         tokio::time::sleep(Duration::from_millis(50)).await;
         let from: usize = cursor.decode().map_err(source::Error::Cursor)?;
         let to = (from + self.0.plan.page).min(self.0.plan.events);
@@ -251,7 +252,7 @@ impl Source for Row {
         self.0.oracle().pauses += 1;
     }
 
-    fn narrowed(&self, _: &Cursor, _: Timestamp) -> Option<Cursor> {
+    fn narrowed(&self, _: &Cursor, _: LocalTime) -> Option<Cursor> {
         None
     }
 }
@@ -272,30 +273,37 @@ impl Destination for Sink {
     async fn deliver(&self, delivery: &mut Delivery, _: Timestamp) -> Result<Receipt, destination::Error> {
         self.world.is_sending(self.instance, "at its start");
         self.world.begins(self.instance, delivery.events());
-        let _under_way = UnderWay(self);
+        let request = UnderWay { sink: self, delivery };
         tokio::time::sleep(self.latency / 2).await;
         self.world.is_sending(self.instance, "on its arrival");
         {
             let mut oracle = self.world.oracle();
             oracle.first_accepted.get_or_insert_with(Instant::now);
-            for event in delivery.events().iter() {
+            for event in request.delivery.events().iter() {
                 let number: usize = std::str::from_utf8(event.raw()).unwrap().parse().unwrap();
                 *oracle.accepted.entry(number).or_default() += 1;
             }
         }
         tokio::time::sleep(self.latency / 2).await;
-        delivery.count(Tally { accepted: delivery.events().len(), ..Tally::default() });
-        delivery.leave(Vec::new());
+        let accepted = request.delivery.events().len();
+        request.delivery.count(Tally { accepted, ..Tally::default() });
+        request.delivery.leave(Vec::new());
         Ok(Receipt::Accepted)
     }
 }
 
-/// Ends when it is answered, and when it is cut off.
-struct UnderWay<'a>(&'a Sink);
+/// Ends when it is answered, and when it is cut off: then nobody knows whether it arrived.
+struct UnderWay<'a> {
+    sink: &'a Sink,
+    delivery: &'a mut Delivery,
+}
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.0.world.has_sent(self.0.instance);
+        if !self.delivery.is_complete() {
+            self.delivery.note_unanswered(self.delivery.events().len());
+        }
+        self.sink.world.has_sent(self.sink.instance);
     }
 }
 

@@ -93,10 +93,11 @@ impl Destination for ModelDestination {
                 (!delivery.is_complete()).then(|| unavailable(None))
             }
             Some(DestinationFault::Unanswered(part)) => {
-                for index in of(&open, part) {
-                    self.world.ledger().unanswered(page, index);
+                let sent = of(&open, part);
+                for index in &sent {
+                    self.world.ledger().unanswered(page, *index);
                 }
-                delivery.note_unanswered();
+                delivery.note_unanswered(sent.len());
                 Some(unavailable(None))
             }
             Some(DestinationFault::RejectsOne(nth)) => {

@@ -70,7 +70,8 @@ async fn live(world: &Arc<World>, number: usize, plan: &LifePlan) {
     begin(world);
     // Without the server's time, a clock that is ahead cannot be noticed.
     let ahead = if world.knobs.dated { plan.ahead } else { plan.ahead.min(0) };
-    let sync = engine(world, &life, plan.mode, ahead, plan.busy);
+    let budget = Duration::from_secs(world.knobs.budget.into());
+    let sync = engine(world, &life, plan.mode, budget, ahead, plan.busy);
     let ending = run_until_over(world, &life, sync, plan).await;
     if life.goes_round() {
         world.ledger().violated("it goes round in a circle");
@@ -140,7 +141,9 @@ async fn recover(world: &Arc<World>, number: usize) {
     let life = Arc::new(Life::new(number, Duration::from_secs(25), None));
     begin(world);
     let end = world.now() - SignedDuration::from_secs(i64::from(world.knobs.delay) + 1);
-    let sync = engine(world, &life, Mode::Once, 0, 0);
+    // A refused page token is requested again for some seconds.
+    let budget = Duration::from_secs(world.knobs.budget.max(60).into());
+    let sync = engine(world, &life, Mode::Once, budget, 0, 0);
     let ending = tokio::select! {
         biased;
         ended = timeout(LONGEST_RECOVERY, sync.run()) => ended.ok(),
@@ -168,21 +171,22 @@ fn begin(world: &World) {
     world.ledger().begin_life(held.map_or(0, |written| written.behind), position);
 }
 
-fn engine(world: &Arc<World>, life: &Arc<Life>, mode: Mode, ahead: i16, busy: u8) -> Sync {
+fn engine(world: &Arc<World>, life: &Arc<Life>, mode: Mode, retry_budget: Duration, ahead: i16, busy: u8) -> Sync {
     let knobs = world.knobs;
     let settings = Settings {
         mode,
         interval: Duration::from_secs(knobs.interval.into()),
-        retry_budget: Duration::from_secs(knobs.budget.into()),
+        retry_budget,
         shutdown_grace: Duration::from_secs(knobs.grace.into()),
         lease_ttl: Duration::from_secs(60),
     };
+    let clock = Clock::starting_at(world.now() + SignedDuration::from_secs(ahead.into()));
     Sync::new(
-        Arc::new(ModelSource::new(Arc::clone(world), Arc::clone(life))),
+        Arc::new(ModelSource::new(Arc::clone(world), Arc::clone(life), clock)),
         Arc::new(ModelDestination::new(Arc::clone(world), Arc::clone(life))),
         Arc::new(ModelStore::new(Arc::clone(world), Arc::clone(life), busy)),
         settings,
-        Clock::starting_at(world.now() + SignedDuration::from_secs(ahead.into())),
+        clock,
         life.stop.clone(),
     )
 }

@@ -44,6 +44,11 @@ pub(crate) struct Ledger {
     heard: Option<Instant>,
     /// The very first position, and the newest one.
     first: Option<Timestamp>,
+    /// Where the very first one has to be by the server's clock: the earliest that any life learnt, and what this life learnt.
+    corrected: Option<Timestamp>,
+    corrects: Option<Timestamp>,
+    /// What this life learnt, once the store holds what follows from there.
+    begins: Option<Timestamp>,
     position: Option<Timestamp>,
     violation: Option<String>,
 }
@@ -83,6 +88,9 @@ impl Ledger {
             storing_since: None,
             heard: None,
             first: None,
+            corrected: None,
+            corrects: None,
+            begins: None,
             position: None,
             violation: None,
         }
@@ -118,6 +126,11 @@ impl Ledger {
         let contents: Option<Vec<_>> = fresh.iter().map(|event| self.history.content(event.raw())).collect();
         let Some(contents) = contents else { return self.violated("a page holds what is no record") };
         let arrived = vec![false; contents.len()];
+        let leads_to = auditsync::source::sectigo::position(&next).ok();
+        if leads_to < self.first {
+            self.corrected = self.corrected.into_iter().chain(leads_to).min();
+            self.corrects = self.corrects.or(leads_to);
+        }
         self.pages.push(Served { contents, arrived, next });
     }
 
@@ -192,6 +205,11 @@ impl Ledger {
         }
     }
 
+    /// From where on everything has to arrive.
+    fn begins(&self) -> Option<Timestamp> {
+        self.begins.or(self.first)
+    }
+
     /// The store is asked to take a cursor.
     pub(crate) fn storing(&mut self) {
         self.storing_since.get_or_insert_with(Instant::now);
@@ -210,9 +228,15 @@ impl Ledger {
             self.violated(format!("the cursor behind page {} was stored before page {page} was accepted", behind - 1));
         }
         if self.position.is_some_and(|position| stored.position < position) {
-            self.violated(format!("the stored cursor went back to {}", stored.position));
+            // The very first one may have been made by a clock that was ahead.
+            if self.first == self.position && self.corrects.is_some_and(|corrects| corrects <= stored.position) {
+                self.begins = self.corrects;
+            } else {
+                self.violated(format!("the stored cursor went back to {}", stored.position));
+            }
         }
-        let first = *self.first.get_or_insert(stored.position);
+        self.first.get_or_insert(stored.position);
+        let first = self.begins().unwrap_or(stored.position);
         self.position = Some(stored.position);
         self.committed = self.committed.max(behind);
         self.storing_since = None;
@@ -285,24 +309,30 @@ impl Ledger {
         self.delivering = None;
         self.storing_since = None;
         self.position = position;
+        self.corrects = None;
     }
 
     /// Everything up to `end` should have arrived, and as often as it may.
     pub(crate) fn settle(&mut self, end: Timestamp) {
-        let Some(first) = self.first else { return };
-        let records = self.history.records.iter();
-        let due: Vec<_> =
-            records.filter(|record| record.at > first && record.at <= end).map(|record| record.content).collect();
-        let due = count(&due);
+        let Some(first) = self.begins() else { return };
+        let after = |from: Timestamp| {
+            let records = self.history.records.iter();
+            let records = records.filter(|record| record.at > from && record.at <= end);
+            count(&records.map(|record| record.content).collect::<Vec<_>>())
+        };
+        let due = after(first);
+        // Delivered from where it should have begun, though a crash came before that was stored.
+        let there = after(self.corrected.map_or(first, |corrected| corrected.min(first)));
         for content in 0..self.delivered.len() {
             let (had, due) = (self.delivered[content], due.get(&content).copied().unwrap_or_default());
             if had < due {
                 self.violated(format!("lost: of r{content} {had} of {due} arrived"));
             }
-            let most = due + self.permitted[content];
-            if had > most && !(due > 0 && self.history.is_misleading(content)) {
+            let there = there.get(&content).copied().unwrap_or_default();
+            let most = there + self.permitted[content];
+            if had > most && !(there > 0 && self.history.is_misleading(content)) {
                 self.violated(format!(
-                    "repeated: r{content} arrived {had} times, {due} are there, at most {most} were permitted"
+                    "repeated: r{content} arrived {had} times, {there} are there, at most {most} were permitted"
                 ));
             }
         }

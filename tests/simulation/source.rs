@@ -2,7 +2,6 @@
 //!
 //! It makes the same calls as the real source does around its requests, so that everything but HTTP is the product's own.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,33 +11,40 @@ use jiff::{Timestamp, Unit};
 use tokio::time::Instant;
 
 use auditsync::event::Event;
+use auditsync::server_time::{LocalTime, ServerClock, TOLERANCE};
 use auditsync::source::sectigo::moment::Moment;
-use auditsync::source::sectigo::position::{Contradiction, Cut, InRange, PageToken, Position, end_of_history};
-use auditsync::source::sectigo::{self, page};
+use auditsync::source::sectigo::position::{
+    Contradiction, Cut, InRange, PageToken, Position, end_of_history, first_since,
+};
+use auditsync::source::sectigo::refusals::{Refusals, Step};
+use auditsync::source::sectigo::stability::Stability;
+use auditsync::source::sectigo::{self, page, repair};
 use auditsync::source::{Cursor, Error, Page, Source};
+use auditsync::sync::clock::Clock;
 
 use crate::plan::SourceFault;
 use crate::world::{Life, World, excerpt, place, take};
-
-/// As the real source trusts a reading of the server's clock.
-const CLOCK_LIFE: Duration = Duration::from_secs(600);
 
 #[derive(Debug)]
 pub(crate) struct ModelSource {
     world: Arc<World>,
     life: Arc<Life>,
-    overlap_off: AtomicBool,
-    server_clock: Mutex<Option<(Timestamp, Instant)>>,
+    stability: Mutex<Stability>,
+    refusals: Mutex<Refusals>,
+    /// This machine's clock.
+    clock: Clock,
+    server_clock: ServerClock,
 }
 
 enum Answer {
-    Page { body: Bytes, token: Option<PageToken>, date: Option<Timestamp> },
+    Page { body: Bytes, token: Option<PageToken>, date: Option<Timestamp>, asked: LocalTime },
     PageTokenRefused,
 }
 
 impl ModelSource {
-    pub(crate) fn new(world: Arc<World>, life: Arc<Life>) -> Self {
-        Self { world, life, overlap_off: AtomicBool::new(false), server_clock: Mutex::default() }
+    pub(crate) fn new(world: Arc<World>, life: Arc<Life>, clock: Clock) -> Self {
+        let (stability, refusals, server_clock) = (Mutex::default(), Mutex::default(), ServerClock::default());
+        Self { world, life, stability, refusals, clock, server_clock }
     }
 
     fn cut(&self) -> Cut {
@@ -50,35 +56,30 @@ impl ModelSource {
         Duration::from_secs(self.world.knobs.delay.into())
     }
 
-    fn server_now(&self) -> Option<Timestamp> {
-        let (date, read) = (*self.server_clock.lock().unwrap())?;
-        let elapsed = read.elapsed();
-        if elapsed > CLOCK_LIFE { None } else { Some(date + elapsed) }
+    fn end(&self, begun: LocalTime) -> Moment {
+        end_of_history(begun.wall, self.server_clock.past(begun, self.clock.local()), self.delay())
     }
 
-    fn enter(&self, position: Position, now: Timestamp) -> Option<InRange> {
-        let range = position.enter(end_of_history(now, self.server_now(), self.delay()), self.cut())?;
-        Some(if self.overlap_off.load(Ordering::Relaxed) { range.without_overlap(self.cut()) } else { range })
+    fn enter(&self, position: Position, begun: LocalTime) -> Option<InRange> {
+        position.enter(self.end(begun), self.cut())
     }
 
     fn too_early(&self, range: &InRange, date: Option<Timestamp>) -> Option<Moment> {
-        let date = date?;
-        *self.server_clock.lock().unwrap() = Some((date, Instant::now()));
-        let end = end_of_history(date, None, self.delay());
+        let end = end_of_history(date?, None, self.delay());
         (range.token().is_none() && range.until() > end).then_some(end)
     }
 
     /// The page is the engine's from here on.
-    fn page(&self, events: Vec<Event>, already_delivered: usize, next: &Position, now: Timestamp) -> Page {
+    fn page(&self, events: Vec<Event>, already_delivered: usize, next: &Position, begun: LocalTime) -> Page {
         let more = match next {
             Position::InRange(_) => true,
-            Position::Idle { since, .. } => *since < end_of_history(now, self.server_now(), self.delay()),
+            Position::First { since } | Position::Idle { since, .. } => *since < self.end(begun),
         };
         Page { events, already_delivered, next: Cursor::encode(next).unwrap(), more }
     }
 
     async fn ask(&self, range: &InRange) -> Result<Answer, Error> {
-        let latency = self.world.knobs.source_latency;
+        let (latency, asked) = (self.world.knobs.source_latency, self.clock.local());
         take(latency / 2).await;
         match self.world.source_script.next() {
             Some(SourceFault::Slow(millis)) => take(millis).await,
@@ -91,7 +92,7 @@ impl ModelSource {
             }
             Some(SourceFault::Refused) => return Err(refused()),
             Some(SourceFault::Unreadable) => {
-                return Ok(Answer::Page { body: Bytes::from_static(b"[{\"id\":"), token: None, date: None });
+                return Ok(Answer::Page { body: Bytes::from_static(b"[{\"id\":"), token: None, date: None, asked });
             }
             Some(SourceFault::PageTokenRefused) if range.token().is_some() => return Ok(Answer::PageTokenRefused),
             Some(SourceFault::PageTokensExpire) => self.world.api().expire(),
@@ -107,43 +108,101 @@ impl ModelSource {
         let date = self.world.knobs.dated.then(|| {
             now.round(jiff::TimestampRound::new().smallest(Unit::Second).mode(jiff::RoundMode::Floor)).unwrap()
         });
-        Ok(Answer::Page { body: answer.body, token: answer.token.map(PageToken), date })
+        Ok(Answer::Page { body: answer.body, token: answer.token.map(PageToken), date, asked })
     }
 
-    async fn next(&self, cursor: &Cursor, now: Timestamp) -> Result<Page, Error> {
+    /// As the real source reads the server's clock where nothing else is to be requested.
+    async fn read_clock(&self, since: Moment) -> Result<(), Error> {
+        let second = Position::starting_at(since.before(Duration::from_secs(1))).enter(since, self.cut()).unwrap();
+        if let Answer::Page { date, asked, .. } = self.ask(&second).await? {
+            self.server_clock.note(&place(), date, (asked, self.clock.local()));
+        }
+        Ok(())
+    }
+
+    fn first_corrected(&self, since: Moment, is_void: bool) -> Option<Position> {
+        let now = self.clock.local();
+        let theirs = self.server_time(now)?;
+        let corrected = first_since(since, now.wall, theirs, Duration::from_secs(self.world.knobs.lookback.into()));
+        let by = since.since(corrected);
+        (!by.is_zero() && (by > TOLERANCE || is_void)).then(|| Position::starting_at(corrected))
+    }
+
+    fn not_ahead(&self, since: Moment) -> Result<(), Error> {
+        let now = self.clock.local();
+        let theirs = self.server_time(now);
+        if since <= Moment::from(theirs.unwrap_or(now.wall)).after(TOLERANCE) {
+            return Ok(());
+        }
+        let (place, since) = (place(), since.into());
+        Err(match theirs {
+            Some(theirs) => Error::AheadOfTheSource { place, since, theirs },
+            None => Error::AheadOfThisMachine { place, since, ours: now.wall },
+        })
+    }
+
+    async fn next(&self, cursor: &Cursor, begun: LocalTime) -> Result<Page, Error> {
         let position: Position = cursor.decode().map_err(Error::Cursor)?;
-        let is_idle = matches!(position, Position::Idle { .. });
-        let Some(range) = self.enter(position, now) else {
+        let is_idle = !matches!(position, Position::InRange(_));
+        let is_first = matches!(position, Position::First { .. });
+        let since = position.since();
+        if is_idle && self.end(begun) <= since && self.server_time(self.clock.local()).is_none() {
+            self.read_clock(since).await?;
+            if self.end(begun) > since {
+                return Ok(Page { events: Vec::new(), already_delivered: 0, next: cursor.clone(), more: true });
+            }
+        }
+        if is_first && let Some(corrected) = self.first_corrected(since, false) {
+            return Ok(self.page(Vec::new(), 0, &corrected, begun));
+        }
+        let Some(range) = self.enter(position, begun) else {
+            self.not_ahead(since)?;
             return Ok(Page { events: Vec::new(), already_delivered: 0, next: cursor.clone(), more: false });
         };
-        let Answer::Page { body, token, date } = self.ask(&range).await? else {
+        let Answer::Page { body, token, date, asked } = self.ask(&range).await? else {
+            let step = self.refusals.lock().unwrap().refused(&range, 400, Instant::now());
+            match step {
+                Step::Note => return Ok(self.page(Vec::new(), 0, &Position::InRange(range.noting_refusal()), begun)),
+                Step::Again(after) => {
+                    return Err(Error::PageRefused { place: place(), status: 400, reason: excerpt(), after });
+                }
+                Step::Final => self.refusals.lock().unwrap().answered(),
+            }
             let again = range.clone().token_refused(self.cut()).ok_or_else(smallest_refused)?;
             self.permit(&range, &again);
-            return Ok(self.page(Vec::new(), 0, &Position::InRange(again), now));
+            return Ok(self.page(Vec::new(), 0, &Position::InRange(again), begun));
         };
+        self.refusals.lock().unwrap().answered();
+        self.server_clock.note(&place(), date, (asked, self.clock.local()));
+        let too_early = self.too_early(&range, date);
+        if is_first && let Some(corrected) = self.first_corrected(since, too_early.is_some()) {
+            return Ok(self.page(Vec::new(), 0, &corrected, begun));
+        }
         let range_since = range.since().into();
-        if let Some(end) = self.too_early(&range, date) {
+        if let Some(end) = too_early {
             return match range.shortened_to(end, self.cut()) {
-                Some(shorter) => Ok(self.page(Vec::new(), 0, &Position::InRange(shorter), now)),
+                Some(shorter) => Ok(self.page(Vec::new(), 0, &Position::InRange(shorter), begun)),
                 None if !is_idle => {
                     Err(Error::AheadOfTheSource { place: place(), since: range_since, theirs: end.into() })
                 }
-                None => Ok(Page { events: Vec::new(), already_delivered: 0, next: cursor.clone(), more: false }),
+                None => {
+                    self.not_ahead(since)?;
+                    Ok(Page { events: Vec::new(), already_delivered: 0, next: cursor.clone(), more: false })
+                }
             };
         }
-        let records =
-            page::records(&body).map_err(|cause| Error::Unreadable { place: place(), reason: cause.to_string() })?;
-        let sifted = range.take(records, token).map_err(|contradiction| match contradiction {
-            Contradiction::Unstable { expected } => {
-                self.overlap_off.store(true, Ordering::Relaxed);
-                Error::Unstable { place: place(), expected }
-            }
-            Contradiction::Looping => {
+        let read = if range.is_tolerant() { repair::records } else { page::records };
+        let records = read(&body).map_err(|cause| Error::Unreadable { place: place(), reason: cause.to_string() })?;
+        let outcome = self.stability.lock().unwrap().sift(range, records, token, self.cut(), Instant::now());
+        let sifted = outcome.map_err(|contradiction| match contradiction {
+            Contradiction::Unstable { expected } => Error::Unstable { place: place(), expected },
+            Contradiction::Looping { .. } => {
                 self.world.ledger().violated("pages that all differ were taken for a circle");
                 Error::Looping { place: place() }
             }
         })?;
-        Ok(self.page(sifted.fresh, sifted.already_delivered, &sifted.next, now))
+        let sifted = sifted.sifted;
+        Ok(self.page(sifted.fresh, sifted.already_delivered, &sifted.next, begun))
     }
 
     /// The range that was read is read `again` from its start. As a whole, all that lies in the next one's overlap is remembered, and only
@@ -156,7 +215,7 @@ impl ModelSource {
         let Some(token) = read.token() else { return };
         let mut given = self.world.api().before(&token.0);
         let overlap = self.cut().overlap;
-        if !overlap.is_zero() && !self.overlap_off.load(Ordering::Relaxed) {
+        if !overlap.is_zero() {
             let remembered = Timestamp::from(read.until().before(overlap));
             let history = &self.world.history;
             given.retain(|content| !history.is_undated(*content) && history.time(*content) <= remembered);
@@ -173,14 +232,18 @@ impl Source for ModelSource {
 
     fn first_cursor(&self, now: Timestamp) -> Cursor {
         let lookback = Duration::from_secs(self.world.knobs.lookback.into());
-        sectigo::cursor_at(Moment::from(now).before(lookback).into())
+        Cursor::encode(&Position::First { since: Moment::from(now).before(lookback) }).unwrap()
     }
 
     fn position(&self, cursor: &Cursor) -> Result<Timestamp, Error> {
         sectigo::position(cursor)
     }
 
-    async fn next_page(&self, cursor: &Cursor, now: Timestamp) -> Result<Page, Error> {
+    fn server_time(&self, now: LocalTime) -> Option<Timestamp> {
+        self.server_clock.at(now, now)
+    }
+
+    async fn next_page(&self, cursor: &Cursor, begun: LocalTime) -> Result<Page, Error> {
         if !self.world.ledger().has_begun() {
             self.world.ledger().violated("something was asked for before the first cursor was stored");
         }
@@ -188,7 +251,7 @@ impl Source for ModelSource {
             self.world.ledger().violated("something was asked for after the request to stop");
         }
         self.life.pass().await;
-        let page = self.next(cursor, now).await;
+        let page = self.next(cursor, begun).await;
         self.life.pass().await;
         if let Ok(page) = &page {
             self.world.ledger().serve(&page.events, page.next.clone());
@@ -196,9 +259,9 @@ impl Source for ModelSource {
         page
     }
 
-    fn narrowed(&self, cursor: &Cursor, now: Timestamp) -> Option<Cursor> {
+    fn narrowed(&self, cursor: &Cursor, begun: LocalTime) -> Option<Cursor> {
         let position: Position = cursor.decode().ok()?;
-        let range = self.enter(position, now)?;
+        let range = self.enter(position, begun)?;
         let narrowed = range.clone().halved(self.cut())?;
         self.permit(&range, &narrowed);
         Cursor::encode(&Position::InRange(narrowed)).ok()

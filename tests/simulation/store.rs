@@ -80,7 +80,7 @@ pub(crate) fn land_straggler(world: &World, life: usize, now: bool) {
 /// Compares and swaps, and has the ledger look at it.
 fn replace(world: &World, life: usize, document: &Document, expected: Option<&Version>) -> Result<Version, Error> {
     if !world.documents().is_at(expected) {
-        return Err(Error::Conflict { place: PLACE.to_owned() });
+        return Err(Error::Conflict { place: PLACE.to_owned(), cause: None });
     }
     if world.documents().was_overtaken(life) {
         world.ledger().violated("another writer's document was overwritten");
@@ -90,7 +90,7 @@ fn replace(world: &World, life: usize, document: &Document, expected: Option<&Ve
     let position: Position = state.cursor.decode().unwrap();
     let before = match &position {
         Position::InRange(range) => range.token().map_or_else(Vec::new, |token| world.api().before(&token.0)),
-        Position::Idle { .. } => Vec::new(),
+        Position::First { .. } | Position::Idle { .. } => Vec::new(),
     };
     let position = sectigo::position(&state.cursor).unwrap();
     let behind = world.ledger().stored(&Stored { cursor: &state.cursor, position, before, base });

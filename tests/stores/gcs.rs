@@ -72,6 +72,15 @@ fn message(error: &Error) -> String {
     Chain(error).to_string()
 }
 
+#[tokio::test]
+async fn a_conflict_tells_the_stores_answer() {
+    let (_fake, store) = fake_and_store(GcsOptions::default()).await;
+    store.save(&bytes(b"1"), None).await.unwrap();
+    let error = store.save(&bytes(b"2"), None).await.unwrap_err();
+    assert!(matches!(error, Error::Conflict { .. }), "{error:?}");
+    assert!(message(&error).contains("it answered 412"), "{}", message(&error));
+}
+
 /// It was refused, and the message has all of `named` in it.
 #[track_caller]
 fn refused<T: std::fmt::Debug>(outcome: Result<T, Error>, named: &[&str]) -> String {

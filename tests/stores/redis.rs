@@ -6,7 +6,7 @@ use std::sync::Arc;
 use auditsync::failure::Chain;
 use auditsync::secret::Secret;
 use auditsync::state::redis::{Redis, Settings};
-use auditsync::state::{Error, StateStore};
+use auditsync::state::{Caution, Error, StateStore};
 use secrecy::SecretString;
 
 use crate::suite::{Guarded, Place, Remote, conformance, document, held, remote_conformance};
@@ -207,4 +207,43 @@ async fn a_server_that_became_a_replica_is_not_written_to_and_not_held_on_to() {
     assert_eq!(server.command(&["REPLICAOF", "NO", "ONE"]), "OK");
     // Its data may have been replaced by the other's by then; the connection is a new one in any case.
     store.load().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_conflict_tells_which_version_the_server_holds() {
+    let server = RedisServer::start();
+    let store = Redis::new(at(&server));
+    let version = store.save(&document(1), None).await.unwrap();
+    let error = store.save(&document(2), None).await.unwrap_err();
+    assert!(matches!(error, Error::Conflict { .. }), "{error:?}");
+    assert!(Chain(&error).to_string().contains(&version.0), "{}", Chain(&error));
+}
+
+#[tokio::test]
+async fn a_server_with_replicas_that_need_not_confirm_a_write_is_warned_about() {
+    let server = RedisServer::start();
+    let store = Redis::new(at(&server));
+    assert_eq!(store.cautions().await, [], "without replicas nothing can part");
+    let replica = server.replica();
+    while !server.command(&["INFO", "replication"]).contains("connected_slaves:1") {}
+    let [Caution::Risk(said)] = &store.cautions().await[..] else { panic!("one risk") };
+    assert!(said.contains("min-replicas-to-write"), "{said}");
+    assert_eq!(server.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]), "OK");
+    assert_eq!(store.cautions().await, []);
+    drop(replica);
+}
+
+#[tokio::test]
+async fn what_may_not_be_looked_at_is_said_to_be_unknown() {
+    let server = RedisServer::start();
+    let _replica = server.replica();
+    while !server.command(&["INFO", "replication"]).contains("connected_slaves:1") {}
+    let permissions = ["~auditsync:sectigo", "+eval", "+get", "+set"];
+    for (more, missing) in [(&[][..], "+info"), (&["+info"][..], "+config|get")] {
+        let store = Redis::new(with_user(&server, &[&permissions[..], more].concat()));
+        let [Caution::Unknown(said)] = &store.cautions().await[..] else { panic!("one unknown, without {missing}") };
+        assert!(said.contains(missing), "{said}");
+    }
+    let store = Redis::new(with_user(&server, &[&permissions[..], &["+info", "+config|get"]].concat()));
+    assert!(matches!(store.cautions().await[..], [Caution::Risk(_)]));
 }

@@ -48,7 +48,7 @@ pub(crate) async fn held(store: &impl StateStore) -> (Document, Version) {
 #[track_caller]
 pub(crate) fn conflicts(store: &impl StateStore, saved: Result<Version, Error>) {
     match saved {
-        Err(Error::Conflict { place }) => assert_eq!(place, store.place(), "it names the place"),
+        Err(Error::Conflict { place, .. }) => assert_eq!(place, store.place(), "it names the place"),
         other => panic!("no conflict, but {other:?}"),
     }
 }

@@ -23,6 +23,8 @@ pub enum Fault {
     StatusWithRetryAfter(u16, String),
     /// This status with exactly this body, called JSON.
     StatusWithBody(u16, String),
+    /// This status with exactly this body, called this; or not called anything.
+    Typed(u16, Option<&'static str>, &'static str),
     /// 307 to this location: the kind of redirect that repeats the method and the body.
     Redirect(String),
     /// The connection closes without an answer.
@@ -123,6 +125,7 @@ pub(super) async fn answer(fault: Option<Fault>, requested: Requested, process: 
             Reply::error(status, "a fault of the test").header(header::RETRY_AFTER, wait)
         }
         Fault::StatusWithBody(status, body) => Reply::json(status, body),
+        Fault::Typed(status, kind, body) => Reply::of(status, kind, body),
         Fault::Redirect(location) => Reply::json(307, "").header(header::LOCATION, location),
         Fault::NotJson => Reply::html(200, LOGIN_PAGE),
         Fault::Body(body) => Reply::json(200, body),

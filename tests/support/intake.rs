@@ -31,8 +31,14 @@ pub struct IntakeOptions {
     pub poison: Option<Predicate>,
     /// The same once more: what is refused even when the record comes only as text, in `message`.
     pub poison_text: Option<Predicate>,
+    /// A request with such an entry never gets that far: a firewall in front meets it with this fault.
+    pub firewall: Option<(Predicate, Fault)>,
     /// Bodies of more bytes than this, uncompressed, are answered 413.
     pub max_body_bytes: usize,
+    /// Seconds that the server's clock is ahead of the real time (behind, if negative): its `Date`, and what it drops by.
+    pub date_offset: i64,
+    /// Send no `Date` header at all.
+    pub omit_date: bool,
 }
 
 impl Default for IntakeOptions {
@@ -43,7 +49,10 @@ impl Default for IntakeOptions {
             keep_bodies: true,
             poison: None,
             poison_text: None,
+            firewall: None,
             max_body_bytes: inspect::MAX_BODY_BYTES,
+            date_offset: 0,
+            omit_date: false,
         }
     }
 }
@@ -104,6 +113,7 @@ struct Shared {
 
 struct IntakeState {
     api_key: String,
+    date_offset: i64,
     log_faults: FaultPlan,
     validate_faults: FaultPlan,
     requests: Vec<IntakeRequest>,
@@ -111,6 +121,7 @@ struct IntakeState {
     bodies: Vec<Bytes>,
     taken: usize,
     ids: HashMap<String, usize>,
+    dropped: usize,
     violations: Vec<String>,
 }
 
@@ -118,6 +129,7 @@ impl FakeIntake {
     pub async fn start(options: IntakeOptions) -> Self {
         let state = IntakeState {
             api_key: options.api_key.clone(),
+            date_offset: options.date_offset,
             log_faults: FaultPlan::default(),
             validate_faults: FaultPlan::default(),
             requests: Vec::new(),
@@ -125,10 +137,11 @@ impl FakeIntake {
             bodies: Vec::new(),
             taken: 0,
             ids: HashMap::new(),
+            dropped: 0,
             violations: Vec::new(),
         };
         let shared = Arc::new(Shared { options, gate: Gate::open(), state: Watched::new(state) });
-        let server = Server::start(false, |_| endpoint::routes(&shared)).await;
+        let server = Server::start(shared.options.omit_date, |_| endpoint::routes(&shared)).await;
         Self { server, shared }
     }
 
@@ -158,6 +171,11 @@ impl FakeIntake {
     /// The number of entries taken so far, repeats included.
     pub fn count(&self) -> usize {
         self.shared.state.read().taken
+    }
+
+    /// How many entries were answered 202 and dropped, because their time lay outside of what is kept.
+    pub fn dropped(&self) -> usize {
+        self.shared.state.read().dropped
     }
 
     /// How often each `evt.id` was taken so far.
@@ -231,6 +249,11 @@ impl FakeIntake {
     /// From now on this key is good and no other.
     pub fn set_api_key(&self, key: impl Into<String>) {
         self.update(|state| state.api_key = key.into());
+    }
+
+    /// Sets the server's clock so many seconds ahead of the real time.
+    pub fn set_date_offset(&self, seconds: i64) {
+        self.update(|state| state.date_offset = seconds);
     }
 
     /// Keeps the answers to all requests to the intake back until `release`. Entries are taken when the answer goes out.

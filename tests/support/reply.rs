@@ -28,8 +28,13 @@ impl Reply {
         Self::typed(status, "text/html; charset=utf-8", body)
     }
 
+    pub(super) fn of(status: u16, content_type: Option<&str>, body: impl Into<Bytes>) -> Self {
+        let headers = content_type.map(|kind| (header::CONTENT_TYPE, kind.to_owned())).into_iter().collect();
+        Self { status, headers, body: body.into() }
+    }
+
     fn typed(status: u16, content_type: &str, body: impl Into<Bytes>) -> Self {
-        Self { status, headers: vec![(header::CONTENT_TYPE, content_type.to_owned())], body: body.into() }
+        Self::of(status, Some(content_type), body)
     }
 
     /// An error whose text stands wherever one of the two protocols looks for it.

@@ -33,6 +33,8 @@ pub enum Conditions {
     OnlyIfMatch,
     /// 501, as stores do that know them but do not have them.
     NotImplemented,
+    /// 412 for every condition, also for one that is met.
+    NeverMet,
 }
 
 /// What the caller's policy grants.
@@ -123,6 +125,11 @@ impl FakeS3 {
 
     pub fn script(&self, answers: impl IntoIterator<Item = S3Answer>) {
         self.with(|store| store.script.extend(answers));
+    }
+
+    /// From now on it treats conditions so.
+    pub fn treat_conditions(&self, conditions: Conditions) {
+        self.with(|store| store.conditions = conditions);
     }
 
     pub fn grant(&self, granted: Permissions) {
@@ -224,6 +231,7 @@ impl Store {
         let known = match self.conditions {
             Conditions::Ignored => (None, None),
             Conditions::OnlyIfMatch => (None, matching),
+            Conditions::NeverMet if present.or(matching).is_some() => return failed_condition(),
             Conditions::NotImplemented if present.or(matching).is_some() => {
                 return error(
                     501,

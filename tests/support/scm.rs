@@ -141,6 +141,7 @@ struct ScmState {
     access_tokens: HashMap<String, Instant>,
     records: Vec<Stored>,
     paging: Paging,
+    corruptions: Vec<(&'static str, &'static [u8])>,
     record_faults: FaultPlan,
     token_faults: FaultPlan,
     requests: Vec<ApiRequest>,
@@ -161,6 +162,7 @@ impl FakeScm {
             access_tokens: HashMap::new(),
             records: Vec::new(),
             paging: Paging::new(&options),
+            corruptions: Vec::new(),
             record_faults: FaultPlan::default(),
             token_faults: FaultPlan::default(),
             requests: Vec::new(),
@@ -238,6 +240,11 @@ impl FakeScm {
         self.shared.state.expect(what, |state| met(&state.requests)).await;
     }
 
+    /// From now on, pages carry these bytes instead of these texts: to make them what JSON cannot be.
+    pub fn corrupt(&self, replacements: &[(&'static str, &'static [u8])]) {
+        self.update(|state| state.corruptions = replacements.to_vec());
+    }
+
     /// The next request for records that has no fault yet meets this one.
     pub fn script(&self, fault: Fault) {
         self.update(|state| state.record_faults.script(fault));
@@ -278,7 +285,7 @@ impl FakeScm {
         self.update(|state| state.client_secret = secret.into());
     }
 
-    /// The next `n` requests that use a page token are refused with 400.
+    /// The next `n` page tokens that are used are refused with 400, however often they are used.
     pub fn refuse_page_tokens(&self, n: usize) {
         self.update(|state| state.paging.refuse(n));
     }
@@ -291,6 +298,11 @@ impl FakeScm {
     /// While set, an answer to a page token hands out that same token again: no progress.
     pub fn repeat_page_tokens(&self, repeat: bool) {
         self.update(|state| state.paging.repeat(repeat));
+    }
+
+    /// While set, every answer to a page token hands out a fresh token that leads to the same page again.
+    pub fn go_round_with_fresh_tokens(&self, going_round: bool) {
+        self.update(|state| state.paging.go_round(going_round));
     }
 
     pub fn set_page_size(&self, page_size: usize) {

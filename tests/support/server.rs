@@ -6,8 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::Router;
 use axum::extract::{Request, State};
+use axum::http::{HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
+use jiff::fmt::rfc2822::DateTimePrinter;
+use jiff::{SignedDuration, Timestamp};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
@@ -96,6 +99,15 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.traffic.cut.send_replace(());
     }
+}
+
+/// The same answer, dated by a clock that is `ahead` seconds ahead of ours.
+pub(super) fn dated(mut response: Response, ahead: i64) -> Response {
+    let now = Timestamp::now() + SignedDuration::from_secs(ahead);
+    let date = DateTimePrinter::new().timestamp_to_rfc9110_string(&now).expect("a year of four digits");
+    let date = HeaderValue::try_from(date).expect("a date is plain text");
+    response.headers_mut().insert(header::DATE, date);
+    response
 }
 
 fn base_url(address: SocketAddr) -> String {

@@ -6,7 +6,7 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::Labels;
 use super::severity::severity;
@@ -99,8 +99,8 @@ impl EntryWriter {
     fn attempt(&self, out: &mut Vec<u8>, event: &Event, form: Form, now: Timestamp) -> Marks {
         let start = out.len();
         let (action, outcome) = (Text::of(event, Field::Action), Text::of(event, Field::Outcome));
-        let restamped = event.time().is_some_and(|time| !is_current(time, now));
-        let stamp = event.time().filter(|_| !restamped).unwrap_or(now);
+        let stamp = stamp(event, now);
+        let restamped = event.time().is_some_and(|time| time != stamp);
 
         out.extend_from_slice(&self.opening);
         out.extend_from_slice(b",\"status\":\"");
@@ -144,6 +144,17 @@ impl EntryWriter {
         string(out, message);
         let _ = write!(out, ",\"auditsync\":{{\"notice\":\"{kind}\"}}}}");
     }
+}
+
+/// The time that an entry carries: the event's own if it is current `now`, else `now`.
+pub fn stamp(event: &Event, now: Timestamp) -> Timestamp {
+    event.time().filter(|time| is_current(*time, now)).unwrap_or(now)
+}
+
+/// Whether the intake keeps an entry of that time when its clock shows `now`.
+pub fn is_kept(stamp: Timestamp, now: Timestamp) -> bool {
+    let age = now.duration_since(stamp);
+    (-SignedDuration::from_hours(2)..=SignedDuration::from_hours(18)).contains(&age)
 }
 
 fn is_current(time: Timestamp, now: Timestamp) -> bool {
@@ -216,7 +227,7 @@ fn attributes(out: &mut Vec<u8>, event: &Event, action: Option<Text<'_>>, outcom
 /// What was changed, under `auditsync`; nothing where nothing was.
 fn own_marks(out: &mut Vec<u8>, event: &Event, form: Form, marks: Marks) {
     // Nearly every event has none: `object` would find that out for 355 instructions more, a twentieth of an entry.
-    if marks == Marks::default() && event.time().is_some() && form == Form::Whole {
+    if marks == Marks::default() && event.time().is_some() && form == Form::Whole && !event.is_repaired() {
         return;
     }
     let yes = |condition: bool| condition.then_some(Text::Plain(b"true"));
@@ -234,6 +245,7 @@ fn own_marks(out: &mut Vec<u8>, event: &Event, form: Form, marks: Marks) {
             ("truncated", yes(marks.cut)),
             ("record_bytes", size),
             ("plain_text", yes(form == Form::Text)),
+            ("repaired", yes(event.is_repaired())),
         ],
     );
 }
@@ -361,6 +373,16 @@ mod tests {
             let (entry, marks, size) = written(&raw, Form::Text);
             assert!(size <= CUT_ENTRY && marks.cut);
             assert_eq!(entry["auditsync"]["truncated"], "true", "what is missing from the text is not silent");
+        }
+    }
+
+    #[test]
+    fn a_repaired_record_is_marked_in_every_form() {
+        for form in [Form::Whole, Form::Cut, Form::Text] {
+            let mut out = Vec::new();
+            writer().write(&mut out, &event(RECORD).repaired(), form, NOW.parse().unwrap());
+            let entry: Value = serde_json::from_slice(&out).unwrap();
+            assert_eq!(entry["auditsync"]["repaired"], "true", "{form:?}");
         }
     }
 

@@ -103,6 +103,11 @@ impl Batches {
         Self { now, made, packing: Some(packing) }
     }
 
+    /// The moment for which they are written.
+    pub(super) fn written_for(&self) -> Timestamp {
+        self.now
+    }
+
     /// Whether they may still be sent at `now`.
     pub(super) fn are_fresh(&self, now: Timestamp) -> bool {
         now.duration_since(self.now).unsigned_abs() <= FRESH

@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use reqwest::StatusCode;
 use reqwest::header::{ACCEPT, AUTHORIZATION};
-use tokio::time::Instant;
 use url::Url;
 
 use super::URL_VARIABLE;
@@ -13,11 +12,16 @@ use super::page;
 use super::position::PageToken;
 use crate::http::{self, Excerpt, Method, Place, Reply, Server};
 use crate::secret::Secret;
+use crate::server_time::LocalTime;
 use crate::source::Error;
 use crate::source::oauth::{self, AccessToken, ClientCredentials};
 
-/// Largest page, in bytes after decompression.
-const LARGEST_PAGE: usize = 64 * 1024 * 1024;
+/// Largest page, in bytes after decompression. Together with [`page::MOST_RECORDS`] it bounds the memory of the whole process.
+///
+/// At the worst these exist at once: three bodies (the page in delivery, the page behind it, and the answer behind that), the events of
+/// two pages, and the compressed batches of two pages, which hold little more than the pages themselves when nothing compresses.
+/// That is 7 × 8 MiB with two workbenches of 5 MB, under the shipped memory limit of 128 MiB.
+const LARGEST_PAGE: usize = 8 * 1024 * 1024;
 
 /// Longest page token, in bytes: it becomes a part of the state.
 const LONGEST_TOKEN: usize = 4096;
@@ -51,14 +55,19 @@ pub(super) enum PageAnswer {
         reply: Reply,
         /// What it was asked with.
         access: AccessToken,
-        /// When it was there.
-        read: Instant,
+        /// When it was requested, and when it was there.
+        call: (LocalTime, LocalTime),
     },
-    /// The page's token was refused. The range has to be read from its start.
-    PageTokenRefused {
-        /// The refusal in words.
-        refusal: Error,
-    },
+    /// A 4xx for a page's token: it may be refused, or something passes.
+    PageTokenRefused(Refusal),
+}
+
+/// How a page was refused.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) status: u16,
+    /// The beginning of the answer's body.
+    pub(super) reason: Excerpt,
 }
 
 #[derive(Debug)]
@@ -103,9 +112,10 @@ impl Api {
         url.query_pairs_mut().append_pair(start, &value).append_pair("to", &question.until.to_string());
         let (endpoint, variable) = self.token_endpoint(&url).await?;
         let access = self.credentials.token(&self.http, &endpoint, variable).await?;
+        let asked = LocalTime::now();
         let reply = self.call(url, Some(&access)).await?;
         if reply.status == StatusCode::OK {
-            return Ok(PageAnswer::Page { reply, access, read: Instant::now() });
+            return Ok(PageAnswer::Page { reply, access, call: (asked, LocalTime::now()) });
         }
         self.refusal(&reply, &access, question.token.is_some()).await
     }
@@ -164,10 +174,8 @@ impl Api {
                 Error::CredentialsRefused { place, status, reason, variables: CLIENT_VARIABLE.to_owned() }
             }
             408 | 425 | 429 | 500.. => Error::Unavailable { place, status, after: reply.retry_after(), reason },
-            400..500 => {
-                let refusal = Error::Refused { place, status, reason, variable: URL_VARIABLE };
-                return if paged { Ok(PageAnswer::PageTokenRefused { refusal }) } else { Err(refusal) };
-            }
+            400..500 if paged => return Ok(PageAnswer::PageTokenRefused(Refusal { status, reason })),
+            400..500 => Error::Refused { place, status, reason, variable: URL_VARIABLE },
             // Another success than 200 is no page; neither is anything else that HTTP may come to know.
             _ => Error::NotAPage { place, reason: format!("status {status}, {reason}"), variable: URL_VARIABLE },
         })

@@ -122,8 +122,20 @@ impl Fingerprints {
     }
 
     /// All of them, in order.
-    pub fn iter(&self) -> impl Iterator<Item = Fingerprint> {
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = Fingerprint> {
         self.0.iter().copied()
+    }
+
+    /// Forgets all but the `most` newest.
+    pub fn keep_newest(&mut self, most: usize) {
+        self.0.drain(..self.0.len().saturating_sub(most));
+    }
+
+    /// How many different ones there are. Afterwards they are in no particular order.
+    pub fn distinct(&mut self) -> usize {
+        self.0.sort_unstable();
+        self.0.dedup();
+        self.0.len()
     }
 }
 

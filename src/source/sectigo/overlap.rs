@@ -26,6 +26,9 @@ pub struct Tail {
     pub delivered: Fingerprints,
     /// How many of those are known to lie there; the others had no time that was understood, and may lie before.
     pub dated: usize,
+    /// Whether a record among them had to be repaired, so that whoever reads them again has to repair it again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub repaired: bool,
 }
 
 /// Fingerprints that are expected to be met again, each as often as it was delivered.
@@ -97,6 +100,15 @@ impl Keep {
         Self { from: from.min(until), until, blocks: VecDeque::new(), shrunk: false }
     }
 
+    /// The same, with what is known of the time between `from` and `since`, where the range begins.
+    pub fn following(from: Moment, until: Moment, known: &Fingerprints, since: Moment) -> Self {
+        let mut keep = Self::new(from, until);
+        for fingerprint in known.iter() {
+            keep.remember(since.min(until), 0, fingerprint);
+        }
+        keep
+    }
+
     /// Whether a record of this time has to be remembered. A record without a known time may lie anywhere.
     pub fn wants(&self, time: Option<Timestamp>) -> bool {
         self.from < self.until && time.is_none_or(|time| self.from.is_before(time))
@@ -107,6 +119,10 @@ impl Keep {
         let dated = usize::from(time.is_some());
         // Rounded up, so that `from` never falls below a forgotten record.
         let newest = time.map_or(self.until, |time| Moment::from(time).after(std::time::Duration::from_secs(1)));
+        self.remember(newest, dated, fingerprint)
+    }
+
+    fn remember(&mut self, newest: Moment, dated: usize, fingerprint: Fingerprint) -> bool {
         match self.blocks.back_mut() {
             Some(block) if block.records.len() < BLOCK => {
                 block.newest = block.newest.max(newest);
@@ -133,7 +149,7 @@ impl Keep {
     pub fn into_tail(self) -> Tail {
         // Where a block was forgotten, some of the others may lie before `from` as well.
         let dated = if self.shrunk { 0 } else { self.blocks.iter().map(|block| block.dated).sum() };
-        Tail { from: self.from, delivered: self.fingerprints().collect(), dated }
+        Tail { from: self.from, delivered: self.fingerprints().collect(), dated, repaired: false }
     }
 }
 

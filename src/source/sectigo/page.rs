@@ -9,8 +9,9 @@ use serde_json::value::RawValue;
 use super::record;
 use crate::event::Event;
 
-/// Most records that a page may hold. It bounds memory: a body of tiny elements would take many times its size.
-pub const MOST_RECORDS: usize = 250_000;
+/// Most records that a page may hold. It bounds memory: a body of tiny elements would take many times its size,
+/// since an event takes about 130 bytes beside its record.
+pub const MOST_RECORDS: usize = 50_000;
 
 /// Why a body is no page.
 #[derive(Debug, thiserror::Error)]

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::fingerprint::{Fingerprint, Fingerprints};
 use super::moment::Moment;
 use super::overlap::{Expected, Keep, MOST, Tail};
+use super::trail::Trail;
 use crate::event::Event;
 
 /// A first page that repeats none of at least this many known records shows that the records are not stable.
@@ -37,6 +38,11 @@ pub struct PageToken(pub String);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "at", rename_all = "snake_case")]
 pub enum Position {
+    /// Where the very first synchronisation begins by this machine's clock. No answer has confirmed that clock yet.
+    First {
+        /// The start less the lookback.
+        since: Moment,
+    },
     /// Between two ranges: everything up to `since` is delivered.
     Idle {
         /// The end of the history so far.
@@ -67,9 +73,20 @@ pub struct InRange {
     met: Fingerprints,
     /// To be remembered for the next range.
     keep: Keep,
-    /// Pages since the first, and the fingerprint of the page whose number was the last power of two.
+    /// Pages since the first.
     pages: u32,
-    mark: Option<String>,
+    /// What those were, to notice a circle.
+    #[serde(default, skip_serializing_if = "is_empty")]
+    trail: Box<Trail>,
+    /// An earlier answer refused the page's token: the next run need not count from one again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    refused: bool,
+    /// Bytes that are no valid JSON are repaired instead of failing the page.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    tolerant: bool,
+    /// A record of the range had to be repaired.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    repaired: bool,
 }
 
 /// What a page of records turned out to be.
@@ -86,7 +103,7 @@ pub struct Sifted {
 }
 
 /// Why a page cannot be taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Contradiction {
     /// Of so many records that should have come again none did.
     Unstable {
@@ -94,19 +111,23 @@ pub enum Contradiction {
         expected: usize,
     },
     /// Its pages go round in a circle.
-    Looping,
+    Looping {
+        /// The place behind the page, of which nothing is to be delivered: to see whether the server has left its circle.
+        past: Box<InRange>,
+    },
 }
 
 impl Position {
     /// Just behind `since`, with nothing known of what lies before: it is never read again.
     pub fn starting_at(since: Moment) -> Self {
-        Self::Idle { since, tail: Tail { from: since, delivered: Fingerprints::default(), dated: 0 } }
+        let tail = Tail { from: since, delivered: Fingerprints::default(), dated: 0, repaired: false };
+        Self::Idle { since, tail }
     }
 
     /// Up to when everything is delivered.
     pub fn since(&self) -> Moment {
         match self {
-            Self::Idle { since, .. } | Self::InRange(InRange { since, .. }) => *since,
+            Self::First { since } | Self::Idle { since, .. } | Self::InRange(InRange { since, .. }) => *since,
         }
     }
 
@@ -114,6 +135,7 @@ impl Position {
     pub fn enter(self, end: Moment, cut: Cut) -> Option<InRange> {
         match self {
             Self::InRange(range) => Some(range),
+            Self::First { since } => Self::starting_at(since).enter(end, cut),
             Self::Idle { since, tail } => {
                 let until = end.min(since.after(cut.window));
                 if until <= since {
@@ -121,7 +143,9 @@ impl Position {
                 }
                 let from = tail.from.max(since.before(cut.overlap)).min(since);
                 let sure = if from == tail.from { tail.dated } else { 0 };
-                Some(InRange { sure, ..InRange::new(since, until, from, tail.delivered, cut) })
+                // The overlap holds what could not be read otherwise; it must not fail this range.
+                let tolerant = tail.repaired && from < since;
+                Some(InRange { sure, tolerant, ..InRange::new(since, until, from, tail.delivered, cut) })
             }
         }
     }
@@ -141,7 +165,10 @@ impl InRange {
             met: Fingerprints::default(),
             keep,
             pages: 0,
-            mark: None,
+            trail: Box::default(),
+            refused: false,
+            tolerant: false,
+            repaired: false,
         }
     }
 
@@ -165,12 +192,46 @@ impl InRange {
         self.token.as_ref()
     }
 
-    /// The same range without its overlap: for a server whose records are not stable, and where nothing else can be read.
-    pub fn without_overlap(self, cut: Cut) -> Self {
+    /// Whether its pages are read with repairs.
+    pub fn is_tolerant(&self) -> bool {
+        self.tolerant
+    }
+
+    /// Whether an earlier answer refused the page's token.
+    pub fn was_refused(&self) -> bool {
+        self.refused
+    }
+
+    /// The same place, with a note that the page's token was refused.
+    pub fn noting_refusal(self) -> Self {
+        Self { refused: true, ..self }
+    }
+
+    /// Whether its first page is to show if the records are stable: it reaches back to known ones.
+    pub fn is_probe(&self) -> bool {
+        self.token.is_none() && !self.expected.is_empty()
+    }
+
+    /// The same range without its overlap, where nothing else can be read.
+    fn without_overlap(self, cut: Cut) -> Self {
+        let range = Self::new(self.since, self.until, self.since, Fingerprints::default(), cut);
+        Self { refusals: self.refusals, tolerant: self.tolerant, ..range }
+    }
+
+    /// The same range for a server whose records are not stable: what should have come again is not expected any more, and the
+    /// overlap not asked for. What is known of it goes on to the next range, which can tell by it that the records are stable again.
+    pub fn despite_contradiction(self, cut: Cut) -> Self {
         if self.token.is_some() {
             return Self { sure: 0, ..self };
         }
-        Self { refusals: self.refusals, ..Self::new(self.since, self.until, self.since, Fingerprints::default(), cut) }
+        let range = Self::new(self.since, self.until, self.since, Fingerprints::default(), cut);
+        let from = self.until.before(cut.overlap).max(self.from);
+        let keep = if from < self.since {
+            Keep::following(from, self.until, &self.expected, self.since)
+        } else {
+            range.keep.clone()
+        };
+        Self { refusals: self.refusals, tolerant: self.tolerant, keep, ..range }
     }
 
     /// The range read anew, up to `until`.
@@ -181,7 +242,8 @@ impl InRange {
         let known: Vec<_> = self.expected.iter().chain(self.met.iter()).chain(self.keep.fingerprints()).collect();
         let expected = known.iter().skip(known.len().saturating_sub(MOST)).copied().collect();
         let keep = Keep::new(self.from, until);
-        Self { refusals: self.refusals, keep, ..Self::new(self.since, until, self.from, expected, cut) }
+        let (refusals, tolerant) = (self.refusals, self.tolerant);
+        Self { refusals, keep, tolerant, ..Self::new(self.since, until, self.from, expected, cut) }
     }
 
     /// The range ends earlier, since the server's clock has not come so far; to be asked before its first page is taken. None
@@ -210,16 +272,23 @@ impl InRange {
         self.until.since(self.since) <= Duration::from_secs(1)
     }
 
-    /// A smaller question: the first half of the range; of one second, that second from its start; and at last without
-    /// its overlap. None below that.
+    /// A smaller question: the first half of the range; of one second, the same page with repairs; then that second from its start;
+    /// and at last without its overlap. None below that.
     pub fn halved(self, cut: Cut) -> Option<Self> {
         if !self.is_smallest() {
             let until = self.until.middle(self.since);
             return Some(self.again_until(until, cut));
         }
+        if !self.tolerant {
+            return Some(Self { tolerant: true, ..self });
+        }
         if self.token.is_some() {
-            let until = self.until;
-            return Some(self.again_until(until, cut));
+            // The page before it can be read, so nobody else counts how often this goes on.
+            if self.refusals > MOST_REFUSALS {
+                return None;
+            }
+            let (until, refusals) = (self.until, self.refusals.saturating_add(1));
+            return Some(Self { refusals, ..self.again_until(until, cut) });
         }
         (self.from < self.since).then(|| self.without_overlap(cut))
     }
@@ -234,8 +303,15 @@ impl InRange {
         let token = token.filter(|_| !records.is_empty());
         let telling = self.telling(&records, token.is_some());
         if let Some(token) = &token {
-            self.step(&records, token)?;
+            self.pages = self.pages.saturating_add(1);
+            let same_token = self.token.as_ref() == Some(token);
+            if !self.trail.step(self.pages, &records, same_token) {
+                let past = Box::new(Self { token: Some(token.clone()), ..self });
+                return Err(Contradiction::Looping { past });
+            }
         }
+        self.refused = false;
+        self.repaired |= records.iter().any(Event::is_repaired);
         let delivered = std::mem::take(&mut self.expected);
         let mut expected = Expected::new(&delivered);
         let (mut already_delivered, mut shrunk) = (0, false);
@@ -265,9 +341,11 @@ impl InRange {
             self.sure = 0;
         }
         self.expected = expected.remaining(&delivered);
-        let next = match token {
-            Some(token) => Position::InRange(Self { token: Some(token), ..self }),
-            None => Position::Idle { since: self.until, tail: self.keep.into_tail() },
+        let next = if let Some(token) = token {
+            Position::InRange(Self { token: Some(token), ..self })
+        } else {
+            let tail = Tail { repaired: self.repaired, ..self.keep.into_tail() };
+            Position::Idle { since: self.until, tail }
         };
         Ok(Sifted { fresh, already_delivered, shrunk, next })
     }
@@ -290,30 +368,25 @@ impl InRange {
         };
         if !more || (self.token.is_none() && leads_over()) { self.sure } else { 0 }
     }
-
-    /// Counts a page, and notices when the pages go round in a circle (Brent's way: every page is compared with the last
-    /// one whose number was a power of two, so that one fingerprint is enough for circles of any length).
-    fn step(&mut self, records: &[Event], token: &PageToken) -> Result<(), Contradiction> {
-        let end = |event: Option<&Event>| event.map(|event| event.raw().clone()).unwrap_or_default();
-        let (first, last) = (end(records.first()), end(records.last()));
-        let count = records.len().to_be_bytes();
-        let page: Fingerprints =
-            [Fingerprint::of_parts([token.0.as_bytes(), &count, &first, &last])].into_iter().collect();
-        let page = String::from(page);
-        if self.mark.as_ref() == Some(&page) {
-            return Err(Contradiction::Looping);
-        }
-        self.pages = self.pages.saturating_add(1);
-        if self.pages.is_power_of_two() {
-            self.mark = Some(page);
-        }
-        Ok(())
-    }
 }
 
-/// The end of the history that may be asked for: the earlier of both clocks, less the delay.
+fn is_empty(trail: &Trail) -> bool {
+    trail.is_empty()
+}
+
+/// The end of the history that may be requested: the server's time where it is known, else ours, less the delay.
 pub fn end_of_history(ours: Timestamp, theirs: Option<Timestamp>, delay: Duration) -> Moment {
-    Moment::from(theirs.map_or(ours, |theirs| theirs.min(ours))).before(delay)
+    Moment::from(theirs.unwrap_or(ours)).before(delay)
+}
+
+/// Where the very first synchronisation begins by the server's clock: never later than `since`, which our clock gave.
+///
+/// Our clock is taken to have been as far ahead at the start as it is now. Should it have been set since, the lookback counts from
+/// now. A clock that is behind only makes the lookback longer.
+pub fn first_since(since: Moment, ours: Timestamp, theirs: Timestamp, lookback: Duration) -> Moment {
+    let theirs = Moment::from(theirs);
+    let ahead = Moment::from(ours).since(theirs);
+    since.before(ahead).min(theirs.before(lookback))
 }
 
 #[cfg(test)]
@@ -348,8 +421,29 @@ mod tests {
     fn in_range(sifted: Sifted) -> InRange {
         match sifted.next {
             Position::InRange(range) => range,
-            idle @ Position::Idle { .. } => panic!("{idle:?}"),
+            other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn the_history_ends_by_the_servers_clock_where_it_is_known() {
+        let (ours, theirs) = (Timestamp::from(at("12:00:00")), Timestamp::from(at("13:00:00")));
+        let delay = Duration::from_secs(30);
+        assert_eq!(end_of_history(ours, Some(theirs), delay), at("12:59:30"), "ours is behind");
+        assert_eq!(end_of_history(theirs, Some(ours), delay), at("11:59:30"), "ours is ahead");
+        assert_eq!(end_of_history(ours, None, delay), at("11:59:30"));
+    }
+
+    #[test]
+    fn the_first_lookback_counts_from_the_servers_time() {
+        let lookback = Duration::from_secs(3600);
+        let first = |since, ours, theirs| first_since(at(since), at(ours).into(), at(theirs).into(), lookback);
+        assert_eq!(first("11:00:00", "12:00:00", "12:00:00"), at("11:00:00"));
+        assert_eq!(first("11:00:00", "15:00:00", "15:00:00"), at("11:00:00"), "an outage costs nothing");
+        assert_eq!(first("20:00:00", "21:00:00", "12:00:00"), at("11:00:00"), "nine hours ahead");
+        assert_eq!(first("20:00:00", "23:00:00", "14:00:00"), at("11:00:00"), "the same, after an outage of two hours");
+        assert_eq!(first("20:00:00", "12:05:00", "12:05:00"), at("11:05:00"), "our clock was set since");
+        assert_eq!(first("02:00:00", "03:00:00", "12:00:00"), at("02:00:00"), "nine hours behind");
     }
 
     #[test]
@@ -429,7 +523,8 @@ mod tests {
         let mut range = enter(before.next, "13:00:00");
         let mut steps = 0;
         while let Some(smaller) = range.clone().halved(CUT) {
-            assert!(smaller.length() < range.length() || smaller.from() > range.from());
+            let repairs = smaller.is_tolerant() && !range.is_tolerant();
+            assert!(smaller.length() < range.length() || smaller.from() > range.from() || repairs);
             range = smaller;
             steps += 1;
         }
@@ -437,7 +532,7 @@ mod tests {
             (range.since(), range.from(), range.length()),
             (at("12:00:00"), at("12:00:00"), Duration::from_secs(1))
         );
-        assert!(steps <= 14, "{steps}");
+        assert!(steps <= 15, "{steps}");
     }
 
     #[test]
@@ -450,7 +545,7 @@ mod tests {
                 match range.take(records("11:10:00", page % circle..page % circle + 1), Some(token(&name))) {
                     Ok(sifted) => range = in_range(sifted),
                     Err(contradiction) => {
-                        assert_eq!(contradiction, Contradiction::Looping);
+                        assert!(matches!(contradiction, Contradiction::Looping { .. }));
                         looping = true;
                         break;
                     }
@@ -458,6 +553,21 @@ mod tests {
             }
             assert!(looping, "a circle of {circle}");
         }
+    }
+
+    #[test]
+    fn a_server_that_leaves_its_circle_is_read_on_behind_it() {
+        let page = |n: u64| records("11:10:00", n * 20..n * 20 + 20);
+        let range = enter(Position::starting_at(at("11:00:00")), "12:00:00");
+        let range = in_range(range.take(page(0), Some(token("a"))).unwrap());
+        let range = in_range(range.take(page(1), Some(token("b"))).unwrap());
+        let past = |range: InRange, n, name| match range.take(page(n), Some(token(name))).unwrap_err() {
+            Contradiction::Looping { past } => *past,
+            other @ Contradiction::Unstable { .. } => panic!("{other:?}"),
+        };
+        let range = past(past(range, 0, "c"), 1, "d");
+        assert_eq!(range.token(), Some(&token("d")));
+        assert_eq!(range.take(page(2), Some(token("e"))).unwrap().fresh.len(), 20);
     }
 
     #[test]

@@ -58,6 +58,7 @@ pub(super) const DELIVERED: &str = "auditsync_events_delivered_total";
 pub(super) const RESTAMPED: &str = "auditsync_events_restamped_total";
 pub(super) const TRUNCATED: &str = "auditsync_events_truncated_total";
 pub(super) const REJECTED: &str = "auditsync_events_rejected_total";
+pub(super) const POSSIBLY_DUPLICATED: &str = "auditsync_events_possibly_duplicated_total";
 pub(super) const BODY_BYTES: &str = "auditsync_request_body_uncompressed_bytes_total";
 pub(super) const SENT_BYTES: &str = "auditsync_request_body_sent_bytes_total";
 pub(super) const REQUESTS: &str = "auditsync_requests_total";
@@ -140,6 +141,13 @@ pub const METRICS: &[Metric] = &[
         "events",
         &[],
         "Events that the destination refuses by themselves; they are in the rejected file, or in the log.",
+    ),
+    row(
+        POSSIBLY_DUPLICATED,
+        Kind::Counter,
+        "events",
+        &[],
+        "Events that are sent again and may have been accepted before: by a request without an answer, or by a run that was cut off.",
     ),
     row(
         BODY_BYTES,

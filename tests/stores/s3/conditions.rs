@@ -1,9 +1,9 @@
 //! Stores that do not have S3's conditional writes are found out, and may be used all the same if the operator says so.
 
 use auditsync::state::s3::{Encryption, Settings};
-use auditsync::state::{StateStore as _, Version};
+use auditsync::state::{Error, StateStore as _, Version};
 
-use super::{KEY, not_conditional, on, refused, settings, unavailable, unconditional, with};
+use super::{KEY, not_conditional, on, refused, settings, told, unavailable, unconditional, with};
 use crate::suite::{conflicts, document, held};
 use crate::support::{Conditions, FakeS3, S3Answer, S3Permissions};
 
@@ -141,4 +141,12 @@ async fn without_conditions_a_state_that_may_not_be_read_is_not_replaced() {
         refused(store.save(&document(1), None).await, "s3:GetObject");
         assert_eq!(fake.object(KEY).unwrap(), "precious");
     }
+}
+
+#[tokio::test]
+async fn a_conflict_tells_the_stores_answer() {
+    let fake = FakeS3::start(Conditions::NeverMet).await;
+    let error = on(&fake).save(&document(1), None).await.unwrap_err();
+    assert!(matches!(error, Error::Conflict { .. }), "{error:?}");
+    assert!(told(&error).contains("412 PreconditionFailed"), "{}", told(&error));
 }

@@ -14,6 +14,7 @@ use serde_json::json;
 use super::super::encoding;
 use super::super::fault::{self, Requested};
 use super::super::reply::{Answer, Reply};
+use super::super::server::dated;
 use super::inspect::{Inspection, inspect};
 use super::{IntakeRequest, IntakeState, Shared};
 
@@ -31,7 +32,8 @@ pub(super) fn routes(shared: &Arc<Shared>) -> Router {
 }
 
 async fn logs(State(intake): State<Arc<Shared>>, method: Method, headers: HeaderMap, body: Bytes) -> Response {
-    let mut inspection = inspect(&headers, body, &intake.options);
+    let ahead = intake.state.read().date_offset;
+    let mut inspection = inspect(&headers, body, &intake.options, ahead);
     let key = api_key(&headers);
     if key.is_none() {
         inspection.violations.push("no DD-API-KEY".into());
@@ -54,7 +56,7 @@ async fn logs(State(intake): State<Arc<Shared>>, method: Method, headers: Header
         let violations = inspection.violations.drain(..);
         let violations = violations.map(|text| format!("{LOGS_PATH} (request {number}): {text}"));
         state.violations.extend(violations);
-        (number, state.log_faults.next())
+        (number, inspection.fault.take().or_else(|| state.log_faults.next()))
     });
     let _open = Open { intake: &intake, number };
     let requested =
@@ -64,7 +66,7 @@ async fn logs(State(intake): State<Arc<Shared>>, method: Method, headers: Header
     let take = || intake.state.update(|state| intake.take(state, number, key.as_deref(), inspection));
     let answer = fault::answer(fault, requested, take).await;
     intake.state.update(|state| state.requests[number - 1].status = answer.status());
-    answer.into_response()
+    dated(answer.into_response(), ahead)
 }
 
 /// A request that is being answered; dropped with its answer, and by the server when the connection is gone.
@@ -122,7 +124,8 @@ impl Shared {
             return refuse(status, title, &reason);
         }
         state.requests[number - 1].taken = true;
-        state.taken += inspection.entries;
+        state.taken += inspection.entries - inspection.dropped;
+        state.dropped += inspection.dropped;
         for id in inspection.ids {
             *state.ids.entry(id).or_default() += 1;
         }

@@ -13,6 +13,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::super::encoding;
+use super::super::fault::Fault;
 use super::IntakeOptions;
 
 pub(super) const MAX_BODY_BYTES: usize = 5_000_000;
@@ -33,32 +34,39 @@ pub(super) struct Inspection {
     pub(super) sent_bytes: usize,
     pub(super) encoding: String,
     pub(super) entries: usize,
-    /// Each entry's `evt.id`, where it has one.
+    /// How many of them lie outside the times that are kept.
+    pub(super) dropped: usize,
+    /// Each kept entry's `evt.id`, where it has one.
     pub(super) ids: Vec<String>,
     pub(super) violations: Vec<String>,
     /// The status and the reason with which the request must be refused, however good its key.
     pub(super) refusal: Option<(u16, String)>,
+    /// What a firewall meets the request with.
+    pub(super) fault: Option<Fault>,
 }
 
-pub(super) fn inspect(headers: &HeaderMap, sent: Bytes, options: &IntakeOptions) -> Inspection {
+/// Holds a request against the rules, by a clock that is `ahead` seconds ahead of ours.
+pub(super) fn inspect(headers: &HeaderMap, sent: Bytes, options: &IntakeOptions, ahead: i64) -> Inspection {
     let mut inspection = Inspection {
         body: Bytes::new(),
         sent_bytes: sent.len(),
         encoding: text(headers, &header::CONTENT_ENCODING).unwrap_or_else(|| "identity".into()),
         entries: 0,
+        dropped: 0,
         ids: Vec::new(),
         violations: header_violations(headers),
         refusal: None,
+        fault: None,
     };
     match encoding::decode(&inspection.encoding, sent) {
-        Ok(body) => inspection.read_body(&body, options),
+        Ok(body) => inspection.read_body(&body, options, ahead),
         Err(error) => inspection.breach(400, format!("the body cannot be decoded: {error}")),
     }
     inspection
 }
 
 impl Inspection {
-    fn read_body(&mut self, body: &Bytes, options: &IntakeOptions) {
+    fn read_body(&mut self, body: &Bytes, options: &IntakeOptions, ahead: i64) {
         self.body = body.clone();
         let entries: Vec<&RawValue> = match serde_json::from_slice(body) {
             Ok(entries) => entries,
@@ -77,7 +85,7 @@ impl Inspection {
             1..=MAX_ENTRIES => {}
             n => self.breach(413, format!("{n} entries")),
         }
-        let now = Timestamp::now().as_millisecond();
+        let now = Timestamp::now().as_millisecond() + ahead * 1000;
         for (i, entry) in entries.iter().enumerate() {
             let mut wrong = |text: String| self.violations.push(format!("entry {i}: {text}"));
             if entry.get().len() > MAX_ENTRY_BYTES {
@@ -85,11 +93,24 @@ impl Inspection {
             }
             match serde_json::from_str::<Entry<'_>>(entry.get()) {
                 Ok(entry) => {
-                    entry.check(now, wrong);
-                    self.ids.extend(entry.id());
+                    let is_kept = entry.is_kept(now);
+                    // Who has not heard this clock yet cannot keep to it.
+                    if !is_kept && ahead == 0 {
+                        wrong(format!("`timestamp` {:?} lies outside what is kept", entry.timestamp));
+                    }
+                    entry.check(wrong);
+                    self.dropped += usize::from(!is_kept);
+                    self.ids.extend(entry.id().filter(|_| is_kept));
                 }
                 Err(error) => wrong(format!("not an entry: {error}")),
             }
+        }
+        if let Some((dislikes, fault)) = &options.firewall
+            && entries
+                .iter()
+                .any(|entry| dislikes.holds(&serde_json::from_str(entry.get()).expect("was parsed before")))
+        {
+            self.fault = Some(fault.clone());
         }
         if self.refusal.is_none() && is_poisonous(&entries, options) {
             self.refusal = Some((400, "Invalid payload".into()));
@@ -131,7 +152,13 @@ struct EventAttributes<'a> {
 }
 
 impl Entry<'_> {
-    fn check(&self, now: i64, mut wrong: impl FnMut(String)) {
+    /// Whether its time lies within what is kept `now`; one that cannot be read is another matter.
+    fn is_kept(&self, now: i64) -> bool {
+        let time = self.timestamp.and_then(|time| time.get().parse::<i64>().ok());
+        time.is_none_or(|time| ACCEPTED_AGE_MS.contains(&(now.saturating_sub(time))))
+    }
+
+    fn check(&self, mut wrong: impl FnMut(String)) {
         let required = [
             ("ddsource", self.ddsource),
             ("service", self.service),
@@ -154,8 +181,7 @@ impl Entry<'_> {
             wrong(format!("`status` would be misread: {status}"));
         }
         match self.timestamp.map(|time| time.get().parse::<i64>()) {
-            Some(Ok(time)) if ACCEPTED_AGE_MS.contains(&(now.saturating_sub(time))) => {}
-            Some(Ok(time)) => wrong(format!("`timestamp` {time} lies outside what is kept")),
+            Some(Ok(_)) => {}
             Some(Err(_)) => wrong("`timestamp` is not an integer".into()),
             None => wrong("`timestamp` is missing".into()),
         }

@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, header};
 use axum::response::Response;
 use axum::routing::any;
-use jiff::fmt::rfc2822::DateTimePrinter;
-use jiff::{SignedDuration, Timestamp};
 
 use super::super::reply::{Answer, Reply};
+use super::super::server::dated;
 use super::Shared;
 use super::records_endpoint::{RECORDS_PATH, records};
 use super::token_endpoint::{TOKEN_PATH, token};
@@ -33,12 +32,7 @@ async fn unknown_path(State(scm): State<Arc<Shared>>, request: Request) -> Respo
 impl Shared {
     /// Dates an answer by the server's clock.
     pub(super) fn finish(&self, answer: Answer) -> Response {
-        let ahead = SignedDuration::from_secs(self.state.read().date_offset);
-        let date = DateTimePrinter::new().timestamp_to_rfc9110_string(&(Timestamp::now() + ahead));
-        let date = HeaderValue::try_from(date.expect("a year of four digits")).expect("a date is plain text");
-        let mut response = answer.into_response();
-        response.headers_mut().insert(header::DATE, date);
-        response
+        dated(answer.into_response(), self.state.read().date_offset)
     }
 }
 
@@ -50,6 +44,6 @@ pub(super) fn header_breaches(headers: &HeaderMap) -> Vec<String> {
 
 /// The value of a header; nothing, if there is none.
 pub(super) fn header_text(headers: &HeaderMap, name: &HeaderName) -> String {
-    let value = headers.get(name).map(HeaderValue::as_bytes);
+    let value = headers.get(name).map(axum::http::HeaderValue::as_bytes);
     String::from_utf8_lossy(value.unwrap_or_default()).into_owned()
 }

@@ -15,6 +15,7 @@ pub(super) struct Paging {
     expired: HashSet<String>,
     refusals: usize,
     repeating: bool,
+    going_round: bool,
     rng: fastrand::Rng,
 }
 
@@ -51,6 +52,7 @@ impl Paging {
             expired: HashSet::new(),
             refusals: 0,
             repeating: false,
+            going_round: false,
             rng: fastrand::Rng::new(),
         }
     }
@@ -71,6 +73,10 @@ impl Paging {
         self.repeating = repeat;
     }
 
+    pub(super) fn go_round(&mut self, going_round: bool) {
+        self.going_round = going_round;
+    }
+
     /// The first page of a range.
     pub(super) fn open(&mut self, snapshot: Vec<usize>, to: Timestamp) -> Page {
         self.page(Position { snapshot: snapshot.into(), next: 0, to })
@@ -78,11 +84,12 @@ impl Paging {
 
     /// The page that a token leads to. A token may be used again, and leads to the same place.
     pub(super) fn resume(&mut self, token: &str, to: Timestamp) -> Result<Page, Refusal> {
-        if self.refusals > 0 {
-            self.refusals -= 1;
+        if self.expired.contains(token) {
             return Err(Refusal::OnPurpose);
         }
-        if self.expired.contains(token) {
+        if self.refusals > 0 {
+            self.refusals -= 1;
+            self.expired.insert(token.to_owned());
             return Err(Refusal::OnPurpose);
         }
         let Some(position) = self.tokens.get(token).cloned() else {
@@ -91,9 +98,11 @@ impl Paging {
         if position.to != to {
             return Err(Refusal::Mistake("a page token with another `to` than it was issued for"));
         }
-        let mut page = self.page(position);
+        let mut page = self.page(position.clone());
         if self.repeating {
             page.token = Some(token.to_owned());
+        } else if self.going_round {
+            page.token = Some(self.issue(position));
         }
         Ok(page)
     }
@@ -108,13 +117,14 @@ impl Paging {
             FinalPage::EmptyArrayWithToken => true,
             FinalPage::NoTokenOnLast => end < snapshot.len(),
         };
-        let token = more.then(|| {
-            // Every character that must be escaped in a query, so that a client that does not is found out.
-            let token = format!("{:032x}/+&=#%41==", self.rng.u128(..));
-            let position = Position { snapshot, next: end, to };
-            self.tokens.insert(token.clone(), position);
-            token
-        });
+        let token = more.then(|| self.issue(Position { snapshot, next: end, to }));
         Page { records, token }
+    }
+
+    fn issue(&mut self, position: Position) -> String {
+        // Every character that must be escaped in a query, so that a client that does not is found out.
+        let token = format!("{:032x}/+&=#%41==", self.rng.u128(..));
+        self.tokens.insert(token.clone(), position);
+        token
     }
 }

@@ -102,7 +102,13 @@ impl Shared {
         };
         state.requests[number - 1].records = page.records.len();
         let salt = self.options.unstable_records.then_some(number);
-        let reply = Reply::json(200, array(page.records.iter().map(|&i| &*state.records[i].record.json), salt));
+        let mut body = array(page.records.iter().map(|&i| &*state.records[i].record.json), salt);
+        for (text, bytes) in &state.corruptions {
+            while let Some(at) = body.windows(text.len()).position(|window| window == text.as_bytes()) {
+                body.splice(at..at + text.len(), bytes.iter().copied());
+            }
+        }
+        let reply = Reply::json(200, body);
         match page.token {
             Some(token) => reply.header(PAGE_TOKEN, token),
             None => reply,

@@ -1,0 +1,161 @@
+//! Examining what is in doubt: the sending that [`super::doubt`] decides about.
+//!
+//! One request at a time, because order is evidence: an entry is at fault only if a notice is accepted between each two of its failures.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::Datadog;
+use super::isolate::{Settling, Stopped};
+use super::ledger::Ledger;
+use crate::destination::Error;
+use crate::event::Event;
+
+/// Each single entry is sent so often in one call; the rest of the evidence has to come from later calls, after the engine's backoff.
+const ROUNDS_IN_A_CALL: u32 = 2;
+
+/// A single entry is sent so often in a row at most, before a notice. How often is drawn by lot: were it always once, a balancer that
+/// takes its servers in turn, one of which is ill, could fail every entry and no notice.
+const MOST_IN_A_ROW: u32 = 3;
+
+/// Most requests of an examination in one call: an ailing intake is not to be flooded.
+const MOST_REQUESTS: u32 = 64;
+
+/// So many failures in a row, nothing having been accepted in this call, are perhaps an outage: a notice finds out.
+const PATIENCE_AT_FIRST: u32 = 2;
+
+/// The same, where something has been accepted in this call: halving takes three failures of a part.
+const PATIENCE: u32 = 4;
+
+/// What became of a doubted range, and what is to be sent next.
+enum Tried {
+    Accepted(Vec<Range<usize>>),
+    Failed(Vec<Range<usize>>),
+}
+
+/// The examination of one call.
+pub(super) struct Examination<'e, 'd> {
+    datadog: &'e Datadog,
+    ledger: &'e Ledger<'d>,
+    events: &'e Arc<[Event]>,
+    now: Timestamp,
+    requests: u32,
+    /// Failures since something was accepted.
+    unexplained: u32,
+    has_accepted: bool,
+}
+
+impl<'e, 'd> Examination<'e, 'd> {
+    pub(super) fn new(datadog: &'e Datadog, ledger: &'e Ledger<'d>, events: &'e Arc<[Event]>, now: Timestamp) -> Self {
+        Self { datadog, ledger, events, now, requests: 0, unexplained: 0, has_accepted: false }
+    }
+
+    /// Sends what is in doubt until nothing is, or until this call has found out what it can.
+    pub(super) async fn run(mut self) -> Result<(), Error> {
+        let mut rounds = 0;
+        loop {
+            let mut queue: VecDeque<_> = self.ledger.remember(|memory| memory.doubts.to_try()).into();
+            while let Some(range) = queue.pop_front() {
+                let again = self.try_by_lot(range).await?;
+                again.into_iter().rev().for_each(|range| queue.push_front(range));
+                if self.unexplained >= if self.has_accepted { PATIENCE } else { PATIENCE_AT_FIRST } {
+                    self.probe().await?;
+                }
+                if self.requests >= MOST_REQUESTS {
+                    return self.ends();
+                }
+            }
+            let (none, single) = self.ledger.remember(|memory| {
+                let doubts = memory.doubts.all();
+                (doubts.is_empty(), doubts.iter().all(super::doubt::Doubt::is_single))
+            });
+            if none {
+                return Ok(());
+            }
+            if single || self.unexplained > 0 {
+                self.probe().await?;
+            }
+            rounds += u32::from(single);
+            if rounds >= ROUNDS_IN_A_CALL || self.requests >= MOST_REQUESTS {
+                return self.ends();
+            }
+        }
+    }
+
+    /// Whether the intake accepts a notice of ours now.
+    pub(super) async fn accepts_a_notice(mut self) -> bool {
+        self.probe().await.is_ok()
+    }
+
+    /// Finds out whether the intake accepts a notice of ours: if so, a failure before it says something about what failed.
+    async fn probe(&mut self) -> Result<(), Error> {
+        let message =
+            "auditsync tests whether the intake accepts entries, because requests with some audit records keep failing";
+        let body = self.datadog.notice("probe", message, "info", self.now)?;
+        self.requests += 1;
+        match self.datadog.send(self.ledger, 0, body).await {
+            Ok(()) => {
+                (self.unexplained, self.has_accepted) = (0, true);
+                for doubt in self.ledger.remember(|memory| memory.doubts.notice_accepted()) {
+                    let reason = format!("{} ({} times, while notices were accepted)", doubt.reason, doubt.failures());
+                    self.ledger.rejected(doubt.range.start, reason);
+                }
+                self.datadog.write_letters(self.ledger, self.events, self.now).await
+            }
+            Err(setback) => {
+                self.ledger.remember(|memory| memory.doubts.notice_failed());
+                Err(setback.into_error(self.datadog))
+            }
+        }
+    }
+
+    /// Sends a doubted range, a single entry several times if it fails; gives what is to be sent next in its place.
+    async fn try_by_lot(&mut self, range: Range<usize>) -> Result<Vec<Range<usize>>, Error> {
+        let mut left = if range.len() == 1 { fastrand::u32(1..=MOST_IN_A_ROW) } else { 1 };
+        loop {
+            let tried = self.attempt(range.clone()).await?;
+            left -= 1;
+            if let (Tried::Failed(_), 1..) = (&tried, left) {
+                continue;
+            }
+            return Ok(match tried {
+                Tried::Accepted(next) => next,
+                Tried::Failed(next) => {
+                    self.unexplained += 1;
+                    next
+                }
+            });
+        }
+    }
+
+    /// Sends a doubted range once.
+    async fn attempt(&mut self, range: Range<usize>) -> Result<Tried, Error> {
+        let form = self.ledger.remember(|memory| memory.doubts.about(&range).map(|doubt| doubt.form));
+        let Some(form) = form else { return Ok(Tried::Accepted(Vec::new())) };
+        let batch = self.datadog.packer.pack(self.events, range.clone(), form, self.now).await?;
+        let sent = batch.range.clone();
+        self.ledger.remember(|memory| memory.doubts.cut_at(&range, sent.end));
+        let rest = Some(sent.end..range.end).filter(|rest| !rest.is_empty());
+        self.requests += 1;
+        let settling = Settling::of(self.datadog, self.ledger, Arc::clone(self.events), batch, form, self.now);
+        match settling.run().await {
+            Ok(()) => {
+                (self.unexplained, self.has_accepted) = (0, true);
+                self.ledger.remember(|memory| memory.doubts.settled(&sent));
+                Ok(Tried::Accepted(rest.into_iter().collect()))
+            }
+            Err(Stopped { again: Some(again), .. }) => Ok(Tried::Failed(again.into_iter().chain(rest).collect())),
+            Err(Stopped { error, again: None }) => Err(error),
+        }
+    }
+
+    fn ends(&self) -> Result<(), Error> {
+        match self.ledger.remember(|memory| memory.doubts.all().first().cloned()) {
+            Some(doubt) => Err(self.datadog.refuses_some(doubt.reason)),
+            None => Ok(()),
+        }
+    }
+}

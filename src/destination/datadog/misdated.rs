@@ -1,0 +1,58 @@
+//! Entries that the intake accepted and dropped, because they carried times by a wrong clock.
+
+use std::ops::Range;
+
+use jiff::Timestamp;
+
+use super::{Datadog, entry};
+use crate::destination::Error;
+use crate::event::Event;
+use crate::server_time::{LocalTime, TOLERANCE};
+
+/// Entries that the intake accepted and dropped.
+pub(super) struct Misdated {
+    indices: Vec<usize>,
+    /// The time for which they were written.
+    ours: Timestamp,
+    /// The intake's time.
+    theirs: Timestamp,
+}
+
+impl Misdated {
+    /// Those in `range` that carried such times: they were written for `written_for`, and the request began at `begun`.
+    pub(super) fn of(
+        datadog: &Datadog,
+        events: &[Event],
+        range: &Range<usize>,
+        written_for: Timestamp,
+        begun: LocalTime,
+    ) -> Self {
+        let theirs = datadog.clock.at(begun, LocalTime::now()).unwrap_or(written_for);
+        let is_right = theirs.duration_since(written_for).unsigned_abs() <= TOLERANCE;
+        let is_dropped = |index: &usize| {
+            let stamp = events.get(*index).map(|event| entry::stamp(event, written_for));
+            stamp.is_some_and(|stamp| !entry::is_kept(stamp, theirs))
+        };
+        let indices = if is_right { Vec::new() } else { range.clone().filter(is_dropped).collect() };
+        Self { indices, ours: written_for, theirs }
+    }
+
+    /// Whether the intake dropped this entry.
+    pub(super) fn has(&self, index: usize) -> bool {
+        self.indices.binary_search(&index).is_ok()
+    }
+
+    /// How many it dropped.
+    pub(super) fn len(&self) -> usize {
+        self.indices.len()
+    }
+
+    /// The error, if there are any.
+    pub(super) fn check(self, datadog: &Datadog) -> Result<(), Error> {
+        let Self { indices, ours, theirs } = self;
+        if indices.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Misdated { place: datadog.place(), entries: indices.len(), ours, theirs })
+    }
+}

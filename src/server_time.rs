@@ -1,0 +1,359 @@
+//! The time of a server, and this machine's two clocks.
+//!
+//! What counts is the server's time: the `Date` of a fresh answer, and the monotonic time since. This machine's wall clock may be wrong or
+//! jump, and its monotonic clock stands still while the host is suspended. So a reading is void when it is old by either clock. It is void,
+//! too, when the two clocks advanced differently since: the wall clock jumped, or the host was suspended, and the clocks do not tell which.
+//! A jump of the wall clock alone would leave the reading right. It is still void then, because the next answer brings a new one.
+
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
+
+/// A reading counts for this long after its request.
+pub const LIFETIME: Duration = Duration::from_secs(600);
+
+/// Clocks that differ by no more than this agree.
+pub const TOLERANCE: Duration = Duration::from_secs(120);
+
+/// A moment, as both clocks of this machine show it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalTime {
+    /// The time of day.
+    pub wall: Timestamp,
+    /// The clock that nobody sets.
+    pub monotonic: Instant,
+}
+
+impl LocalTime {
+    /// The present moment.
+    pub fn now() -> Self {
+        Self { wall: Timestamp::now(), monotonic: Instant::now() }
+    }
+
+    /// The monotonic time from `earlier` to here; negative where `earlier` is later.
+    fn elapsed_since(self, earlier: Instant) -> SignedDuration {
+        match self.monotonic.checked_duration_since(earlier) {
+            Some(elapsed) => signed(elapsed),
+            None => -signed(earlier.duration_since(self.monotonic)),
+        }
+    }
+}
+
+/// A server's `Date`, and the call whose answer carried it. The server wrote the date between the two ends of the call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// The server's time; whole seconds, rounded down.
+    pub date: Timestamp,
+    /// Just before the request.
+    pub asked: LocalTime,
+    /// When the answer had arrived.
+    pub answered: LocalTime,
+}
+
+impl Reading {
+    /// Whether the reading still counts.
+    pub fn holds(&self, now: LocalTime) -> bool {
+        let monotonic = now.elapsed_since(self.asked.monotonic);
+        let wall = now.wall.duration_since(self.asked.wall);
+        let apart = (wall - monotonic).unsigned_abs();
+        monotonic.max(wall) <= signed(LIFETIME) && apart <= TOLERANCE
+    }
+
+    /// The server's time at `moment`, before or after the reading.
+    ///
+    /// The date is rounded, and the answer took its time. What our wall clock shows counts within these limits, so that clocks that agree
+    /// stay exact.
+    pub fn at(&self, moment: LocalTime) -> Timestamp {
+        let latest = self.after(moment.elapsed_since(self.asked.monotonic) + SignedDuration::from_secs(1));
+        moment.wall.min(latest).max(self.earliest(moment))
+    }
+
+    /// The earliest time that the server's clock can have shown at `moment`.
+    fn earliest(&self, moment: LocalTime) -> Timestamp {
+        self.after(moment.elapsed_since(self.answered.monotonic))
+    }
+
+    fn after(&self, elapsed: SignedDuration) -> Timestamp {
+        self.date.saturating_add(elapsed).unwrap_or(self.date)
+    }
+
+    /// How this machine's wall clock compares with the server's. A call that took long makes no difference by itself.
+    pub fn difference(&self) -> Difference {
+        let ahead = Duration::try_from(self.asked.wall.duration_since(self.date)).unwrap_or_default();
+        let behind = Duration::try_from(self.date.duration_since(self.answered.wall)).unwrap_or_default();
+        if ahead > TOLERANCE {
+            Difference::Ahead(ahead)
+        } else if behind > TOLERANCE {
+            Difference::Behind(behind)
+        } else {
+            Difference::None
+        }
+    }
+}
+
+/// How this machine's wall clock compares with a server's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Difference {
+    /// They agree.
+    None,
+    /// Ours is ahead by this much.
+    Ahead(Duration),
+    /// Ours is behind by this much.
+    Behind(Duration),
+}
+
+/// What an answer shows of a server's clock, where that is worth a line in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// The clocks differ now, or in the other direction than before.
+    Differs(Difference),
+    /// The clocks agree again.
+    Agrees,
+    /// No answer so far carried a `Date`.
+    Undated,
+}
+
+/// What is known of a server's clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ServerTime {
+    reading: Option<Reading>,
+    differs: Option<Difference>,
+    told_undated: bool,
+}
+
+impl ServerTime {
+    /// Notes an answer that carried a date.
+    pub fn dated(&mut self, reading: Reading) -> Option<News> {
+        // An answer that was fetched ahead may be noted after a newer one.
+        if self.reading.is_some_and(|known| known.answered.monotonic > reading.answered.monotonic) {
+            return None;
+        }
+        self.reading = Some(reading);
+        let now = reading.difference();
+        let before = self.differs.replace(now).unwrap_or(Difference::None);
+        if std::mem::discriminant(&now) == std::mem::discriminant(&before) {
+            return None;
+        }
+        Some(if now == Difference::None { News::Agrees } else { News::Differs(now) })
+    }
+
+    /// Notes an answer without a date.
+    pub fn undated(&mut self) -> Option<News> {
+        let is_news = self.reading.is_none() && !self.told_undated;
+        self.told_undated |= is_news;
+        is_news.then_some(News::Undated)
+    }
+
+    /// The server's time at `moment`, as far as it is known `now`.
+    pub fn at(&self, moment: LocalTime, now: LocalTime) -> Option<Timestamp> {
+        let reading = self.reading.filter(|reading| reading.holds(now))?;
+        Some(reading.at(moment))
+    }
+
+    /// The same, and never later than what the server's clock shows `now` at least.
+    pub fn past(&self, moment: LocalTime, now: LocalTime) -> Option<Timestamp> {
+        let reading = self.reading.filter(|reading| reading.holds(now))?;
+        Some(reading.at(moment).min(reading.earliest(now)))
+    }
+}
+
+/// A server's clock, which tells in the log when it differs from ours.
+#[derive(Debug, Default)]
+pub struct ServerClock(Mutex<ServerTime>);
+
+impl ServerClock {
+    /// Notes an answer of `server` to a call from `asked` to `answered`.
+    pub fn note(&self, server: &impl fmt::Display, date: Option<Timestamp>, (asked, answered): (LocalTime, LocalTime)) {
+        let news = match date {
+            Some(date) => self.known().dated(Reading { date, asked, answered }),
+            None => self.known().undated(),
+        };
+        let (theirs, ours) = (date.unwrap_or(answered.wall), answered.wall);
+        match news {
+            None | Some(News::Differs(Difference::None)) => {}
+            Some(News::Differs(Difference::Ahead(by))) => tracing::warn!(
+                %theirs, %ours,
+                "this machine's clock is {} ahead of the clock of {server}. The server's time counts. Synchronise this machine's clock (NTP)",
+                whole_seconds(by)
+            ),
+            Some(News::Differs(Difference::Behind(by))) => tracing::warn!(
+                %theirs, %ours,
+                "this machine's clock is {} behind the clock of {server}. The server's time counts. Synchronise this machine's clock (NTP)",
+                whole_seconds(by)
+            ),
+            Some(News::Agrees) => {
+                tracing::info!(%theirs, %ours, "this machine's clock agrees with the clock of {server} again");
+            }
+            Some(News::Undated) => tracing::warn!(
+                %ours,
+                "the answers of {server} carry no `Date`, so its clock is unknown. Another server's time counts, else this machine's. Keep \
+                 this machine's clock synchronised (NTP)"
+            ),
+        }
+    }
+
+    /// The server's time at `moment`, as far as it is known `now`.
+    pub fn at(&self, moment: LocalTime, now: LocalTime) -> Option<Timestamp> {
+        self.known().at(moment, now)
+    }
+
+    /// The same, and never later than what the server's clock shows `now` at least.
+    pub fn past(&self, moment: LocalTime, now: LocalTime) -> Option<Timestamp> {
+        self.known().past(moment, now)
+    }
+
+    fn known(&self) -> MutexGuard<'_, ServerTime> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn signed(duration: Duration) -> SignedDuration {
+    SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX)
+}
+
+fn whole_seconds(duration: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_secs(duration.as_secs()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOON: Timestamp = Timestamp::constant(1_772_366_400, 0);
+
+    /// A machine whose clocks advance as a test wants.
+    #[derive(Clone, Copy)]
+    struct Machine(LocalTime);
+
+    impl Machine {
+        fn ahead(seconds: i64) -> Self {
+            Self(LocalTime { wall: NOON + SignedDuration::from_secs(seconds), monotonic: Instant::now() })
+        }
+
+        fn after(self, wall: i64, monotonic: u64) -> LocalTime {
+            let LocalTime { wall: begun, monotonic: start } = self.0;
+            LocalTime {
+                wall: begun + SignedDuration::from_secs(wall),
+                monotonic: start + Duration::from_secs(monotonic),
+            }
+        }
+
+        /// An answer after a second, dated by a server whose clock showed noon at the machine's start.
+        fn reading(self) -> Reading {
+            Reading { date: at(1), asked: self.after(0, 0), answered: self.after(1, 1) }
+        }
+    }
+
+    fn at(seconds: i64) -> Timestamp {
+        NOON + SignedDuration::from_secs(seconds)
+    }
+
+    fn known(machine: Machine) -> ServerTime {
+        let mut server = ServerTime::default();
+        server.dated(machine.reading());
+        server
+    }
+
+    #[test]
+    fn a_servers_time_goes_on_from_its_date_whatever_our_wall_clock_shows() {
+        for ahead in [0, 17 * 3600, -18 * 3600, 400 * 86_400] {
+            let machine = Machine::ahead(ahead);
+            let now = machine.after(300, 300);
+            let present = known(machine).at(now, now).unwrap();
+            assert!((at(300)..=at(302)).contains(&present), "{ahead} s ahead: {present}");
+            assert_eq!(known(machine).past(now, now), Some(at(300)), "{ahead} s ahead");
+            let begun = known(machine).at(machine.after(0, 0), now).unwrap();
+            assert!((at(0)..=at(2)).contains(&begun), "a moment before the answer: {begun}");
+        }
+    }
+
+    #[test]
+    fn a_reading_older_than_ten_minutes_by_either_clock_is_void() {
+        let machine = Machine::ahead(0);
+        let reads = |wall, monotonic| {
+            let now = machine.after(wall, monotonic);
+            known(machine).at(now, now).is_some()
+        };
+        assert!(reads(600, 600));
+        assert!(!reads(601, 600));
+        assert!(!reads(600, 601));
+        assert!(!reads(216_000, 216_000), "after sixty quiet hours");
+    }
+
+    #[test]
+    fn a_suspended_host_and_a_clock_that_jumps_void_a_reading() {
+        let machine = Machine::ahead(0);
+        let reads = |wall, monotonic| {
+            let now = machine.after(wall, monotonic);
+            known(machine).at(now, now).is_some()
+        };
+        assert!(reads(180, 60) && !reads(181, 60), "the host was suspended, or its clock set");
+        assert!(!reads(20 * 3600, 5), "suspended for the night");
+        assert!(!reads(17 * 3600, 5), "jumped ahead");
+        assert!(reads(-115, 5) && !reads(-116, 5) && !reads(-3600, 5), "jumped back");
+    }
+
+    #[test]
+    fn a_host_suspended_within_a_call_takes_no_time_from_its_answer() {
+        let machine = Machine::ahead(0);
+        let answered = machine.after(3601, 1);
+        let mut server = ServerTime::default();
+        assert_eq!(
+            server.dated(Reading { date: at(0), asked: machine.after(0, 0), answered }),
+            None,
+            "no false warning"
+        );
+        assert_eq!(server.at(answered, answered), None);
+    }
+
+    #[test]
+    fn a_difference_is_told_once_for_each_change() {
+        let mut server = ServerTime::default();
+        let mut start = Duration::ZERO;
+        let mut answer = |ahead: i64| {
+            start += Duration::from_secs(1);
+            let mut machine = Machine::ahead(ahead);
+            machine.0.monotonic += start;
+            server.dated(machine.reading())
+        };
+        assert_eq!(answer(121), None, "within the call");
+        assert_eq!(answer(122), Some(News::Differs(Difference::Ahead(Duration::from_secs(121)))));
+        assert_eq!(answer(17 * 3600), None);
+        assert_eq!(answer(-122), Some(News::Differs(Difference::Behind(Duration::from_secs(122)))));
+        assert_eq!(answer(-7200), None);
+        assert_eq!(answer(0), Some(News::Agrees));
+        assert_eq!(answer(0), None);
+        assert_eq!(answer(-7200), Some(News::Differs(Difference::Behind(Duration::from_secs(7200)))));
+    }
+
+    #[test]
+    fn a_call_that_took_long_is_no_difference_of_clocks() {
+        let machine = Machine::ahead(0);
+        for date in [0, 131, 300] {
+            let reading = Reading { date: at(date), asked: machine.after(0, 0), answered: machine.after(300, 300) };
+            assert_eq!(reading.difference(), Difference::None, "{date}");
+        }
+    }
+
+    #[test]
+    fn an_answer_fetched_ahead_does_not_replace_a_newer_reading() {
+        let machine = Machine::ahead(0);
+        let mut server = known(machine);
+        let newer = Reading { date: at(61), asked: machine.after(60, 60), answered: machine.after(61, 61) };
+        server.dated(newer);
+        let stale = Reading { date: at(-7000), ..machine.reading() };
+        assert_eq!(server.dated(stale), None);
+        let now = machine.after(70, 70);
+        assert_eq!(server.past(now, now), Some(at(70)));
+    }
+
+    #[test]
+    fn a_server_without_a_date_is_told_of_once_and_only_if_it_never_sent_one() {
+        let mut server = ServerTime::default();
+        assert_eq!((server.undated(), server.undated()), (Some(News::Undated), None));
+        assert_eq!(known(Machine::ahead(0)).undated(), None);
+    }
+}

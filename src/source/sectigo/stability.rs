@@ -1,0 +1,269 @@
+//! Whether the API's records are stable: whether it gives again what it gave before for the same time.
+//!
+//! One answer without the known records is as likely a passing fault (an index that is being rebuilt, a replica that lags behind) as a server whose
+//! records change. So nothing is delivered of it and it is requested again. Only when the contradiction lasts, the range is read without its overlap. Each
+//! later range still begins with its overlap: its first page shows when the records are stable again.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::moment::Moment;
+use super::position::{Contradiction, Cut, InRange, PageToken, Position, Sifted};
+use crate::event::Event;
+
+/// So many contradictions show that records are not stable. Two may come from one slow replica.
+const CONTRADICTIONS: u32 = 3;
+
+/// And they have to be spread over so long: a server that restarts or rebuilds an index takes a minute or two. It is well below the default
+/// `SECTIGO_AUDIT_RETRY_BUDGET`, so that a single run can come through.
+const SPREAD: Duration = Duration::from_secs(120);
+
+/// What is known of the API's stability since the start.
+#[derive(Debug, Default)]
+pub struct Stability {
+    is_off: bool,
+    contradicted: Option<Contradicted>,
+}
+
+/// Contradictions in a row, all for the same range.
+#[derive(Debug, Clone, Copy)]
+struct Contradicted {
+    since: Moment,
+    times: u32,
+    first: Instant,
+}
+
+/// What is to be made of a page.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The page, or where to go on without it.
+    pub sifted: Sifted,
+    /// What changed, to be logged.
+    pub turn: Option<Turn>,
+}
+
+/// A change of the API's stability.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// The records turned out not to be stable.
+    Off,
+    /// They are stable again.
+    On,
+}
+
+impl Stability {
+    /// What is new of a page, taken `now`: as [`InRange::take`], unless the records are not stable.
+    pub fn sift(
+        &mut self,
+        range: InRange,
+        records: Vec<Event>,
+        token: Option<PageToken>,
+        cut: Cut,
+        now: Instant,
+    ) -> Result<Outcome, Contradiction> {
+        let is_probe = self.is_off && range.is_probe();
+        let since = range.since();
+        match range.clone().take(records, token) {
+            // Not one known record: to deliver this could repeat all of the overlap.
+            Ok(sifted) if is_probe && sifted.already_delivered == 0 => Ok(without_overlap(range, cut, None)),
+            Ok(sifted) => {
+                if sifted.already_delivered > 0 || matches!(sifted.next, Position::Idle { .. }) {
+                    self.contradicted = None;
+                }
+                let turn = (is_probe && std::mem::take(&mut self.is_off)).then_some(Turn::On);
+                Ok(Outcome { sifted, turn })
+            }
+            Err(Contradiction::Unstable { .. }) if self.is_off => Ok(without_overlap(range, cut, None)),
+            Err(Contradiction::Unstable { .. }) if self.lasts(since, now) => {
+                (self.is_off, self.contradicted) = (true, None);
+                Ok(without_overlap(range, cut, Some(Turn::Off)))
+            }
+            Err(contradiction) => Err(contradiction),
+        }
+    }
+
+    /// Counts a contradiction; true if it has lasted long enough.
+    fn lasts(&mut self, since: Moment, now: Instant) -> bool {
+        let known = self.contradicted.filter(|known| known.since == since);
+        let known = known.unwrap_or(Contradicted { since, times: 0, first: now });
+        let counted = Contradicted { times: known.times.saturating_add(1), ..known };
+        self.contradicted = Some(counted);
+        counted.times >= CONTRADICTIONS && now.duration_since(counted.first) >= SPREAD
+    }
+}
+
+/// Nothing is taken of the page; the same is requested without the overlap.
+fn without_overlap(range: InRange, cut: Cut, turn: Option<Turn>) -> Outcome {
+    let next = Position::InRange(range.despite_contradiction(cut));
+    Outcome { sifted: Sifted { fresh: Vec::new(), already_delivered: 0, shrunk: false, next }, turn }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::source::sectigo::page;
+
+    const CUT: Cut = Cut { window: Duration::from_secs(3600), overlap: Duration::from_secs(300) };
+
+    fn at(time: &str) -> Moment {
+        Moment::from(format!("2026-03-01T{time}Z").parse::<Timestamp>().unwrap())
+    }
+
+    /// A server whose records carry `salt`: another one makes others of them.
+    struct World {
+        records: Vec<(Moment, String)>,
+        salt: u32,
+        stability: Stability,
+        position: Position,
+        delivered: Vec<String>,
+        turns: Vec<Turn>,
+        asked: usize,
+    }
+
+    impl World {
+        /// Thirty records of the last minute, delivered.
+        fn new() -> Self {
+            let mut world = Self {
+                records: Vec::new(),
+                salt: 0,
+                stability: Stability::default(),
+                position: Position::starting_at(at("11:00:00")),
+                delivered: Vec::new(),
+                turns: Vec::new(),
+                asked: 0,
+            };
+            world.happens("11:59:00", 30);
+            world.sync("12:00:00", Instant::now()).unwrap();
+            world
+        }
+
+        /// So many records, a second apart.
+        fn happens(&mut self, from: &str, count: u64) {
+            for n in 0..count {
+                let name = format!("{from}+{n}");
+                self.records.push((at(from).after(Duration::from_secs(n)), name));
+            }
+        }
+
+        /// Reads up to `end`; `hidden` is what the server does not show of it.
+        fn sync_hiding(&mut self, end: &str, now: Instant, hidden: fn(Moment) -> bool) -> Result<(), Contradiction> {
+            while let Some(range) = self.position.clone().enter(at(end), CUT) {
+                self.asked += 1;
+                assert!(self.asked < 1000, "it goes round in a circle");
+                let shown = self
+                    .records
+                    .iter()
+                    .filter(|(time, _)| range.from() < *time && *time <= range.until() && !hidden(*time));
+                let records: Vec<_> = shown
+                    .map(|(time, name)| format!(r#"{{"id":"{name}","created":"{time}","salt":{}}}"#, self.salt))
+                    .collect();
+                let records = page::records(&Bytes::from(format!("[{}]", records.join(",")))).unwrap();
+                let Outcome { sifted, turn } = self.stability.sift(range, records, None, CUT, now)?;
+                self.turns.extend(turn);
+                let id = |event: &Event| event.text(crate::event::Field::Id).unwrap().into_owned();
+                self.delivered.extend(sifted.fresh.iter().map(id));
+                // As it is written and read.
+                self.position = serde_json::from_str(&serde_json::to_string(&sifted.next).unwrap()).unwrap();
+            }
+            Ok(())
+        }
+
+        fn sync(&mut self, end: &str, now: Instant) -> Result<(), Contradiction> {
+            self.sync_hiding(end, now, |_| false)
+        }
+
+        fn sync_empty(&mut self, end: &str, now: Instant) -> Result<(), Contradiction> {
+            self.sync_hiding(end, now, |_| true)
+        }
+
+        /// Empty answers for two minutes.
+        fn switch_off(&mut self, now: Instant) {
+            for seconds in [0, 60] {
+                let contradiction = self.sync_empty("12:00:30", now + Duration::from_secs(seconds)).unwrap_err();
+                assert_eq!(contradiction, Contradiction::Unstable { expected: 30 });
+            }
+            self.sync_empty("12:00:30", now + Duration::from_secs(120)).unwrap();
+            assert_eq!(self.turns, [Turn::Off]);
+        }
+
+        fn assert_all_once(&self) {
+            let times = |name: &str| self.delivered.iter().filter(|delivered| *delivered == name).count();
+            let wrong: Vec<_> =
+                self.records.iter().map(|(_, name)| (name, times(name))).filter(|(_, n)| *n != 1).collect();
+            assert!(wrong.is_empty(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn one_empty_answer_costs_no_late_record() {
+        let (mut world, now) = (World::new(), Instant::now());
+        world.happens("11:58:00", 5);
+        for n in 0..100 {
+            // As often as one likes within a short time.
+            assert!(world.sync_empty("12:00:30", now + Duration::from_secs(n)).is_err());
+        }
+        world.sync("12:00:30", now + Duration::from_secs(101)).unwrap();
+        assert_eq!(world.turns, []);
+        world.assert_all_once();
+    }
+
+    #[test]
+    fn contradictions_that_are_few_or_of_other_ranges_do_not_add_up() {
+        let (mut world, now) = (World::new(), Instant::now());
+        assert!(world.sync_empty("12:00:30", now).is_err());
+        assert!(world.sync_empty("12:00:30", now + Duration::from_secs(3600)).is_err(), "two are too few");
+        world.sync("12:00:30", now + Duration::from_secs(3601)).unwrap();
+        assert!(world.sync_empty("12:01:00", now + Duration::from_secs(3602)).is_err());
+        assert!(world.sync_empty("12:01:00", now + Duration::from_secs(3603)).is_err());
+        assert!(world.sync_empty("12:01:00", now + Duration::from_secs(3604)).is_err(), "counted from the start");
+    }
+
+    #[test]
+    fn the_overlap_comes_back_with_what_became_visible_late_meanwhile() {
+        let (mut world, now) = (World::new(), Instant::now());
+        world.switch_off(now);
+        world.happens("12:00:10", 15);
+        world.happens("12:00:40", 15);
+        world.sync_empty("12:01:00", now + Duration::from_secs(180)).unwrap();
+        world.sync("12:01:30", now + Duration::from_secs(210)).unwrap();
+        assert_eq!(world.turns, [Turn::Off, Turn::On]);
+        world.happens("12:01:10", 1);
+        world.sync("12:02:00", now + Duration::from_secs(240)).unwrap();
+        world.assert_all_once();
+        assert!(world.sync_empty("12:02:30", now + Duration::from_secs(270)).is_err(), "protected as before");
+    }
+
+    #[test]
+    fn an_outage_longer_than_the_overlap_ends_with_the_first_known_record() {
+        let (mut world, now) = (World::new(), Instant::now());
+        world.switch_off(now);
+        for (n, end) in (3..).zip(["12:02:00", "12:04:00", "12:06:00", "12:08:00", "12:10:00"]) {
+            world.sync_empty(end, now + Duration::from_secs(n * 60)).unwrap();
+        }
+        world.happens("12:10:10", 3);
+        world.sync_hiding("12:10:30", now + Duration::from_secs(600), |time| time <= at("12:10:00")).unwrap();
+        world.happens("12:09:00", 4);
+        world.sync("12:11:00", now + Duration::from_secs(630)).unwrap();
+        assert_eq!(world.turns, [Turn::Off, Turn::On]);
+        world.assert_all_once();
+    }
+
+    #[test]
+    fn records_that_are_never_stable_are_delivered_once_and_the_memory_is_bounded() {
+        let (mut world, now) = (World::new(), Instant::now());
+        world.switch_off(now);
+        for minute in 1..50 {
+            let (begin, end) = (format!("12:{minute:02}:01"), format!("12:{:02}:00", minute + 1));
+            world.happens(&begin, 30);
+            world.salt += 1;
+            world.sync(&end, now + Duration::from_secs(200 + 60 * minute)).unwrap();
+            assert!(serde_json::to_string(&world.position).unwrap().len() < 11 * 4096 + 1000);
+        }
+        assert_eq!(world.turns, [Turn::Off]);
+        world.assert_all_once();
+    }
+}

@@ -1,0 +1,196 @@
+//! The pages of a range so far, to notice when the server repeats them.
+//!
+//! A server may hand out a fresh token with every page and still lead in a circle, so pages are compared by content. One equal page proves
+//! nothing: records may be equal, and with pages of one record equal pages follow. What proves a circle is a run of pages that repeats an
+//! earlier run in the same order, with more distinct records than equal records plausibly explain.
+
+use serde::{Deserialize, Serialize};
+
+use super::fingerprint::{Fingerprint, Fingerprints};
+use crate::event::Event;
+
+/// So many distinct records, repeated in the same pages and the same order, prove a circle. Fewer are delivered again.
+const PROOF: usize = 16;
+
+/// Pages that are remembered. A circle of at most so many pages is noticed as soon as it closes.
+const MOST_PAGES: usize = 256;
+
+/// A page of more records is compared by so many of them, spread evenly, and by the count, the length and the bytes of all.
+/// Taking a record apart costs about as much as everything else that is done to it.
+const SAMPLES: usize = 16;
+
+/// What is remembered of a range's pages. Its size is bounded, whatever the server sends.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Trail {
+    /// The newest pages, oldest first.
+    recent: Fingerprints,
+    /// How many distinct records each of the newest pages shows, at most [`PROOF`] pages.
+    weights: Vec<u8>,
+    /// For circles of any length (Brent's way): the pages from the last one on whose number was a power of two.
+    marked: Fingerprints,
+    /// How many pages came since the first of those.
+    since_mark: u32,
+}
+
+impl Trail {
+    /// Whether nothing is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.recent.is_empty()
+    }
+
+    /// Adds the page with number `number`, from 1 on; false if it closes a circle. `same_token`: it names the token that it was
+    /// requested with.
+    pub fn step(&mut self, number: u32, records: &[Event], same_token: bool) -> bool {
+        let (page, weight) = summary(records);
+        if same_token && self.recent.iter().next_back() == Some(page) {
+            return false;
+        }
+        self.recent.push(page);
+        self.recent.keep_newest(MOST_PAGES);
+        self.weights.push(weight);
+        let surplus = self.weights.len().saturating_sub(PROOF);
+        self.weights.drain(..surplus);
+        if number.is_power_of_two() {
+            (self.marked, self.since_mark) = (Fingerprints::from_iter([page]), 0);
+        } else {
+            self.since_mark = self.since_mark.saturating_add(1);
+            if self.marked.len() < PROOF && usize::try_from(self.since_mark) == Ok(self.marked.len()) {
+                self.marked.push(page);
+            }
+        }
+        !self.is_circle()
+    }
+
+    fn is_circle(&self) -> bool {
+        let pages: Vec<_> = self.recent.iter().collect();
+        // How many of the newest pages are needed for the proof.
+        let mut proof = 0;
+        let mut distinct = 0;
+        for weight in self.weights.iter().rev() {
+            (proof, distinct) = (proof + 1, distinct + usize::from(*weight));
+            if distinct >= PROOF {
+                break;
+            }
+        }
+        let Some(run) = pages.len().checked_sub(proof).and_then(|start| pages.get(start..)) else { return false };
+        if distinct < PROOF {
+            return false;
+        }
+        let earlier = pages.get(..pages.len() - 1).unwrap_or_default();
+        let repeats_recent = earlier.windows(proof).any(|window| window == run);
+        let marked: Vec<_> = self.marked.iter().take(proof).collect();
+        let is_behind_mark = usize::try_from(self.since_mark).is_ok_and(|since| since >= proof);
+        repeats_recent || (is_behind_mark && marked == run)
+    }
+}
+
+/// What identifies a page, whatever the order of its records' members, and how many distinct records were looked at for it.
+fn summary(records: &[Event]) -> (Fingerprint, u8) {
+    let samples: Vec<_> = match records.len() {
+        count @ 0..=SAMPLES => (0..count).collect(),
+        count => (0..SAMPLES).map(|n| n * (count - 1) / (SAMPLES - 1)).collect(),
+    };
+    let mut prints: Fingerprints =
+        samples.iter().filter_map(|n| records.get(*n)).map(|event| Fingerprint::of_record(event.raw())).collect();
+    let written = String::from(prints.clone());
+    let (mut length, mut sum) = (0_u64, 0_u64);
+    // Neither members in another order nor space between them change these two.
+    for byte in records.iter().flat_map(|event| event.raw().as_ref()) {
+        let counts = u64::from(!byte.is_ascii_whitespace());
+        length += counts;
+        sum += counts * u64::from(*byte);
+    }
+    let numbers = [records.len() as u64, length, sum].map(u64::to_be_bytes).concat();
+    let page = Fingerprint::of_parts([written.as_bytes(), &numbers]);
+    (page, u8::try_from(prints.distinct()).unwrap_or(u8::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::source::sectigo::page;
+
+    fn records(ids: impl IntoIterator<Item = usize>) -> Vec<Event> {
+        let records: Vec<_> = ids.into_iter().map(|id| format!(r#"{{"id":{id},"action":"login"}}"#)).collect();
+        page::records(&Bytes::from(format!("[{}]", records.join(",")))).unwrap()
+    }
+
+    /// Goes through pages that all come with fresh tokens; gives the number of the page that was not taken.
+    fn closes_at(pages: impl IntoIterator<Item = Vec<Event>>) -> Option<usize> {
+        let mut trail = Trail::default();
+        for (number, page) in (1..).zip(pages) {
+            // The state is written and read between any two pages.
+            let written = serde_json::to_string(&trail).unwrap();
+            assert!(written.len() < 11 * (MOST_PAGES + PROOF) + 200, "{}", written.len());
+            trail = serde_json::from_str(&written).unwrap();
+            if !trail.step(number, &page, false) {
+                return Some(usize::try_from(number).unwrap());
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn the_same_page_with_fresh_tokens_is_not_taken_twice() {
+        assert_eq!(closes_at(std::iter::repeat_with(|| records(0..150))), Some(2));
+        assert_eq!(closes_at((0..).map(|page| records(page.min(30) * 150..page.min(30) * 150 + 150))), Some(32));
+    }
+
+    #[test]
+    fn a_circle_of_any_length_and_any_start_is_found() {
+        for start in [0, 1, 5, 40] {
+            for circle in [1, 2, 3, 7, 64, 200] {
+                let page = |n: usize| if n < start { n } else { start + (n - start) % circle };
+                let closed = closes_at((0..2000).map(|n| records(page(n) * 20..page(n) * 20 + 20)));
+                assert_eq!(closed, Some(start + circle + 1), "{circle} from {start}: at the first page that repeats");
+                let closed = closes_at((0..2000).map(|n| records([page(n)]))).unwrap();
+                assert!(closed <= start + circle + PROOF, "{circle} from {start}: {closed}");
+            }
+        }
+        for circle in [257, 700] {
+            for size in [1, 20] {
+                let closed = closes_at((0..5000).map(|n| records(n % circle * size..(n % circle + 1) * size))).unwrap();
+                assert!(closed <= 4 * circle, "{circle} of {size}: {closed}");
+            }
+        }
+    }
+
+    #[test]
+    fn pages_within_a_circle_may_be_equal() {
+        let word = [0, 0, 1, 0, 0, 1, 0, 2];
+        let closed = closes_at((0..2000).map(|n: usize| records([word[n % word.len()]]))).unwrap();
+        assert!(closed <= word.len() + PROOF, "{closed}");
+    }
+
+    #[test]
+    fn equal_records_are_no_circle() {
+        assert_eq!(closes_at((0..3000).map(|n| records([n / 10]))), None, "ten of each, one a page");
+        assert_eq!(closes_at((0..16).map(|_| records([7]))), None, "sixteen of one");
+        assert_eq!(closes_at((0..12).map(|_| records([7; 500]))), None, "thousands of one");
+        assert_eq!(closes_at((0..9).map(|n| records([n % 2, 50]))), None, "two by two");
+    }
+
+    #[test]
+    fn pages_that_differ_in_one_record_are_others() {
+        let pages = (1..20).map(|n| records((0..100).map(|id| if id == 53 { 10_usize.pow(n) } else { id })));
+        assert_eq!(closes_at(pages), None, "a record that is no sample");
+    }
+
+    #[test]
+    fn a_page_that_names_its_own_token_is_not_taken_twice() {
+        let mut trail = Trail::default();
+        assert!(trail.step(1, &records([1]), true));
+        assert!(trail.step(2, &records([2]), true), "one handle for many pages");
+        assert!(!trail.step(3, &records([2]), true));
+    }
+
+    #[test]
+    fn members_in_another_order_make_the_same_page() {
+        let page = |text: &'static str| page::records(&Bytes::from_static(text.as_bytes())).unwrap();
+        let one = summary(&page(r#"[{"a":1,"b":2}]"#));
+        assert_eq!(one, summary(&page(r#"[{"b" : 2, "a":1} ]"#)));
+        assert_ne!(one, summary(&page(r#"[{"b":1,"a":2}]"#)));
+    }
+}

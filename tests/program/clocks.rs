@@ -1,0 +1,228 @@
+//! Clocks that are wrong: this machine's, as the servers' `Date` shows. A server whose clock is behind stands for a machine whose clock is
+//! ahead, and the other way round.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
+
+use auditsync::destination::datadog::{Compression, Datadog, Intake, Labels, Settings};
+use auditsync::destination::{Delivery, Destination as _};
+use auditsync::event::{Event, Fields};
+use auditsync::http;
+use auditsync::secret::Secret;
+
+use crate::probe::{LISTEN, Probe};
+use crate::stage::{Stage, stop, ten_a_page};
+use crate::support::{FakeIntake, Fault, IntakeOptions, Record, Records, ScmOptions};
+
+const BUDGET: &str = "SECTIGO_AUDIT_RETRY_BUDGET";
+const AHEAD: &str = "ahead of the clock of";
+const BEHIND: &str = "behind the clock of";
+const UNDATED: &str = "carry no `Date`";
+
+/// Servers whose clocks are so many seconds ahead of this machine's.
+async fn servers(ahead: i64) -> Stage {
+    let scm = ScmOptions { date_offset: ahead, ..ten_a_page() };
+    Stage::of(scm, IntakeOptions { date_offset: ahead, ..IntakeOptions::default() }).await
+}
+
+/// So many seconds before now, by a clock that is so many ahead.
+fn before(seconds: i64, ahead: i64) -> Timestamp {
+    Timestamp::now() + SignedDuration::from_secs(ahead - seconds)
+}
+
+/// Puts thirty records into the source, of the last 25 minutes by the servers' clock.
+fn push(stage: &Stage, ahead: i64) {
+    stage.push_all(Records::seeded(7).between(before(1500, ahead), before(60, ahead), 30));
+}
+
+/// As if everything up to twenty minutes before the present by the servers' clock were delivered, and thirty records had come since.
+async fn going_on(stage: &Stage, ahead: i64) {
+    let since = Timestamp::now() - SignedDuration::from_hours(24);
+    let ended = stage.setup.run(&["state", "set", "--since", &since.to_string(), "--yes"]).await;
+    assert_eq!(ended.code(), Some(0), "{}", ended.everything());
+    // The command takes no time that is yet to come, and by the servers' clock this one is not.
+    let mut state = stage.setup.state().unwrap();
+    state["cursor"]["since"] = before(1200, ahead).to_string().into();
+    state["cursor"]["tail"]["from"] = state["cursor"]["since"].clone();
+    std::fs::write(stage.setup.folder().join("sectigo-audit-state.json"), state.to_string()).unwrap();
+    stage.push_all(Records::seeded(8).between(before(1100, ahead), before(60, ahead), 30));
+}
+
+fn count(text: &str, what: &str) -> usize {
+    text.matches(what).count()
+}
+
+#[tokio::test]
+async fn a_clock_17_hours_ahead_costs_nothing_of_the_first_synchronisation() {
+    let ahead = -63_000;
+    let stage = servers(ahead).await;
+    push(&stage, ahead);
+    let ended = stage.run_to(0).await;
+    stage.assert_all_once();
+    assert_eq!(stage.intake.dropped(), 0);
+    assert_eq!(count(&ended.stderr, AHEAD), 2, "once for each server: {}", ended.stderr);
+    assert!(ended.stderr.contains("begins earlier than stored"), "{}", ended.stderr);
+    assert!(stage.since() <= before(0, ahead), "{}", stage.since());
+}
+
+#[tokio::test]
+async fn a_clock_ahead_at_the_first_start_costs_nothing_when_an_outage_comes_first() {
+    let ahead = -63_000;
+    let stage = servers(ahead).await.with(BUDGET, "1s");
+    push(&stage, ahead);
+    stage.scm.go_down().await;
+    stage.run_to(75).await;
+    stage.scm.come_back().await;
+    stage.run_to(0).await;
+    stage.assert_all_once();
+}
+
+#[tokio::test]
+async fn the_first_page_is_dated_by_the_sources_clock() {
+    let ahead = -63_000;
+    let stage = servers(ahead).await;
+    going_on(&stage, ahead).await;
+    let undated = |n: i64| Record::raw(before(600 + n, ahead), format!(r#"{{"id":"undated-{n}","action":"login"}}"#));
+    stage.push_all((0..5).map(undated).collect());
+    stage.run_to(0).await;
+    stage.assert_all_once();
+    assert_eq!(stage.intake.dropped(), 0, "nothing was dated by a wrong clock");
+}
+
+#[tokio::test]
+async fn a_clock_18_hours_behind_costs_nothing() {
+    let ahead = 66_000;
+    let stage = servers(ahead).await;
+    push(&stage, ahead);
+    let ended = stage.run_to(0).await;
+    stage.assert_all_once();
+    assert_eq!(stage.intake.dropped(), 0);
+    assert_eq!(count(&ended.stderr, BEHIND), 2, "once for each server: {}", ended.stderr);
+}
+
+#[tokio::test]
+async fn a_clock_one_hour_back_does_not_stop_the_requests() {
+    let stage = servers(3600).await;
+    going_on(&stage, 3600).await;
+    let ended = stage.run_to(0).await;
+    stage.assert_all_once();
+    assert_eq!(count(&ended.stderr, BEHIND), 2, "{}", ended.stderr);
+}
+
+#[tokio::test]
+async fn what_cannot_be_requested_for_its_clock_alone_is_not_ready() {
+    let probe = Probe::new();
+    let scm = ScmOptions { omit_date: true, ..ten_a_page() };
+    let stage = Stage::of(scm, IntakeOptions::default()).await.with(BUDGET, "1s");
+    going_on(&stage, 3600).await;
+    let ended = stage.run_to(75).await;
+    assert!(ended.stderr.contains("Nothing can be requested before one of the clocks is right"), "{}", ended.stderr);
+
+    let stage = stage.with("SECTIGO_AUDIT_SYNC_LOOP", "true").with(LISTEN, probe.address());
+    let mut daemon = stage.setup.start(&[]);
+    daemon.says("Nothing can be requested").await;
+    assert_eq!(probe.get("/readyz").await.status, 503);
+    stop(daemon).await;
+}
+
+#[tokio::test]
+async fn servers_that_send_no_date_are_told_of_once() {
+    let scm = ScmOptions { omit_date: true, ..ten_a_page() };
+    let stage = Stage::of(scm, IntakeOptions { omit_date: true, ..IntakeOptions::default() }).await;
+    stage.push(30, 1500, 60);
+    let ended = stage.run_to(0).await;
+    stage.assert_all_once();
+    assert_eq!(count(&ended.stderr, UNDATED), 2, "{}", ended.stderr);
+}
+
+#[tokio::test]
+async fn clocks_that_agree_are_not_worth_a_word() {
+    let stage = Stage::usual().await;
+    stage.push(30, 1500, 60);
+    let ended = stage.run_to(0).await;
+    assert_eq!(count(&ended.stderr, "clock"), 0, "{}", ended.stderr);
+}
+
+#[tokio::test]
+async fn entries_that_the_intake_drops_for_a_wrong_clock_are_sent_again_with_its_time() {
+    // The source tells no time, so that only the intake's answer shows that this machine's clock is ahead.
+    let scm = ScmOptions { omit_date: true, ..ten_a_page() };
+    let stage = Stage::of(scm, IntakeOptions { date_offset: -63_000, ..IntakeOptions::default() }).await;
+    stage.push(5, 1500, 60);
+    let ended = stage.run_to(0).await;
+    stage.assert_all_once();
+    assert_eq!(stage.intake.dropped(), 5);
+    assert!(ended.stderr.contains("They are sent again with its time"), "{}", ended.stderr);
+}
+
+/// The destination itself, so that hours can pass.
+fn destination(intake: &FakeIntake) -> Datadog {
+    let text = || "x".to_owned();
+    let address: url::Url = intake.url().parse().unwrap();
+    let settings = Settings {
+        intake_url: address.clone(),
+        intake: Intake::Datadog,
+        intake_variable: "DD_SITE",
+        site: text(),
+        api_url: address,
+        api_key: Secret::from_value("DD_API_KEY", IntakeOptions::default().api_key.into()),
+        compression: Compression::Identity,
+        labels: Labels { source: text(), service: text(), hostname: text(), tags: text() },
+        rejected_path: None,
+    };
+    let client = http::Client::new(http::Settings { timeout: Duration::from_secs(10) });
+    Datadog::new(settings, "sectigo", Arc::new(client))
+}
+
+fn fresh_event(now: Timestamp) -> Delivery {
+    let time = Some(now - SignedDuration::from_secs(60));
+    Delivery::new(vec![Event::new(Bytes::from_static(b"{}"), time, Fields::default())])
+}
+
+#[tokio::test]
+async fn a_quiet_time_and_a_reset_leave_a_fresh_event_its_own_time() {
+    for quiet in [131_u32, 60 * 3600] {
+        let intake = FakeIntake::start(IntakeOptions::default()).await;
+        let datadog = destination(&intake);
+        let now = Timestamp::now();
+        datadog.deliver(&mut fresh_event(now), now).await.unwrap();
+
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(quiet.into())).await;
+        tokio::time::resume();
+        intake.set_date_offset(quiet.into());
+        let now = Timestamp::now() + SignedDuration::from_secs(quiet.into());
+        let mut delivery = fresh_event(now);
+        intake.script(Fault::Reset);
+        datadog.deliver(&mut delivery, now).await.unwrap_err();
+        datadog.deliver(&mut delivery, now).await.unwrap();
+        assert_eq!((intake.dropped(), intake.count()), (0, 2), "after {quiet} s");
+        let sent_at = intake.entries()[1]["timestamp"].as_i64().unwrap();
+        assert_eq!(sent_at, now.as_millisecond() - 60_000, "after {quiet} s");
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_waited_through_an_outage_of_20_hours_carries_the_present_time() {
+    let intake = FakeIntake::start(IntakeOptions::default()).await;
+    let datadog = destination(&intake);
+    let now = Timestamp::now();
+    let mut delivery = fresh_event(now);
+    datadog.deliver(&mut fresh_event(now), now).await.unwrap();
+    intake.script(Fault::Reset);
+    datadog.deliver(&mut delivery, now).await.unwrap_err();
+
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_hours(20)).await;
+    tokio::time::resume();
+    intake.set_date_offset(20 * 3600);
+    let now = Timestamp::now() + SignedDuration::from_hours(20);
+    intake.script(Fault::Reset);
+    datadog.deliver(&mut delivery, now).await.unwrap_err();
+    datadog.deliver(&mut delivery, now).await.unwrap();
+    assert_eq!((intake.dropped(), intake.count()), (0, 2));
+    assert_eq!(delivery.tally().restamped, 1);
+}

@@ -1,0 +1,285 @@
+//! Requests that fail for what is in them, and requests that fail by chance: called directly, without the engine's backoff.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use auditsync::destination::datadog::{Compression, Datadog, Intake, Labels, Settings};
+use auditsync::destination::{Delivery, Destination as _, Error};
+use auditsync::event::Event;
+use auditsync::failure::Class;
+use auditsync::http;
+use auditsync::secret::Secret;
+use auditsync::source::sectigo::page;
+use jiff::Timestamp;
+use proptest::collection::btree_set;
+use proptest::prelude::*;
+use proptest::sample::select;
+use serde_json::Value;
+
+use crate::support::{FakeIntake, Fault, IntakeOptions, Predicate};
+
+/// Disliked whole, and as text.
+const BAD: &str = "' OR 1=1 --";
+
+/// Disliked whole alone.
+const BAD_WHOLE: &str = "whole alone";
+
+pub fn datadog(intake: &FakeIntake, rejected: &Path) -> Datadog {
+    let address: url::Url = intake.url().parse().unwrap();
+    let text = || "x".to_owned();
+    let settings = Settings {
+        intake_url: address.clone(),
+        intake: Intake::Other,
+        intake_variable: "DD_LOGS_CONFIG_LOGS_DD_URL",
+        site: text(),
+        api_url: address,
+        api_key: Secret::from_value("DD_API_KEY", IntakeOptions::default().api_key.into()),
+        compression: Compression::Identity,
+        labels: Labels { source: text(), service: text(), hostname: text(), tags: text() },
+        rejected_path: Some(rejected.to_owned()),
+    };
+    let http = http::Client::new(http::Settings { timeout: Duration::from_secs(30) });
+    Datadog::new(settings, "sectigo", Arc::new(http))
+}
+
+/// So many events, of which those at these places carry what a firewall dislikes.
+pub fn events(count: usize, bad: &BTreeSet<usize>, bad_whole: &BTreeSet<usize>) -> Vec<Event> {
+    let record = |id: usize| {
+        let details = if bad.contains(&id) {
+            BAD
+        } else if bad_whole.contains(&id) {
+            BAD_WHOLE
+        } else {
+            "well"
+        };
+        format!(r#"{{"id":"{id}","action":"login","details":"{details}"}}"#)
+    };
+    let records: Vec<_> = (0..count).map(record).collect();
+    page::records(&format!("[{}]", records.join(",")).into()).unwrap()
+}
+
+/// A firewall that meets what it dislikes with this.
+fn firewall(fault: Fault) -> IntakeOptions {
+    let dislikes = |entry: &Value| {
+        let text = entry.to_string();
+        text.contains(BAD) || (entry.get("sectigo").is_some() && text.contains(BAD_WHOLE))
+    };
+    IntakeOptions { firewall: Some((Predicate::new(dislikes), fault)), ..IntakeOptions::default() }
+}
+
+/// Calls until everything is settled; the errors on the way.
+pub async fn deliver(datadog: &Datadog, delivery: &mut Delivery, most: usize) -> Vec<Error> {
+    let mut errors = Vec::new();
+    while errors.len() < most {
+        match datadog.deliver(delivery, Timestamp::now()).await {
+            Ok(_) => return errors,
+            Err(error) => errors.push(error),
+        }
+    }
+    panic!("not settled after {most} calls: {}", errors.last().unwrap());
+}
+
+/// The ids in the dead-letter file, in order.
+pub fn dead_letters(path: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let id = |line: &str| serde_json::from_str::<Value>(line).unwrap()["id"].as_str().unwrap().to_owned();
+    let mut ids: Vec<_> = text.lines().map(id).collect();
+    ids.sort_by_key(|id| id.parse::<usize>().unwrap());
+    ids
+}
+
+/// How many notices of ours arrived.
+pub fn notices(intake: &FakeIntake) -> usize {
+    intake.entries().iter().filter(|entry| entry["auditsync"].get("notice").is_some()).count()
+}
+
+/// Every event arrived once, except these, and nothing else is a dead letter.
+fn assert_settled(
+    intake: &FakeIntake,
+    rejected: &Path,
+    count: usize,
+    bad: &BTreeSet<usize>,
+    as_text: &BTreeSet<usize>,
+) {
+    let expected: Vec<_> = bad.iter().map(ToString::to_string).collect();
+    assert_eq!(dead_letters(rejected), expected);
+    let entries = intake.entries();
+    let texts: BTreeSet<usize> = entries
+        .iter()
+        .filter(|entry| entry["auditsync"]["plain_text"] == "true")
+        .map(|entry| serde_json::from_str::<Value>(entry["message"].as_str().unwrap()).unwrap())
+        .map(|record| record["id"].as_str().unwrap().parse().unwrap())
+        .collect();
+    assert!(texts.is_superset(as_text), "{texts:?}");
+    let whole = intake.ids();
+    for id in 0..count {
+        let times = whole.get(&id.to_string()).copied().unwrap_or_default() + usize::from(texts.contains(&id));
+        assert_eq!(times, usize::from(!bad.contains(&id)), "{id}");
+    }
+    assert_eq!(whole.values().sum::<usize>() + texts.len() + notices(intake), intake.count());
+}
+
+fn faults_of_a_firewall() -> Vec<Fault> {
+    let statuses = [400, 403, 404, 405, 406, 408, 409, 418, 451, 500, 501, 502, 503, 504];
+    let page = Fault::Typed(200, Some("text/plain"), "blocked: incident 17");
+    let redirect = Fault::Redirect("https://blocked.example/".into());
+    statuses.into_iter().map(Fault::Status).chain([page, Fault::NotJson, Fault::Reset, redirect]).collect()
+}
+
+#[tokio::test]
+async fn an_entry_that_a_firewall_dislikes_is_dead_lettered_alone_whatever_the_answer() {
+    for fault in faults_of_a_firewall() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rejected.ndjson");
+        let intake = FakeIntake::start(firewall(fault.clone())).await;
+        let datadog = datadog(&intake, &path);
+        let (bad, as_text) = (BTreeSet::from([700]), BTreeSet::from([31]));
+        let mut delivery = Delivery::new(events(1500, &bad, &as_text));
+        let errors = deliver(&datadog, &mut delivery, 20).await;
+        assert_settled(&intake, &path, 1500, &bad, &as_text);
+        assert_eq!((delivery.tally().accepted, delivery.tally().rejected), (1499, 1), "{fault:?}");
+        assert!(notices(&intake) <= 30, "{fault:?}: {} notices", notices(&intake));
+        for error in errors {
+            assert!(matches!(error.class(), Class::Retryable { .. }), "{fault:?}: {error}");
+            assert!(!error.to_string().contains("API key"), "{fault:?}: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_one_entry_that_a_firewall_dislikes_is_settled_and_does_not_blame_the_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rejected.ndjson");
+    let intake = FakeIntake::start(firewall(Fault::Status(403))).await;
+    let bad = BTreeSet::from([0]);
+    let mut delivery = Delivery::new(events(1, &bad, &BTreeSet::new()));
+    let errors = deliver(&datadog(&intake, &path), &mut delivery, 20).await;
+    assert_settled(&intake, &path, 1, &bad, &BTreeSet::new());
+    // Spread over the engine's backoff, and not within one call.
+    assert!((6..=8).contains(&errors.len()), "{}", errors.len());
+    assert!(errors.iter().all(|error| matches!(error, Error::RefusesSome { .. })), "{errors:?}");
+    let line: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let reason = line["reason"].as_str().unwrap();
+    assert!(reason.contains("403") && reason.contains("12 times"), "{reason}");
+}
+
+#[tokio::test]
+async fn an_outage_of_any_kind_dead_letters_nothing() {
+    for fault in faults_of_a_firewall().into_iter().chain([Fault::Status(401), Fault::Status(429)]) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rejected.ndjson");
+        let intake = FakeIntake::start(IntakeOptions::default()).await;
+        let datadog = datadog(&intake, &path);
+        let mut delivery = Delivery::new(events(300, &BTreeSet::new(), &BTreeSet::new()));
+        intake.answer_always(Some(fault.clone()));
+        for _ in 0..15 {
+            assert!(datadog.deliver(&mut delivery, Timestamp::now()).await.is_err());
+        }
+        intake.answer_always(None);
+        deliver(&datadog, &mut delivery, 1).await;
+        assert_settled(&intake, &path, 300, &BTreeSet::new(), &BTreeSet::new());
+        assert_eq!(notices(&intake), 0, "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_is_revoked_is_blamed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rejected.ndjson");
+    let intake = FakeIntake::start(IntakeOptions::default()).await;
+    let datadog = datadog(&intake, &path);
+    intake.set_api_key("fedcba9876543210fedcba9876543210");
+    let mut delivery = Delivery::new(events(10, &BTreeSet::new(), &BTreeSet::new()));
+    for _ in 0..30 {
+        let error = datadog.deliver(&mut delivery, Timestamp::now()).await.unwrap_err();
+        assert!(matches!(error, Error::KeyRefused { .. }), "{error}");
+    }
+    assert_eq!((dead_letters(&path).len(), intake.count()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_throttle_is_never_about_content() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rejected.ndjson");
+    let intake = FakeIntake::start(firewall(Fault::Status(429))).await;
+    let datadog = datadog(&intake, &path);
+    let mut delivery = Delivery::new(events(1, &BTreeSet::from([0]), &BTreeSet::new()));
+    for _ in 0..60 {
+        assert!(datadog.deliver(&mut delivery, Timestamp::now()).await.is_err());
+    }
+    assert_eq!((dead_letters(&path).len(), notices(&intake)), (0, 0));
+}
+
+#[tokio::test]
+async fn a_balancer_with_ill_servers_that_takes_them_in_turn_has_nothing_dead_lettered() {
+    for (length, pattern) in (2..=5).flat_map(|length| (1..(1_u32 << length) - 1).map(move |bits| (length, bits))) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rejected.ndjson");
+        let intake = FakeIntake::start(IntakeOptions::default()).await;
+        for slot in 0..3000 {
+            let is_ill = pattern >> (slot % length) & 1 == 1;
+            intake.script(if is_ill { Fault::Status(500) } else { Fault::PASS });
+        }
+        let mut delivery = Delivery::new(events(1, &BTreeSet::new(), &BTreeSet::new()));
+        deliver(&datadog(&intake, &path), &mut delivery, 1000).await;
+        assert_settled(&intake, &path, 1, &BTreeSet::new(), &BTreeSet::new());
+    }
+}
+
+fn random_faults() -> Vec<Fault> {
+    vec![
+        Fault::Status(500),
+        Fault::Status(408),
+        Fault::Status(403),
+        Fault::Status(503),
+        Fault::Status(429),
+        Fault::Reset,
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 20, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_intake_that_fails_at_random_has_nothing_dead_lettered(
+        seed: u64,
+        percent in 5_u32..90,
+        count in select(vec![1_usize, 2, 7, 60, 1500]),
+        one_status: bool,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("rejected.ndjson");
+            let intake = FakeIntake::start(IntakeOptions::default()).await;
+            let faults = if one_status { vec![Fault::Status(500)] } else { random_faults() };
+            intake.fail_randomly(seed, f64::from(percent) / 100.0, faults);
+            let mut delivery = Delivery::new(events(count, &BTreeSet::new(), &BTreeSet::new()));
+            deliver(&datadog(&intake, &path), &mut delivery, 3000).await;
+            assert_settled(&intake, &path, count, &BTreeSet::new(), &BTreeSet::new());
+        });
+    }
+
+    #[test]
+    fn a_firewall_has_exactly_what_it_dislikes_dead_lettered(
+        seed: u64,
+        percent in select(vec![0_u32, 0, 10, 30]),
+        bad in btree_set(0_usize..120, 0..6),
+        bad_whole in btree_set(0_usize..120, 0..4),
+        fault in select(faults_of_a_firewall()),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("rejected.ndjson");
+            let intake = FakeIntake::start(firewall(fault)).await;
+            intake.fail_randomly(seed, f64::from(percent) / 100.0, random_faults());
+            let as_text: BTreeSet<_> = bad_whole.difference(&bad).copied().collect();
+            let mut delivery = Delivery::new(events(120, &bad, &bad_whole));
+            deliver(&datadog(&intake, &path), &mut delivery, 3000).await;
+            assert_settled(&intake, &path, 120, &bad, &as_text);
+        });
+    }
+}

@@ -1,0 +1,87 @@
+//! The memory of the whole process stays bounded, whatever the source sends.
+
+use crate::daemon::Daemon;
+use crate::stage::{Stage, ago, stop};
+use crate::support::{Fault, IntakeOptions, Record, ScmOptions};
+
+/// The most resident memory of the process, in KiB: three quarters of the memory limit in `docker-compose.yaml`.
+const MOST: usize = 96 * 1024;
+
+const MIB: usize = 1024 * 1024;
+
+/// The most memory that was resident since the start, in KiB.
+fn peak(daemon: &Daemon) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.id())).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells the peak");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+async fn stage(page_size: usize) -> Stage {
+    let intake = IntakeOptions { keep_bodies: false, ..IntakeOptions::default() };
+    let scm = ScmOptions { page_size, ..ScmOptions::default() };
+    Stage::of(scm, intake).await.with("SECTIGO_AUDIT_SYNC_LOOP", "true")
+}
+
+/// Runs until so many entries have arrived; the peak must be below the bound.
+async fn stays_small(stage: Stage, entries: usize) {
+    let daemon = stage.setup.start(&[]);
+    stage.intake.wait_for_entries(entries).await;
+    let peak = peak(&daemon);
+    stop(daemon).await;
+    eprintln!("peak: {peak} KiB");
+    assert!(peak < MOST, "{peak} KiB");
+}
+
+/// Text that no compression makes much smaller.
+fn noise(bytes: usize, seed: u64) -> String {
+    let mut random = fastrand::Rng::with_seed(seed);
+    std::iter::repeat_with(|| random.alphanumeric()).take(bytes).collect()
+}
+
+#[tokio::test]
+async fn one_record_of_64_mib_is_not_taken_into_memory() {
+    let stage = stage(10).await;
+    stage.push(30, 1500, 2);
+    stage.source_meets([Fault::PASS, Fault::Body(format!("[\"{}\"]", "x".repeat(64 * MIB)))]);
+    stays_small(stage, 30).await;
+}
+
+#[tokio::test]
+async fn small_records_of_64_mib_are_not_taken_into_memory() {
+    let stage = stage(10).await;
+    stage.push(30, 1500, 2);
+    let record = format!("{{\"a\":\"{}\"}},", "x".repeat(90));
+    stage.source_meets([Fault::PASS, Fault::Body(format!("[{}0]", record.repeat(64 * MIB / record.len())))]);
+    stays_small(stage, 30).await;
+}
+
+#[tokio::test]
+async fn a_bomb_of_gzip_is_not_taken_into_memory() {
+    let stage = stage(10).await;
+    stage.push(30, 1500, 2);
+    stage.source_meets([Fault::PASS, Fault::Huge(1024 * MIB)]);
+    stays_small(stage, 30).await;
+}
+
+#[tokio::test]
+async fn pages_of_the_most_records_stay_small() {
+    let stage = stage(50_000).await;
+    stage.push_all((0..150_000).map(|_| Record::raw(ago(600), "1")).collect());
+    stays_small(stage, 150_000).await;
+}
+
+#[tokio::test]
+async fn pages_of_large_records_that_do_not_compress_stay_small() {
+    let stage = stage(9).await;
+    let record = |n| Record::raw(ago(600), format!("{{\"id\":{n},\"details\":\"{}\"}}", noise(900_000, n)));
+    stage.push_all((0..54).map(record).collect());
+    stays_small(stage, 54).await;
+}
+
+#[tokio::test]
+async fn pages_just_below_the_bound_stay_small() {
+    let stage = stage(8_000).await;
+    let record = |n| Record::raw(ago(600), format!("{{\"id\":{n},\"details\":\"{}\"}}", noise(1_000, n)));
+    stage.push_all((0..48_000).map(record).collect());
+    stays_small(stage, 48_000).await;
+}
