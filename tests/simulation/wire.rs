@@ -132,6 +132,7 @@ fn daemon(world: &World, store: &Arc<Store>, rejected: &Path, stop: &Stop) -> Sy
         Labels { source: "sectigo".into(), service: "audit".into(), hostname: "host".into(), tags: String::new() };
     let destination = datadog::Settings {
         intake_url: url("http://localhost:3"),
+        intake: datadog::Intake::Datadog,
         intake_variable: "DD_SITE",
         site: "datadoghq.com".to_owned(),
         api_url: url("http://localhost:4"),
