@@ -7,6 +7,7 @@ pub mod dotenv;
 mod environment;
 mod mistakes;
 pub(crate) mod parse;
+mod proxy;
 mod reader;
 mod render;
 mod typos;

@@ -111,12 +111,14 @@ impl<D> Config<D> {
         let http = http::variables::settings(reader);
         let listen = reader.find(&telemetry::variables::LISTEN);
         let telemetry = telemetry::variables::settings(reader);
+        let proxies = reader.check_proxies();
         let (storage, sync) = (storage?, sync?);
         let warnings = doubts(&storage, &sync, reader);
         let names = Names {
             listen: reader.name(&telemetry::variables::LISTEN.spec),
             backend: reader.name(&state::variables::BACKEND.spec),
         };
+        proxies?;
         Ok(Self {
             sectigo: sectigo?,
             datadog: datadog?,

@@ -1,6 +1,7 @@
 //! What the program tells of itself: its own logs, to standard error as text or JSON, and below this its metrics ([`metrics`]), its
 //! signs of life ([`pulse`]) and who answers for both ([`listener`]).
 
+use std::ffi::OsStr;
 use std::io::IsTerminal as _;
 
 use tracing::Level;
@@ -49,11 +50,35 @@ pub fn start(settings: Settings) {
     let layer = match settings.format {
         Format::Text => fmt::layer()
             .with_writer(std::io::stderr)
-            .with_ansi(std::io::stderr().is_terminal())
+            .with_ansi(is_coloured(std::io::stderr().is_terminal(), std::env::var_os("NO_COLOR").as_deref()))
             .with_target(false)
             .boxed(),
-        Format::Json => fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).with_target(false).boxed(),
+        Format::Json => fmt::layer()
+            .json()
+            .flatten_event(true)
+            .with_writer(std::io::stderr)
+            .with_ansi(false)
+            .with_target(false)
+            .boxed(),
     };
     // It fails only where logging has been started before, in tests.
     let _ = tracing::subscriber::set_global_default(Registry::default().with(layer.with_filter(own)));
+}
+
+/// Whether text logs have colours: on a terminal, unless `NO_COLOR` is set and not empty (<https://no-color.org>).
+fn is_coloured(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
+    is_terminal && no_color.is_none_or(OsStr::is_empty)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_terminal_without_no_color_has_colours() {
+        assert!(is_coloured(true, None));
+        assert!(is_coloured(true, Some(OsStr::new(""))));
+        assert!(!is_coloured(true, Some(OsStr::new("0"))));
+        assert!(!is_coloured(false, None));
+    }
 }

@@ -56,6 +56,11 @@ impl Environment {
         path.exists().then_some(path)
     }
 
+    /// The value of `name`, whoever reads it.
+    pub(super) fn raw(&self, name: &str) -> Option<&OsStr> {
+        self.0.get(name).map(OsString::as_os_str)
+    }
+
     /// The names of all variables.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)

@@ -141,6 +141,11 @@ impl<'a> Reader<'a> {
         self.mistakes.refuse_hidden(name, rule)
     }
 
+    /// Refuses proxy variables that the HTTP library would silently ignore.
+    pub fn check_proxies(&mut self) -> Result<(), Noted> {
+        super::proxy::check(self.environment, self.mistakes)
+    }
+
     fn given(&mut self, spec: &Spec) -> Result<Option<Given>, Noted> {
         for name in self.owner.names(spec) {
             match self.environment.value(&name, spec) {

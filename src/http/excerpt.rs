@@ -3,13 +3,11 @@
 use std::fmt;
 
 use secrecy::{ExposeSecret, SecretString};
-use url::form_urlencoded;
+
+mod spellings;
 
 /// Longest excerpt, in bytes of the foreign text.
 const LONGEST: usize = 300;
-
-/// A run of letters and digits of this length says something of a secret.
-const TELLING_RUN: usize = 6;
 
 /// Secrets that a server may echo, in the spellings in which it may echo them.
 #[derive(Default)]
@@ -21,24 +19,15 @@ impl Redaction {
         Self::default()
     }
 
-    /// Takes out `secrets` as they are, form-encoded, percent-encoded and as a JSON string.
+    /// Hides `secrets` as they are, form-encoded, percent-encoded, as JSON strings, in hex, and in base64. In base64 they may be
+    /// inside a longer text.
     pub fn of<'a>(secrets: impl IntoIterator<Item = &'a SecretString>) -> Self {
         let mut spellings = Vec::new();
         for secret in secrets {
-            let plain = secret.expose_secret();
-            let form: String = form_urlencoded::byte_serialize(plain.as_bytes()).collect();
-            // A plus sign itself is encoded, so each one that is there stands for a blank.
-            let percent = form.replace('+', "%20");
-            let json = serde_json::Value::from(plain).to_string();
-            let json = json[1..json.len() - 1].to_owned();
-            spellings.extend([plain.to_owned(), form, percent, json]);
-            // Whatever else a server makes of the other characters, long runs of letters and digits it leaves as they are.
-            let runs = plain.split(|c: char| !c.is_ascii_alphanumeric()).filter(|run| run.len() >= TELLING_RUN);
-            spellings.extend(runs.map(str::to_owned));
+            spellings.extend(spellings::of(secret.expose_secret()));
         }
-        spellings.retain(|spelling| !spelling.is_empty());
         // The longest first: a spelling that contains another must go before it.
-        spellings.sort_by_key(|spelling| std::cmp::Reverse(spelling.len()));
+        spellings.sort_by(|one, other| other.len().cmp(&one.len()).then_with(|| one.cmp(other)));
         spellings.dedup();
         Self(spellings.into_iter().map(SecretString::from).collect())
     }

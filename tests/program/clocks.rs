@@ -199,8 +199,11 @@ async fn a_quiet_time_and_a_reset_leave_a_fresh_event_its_own_time() {
         intake.script(Fault::Reset);
         datadog.deliver(&mut delivery, now).await.unwrap_err();
         datadog.deliver(&mut delivery, now).await.unwrap();
-        assert_eq!((intake.dropped(), intake.count()), (0, 2), "after {quiet} s");
-        let sent_at = intake.entries()[1]["timestamp"].as_i64().unwrap();
+        // A notice of ours may have asked the intake whether it accepts anything.
+        let entries = intake.entries();
+        let events: Vec<_> = entries.iter().filter(|entry| entry.get("sectigo").is_some()).collect();
+        assert_eq!((intake.dropped(), events.len()), (0, 2), "after {quiet} s");
+        let sent_at = events[1]["timestamp"].as_i64().unwrap();
         assert_eq!(sent_at, now.as_millisecond() - 60_000, "after {quiet} s");
     }
 }

@@ -41,3 +41,4 @@ mod stopping;
 mod supervised;
 #[path = "../support/mod.rs"]
 mod support;
+mod terminal;

@@ -280,7 +280,9 @@ async fn a_daemon_survives_a_passing_refusal_at_first_contact() {
         daemon.says("the source needs attention").await;
         stage.intake.wait_for_ids(20).await;
         stop(daemon).await;
-        stage.assert_all_once();
+        // A notice of ours may have asked the intake whether it accepts anything.
+        stage.assert_none_lost();
+        assert!(stage.intake.ids().values().all(|times| *times == 1), "{:?}", stage.intake.ids());
     }
 }
 
