@@ -38,11 +38,11 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Copy events: for ever, or once with `--once` or AUDITSYNC_SYNC_LOOP=false.
+    /// Copy events: for ever, or once with `--once` or `AUDITSYNC_SYNC_LOOP=false`.
     Run(RunArguments),
     /// Try everything once, deliver only a test entry, and say what works and what to do about the rest.
     Check,
-    /// Ask the daemon at AUDITSYNC_HTTP_LISTEN whether it is alive, for a container's health check: 0 if so, else 75.
+    /// Ask the daemon at `AUDITSYNC_HTTP_LISTEN` whether it is alive, for a container's health check: 0 if so, else 75.
     ///
     /// An outage of either side is no reason to restart the daemon, so it is not asked for here.
     Health {
@@ -89,13 +89,13 @@ enum StateCommand {
         #[arg(long)]
         yes: bool,
     },
-    /// Start over as if for the first time: from AUDITSYNC_SYNC_LOOKBACK ago.
+    /// Start over as if for the first time: from `AUDITSYNC_SYNC_LOOKBACK` ago.
     Reset {
         /// Really do it.
         #[arg(long)]
         yes: bool,
     },
-    /// Copy the state to another backend, whose variables are set beside those of AUDITSYNC_STORAGE_BACKEND.
+    /// Copy the state to another backend, whose variables are set beside those of `AUDITSYNC_STORAGE_BACKEND`.
     Migrate {
         /// The backend: localfs, redis, s3 or gcs.
         #[arg(long)]

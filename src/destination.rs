@@ -317,6 +317,19 @@ pub enum Error {
         #[source]
         cause: std::io::Error,
     },
+    /// A dead letter could not be written.
+    #[error(
+        "a dead letter cannot be written to {place}; the cursor stays and the delivery is retried; free disk space, correct the \
+         permissions, or set {} to a file that can be written",
+        variables::DEAD_LETTER_PATH.spec.name
+    )]
+    Unkept {
+        /// Where the dead letter was to be kept.
+        place: String,
+        /// What the system answered.
+        #[source]
+        cause: std::io::Error,
+    },
     /// A worker thread of ours failed.
     #[error("a batch could not be prepared")]
     Batch(#[source] std::io::Error),
@@ -340,6 +353,7 @@ impl Error {
             // Whatever answers in the intake's place may go away again, as a portal does.
             Self::Http(_)
             | Self::Batch(_)
+            | Self::Unkept { .. }
             | Self::KeyRotated { .. }
             | Self::NotTheIntake { .. }
             | Self::RefusesSome { .. }

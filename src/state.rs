@@ -196,6 +196,11 @@ pub trait StateStore: Send + Sync {
     /// Asks to be the only one who works on the document, for as long as the process lives.
     async fn claim(&self) -> Result<Claim, Error>;
 
+    /// Makes sure that what [`Self::claim`] granted still holds, before a delivery. [`Error::Busy`] if another process holds it now.
+    async fn confirm(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// The document, if there is one.
     async fn load(&self) -> Result<Option<(Document, Version)>, Error>;
 

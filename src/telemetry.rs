@@ -2,7 +2,8 @@
 //! signs of life ([`pulse`]) and who answers for both ([`listener`]).
 
 use std::ffi::OsStr;
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracing::Level;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -49,20 +50,41 @@ pub fn start(settings: Settings) {
         .with_target(env!("CARGO_PKG_NAME"), settings.level);
     let layer = match settings.format {
         Format::Text => fmt::layer()
-            .with_writer(std::io::stderr)
+            .with_writer(|| Checked)
             .with_ansi(is_coloured(std::io::stderr().is_terminal(), std::env::var_os("NO_COLOR").as_deref()))
             .with_target(false)
             .boxed(),
-        Format::Json => fmt::layer()
-            .json()
-            .flatten_event(true)
-            .with_writer(std::io::stderr)
-            .with_ansi(false)
-            .with_target(false)
-            .boxed(),
+        Format::Json => {
+            fmt::layer().json().flatten_event(true).with_writer(|| Checked).with_ansi(false).with_target(false).boxed()
+        }
     };
     // It fails only where logging has been started before, in tests.
     let _ = tracing::subscriber::set_global_default(Registry::default().with(layer.with_filter(own)));
+}
+
+/// Failed writes of log lines since the start of the process.
+static FAILED_WRITES: AtomicU64 = AtomicU64::new(0);
+
+/// Failed writes of log lines so far: if it grew while a line was logged, that line may be lost.
+pub fn failed_writes() -> u64 {
+    FAILED_WRITES.load(Ordering::SeqCst)
+}
+
+/// Standard error, which counts failures because the logging library discards them.
+struct Checked;
+
+impl Write for Checked {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = io::stderr().write(bytes);
+        if written.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::Interrupted) {
+            FAILED_WRITES.fetch_add(1, Ordering::SeqCst);
+        }
+        written
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
 }
 
 /// Whether text logs have colours: on a terminal, unless `NO_COLOR` is set and not empty (<https://no-color.org>).

@@ -79,13 +79,11 @@ impl<'a> Reader<'a> {
 
     /// The value, which there must be.
     pub fn get<T>(&mut self, variable: &Variable<T>) -> Result<T, Noted> {
-        match self.find(variable)? {
-            Some(value) => Ok(value),
-            None => {
-                let rule = format!("is required but not set. {}", variable.spec.description());
-                Err(self.mistakes.refuse_name(&self.name(&variable.spec), rule))
-            }
+        if let Some(value) = self.find(variable)? {
+            return Ok(value);
         }
+        let rule = format!("is required but not set. {}", variable.spec.description());
+        Err(self.mistakes.refuse_name(&self.name(&variable.spec), rule))
     }
 
     /// The secret, where one is given: in the variable, in the file that `<NAME>_FILE` names, or as a credential of systemd.
@@ -99,7 +97,7 @@ impl<'a> Reader<'a> {
                     .refuse_hidden(&value.name, format!("{file} is set too; keep one of the two")));
             }
             (Some(Given { name, text }), None) => Secret::from_value(name, SecretString::from(text)),
-            (None, Some((name, path))) => self.from_file(name, &path)?,
+            (None, Some((name, path))) => self.read_file(&name, &path)?,
             (None, None) => return Ok(None),
         };
         (variable.check)(secret.current().expose_secret())
@@ -109,14 +107,12 @@ impl<'a> Reader<'a> {
 
     /// The secret, which there must be.
     pub fn get_secret(&mut self, variable: &SecretVariable) -> Result<Secret, Noted> {
-        match self.find_secret(variable)? {
-            Some(secret) => Ok(secret),
-            None => {
-                let name = self.name(&variable.spec);
-                let rule = format!("is required but not set, and neither is {}", file_name(name.as_str()));
-                Err(self.mistakes.refuse_name(&name, rule))
-            }
+        if let Some(secret) = self.find_secret(variable)? {
+            return Ok(secret);
         }
+        let name = self.name(&variable.spec);
+        let rule = format!("is required but not set, and neither is {}", file_name(name.as_str()));
+        Err(self.mistakes.refuse_name(&name, rule))
     }
 
     /// The name that the variable was given under, else the one that the documents give it.
@@ -175,17 +171,17 @@ impl<'a> Reader<'a> {
         self.mistakes.refuse_name(name, "its value is not text in UTF-8")
     }
 
-    fn from_file(&mut self, name: VariableName, path: &Path) -> Result<Secret, Noted> {
+    fn read_file(&mut self, name: &VariableName, path: &Path) -> Result<Secret, Noted> {
         Secret::from_file(name.clone(), path.to_owned()).map_err(|error| {
             let rule = match error {
                 SecretError::Unreadable { cause, .. } => format!("the file cannot be read: {cause}"),
                 SecretError::Empty { .. } => "the file is empty".to_owned(),
             };
             if is_surely_a_path(path) {
-                self.mistakes.refuse_shown(&name, &path.display().to_string(), rule)
+                self.mistakes.refuse_shown(name, &path.display().to_string(), rule)
             } else {
                 let rule = format!("{rule} (the value must be a path, not the secret itself)");
-                self.mistakes.refuse_hidden(&name, rule)
+                self.mistakes.refuse_hidden(name, rule)
             }
         })
     }

@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use super::{Claim, Document, Error, StateStore, Version};
@@ -60,20 +62,83 @@ impl LocalFs {
         if held.is_some() {
             return Ok(Claim::Granted);
         }
-        let mut file = self.open_lock()?;
-        if !self.try_lock(&file)? {
-            return Ok(Claim::Busy { holder: self.holder() });
+        match self.take_lock()? {
+            Some(file) => *held = Some(file),
+            None => return Ok(Claim::Busy { holder: self.holder() }),
         }
-        // Who holds it is told to a second instance; failing to write it costs only that.
-        let _ = file.set_len(0).and_then(|()| writeln!(file, "process {}", std::process::id()));
-        *held = Some(file);
         Ok(Claim::Granted)
     }
 
+    /// Takes the lock at its path and writes this process into it; none if another process holds it.
+    fn take_lock(&self) -> Result<Option<File>, Error> {
+        let mut file = self.open_lock()?;
+        if !self.try_lock(&file)? {
+            return Ok(None);
+        }
+        // The holder is shown to a second instance; failing to write it costs only that.
+        let _ = file.set_len(0).and_then(|()| writeln!(file, "process {}", std::process::id()));
+        // Removed between opening and locking, it would keep nobody out.
+        Ok(self.is_at_path(&file)?.then_some(file))
+    }
+
+    fn confirm_now(&self) -> Result<(), Error> {
+        let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.is_some() {
+            return self.confirm_held(&mut held);
+        }
+        *held = self.take_lock()?;
+        if held.is_some() { Ok(()) } else { Err(self.busy()) }
+    }
+
+    fn busy(&self) -> Error {
+        Error::Busy { place: self.place(), holder: self.holder() }
+    }
+
+    /// Takes a held lock again if its file was removed or replaced: whoever opens the path now locks another file.
+    fn confirm_held(&self, held: &mut Option<File>) -> Result<(), Error> {
+        let Some(file) = held else { return Ok(()) };
+        if self.is_at_path(file)? {
+            return Ok(());
+        }
+        let taken = self.take_lock()?;
+        // What another process holds now is not ours, so that the next claim asks for it again.
+        *held = taken;
+        if held.is_none() {
+            return Err(self.busy());
+        }
+        let path = self.lock_file.display();
+        tracing::warn!(%path, "the lock file was removed or replaced; it is locked again, and the work continues");
+        Ok(())
+    }
+
+    /// Whether the lock's path still leads to this file.
+    fn is_at_path(&self, file: &File) -> Result<bool, Error> {
+        let held = file.metadata().map_err(self.error("lock"))?;
+        match std::fs::symlink_metadata(&self.lock_file) {
+            Ok(found) => Ok((found.dev(), found.ino()) == (held.dev(), held.ino())),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(cause) => Err(self.error("lock")(cause)),
+        }
+    }
+
+    /// A symbolic link is not followed: whoever may place one there must not choose the target.
     fn open_lock(&self) -> Result<File, Error> {
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        options.open(&self.lock_file).map_err(self.error("lock"))
+        options.custom_flags(flags.bits().cast_signed());
+        let refused = |finding: &str| {
+            let path = self.lock_file.display();
+            self.error("lock")(io::Error::other(format!("the lock file {path} is {finding}; remove it")))
+        };
+        let file = options.open(&self.lock_file).map_err(|cause| match cause.raw_os_error() {
+            Some(code) if code == Errno::LOOP.raw_os_error() => refused("a symbolic link, which is not followed"),
+            _ => self.error("lock")(cause),
+        })?;
+        if file.metadata().map_err(self.error("lock"))?.is_file() {
+            return Ok(file);
+        }
+        Err(refused("not a regular file"))
     }
 
     fn try_lock(&self, file: &File) -> Result<bool, Error> {
@@ -94,7 +159,8 @@ impl LocalFs {
 
     /// Does `work` under the lock: the one that is held, or one taken for it alone. Another's passing one is waited for.
     fn locked<T>(&self, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-        let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.confirm_held(&mut held)?;
         if held.is_some() {
             return work();
         }
@@ -168,6 +234,10 @@ impl StateStore for LocalFs {
         self.blocking(Self::claim_now).await
     }
 
+    async fn confirm(&self) -> Result<(), Error> {
+        self.blocking(Self::confirm_now).await
+    }
+
     async fn load(&self) -> Result<Option<(Document, Version)>, Error> {
         self.blocking(Self::load_now).await
     }
@@ -231,6 +301,37 @@ mod tests {
         assert_eq!(second.claim().await.unwrap(), Claim::Busy { holder });
         drop(first);
         assert_eq!(second.claim().await.unwrap(), Claim::Granted);
+    }
+
+    #[tokio::test]
+    async fn a_removed_lock_is_taken_again_or_stops_the_work() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = folder.path().join("x-audit-state.lock");
+        let new = || LocalFs::new(folder.path().to_owned(), "x");
+        let (first, second) = (new(), new());
+        first.claim().await.unwrap();
+        std::fs::remove_file(&lock).unwrap();
+        first.confirm().await.unwrap();
+        assert!(matches!(second.claim().await.unwrap(), Claim::Busy { .. }), "the first has taken it again");
+
+        std::fs::remove_file(&lock).unwrap();
+        assert_eq!(second.claim().await.unwrap(), Claim::Granted);
+        assert!(matches!(first.confirm().await, Err(Error::Busy { .. })));
+        assert!(matches!(first.save(&document("{}"), None).await, Err(Error::Busy { .. })));
+        second.confirm().await.unwrap();
+        std::fs::remove_dir_all(folder.path()).unwrap();
+        assert!(matches!(second.confirm().await, Err(Error::Io { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_link_in_place_of_the_lock_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (target, lock) = (folder.path().join("elsewhere"), folder.path().join("x-audit-state.lock"));
+        std::fs::write(&target, "precious").unwrap();
+        std::os::unix::fs::symlink(&target, &lock).unwrap();
+        let error = LocalFs::new(folder.path().to_owned(), "x").claim().await.unwrap_err();
+        assert!(crate::failure::Chain(&error).to_string().contains(lock.to_str().unwrap()), "{error}");
+        assert_eq!(std::fs::read_to_string(&target).unwrap(), "precious");
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ use super::{Error, Halt, Save, Sync};
 use crate::destination::{self, Delivery, Receipt};
 use crate::failure::Chain;
 use crate::source::Cursor;
+use crate::state;
 use crate::telemetry::metrics;
 
 /// Why a call to the destination is broken off.
@@ -96,6 +97,7 @@ impl Sync {
         let mut attempt = self.attempts.with(Counterpart::Destination);
         loop {
             self.assured(delivery.is_begun()).await?;
+            self.confirmed(delivery.is_begun()).await?;
             let (before, before_unanswered) = (delivery.tally(), delivery.unanswered());
             let calling = attempt.calls();
             delivery.watched_by(calling.beat());
@@ -139,6 +141,22 @@ impl Sync {
                     tracing::warn!(accepted, "a part of a page is delivered and may be sent again by the next run");
                 }
                 return Err(Error::Destination { name: self.destination.name(), reason, cause }.into());
+            }
+        }
+    }
+
+    /// Makes sure that the store's lock is still held. If another instance holds it now, that one delivers.
+    async fn confirmed(&self, is_begun: bool) -> Result<(), Halt> {
+        let mut attempt = self.attempts.with(Counterpart::Store);
+        loop {
+            let cause = match self.store.confirm().await {
+                Ok(()) => return Ok(()),
+                Err(state::Error::Busy { .. }) => return Err(Halt::Superseded),
+                Err(cause) => cause,
+            };
+            let verdict = attempt.failed(cause.class());
+            if attempt.persist(verdict, &cause, is_begun).await?.is_some() {
+                return Err(cause.into());
             }
         }
     }

@@ -75,10 +75,10 @@ async fn write(
     reason: &str,
     now: Timestamp,
 ) -> Result<(), Error> {
-    if let Some(event) = events.get(index) {
-        rejected.keep(event, fate, reason, now).await;
+    match events.get(index) {
+        Some(event) => rejected.keep(event, fate, reason, now).await,
+        None => Ok(()),
     }
-    Ok(())
 }
 
 impl Datadog {

@@ -52,7 +52,7 @@ pub(super) enum PageAnswer {
     /// A success; its body is to be a page.
     Page {
         /// The answer.
-        reply: Reply,
+        reply: Box<Reply>,
         /// What it was asked with.
         access: AccessToken,
         /// When it was requested, and when it was there.
@@ -115,7 +115,7 @@ impl Api {
         let asked = LocalTime::now();
         let reply = self.call(url, Some(&access)).await?;
         if reply.status == StatusCode::OK {
-            return Ok(PageAnswer::Page { reply, access, call: (asked, LocalTime::now()) });
+            return Ok(PageAnswer::Page { reply: Box::new(reply), access, call: (asked, LocalTime::now()) });
         }
         self.refusal(&reply, &access, question.token.is_some()).await
     }
