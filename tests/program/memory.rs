@@ -1,5 +1,7 @@
 //! The memory of the whole process stays bounded, whatever the source sends.
 
+use std::time::Duration;
+
 use crate::daemon::Daemon;
 use crate::stage::{Stage, ago, stop};
 use crate::support::{Fault, IntakeOptions, Record, ScmOptions};
@@ -17,7 +19,12 @@ fn peak(daemon: &Daemon) -> usize {
 }
 
 async fn stage(page_size: usize) -> Stage {
-    let intake = IntakeOptions { keep_bodies: false, ..IntakeOptions::default() };
+    stage_with(page_size, Duration::ZERO).await
+}
+
+/// With an intake that takes so long for every answer: pages and batches are made ahead as far as they can be.
+async fn stage_with(page_size: usize, latency: Duration) -> Stage {
+    let intake = IntakeOptions { keep_bodies: false, latency, ..IntakeOptions::default() };
     let scm = ScmOptions { page_size, ..ScmOptions::default() };
     Stage::of(scm, intake).await.with("SECTIGO_AUDIT_SYNC_LOOP", "true")
 }
@@ -28,7 +35,6 @@ async fn stays_small(stage: Stage, entries: usize) {
     stage.intake.wait_for_entries(entries).await;
     let peak = peak(&daemon);
     stop(daemon).await;
-    eprintln!("peak: {peak} KiB");
     assert!(peak < MOST, "{peak} KiB");
 }
 
@@ -71,11 +77,58 @@ async fn pages_of_the_most_records_stay_small() {
 }
 
 #[tokio::test]
+async fn a_page_of_200_000_tiny_records_is_narrowed() {
+    let stage = stage(200_000).await;
+    stage.push_all((0..200_000).map(|n| Record::raw(ago(1_500 - n / 150), n.to_string())).collect());
+    stays_small(stage, 200_000).await;
+}
+
+#[tokio::test]
 async fn pages_of_large_records_that_do_not_compress_stay_small() {
     let stage = stage(9).await;
     let record = |n| Record::raw(ago(600), format!("{{\"id\":{n},\"details\":\"{}\"}}", noise(900_000, n)));
     stage.push_all((0..54).map(record).collect());
     stays_small(stage, 54).await;
+}
+
+/// Two dozen such records at a slow intake.
+async fn large_records_at_a_slow_intake(page_size: usize, bytes: usize, compression: &str) {
+    let stage =
+        stage_with(page_size, Duration::from_millis(300)).await.with("DD_LOGS_CONFIG_COMPRESSION_KIND", compression);
+    let record = |n| Record::raw(ago(600), format!("{{\"id\":{n},\"details\":\"{}\"}}", noise(bytes, n)));
+    stage.push_all((0..27).map(record).collect());
+    stays_small(stage, 27).await;
+}
+
+#[tokio::test]
+async fn a_slow_intake_does_not_pile_up_large_records_as_gzip() {
+    large_records_at_a_slow_intake(9, 900_000, "gzip").await;
+}
+
+#[tokio::test]
+async fn a_slow_intake_does_not_pile_up_large_records_as_zstd() {
+    large_records_at_a_slow_intake(9, 900_000, "zstd").await;
+}
+
+#[tokio::test]
+async fn a_slow_intake_does_not_pile_up_large_records_uncompressed() {
+    large_records_at_a_slow_intake(9, 900_000, "none").await;
+}
+
+#[tokio::test]
+async fn a_slow_intake_does_not_pile_up_pages_that_are_asked_for_ahead() {
+    large_records_at_a_slow_intake(4, 990_000, "gzip").await;
+}
+
+#[tokio::test]
+async fn texts_that_are_repeated_in_messages_stay_small() {
+    for compression in ["gzip", "none"] {
+        let stage =
+            stage_with(1_000, Duration::from_millis(300)).await.with("DD_LOGS_CONFIG_COMPRESSION_KIND", compression);
+        let record = |n| Record::raw(ago(600), format!("{{\"id\":{n},\"details\":\"{}\"}}", noise(7_900, n)));
+        stage.push_all((0..4_000).map(record).collect());
+        stays_small(stage, 4_000).await;
+    }
 }
 
 #[tokio::test]

@@ -18,9 +18,9 @@ use crate::source::oauth::{self, AccessToken, ClientCredentials};
 
 /// Largest page, in bytes after decompression. Together with [`page::MOST_RECORDS`] it bounds the memory of the whole process.
 ///
-/// At the worst these exist at once: three bodies (the page in delivery, the page behind it, and the answer behind that), the events of
-/// two pages, and the compressed batches of two pages, which hold little more than the pages themselves when nothing compresses.
-/// That is 7 × 8 MiB with two workbenches of 5 MB, under the shipped memory limit of 128 MiB.
+/// Up to three bodies exist at once: the page in delivery, the page behind it, and the answer behind that. With them exist the events
+/// and the compressed batches of two pages. A batch can exceed its part of the page, since a message repeats text of the record.
+/// Nothing counts the bytes of batches: the tests of memory measure the sum.
 const LARGEST_PAGE: usize = 8 * 1024 * 1024;
 
 /// Longest page token, in bytes: it becomes a part of the state.
