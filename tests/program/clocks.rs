@@ -44,10 +44,10 @@ async fn going_on(stage: &Stage, ahead: i64) {
     let ended = stage.setup.run(&["state", "set", "--since", &since.to_string(), "--yes"]).await;
     assert_eq!(ended.code(), Some(0), "{}", ended.everything());
     // The command takes no time that is yet to come, and by the servers' clock this one is not.
-    let mut state = stage.setup.state().unwrap();
-    state["cursor"]["since"] = before(1200, ahead).to_string().into();
-    state["cursor"]["tail"]["from"] = state["cursor"]["since"].clone();
-    std::fs::write(stage.setup.folder().join("sectigo-audit-state.json"), state.to_string()).unwrap();
+    let mut document = stage.setup.state().unwrap();
+    document["cursor"]["since"] = before(1200, ahead).to_string().into();
+    document["cursor"]["tail"]["from"] = document["cursor"]["since"].clone();
+    std::fs::write(stage.setup.folder().join("sectigo-audit-state.json"), document.to_string()).unwrap();
     stage.push_all(Records::seeded(8).between(before(1100, ahead), before(60, ahead), 30));
 }
 
