@@ -12,7 +12,8 @@
 //! | module | job |
 //! |---|---|
 //! | [`cli`] | subcommands, and the exit code that each end has |
-//! | [`config`] | environment → validated, typed settings; every mistake in one message |
+//! | [`pipeline`] | from names and variables to what runs; [`pipeline::registry`] lists the components |
+//! | [`config`] | the mechanism: a variable declared once as a typed constant; every mistake in one message |
 //! | [`sync`] | the engine: page loop, commit, waiting, stopping |
 //! | [`source`] | where events come from: [`source::sectigo`], with [`source::oauth`] for its access tokens |
 //! | [`destination`] | where they go: [`destination::datadog`] |
@@ -25,7 +26,7 @@
 //! | [`systemd`] | what a supervisor is told: ready, how it stands, alive, stopping |
 //! | [`telemetry`] | the program's own logs, its [metrics](telemetry::metrics), its [signs of life](telemetry::pulse), and [who answers](telemetry::listener) for both |
 //!
-//! Dependencies point downwards: `cli` → `config`, `sync` → `source`, `destination`, `state` → `event`, `http`, `secret`,
+//! Dependencies point downwards: `cli` → `pipeline` → `sync` → `source`, `destination`, `state` → `event`, `http`, `secret`,
 //! `telemetry` → `failure`.
 //!
 //! # What holds everywhere

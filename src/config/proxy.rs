@@ -36,7 +36,7 @@ pub(super) fn check(environment: &Environment, mistakes: &mut Mistakes) -> Resul
         // The library looks no further than the first that is usable.
         return match environment.raw(name).and_then(OsStr::to_str) {
             Some(value) if is_usable(value) => Ok(()),
-            Some(value) => Err(mistakes.refuse_shown(&variable, value, RULE)),
+            Some(_) => Err(mistakes.refuse_hidden(&variable, RULE)),
             None => Err(mistakes.refuse_name(&variable, "its value is not text in UTF-8")),
         };
     }
