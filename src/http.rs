@@ -4,15 +4,13 @@
 //! means belongs to whoever called.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 pub use reqwest::Method;
-use reqwest::header::{DATE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::header::{DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::{RequestBuilder, StatusCode};
-use serde::Serialize;
 use url::{Host, Url};
 
 use crate::telemetry::metrics::Exchange;
@@ -167,72 +165,19 @@ pub struct Client {
     settings: Settings,
     encrypted: OnceLock<reqwest::Client>,
     plain: OnceLock<reqwest::Client>,
-    transport: Option<Arc<dyn Transport>>,
-}
-
-/// Answers requests in place of the network: the seam at which a test runs real sources and destinations under simulated time.
-#[async_trait]
-pub trait Transport: fmt::Debug + Send + Sync {
-    /// The answer to `request`; none where the connection breaks before there is one. The client's time-out applies.
-    async fn answer(&self, request: reqwest::Request) -> Option<reqwest::Response>;
-}
-
-/// A request of a [`Client`], to be completed and given to [`send`] or [`exchange`].
-#[derive(Debug)]
-pub struct Request {
-    builder: RequestBuilder,
-    transport: Option<(Arc<dyn Transport>, Duration)>,
-}
-
-impl Request {
-    /// The same with one more header.
-    #[must_use]
-    pub fn header<K, V>(self, name: K, value: V) -> Self
-    where
-        HeaderName: TryFrom<K, Error: Into<hyper::http::Error>>,
-        HeaderValue: TryFrom<V, Error: Into<hyper::http::Error>>,
-    {
-        Self { builder: self.builder.header(name, value), ..self }
-    }
-
-    /// The same with this body.
-    #[must_use]
-    pub fn body(self, body: impl Into<reqwest::Body>) -> Self {
-        Self { builder: self.builder.body(body), ..self }
-    }
-
-    /// The same with the fields of a form as its body.
-    #[must_use]
-    pub fn form<T: Serialize + ?Sized>(self, form: &T) -> Self {
-        Self { builder: self.builder.form(form), ..self }
-    }
-
-    async fn send(self, place: &Place) -> Result<reqwest::Response, Error> {
-        let Some((transport, timeout)) = self.transport else {
-            return self.builder.send().await.map_err(|cause| unanswered(place, cause));
-        };
-        let request = self.builder.build().map_err(|cause| unanswered(place, cause))?;
-        let answer = tokio::time::timeout(timeout, transport.answer(request)).await.ok().flatten();
-        answer.ok_or_else(|| Error::TimedOut { place: place.clone() })
-    }
 }
 
 impl Client {
     /// A client with these time-outs; nothing is set up yet.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, encrypted: OnceLock::new(), plain: OnceLock::new(), transport: None }
-    }
-
-    /// A client whose requests `transport` answers. No connection is ever made.
-    pub fn over(transport: Arc<dyn Transport>, settings: Settings) -> Self {
-        Self { transport: Some(transport), ..Self::new(settings) }
+        Self { settings, encrypted: OnceLock::new(), plain: OnceLock::new() }
     }
 
     /// A request to `url`, to be completed and given to [`exchange`].
     ///
     /// The proxy variables hold for `https` alone: `http` is only ever a loopback host or a local relay, and what goes
     /// there in clear must not pass another machine.
-    pub fn request(&self, method: Method, url: Url) -> Result<Request, Error> {
+    pub fn request(&self, method: Method, url: Url) -> Result<RequestBuilder, Error> {
         let encrypted = url.scheme() == "https";
         if encrypted && !cfg!(feature = "tls") {
             return Err(Error::NoTls { place: Place::of(&url) });
@@ -245,8 +190,7 @@ impl Client {
                 || client
             }),
         };
-        let transport = self.transport.clone().map(|transport| (transport, self.settings.timeout));
-        Ok(Request { builder: client.request(method, url), transport })
+        Ok(client.request(method, url))
     }
 
     fn build(&self, proxied: bool) -> Result<reqwest::Client, Error> {
@@ -272,9 +216,9 @@ pub struct Answer {
 
 /// Makes one call to `server` and waits for the head of its answer. A redirect is an error; where it leads to is told without what is
 /// `hidden`.
-pub async fn send(server: Server, request: Request, place: &Place, hidden: &Redaction) -> Result<Answer, Error> {
+pub async fn send(server: Server, request: RequestBuilder, place: &Place, hidden: &Redaction) -> Result<Answer, Error> {
     let mut exchange = Exchange::with(server);
-    let response = request.send(place).await?;
+    let response = request.send().await.map_err(|cause| unanswered(place, cause))?;
     let status = response.status();
     exchange.answered(status.as_u16());
     if status.is_redirection() {
@@ -307,7 +251,7 @@ fn unanswered(place: &Place, cause: reqwest::Error) -> Error {
 /// Makes one call to `server` and reads its answer whole, up to `limit` bytes after decompression.
 pub async fn exchange(
     server: Server,
-    request: Request,
+    request: RequestBuilder,
     place: &Place,
     limit: usize,
     hidden: &Redaction,

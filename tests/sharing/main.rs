@@ -12,7 +12,6 @@ mod world;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
-use auditsync::sync::Error;
 use plan::{Accident, End, Fault, InstancePlan, Loss, Outage, Plan, plans};
 
 /// `PROPTEST_CASES` asks for more cases. A failing case is printed whole and needs no file to be kept.
@@ -158,14 +157,4 @@ fn a_lease_of_ones_own_is_not_waited_for() {
     plan.instances.truncate(1);
     let summary = instance::run(&plan).unwrap();
     assert!(summary.begun_after.unwrap().as_secs() < plan.lease, "{summary:?}");
-}
-
-/// Nobody else is there, so that it is not the other instance's turn: the store is at fault, and that ends a one-shot run.
-#[test]
-fn a_conflict_where_nothing_has_changed_is_an_error_and_no_other_instance() {
-    for from in [0, 1000] {
-        let outage = Outage { from, lasts: u32::MAX, fault: Fault::Contradicts, instance: None };
-        let ended = instance::once(&Plan { outages: vec![outage], ..Plan::quiet() });
-        assert!(matches!(ended, Some(Err(Error::State(_)))), "from {from} ms on: {ended:?}");
-    }
 }

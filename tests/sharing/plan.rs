@@ -17,8 +17,6 @@ pub(crate) struct Plan {
     /// The time between two saves that the store asks for, in milliseconds.
     pub(crate) pace: u64,
     pub(crate) instances: Vec<InstancePlan>,
-    /// By how many seconds the clock of the first instance is ahead, of the second, and so on, over and over; none if all are right.
-    pub(crate) ahead: Vec<i64>,
     pub(crate) outages: Vec<Outage>,
     pub(crate) accident: Option<Accident>,
 }
@@ -34,7 +32,6 @@ impl Plan {
             store_latency: 20,
             pace: 0,
             instances: Vec::new(),
-            ahead: Vec::new(),
             outages: Vec::new(),
             accident: None,
         }
@@ -79,8 +76,6 @@ pub(crate) enum Fault {
     Refuses,
     /// Calls take effect, and their answers get lost.
     LosesAnswers,
-    /// Saves are refused as a conflict, although nothing has changed.
-    Contradicts,
     /// Nobody waits any more when the store wakes up and does what it was asked.
     Late,
 }
@@ -105,19 +100,11 @@ pub(crate) fn plans() -> impl Strategy<Value = Plan> {
     let end = prop_oneof![Just(End::Crash), Just(End::Stop), (1000..120_000_u32).prop_map(End::StandsStill)];
     let instance = (0..120_u16, 1..200_u16, end, prop_oneof![1..500_u32, 500..60_000_u32])
         .prop_map(|(starts, lasts, end, latency)| InstancePlan { starts, lasts, end, latency });
-    let fault = prop_oneof![
-        2 => Just(Fault::Silent),
-        2 => Just(Fault::Refuses),
-        2 => Just(Fault::LosesAnswers),
-        2 => Just(Fault::Late),
-        1 => Just(Fault::Contradicts),
-    ];
-    let days = 5 * 24 * 3600_i64;
-    let ahead = prop_oneof![Just(Vec::new()), proptest::collection::vec(-days..days, 1..4)];
+    let fault = prop_oneof![Just(Fault::Silent), Just(Fault::Refuses), Just(Fault::LosesAnswers), Just(Fault::Late)];
     let outage = (0..300_000_u32, 1..90_000_u32, fault, proptest::option::of(0..4_usize))
         .prop_map(|(from, lasts, fault, instance)| Outage { from, lasts, fault, instance });
     (
-        (any::<u64>(), ahead),
+        any::<u64>(),
         1..400_usize,
         1..40_usize,
         15..90_u64,
@@ -126,7 +113,7 @@ pub(crate) fn plans() -> impl Strategy<Value = Plan> {
         proptest::collection::vec(instance, 1..5),
         proptest::collection::vec(outage, 0..5),
     )
-        .prop_map(|((seed, ahead), events, page, lease, store_latency, pace, instances, outages)| Plan {
+        .prop_map(|(seed, events, page, lease, store_latency, pace, instances, outages)| Plan {
             seed,
             events,
             page,
@@ -134,7 +121,6 @@ pub(crate) fn plans() -> impl Strategy<Value = Plan> {
             store_latency,
             pace,
             instances,
-            ahead,
             outages,
             accident: None,
         })

@@ -225,10 +225,9 @@ impl Source for Row {
     /// At the very first start it is the beginning. Later it is ahead of what was delivered, as where a backlog reaches back further than
     /// the first synchronisation would.
     fn first_cursor(&self, now: Timestamp) -> Cursor {
-        // It is the beginning for all who are started in the first quarter of an hour. Where clocks are wrong, they do not say.
-        let now = if self.0.plan.ahead.is_empty() { now } else { ORIGIN };
-        let late = usize::try_from(now.duration_since(ORIGIN).as_secs() / 900).unwrap();
         let oracle = self.0.oracle();
+        // It is the beginning for all who are started in the first quarter of an hour.
+        let late = usize::try_from(now.duration_since(ORIGIN).as_secs() / 900).unwrap();
         let place = if oracle.saves == 0 { late } else { (oracle.place + 50).min(self.0.plan.events) };
         Cursor::encode(&place).unwrap()
     }
@@ -353,12 +352,6 @@ impl Shared {
                 self.world.oracle().refused += 1;
                 Err(unavailable())
             }
-            // Only a save can be refused so.
-            Some(Fault::Contradicts) | None => {
-                let done = effect(&self.world);
-                self.half().await;
-                done
-            }
             Some(Fault::LosesAnswers) => {
                 let _ = effect(&self.world);
                 self.lost().await
@@ -372,6 +365,11 @@ impl Shared {
                     let _ = effect(&this.world);
                 });
                 self.lost().await
+            }
+            None => {
+                let done = effect(&self.world);
+                self.half().await;
+                done
             }
         }
     }
@@ -400,12 +398,7 @@ impl StateStore for Shared {
     async fn save(&self, document: &Document, expected: Option<&Version>) -> Result<Version, Error> {
         let (document, expected, instance) = (document.clone(), expected.cloned(), self.instance);
         let (_saving, begun) = (Saving::begins(self), Instant::now());
-        self.call(move |world| {
-            let contradicts = world.fault(instance) == Some(Fault::Contradicts);
-            let expected = if contradicts { Some(Version("none ever given".to_owned())) } else { expected };
-            world.replace(instance, begun, &document, expected.as_ref())
-        })
-        .await
+        self.call(move |world| world.replace(instance, begun, &document, expected.as_ref())).await
     }
 
     async fn probe(&self) -> Result<(), Error> {

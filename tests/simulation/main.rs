@@ -15,7 +15,6 @@ mod ledger;
 mod plan;
 mod source;
 mod store;
-mod wire;
 mod world;
 
 use proptest::prelude::*;
@@ -25,7 +24,7 @@ use auditsync::sync::Mode;
 use plan::{Burst, Cue, End, Knobs, LastPage, LifePlan, Order, Paging, Plan, SourceFault, Spell, Told, Trouble, plans};
 
 /// `PROPTEST_CASES` asks for more cases. A failing case is printed whole and needs no file to be kept.
-pub(crate) fn cases() -> ProptestConfig {
+fn cases() -> ProptestConfig {
     ProptestConfig { failure_persistence: None, ..ProptestConfig::default() }
 }
 
