@@ -228,7 +228,7 @@ async fn a_single_431_on_a_later_page_repeats_nothing() {
 
 #[tokio::test]
 async fn a_status_that_is_not_about_a_token_is_an_alarm_when_it_lasts_and_repeats_nothing() {
-    let stage = Stage::usual().await.with(BUDGET, "8s");
+    let stage = Stage::usual().await.with(BUDGET, "30s");
     stage.push(40, 1500, 400);
     stage.source_meets([Fault::PASS, Fault::PASS]);
     stage.scm.answer_always(Some(Fault::Status(405)));

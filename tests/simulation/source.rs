@@ -273,5 +273,5 @@ fn smallest_refused() -> Error {
 }
 
 fn refused() -> Error {
-    Error::Refused { place: place(), status: 400, reason: excerpt(), variable: "MODEL_URL".into() }
+    Error::Refused { place: place(), status: 400, reason: excerpt(), variable: "MODEL_URL" }
 }
