@@ -20,19 +20,21 @@ pub use reader::{Owner, Reader};
 pub use render::{env_example, help_text, tables};
 pub use variable::{Preset, Scope, SecretVariable, Spec, Variable};
 
-/// A component, as the tables show it.
-#[derive(Debug, Clone, Copy)]
-pub struct Component {
+/// A part of the tables: the variables of a component, or of what all share.
+#[derive(Debug, Clone)]
+pub struct Section {
+    /// The word by which a command names it.
+    pub name: &'static str,
     /// A heading for people.
     pub title: &'static str,
-    /// Its variables, in the order of the tables; a component may take them from several modules.
-    pub variables: &'static [&'static [&'static Spec]],
+    /// Its variables, in order.
+    pub variables: Vec<&'static Spec>,
 }
 
-impl Component {
-    /// Its variables, in order.
-    pub fn specs(&self) -> impl Iterator<Item = &'static Spec> {
-        self.variables.iter().copied().flatten().copied()
+impl Section {
+    /// The variables of `lists`, one list after the other.
+    pub fn of(name: &'static str, title: &'static str, lists: &[&'static [&'static Spec]]) -> Self {
+        Self { name, title, variables: lists.concat() }
     }
 }
 
@@ -48,10 +50,11 @@ pub fn read<T>(
     mistakes.conclude(built, notes)
 }
 
-/// What to say about variables that are set, that nothing reads, and that look as if they were meant for us.
-pub fn strangers(environment: &Environment, owner: &Owner, components: &[Component]) -> Vec<String> {
-    let names: Vec<_> = components.iter().flat_map(Component::specs).flat_map(|spec| names(owner, spec)).collect();
-    let prefixes: Vec<_> = owner.prefixes().collect();
+/// Warnings about variables that are set, that no `owner` reads, and that look as if they were meant for us.
+pub fn strangers(environment: &Environment, owners: &[Owner], sections: &[Section]) -> Vec<String> {
+    let all_names = |spec: &&'static Spec| owners.iter().flat_map(|owner| names(owner, spec)).collect::<Vec<_>>();
+    let names: Vec<_> = sections.iter().flat_map(|section| &section.variables).flat_map(all_names).collect();
+    let prefixes: Vec<_> = owners.iter().flat_map(Owner::prefixes).map(str::to_owned).collect();
     let unknown = environment.names().filter(|name| !names.iter().any(|known| known == name));
     unknown.filter_map(|name| typos::warning(name, &names, &prefixes)).collect()
 }
@@ -65,20 +68,24 @@ fn names(owner: &Owner, spec: &Spec) -> Vec<String> {
 }
 
 /// What the variable `name` is to us, for the vetting of `.env`.
-pub fn known(name: &str, owner: &Owner, components: &[Component]) -> Option<dotenv::Known> {
-    let spec =
-        components.iter().flat_map(Component::specs).find(|spec| names(owner, spec).iter().any(|each| each == name))?;
+pub fn known(name: &str, sections: &[Section]) -> Option<dotenv::Known> {
+    let bare = name.strip_suffix(variable::FILE_SUFFIX).unwrap_or(name);
+    let is_meant = |spec: &&&'static Spec| {
+        // Under a source's prefix, with or without a label, it means the same as without.
+        let own = bare.split_once(variable::SOURCE_INFIX).map(|(_, own)| own);
+        spec.name == bare || own.is_some_and(|own| spec.suffix() == Some(own))
+    };
+    let spec = sections.iter().flat_map(|section| &section.variables).find(is_meant)?;
     let is_secret = spec.secret && !name.ends_with(variable::FILE_SUFFIX);
     Some(if is_secret { dotenv::Known::Secret } else { dotenv::Known::Variable })
 }
 
-/// What `read` makes of these variables, or the message about them; for the tests of components.
+/// The value that `read` gives for these variables, or the message about them; for the tests of components.
 #[cfg(test)]
 pub(crate) fn read_pairs<T>(
     pairs: &[(&str, &str)],
     read: impl FnOnce(&mut Reader<'_>) -> Result<T, Noted>,
 ) -> Result<T, String> {
     let environment = Environment::from_pairs(pairs.iter().map(|(name, value)| (name.into(), value.into())));
-    let owner = Owner { kind: "sectigo", label: None };
-    self::read(&environment, &owner, &[], read).map_err(|error| error.to_string())
+    self::read(&environment, &Owner::source("here", None), &[], read).map_err(|error| error.to_string())
 }

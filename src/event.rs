@@ -1,7 +1,7 @@
-//! An audit event: the raw record, and where in it the few fields stand that a destination needs.
+//! An audit event: the raw record, and the normalised fields that any destination may use.
 //!
 //! A record is never rebuilt. Its bytes are a view into the page that it came in, and a field is a span of those bytes, read
-//! when it is asked for.
+//! when a destination wants it. What a source derives from a record is kept beside it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -17,7 +17,36 @@ pub struct Event {
     raw: Bytes,
     time: Option<Timestamp>,
     fields: Fields,
+    severity: Severity,
     repaired: bool,
+    /// Fields that do not stand in the record; for nearly every event there are none.
+    derived: Option<Box<[(Field, Cow<'static, str>)]>>,
+}
+
+/// How serious an event is. The rules belong to its source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Severity {
+    /// Everything that is none of the others.
+    #[default]
+    Info,
+    /// A change worth a look.
+    Notice,
+    /// A change that takes trust or rights away, or gives them.
+    Warn,
+    /// An action that did not succeed.
+    Error,
+}
+
+impl Severity {
+    /// Its name, as Datadog and syslog know it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Notice => "notice",
+            Self::Warn => "warn",
+            Self::Error => "error",
+        }
+    }
 }
 
 /// What a destination may want to know of an event.
@@ -36,18 +65,18 @@ pub enum Field {
     /// Free text about it.
     Details,
     /// Who did it: an identifier.
-    UserId,
+    ActorId,
     /// Who did it: a name.
-    UserName,
+    ActorName,
     /// Who did it: an e-mail address.
-    UserEmail,
+    ActorEmail,
     /// The address that it was done from.
-    ClientIp,
+    ClientAddress,
 }
 
 impl Field {
     /// How many there are.
-    pub const COUNT: usize = Self::ClientIp as usize + 1;
+    pub const COUNT: usize = Self::ClientAddress as usize + 1;
 }
 
 /// Where a field's JSON value stands in the raw record.
@@ -73,7 +102,19 @@ impl Fields {
 impl Event {
     /// An event from its raw JSON, the time read from it and the fields found in it.
     pub fn new(raw: Bytes, time: Option<Timestamp>, fields: Fields) -> Self {
-        Self { raw, time, fields, repaired: false }
+        Self { raw, time, fields, severity: Severity::Info, repaired: false, derived: None }
+    }
+
+    /// The same event, of this severity.
+    #[must_use]
+    pub fn with_severity(self, severity: Severity) -> Self {
+        Self { severity, ..self }
+    }
+
+    /// The same event, with fields that its source derived. They come before those that stand in the record.
+    #[must_use]
+    pub fn with_derived(self, fields: Vec<(Field, Cow<'static, str>)>) -> Self {
+        Self { derived: (!fields.is_empty()).then(|| fields.into_boxed_slice()), ..self }
     }
 
     /// The same event, marked as repaired: its record is not byte for byte what the source sent.
@@ -97,8 +138,21 @@ impl Event {
         self.time
     }
 
-    /// A field as text; none where the record has none or an empty one. Numbers and booleans are given as written.
+    /// How serious it is.
+    pub fn severity(&self) -> Severity {
+        self.severity
+    }
+
+    fn derived(&self, field: Field) -> Option<&str> {
+        let derived = self.derived.as_deref()?.iter().find(|(derived, _)| *derived == field);
+        derived.map(|(_, text)| text.as_ref())
+    }
+
+    /// A field as text; none where there is none or an empty one. Numbers and booleans are given as written.
     pub fn text(&self, field: Field) -> Option<Cow<'_, str>> {
+        if let Some(derived) = self.derived(field) {
+            return (!derived.is_empty()).then_some(Cow::Borrowed(derived));
+        }
         let Span { start, end } = self.fields.0[field as usize];
         let token = self.raw.get(start as usize..end as usize)?;
         let text = scalar(token)?;
@@ -108,6 +162,9 @@ impl Event {
     /// A field as it may stand in another JSON string, where it stands so in the record: a number, a boolean, or a string in which
     /// nothing is escaped as `\u`, for that may be half a character.
     pub fn verbatim(&self, field: Field) -> Option<Verbatim<'_>> {
+        if self.derived(field).is_some() {
+            return None;
+        }
         let Span { start, end } = self.fields.0[field as usize];
         match self.raw.get(start as usize..end as usize)? {
             [] | [b'n' | b'{' | b'[', ..] | b"\"\"" => None,
@@ -223,6 +280,17 @@ mod tests {
             let event = Event::new(Bytes::from(token), None, fields);
             assert_eq!(event.verbatim(Field::Action), expected, "{token}");
         }
+    }
+
+    #[test]
+    fn a_derived_field_comes_before_the_records_own() {
+        let mut fields = Fields::default();
+        fields.set(Field::Outcome, 8..14);
+        let event = Event::new(Bytes::from_static(br#"{"code":"T100"}"#), None, fields);
+        assert_eq!(event.text(Field::Outcome).as_deref(), Some("T100"));
+        let event = event.with_derived(vec![(Field::Outcome, Cow::Borrowed("failure"))]);
+        assert_eq!(event.text(Field::Outcome).as_deref(), Some("failure"));
+        assert_eq!(event.verbatim(Field::Outcome), None);
     }
 
     #[test]

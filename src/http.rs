@@ -1,7 +1,7 @@
 //! One HTTP policy for every client: time-outs, bounded bodies, no redirect followed, nothing foreign logged raw.
 //!
-//! Nothing here waits or tries again. A call gives a [`Reply`] or an [`Error`] that names the place; what a status
-//! means belongs to whoever called.
+//! Nothing here waits or retries. A call gives a [`Reply`] or an [`Error`] that names the address. What a status means is the caller's to
+//! decide.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -13,8 +13,10 @@ use reqwest::header::{DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::{RequestBuilder, StatusCode};
 use url::{Host, Url};
 
-use crate::telemetry::metrics::Exchange;
-pub use crate::telemetry::metrics::Server;
+use crate::component::Component;
+use crate::failure::Class;
+use crate::telemetry::metrics::{Exchange, Metrics};
+use crate::variable_name::VariableName;
 
 mod excerpt;
 pub(crate) mod variables;
@@ -30,19 +32,21 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// So many bytes that an answer announces are made room for at once; for more when they have come.
 const LARGEST_TO_BELIEVE: usize = 8 * 1024 * 1024;
 
-/// Time-outs of the HTTP clients.
-#[derive(Debug, Clone, Copy)]
+/// Time-outs of an HTTP client.
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// The longest time for one exchange, from the connection to the last byte of the answer.
     pub timeout: Duration,
+    /// The variable that sets it, for messages.
+    pub timeout_variable: VariableName,
 }
 
 /// Where a call goes, fit to be shown: an address without user, password or query.
 #[derive(Debug, Clone)]
-pub struct Place(String);
+pub struct Address(String);
 
-impl Place {
-    /// The place of `url`.
+impl Address {
+    /// The address of `url`.
     pub fn of(url: &Url) -> Self {
         let mut shown = url.clone();
         shown.set_query(None);
@@ -54,7 +58,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -97,48 +101,52 @@ pub enum Error {
     #[error("cannot set up HTTP (is the system's trust store in place? SSL_CERT_FILE names another)")]
     Setup(#[source] reqwest::Error),
     /// The program was built without TLS.
-    #[error("this build cannot call {place}: it has no TLS; build it with the feature `tls`, which is on by default")]
+    #[error("this build cannot call {address}: it has no TLS; build it with the feature `tls`, which is on by default")]
     NoTls {
         /// Where the call was to go.
-        place: Place,
+        address: Address,
     },
     /// No connection, or it broke before an answer began.
-    #[error("no answer from {place}")]
+    #[error("no answer from {address}")]
     Unanswered {
         /// Where the call went.
-        place: Place,
+        address: Address,
         /// What the client saw.
         #[source]
         cause: reqwest::Error,
     },
     /// The connection stood, but the whole answer was not there in time.
-    #[error("{place} did not answer whole in time; where the time is too short, raise …_HTTP_TIMEOUT")]
+    #[error("{address} did not answer whole within {timeout}; if it needs longer, raise {variable}")]
     TimedOut {
         /// Where the call went.
-        place: Place,
+        address: Address,
+        /// The longest time for an exchange.
+        timeout: humantime::FormattedDuration,
+        /// The variable that sets it.
+        variable: VariableName,
     },
     /// The answer began but did not arrive whole.
-    #[error("the answer from {place} broke off")]
+    #[error("the answer from {address} broke off")]
     BrokenOff {
         /// Where the call went.
-        place: Place,
+        address: Address,
         /// What the client saw.
         #[source]
         cause: reqwest::Error,
     },
     /// The body, once decompressed, passed the bound.
-    #[error("the answer from {place} is larger than {limit} bytes")]
+    #[error("the answer from {address} is larger than {limit} bytes")]
     TooLarge {
         /// Where the call went.
-        place: Place,
+        address: Address,
         /// The bound, in bytes after decompression.
         limit: usize,
     },
     /// A redirect, which is never followed: what we carry is meant for the configured place alone.
-    #[error("{place} answered {status}, a redirect to {location}, which is not followed")]
+    #[error("{address} answered {status}, a redirect to {location}, which is not followed")]
     Redirected {
         /// Where the call went.
-        place: Place,
+        address: Address,
         /// The redirect's status.
         status: StatusCode,
         /// Where it pointed to.
@@ -147,7 +155,17 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the far side may have received the request although we have no answer to it.
+    /// What the error means, where a component knows nothing more specific.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Setup(_) | Self::NoTls { .. } => Class::Fatal,
+            Self::Redirected { .. } => Class::Refused,
+            Self::TooLarge { .. } => Class::Unreadable,
+            Self::Unanswered { .. } | Self::TimedOut { .. } | Self::BrokenOff { .. } => Class::Retryable { after: None },
+        }
+    }
+
+    /// Whether the server may have received the request although we have no answer to it.
     pub fn may_have_arrived(&self) -> bool {
         match self {
             Self::Unanswered { cause, .. } => !cause.is_connect() && !cause.is_builder(),
@@ -157,30 +175,31 @@ impl Error {
     }
 }
 
-/// The HTTP client that every part of the program shares.
+/// The HTTP client of a pipeline, with connections of its own.
 ///
-/// Made on the first call, since reading the trust store takes time that a process which never calls should not spend.
+/// Each of its two clients is made on the first call: a process that never calls should not spend the time to read the trust store.
 #[derive(Debug)]
 pub struct Client {
     settings: Settings,
+    metrics: Metrics,
     encrypted: OnceLock<reqwest::Client>,
     plain: OnceLock<reqwest::Client>,
 }
 
 impl Client {
-    /// A client with these time-outs; nothing is set up yet.
-    pub fn new(settings: Settings) -> Self {
-        Self { settings, encrypted: OnceLock::new(), plain: OnceLock::new() }
+    /// A client with these time-outs, whose exchanges `metrics` counts. Nothing is set up yet.
+    pub fn new(settings: Settings, metrics: Metrics) -> Self {
+        Self { settings, metrics, encrypted: OnceLock::new(), plain: OnceLock::new() }
     }
 
-    /// A request to `url`, to be completed and given to [`exchange`].
+    /// A request to `url`, to be completed and given to [`Self::exchange`].
     ///
     /// The proxy variables hold for `https` alone: `http` is only ever a loopback host or a local relay, and what goes
     /// there in clear must not pass another machine.
     pub fn request(&self, method: Method, url: Url) -> Result<RequestBuilder, Error> {
         let encrypted = url.scheme() == "https";
         if encrypted && !cfg!(feature = "tls") {
-            return Err(Error::NoTls { place: Place::of(&url) });
+            return Err(Error::NoTls { address: Address::of(&url) });
         }
         let slot = if encrypted { &self.encrypted } else { &self.plain };
         let client = match slot.get() {
@@ -204,60 +223,69 @@ impl Client {
         let builder = if proxied { builder } else { builder.no_proxy() };
         builder.build().map_err(Error::Setup)
     }
+
+    /// Makes one call to `server` and waits for the head of its answer. A redirect is an error, which shows where it leads to without
+    /// what is `hidden`.
+    pub async fn send(
+        &self,
+        server: Component,
+        request: RequestBuilder,
+        address: &Address,
+        hidden: &Redaction,
+    ) -> Result<Answer, Error> {
+        let mut exchange = self.metrics.exchange(server);
+        let Settings { timeout, timeout_variable } = self.settings.clone();
+        let timed_out =
+            Error::TimedOut { address: address.clone(), timeout: humantime::format_duration(timeout), variable: timeout_variable };
+        let response = match request.send().await {
+            Ok(response) => response,
+            Err(cause) if cause.is_timeout() && !cause.is_connect() => return Err(timed_out),
+            // No address of ours is shown with its query, and the client's own words would show it.
+            Err(cause) => return Err(Error::Unanswered { address: address.clone(), cause: cause.without_url() }),
+        };
+        let status = response.status();
+        exchange.answered(status.as_u16());
+        if status.is_redirection() {
+            let location = response.headers().get(LOCATION).map(HeaderValue::as_bytes).unwrap_or_default();
+            let location = redirect(address, location, hidden);
+            return Err(Error::Redirected { address: address.clone(), status, location });
+        }
+        Ok(Answer { address: address.clone(), response, exchange, timed_out })
+    }
+
+    /// Makes one call to `server` and reads its answer whole, up to `limit` bytes after decompression.
+    pub async fn exchange(
+        &self,
+        server: Component,
+        request: RequestBuilder,
+        address: &Address,
+        limit: usize,
+        hidden: &Redaction,
+    ) -> Result<Reply, Error> {
+        self.send(server, request, address, hidden).await?.whole(limit).await
+    }
 }
 
 /// An answer of which status and headers have arrived.
 #[derive(Debug)]
 pub struct Answer {
-    place: Place,
+    address: Address,
     response: reqwest::Response,
     exchange: Exchange,
-}
-
-/// Makes one call to `server` and waits for the head of its answer. A redirect is an error; where it leads to is told without what is
-/// `hidden`.
-pub async fn send(server: Server, request: RequestBuilder, place: &Place, hidden: &Redaction) -> Result<Answer, Error> {
-    let mut exchange = Exchange::with(server);
-    let response = request.send().await.map_err(|cause| unanswered(place, cause))?;
-    let status = response.status();
-    exchange.answered(status.as_u16());
-    if status.is_redirection() {
-        let location = response.headers().get(LOCATION).map(HeaderValue::as_bytes).unwrap_or_default();
-        let location = redirect(place, location, hidden);
-        return Err(Error::Redirected { place: place.clone(), status, location });
-    }
-    Ok(Answer { place: place.clone(), response, exchange })
+    /// The error, if the rest does not arrive in time.
+    timed_out: Error,
 }
 
 /// Where a redirect leads, fit to be shown: it may repeat what it was asked, with user, password and query.
-fn redirect(place: &Place, location: &[u8], hidden: &Redaction) -> Excerpt {
+fn redirect(address: &Address, location: &[u8], hidden: &Redaction) -> Excerpt {
     let location = hidden.apply(&String::from_utf8_lossy(location));
-    let shown = match Url::parse(&place.0).and_then(|base| base.join(&location)) {
-        Ok(url) => Place::of(&url).0,
+    let shown = match Url::parse(&address.0).and_then(|base| base.join(&location)) {
+        Ok(url) => Address::of(&url).0,
         Err(_) => String::new(),
     };
     Excerpt::of(shown.as_bytes(), hidden)
 }
 
-/// No address of ours is shown with its query, and the client's own words would show it.
-fn unanswered(place: &Place, cause: reqwest::Error) -> Error {
-    let place = place.clone();
-    if cause.is_timeout() && !cause.is_connect() {
-        return Error::TimedOut { place };
-    }
-    Error::Unanswered { place, cause: cause.without_url() }
-}
-
-/// Makes one call to `server` and reads its answer whole, up to `limit` bytes after decompression.
-pub async fn exchange(
-    server: Server,
-    request: RequestBuilder,
-    place: &Place,
-    limit: usize,
-    hidden: &Redaction,
-) -> Result<Reply, Error> {
-    send(server, request, place, hidden).await?.whole(limit).await
-}
 
 impl Answer {
     /// The whole answer; its body must arrive complete and within `limit` bytes after decompression.
@@ -267,16 +295,16 @@ impl Answer {
         loop {
             match self.response.chunk().await {
                 Ok(Some(chunk)) if body.len() + chunk.len() > limit => {
-                    return Err(Error::TooLarge { place: self.place, limit });
+                    return Err(Error::TooLarge { address: self.address, limit });
                 }
                 Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-                Ok(None) => return Ok(self.into_reply(body)),
+                Ok(None) => return Ok(self.reply(body)),
                 Err(cause) => {
                     self.exchange.broke_off();
                     if cause.is_timeout() {
-                        return Err(Error::TimedOut { place: self.place });
+                        return Err(self.timed_out);
                     }
-                    return Err(Error::BrokenOff { place: self.place, cause: cause.without_url() });
+                    return Err(Error::BrokenOff { address: self.address, cause: cause.without_url() });
                 }
             }
         }
@@ -290,17 +318,22 @@ impl Answer {
             match self.response.chunk().await {
                 Ok(Some(chunk)) => body.extend_from_slice(&chunk),
                 Ok(None) => break None,
-                Err(cause) if cause.is_timeout() => break Some(Error::TimedOut { place: self.place.clone() }),
-                Err(cause) => break Some(Error::BrokenOff { place: self.place.clone(), cause: cause.without_url() }),
+                Err(cause) => break Some(cause),
             }
             if body.len() > enough {
-                break Some(Error::TooLarge { place: self.place.clone(), limit: enough });
+                let missing = Error::TooLarge { address: self.address.clone(), limit: enough };
+                return (self.reply(body), Some(missing));
             }
         };
-        (self.into_reply(body), missing)
+        let reply = self.reply(body);
+        let missing = missing.map(|cause| match cause.is_timeout() {
+            true => self.timed_out,
+            false => Error::BrokenOff { address: self.address, cause: cause.without_url() },
+        });
+        (reply, missing)
     }
 
-    fn into_reply(self, body: BytesMut) -> Reply {
+    fn reply(&self, body: BytesMut) -> Reply {
         let status = self.response.status();
         let headers = self.response.headers().clone();
         Reply { status, headers, body: body.freeze() }

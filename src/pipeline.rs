@@ -1,190 +1,302 @@
-//! A pipeline: a source, a destination and the state between them, from the names and variables of the configuration to what runs.
+//! Pipelines: from the names and variables of the configuration to parts that run, one or several in a process.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{ConfigError, Environment, Noted, Owner, Reader};
-use crate::destination::datadog::Labels;
+use crate::clock::Clock;
+use crate::component::{Configured, Context};
+use crate::config::{self, ConfigError, Environment, Mistakes, Noted, Owner, Reader, Variable};
+use crate::dead_letter::{self, DeadLetters};
+use crate::destination::Destination;
+use crate::engine::{self, Mode, Parts};
+use crate::pipeline_name::PipelineName;
 use crate::secret::Secret;
-use crate::source::sectigo::{self, Sectigo};
-use crate::state::variables::Storage;
-use crate::sync::Mode;
+use crate::source::{self, Source};
+use crate::state::{self, StateStore};
+use crate::telemetry::liveness::{Liveness, Pace};
+use crate::telemetry::metrics::Metrics;
 use crate::variable_name::VariableName;
-use crate::{config, destination, http, source, state, sync, telemetry};
+use crate::{http, telemetry};
+use registry::{PIPELINES, Wanted};
 
 pub mod registry;
+pub(crate) mod supervisor;
 #[cfg(test)]
 mod tests;
 
-/// The name of the file for dead letters, beside the state.
-const DEAD_LETTER_FILE: &str = "sectigo-audit-rejected.ndjson";
-
-/// The source whose prefix may stand before every variable.
-pub(crate) fn owner() -> Owner {
-    Owner { kind: Sectigo::NAME, label: None }
-}
-
-/// Everything that the program is given, validated. `D` is what is known of the destination: a dry run needs the labels alone.
+/// Everything that the program is given, validated.
 #[derive(Debug)]
-pub(crate) struct Config<D = destination::datadog::Settings> {
-    /// Where events come from.
-    pub(crate) sectigo: sectigo::Settings,
-    /// Where events go to.
-    pub(crate) datadog: D,
-    /// Where the state is kept.
-    pub(crate) storage: Storage,
-    /// How the engine is to work.
-    pub(crate) sync: sync::Settings,
-    /// How servers are called.
-    pub(crate) http: http::Settings,
+pub(crate) struct Config {
+    /// What runs.
+    pub(crate) pipelines: Vec<Pipeline>,
     /// Where probes and Prometheus are answered; none to answer nobody.
     pub(crate) listen: Option<SocketAddr>,
+    /// The variable that sets it.
+    pub(crate) listen_variable: VariableName,
     /// How the program logs.
     pub(crate) telemetry: telemetry::Settings,
-    /// The variables that messages name.
-    pub(crate) names: Names,
     /// What is allowed but hardly meant, to be logged.
     pub(crate) warnings: Vec<String>,
 }
 
-/// The variables that messages name, as the operator set them.
-#[derive(Debug, Clone)]
-pub(crate) struct Names {
-    /// Where probes and Prometheus are answered.
-    pub(crate) listen: VariableName,
-    /// Which backend keeps the state.
-    pub(crate) backend: VariableName,
+/// A pipeline of which every variable was read and is valid.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    /// Its name.
+    pub(crate) name: PipelineName,
+    /// How its engine works.
+    pub(crate) settings: engine::Settings,
+    source: Configured<dyn Source>,
+    destination: Configured<dyn Destination>,
+    store: Store,
+    http: http::Settings,
+    dead_letters: DeadLetters,
+}
+
+/// The state store of a pipeline.
+#[derive(Debug)]
+pub(crate) struct Store {
+    /// The kind of store.
+    pub(crate) kind: &'static state::Kind,
+    /// The variable that chose it.
+    pub(crate) variable: VariableName,
+    configured: state::ConfiguredStore,
+}
+
+/// What a configuration is read for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To deliver.
+    Run,
+    /// To print what would be delivered: no destination is called, so none needs its credentials.
+    DryRun,
+}
+
+/// The pipelines that the environment names.
+pub(crate) fn wanted(environment: &Environment) -> Result<Vec<Wanted>, ConfigError> {
+    config::read(environment, &Owner::process(), &[], |reader| reader.get(&PIPELINES))
+}
+
+/// The environment of this process.
+pub(crate) fn environment() -> Environment {
+    Environment::from_pairs(std::env::vars_os().collect::<Vec<(OsString, OsString)>>())
+}
+
+/// Whose prefix may stand before the variables of the process: the source's, where only one runs.
+fn process_owner(wanted: &[Wanted]) -> Owner {
+    match wanted {
+        [first, rest @ ..] if rest.iter().all(|other| (other.source.name, &other.label) == (first.source.name, &first.label)) => {
+            first.owner()
+        }
+        _ => Owner::process(),
+    }
+}
+
+impl Wanted {
+    /// Whose variables are read for it.
+    pub(crate) fn owner(&self) -> Owner {
+        Owner::source(self.source.name, self.label.as_deref())
+    }
 }
 
 impl Config {
-    /// Reads everything.
-    pub(crate) fn from_environment(environment: &Environment) -> Result<Self, ConfigError> {
-        Self::read(environment, |folder, reader| {
-            let given = reader.find(&destination::variables::DEAD_LETTER_PATH);
-            let dead_letters = given.map(|given| given.or_else(|| folder.map(|folder| folder.join(DEAD_LETTER_FILE))));
-            destination::datadog::variables::settings(dead_letters, reader)
-        })
+    /// Reads everything for the `wanted` pipelines. The error names every mistake of all of them.
+    pub(crate) fn read(environment: &Environment, wanted: &[Wanted], purpose: Purpose) -> Result<Self, ConfigError> {
+        let owners: Vec<_> = wanted.iter().map(Wanted::owner).collect();
+        // A misspelt name is often the cause of another one that is missing.
+        let mut warnings = config::strangers(environment, &owners, &registry::sections());
+        let mut mistakes = Mistakes::default();
+        let pipelines: Vec<_> = wanted
+            .iter()
+            .map(|wanted| {
+                let (owner, warnings) = (wanted.owner(), &mut warnings);
+                Pipeline::read(wanted, &mut Reader::new(environment, &owner, &mut mistakes), purpose, warnings)
+            })
+            .collect();
+        let owner = process_owner(wanted);
+        let mut reader = Reader::new(environment, &owner, &mut mistakes);
+        let listen = reader.find(&telemetry::variables::LISTEN);
+        let telemetry = telemetry::variables::settings(&mut reader);
+        let listen_variable = reader.name(&telemetry::variables::LISTEN.spec);
+        let proxies = reader.check_proxies();
+        let build = || {
+            proxies?;
+            let pipelines = pipelines.into_iter().collect::<Result<_, Noted>>()?;
+            Ok(Self { pipelines, listen: listen?, listen_variable, telemetry: telemetry?, warnings: Vec::new() })
+        };
+        let built = build();
+        let config = mistakes.conclude(built, &warnings)?;
+        Ok(Self { warnings, ..config })
     }
 
     /// The secrets that came from files, and can be read again.
     pub(crate) fn secret_files(&self) -> Vec<Secret> {
-        let secrets = [Some(&self.sectigo.client_secret), Some(&self.datadog.api_key), self.storage.secret()];
-        secrets.into_iter().flatten().filter(|secret| secret.is_from_file()).cloned().collect()
+        let all = self.pipelines.iter().flat_map(Pipeline::secrets);
+        all.filter(|secret| secret.is_from_file()).cloned().collect()
     }
 }
 
-impl Config<Labels> {
-    /// Reads what a dry run needs: everything but how Datadog is reached, the API key included.
-    pub(crate) fn for_dry_run(environment: &Environment) -> Result<Self, ConfigError> {
-        Self::read(environment, |_, reader| destination::datadog::variables::labels(reader))
-    }
-}
-
-impl<D> Config<D> {
-    /// `destination` is read with the folder of the state, if it has one.
+impl Pipeline {
     fn read(
-        environment: &Environment,
-        destination: impl FnOnce(Option<&std::path::Path>, &mut Reader<'_>) -> Result<D, Noted>,
-    ) -> Result<Self, ConfigError> {
-        // A misspelt name is often the cause of another one that is missing.
-        let strangers = config::strangers(environment, &owner(), registry::COMPONENTS);
-        let build = |reader: &mut Reader<'_>| Self::build(reader, destination);
-        let mut config = config::read(environment, &owner(), &strangers, build)?;
-        config.warnings.extend(strangers);
-        Ok(config)
-    }
-
-    fn build(
+        wanted: &Wanted,
         reader: &mut Reader<'_>,
-        destination: impl FnOnce(Option<&std::path::Path>, &mut Reader<'_>) -> Result<D, Noted>,
+        purpose: Purpose,
+        warnings: &mut Vec<String>,
     ) -> Result<Self, Noted> {
         // All parts are read before the first one that failed ends this: each adds its own mistakes.
-        let sectigo = sectigo::variables::settings(reader);
-        let storage = state::variables::settings(reader);
-        let folder = match &storage {
-            Ok(Storage::LocalFs { folder }) => Some(folder.as_path()),
-            _ => None,
+        let source = (wanted.source.read)(reader);
+        let destination = match purpose {
+            Purpose::Run => (wanted.destination.read)(reader, &wanted.source.product),
+            Purpose::DryRun => (wanted.destination.preview)(reader, &wanted.source.product),
         };
-        let datadog = destination(folder, reader);
-        let sync = sync::variables::settings(reader);
+        let store = Store::read(reader, &wanted.name);
+        let settings = engine::variables::settings(reader);
         let http = http::variables::settings(reader);
-        let listen = reader.find(&telemetry::variables::LISTEN);
-        let telemetry = telemetry::variables::settings(reader);
-        let proxies = reader.check_proxies();
-        let (storage, sync) = (storage?, sync?);
-        let warnings = doubts(&storage, &sync, reader);
-        let names = Names {
-            listen: reader.name(&telemetry::variables::LISTEN.spec),
-            backend: reader.name(&state::variables::BACKEND.spec),
-        };
-        proxies?;
+        let dead_letters = dead_letters(wanted, reader, store.as_ref().ok());
+        let interval = within(wanted, reader, &engine::variables::INTERVAL);
+        let lookback = within(wanted, reader, &source::variables::LOOKBACK);
+        let (store, settings) = (store?, settings?);
+        if !store.kind.is_lasting && settings.mode == Mode::Once {
+            let (backend, sync_loop) = (&store.variable, reader.name(&engine::variables::LOOP.spec));
+            warnings.push(format!(
+                "{backend}={} with {sync_loop}=false: the state is lost at the end of each run, so each run begins with the lookback again",
+                store.kind.name
+            ));
+        }
+        (interval?, lookback?);
         Ok(Self {
-            sectigo: sectigo?,
-            datadog: datadog?,
-            storage,
-            sync,
+            name: wanted.name.clone(),
+            settings,
+            source: source?,
+            destination: destination?,
+            store,
             http: http?,
-            listen: listen?,
-            telemetry: telemetry?,
-            names,
-            warnings,
+            dead_letters: dead_letters?,
         })
     }
+
+    fn secrets(&self) -> impl Iterator<Item = &Secret> {
+        [self.source.secrets(), self.destination.secrets(), self.store.configured.secrets()].into_iter().flatten()
+    }
+
+    /// How fast it is expected to be.
+    pub(crate) fn pace(&self) -> Pace {
+        Pace { interval: self.settings.interval, exchange: self.http.timeout }
+    }
+
+    /// The store, and whether it outlives the process.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What its components are built from.
+    pub(crate) fn context(&self) -> Context {
+        let metrics = Metrics::of(&self.name);
+        Context {
+            pipeline: self.name.clone(),
+            clock: Clock::system(),
+            http: Arc::new(http::Client::new(self.http.clone(), metrics.clone())),
+            metrics,
+            dead_letters: self.dead_letters.clone(),
+        }
+    }
+
+    /// New parts for an engine, with this `store`.
+    pub(crate) fn parts(&self, context: &Context, store: Arc<dyn StateStore>, liveness: Liveness) -> Parts {
+        Parts {
+            pipeline: self.name.clone(),
+            source: self.source.build(context),
+            destination: self.destination.build(context),
+            store,
+            clock: context.clock.clone(),
+            metrics: context.metrics.clone(),
+            liveness,
+        }
+    }
 }
 
-/// What follows from several settings together and is hardly meant.
-fn doubts(storage: &Storage, sync: &sync::Settings, reader: &Reader<'_>) -> Vec<String> {
-    let mut doubts = Vec::new();
-    if sync.interval > Duration::from_hours(17) {
-        let interval = reader.name(&sync::variables::INTERVAL.spec);
-        doubts.push(format!(
-            "{interval} is over 17h: Datadog takes no event that is over 18h old, so the oldest entries of each sync will show the time of \
-             sending"
-        ));
+impl Store {
+    /// Reads which store holds the state of `pipeline`, and the variables of that store.
+    pub(crate) fn read(reader: &mut Reader<'_>, pipeline: &PipelineName) -> Result<Self, Noted> {
+        let backend = &state::variables::BACKEND;
+        let kind = reader.find_with(backend, registry::store)?.ok_or_else(|| reader.refuse(&backend.spec, "is not set"))?;
+        let configured = (kind.read)(reader, pipeline)?;
+        Ok(Self { kind, variable: reader.name(&backend.spec), configured })
     }
-    if matches!(storage, Storage::Memory) && sync.mode == Mode::Once {
-        let (backend, sync_loop) =
-            (reader.name(&state::variables::BACKEND.spec), reader.name(&sync::variables::LOOP.spec));
-        let lookback = reader.name(&source::variables::LOOKBACK.spec);
-        doubts.push(format!(
-            "{backend}=memory with {sync_loop}=false: nothing is remembered between runs, so each one starts again at {lookback}"
-        ));
+
+    /// Builds it. Nothing is called yet.
+    pub(crate) fn build(&self) -> Arc<dyn StateStore> {
+        self.configured.build(&())
     }
-    doubts
 }
 
-/// The part of the configuration that working on the state alone needs: no keys, no servers.
+/// The file for dead letters is beside the state, where the state is in a folder of this machine.
+fn dead_letters(wanted: &Wanted, reader: &mut Reader<'_>, store: Option<&Store>) -> Result<DeadLetters, Noted> {
+    let given = reader.find(&dead_letter::PATH)?;
+    let folder = store.and_then(|store| (store.kind.folder)(reader));
+    let file = || Some(folder?.join(format!("{}.dead-letters.ndjson", wanted.name.file_stem())));
+    let variable = reader.name(&dead_letter::PATH.spec);
+    Ok(DeadLetters::new(wanted.name.clone(), given.or_else(file), variable))
+}
+
+/// Refuses a time that is longer than the age up to which the destination takes events with their own time.
+fn within(wanted: &Wanted, reader: &mut Reader<'_>, variable: &Variable<Duration>) -> Result<(), Noted> {
+    let (Some(oldest), Ok(time)) = (wanted.destination.oldest, reader.get(variable)) else { return Ok(()) };
+    if time <= oldest {
+        return Ok(());
+    }
+    let oldest = config::parse::short(oldest);
+    let rule = format!("must be at most {oldest}: {} takes no older event with its own time", wanted.destination.title);
+    Err(reader.refuse(&variable.spec, rule))
+}
+
+/// The part of a pipeline's configuration that working on its state needs: no keys, no servers.
 #[derive(Debug)]
 pub(crate) struct StateConfig {
-    /// Where the state is kept.
-    pub(crate) storage: Storage,
-    /// The variable that chose it.
-    pub(crate) backend: VariableName,
+    /// The pipeline.
+    pub(crate) name: PipelineName,
+    /// The kind of its source, which understands its cursor.
+    pub(crate) source: &'static source::Kind,
+    /// Where its state is stored.
+    pub(crate) store: Store,
     /// How far back the very first sync goes.
     pub(crate) lookback: Duration,
-    /// How the program logs.
-    pub(crate) telemetry: telemetry::Settings,
 }
 
 impl StateConfig {
-    /// Reads this part, blind to all other variables.
-    pub(crate) fn from_environment(environment: &Environment) -> Result<Self, ConfigError> {
-        let read = |reader: &mut Reader<'_>| {
-            let storage = state::variables::settings(reader);
+    /// Reads this part for each of the `wanted` pipelines, blind to all other variables, and how the program logs.
+    pub(crate) fn read(
+        environment: &Environment,
+        wanted: &[Wanted],
+    ) -> Result<(Vec<Self>, telemetry::Settings), ConfigError> {
+        let mut mistakes = Mistakes::default();
+        let read = |wanted: &Wanted, mistakes: &mut Mistakes| {
+            let owner = wanted.owner();
+            let reader = &mut Reader::new(environment, &owner, mistakes);
+            let store = Store::read(reader, &wanted.name);
             let lookback = reader.get(&source::variables::LOOKBACK);
-            let telemetry = telemetry::variables::settings(reader);
-            let backend = reader.name(&state::variables::BACKEND.spec);
-            Ok(Self { storage: storage?, backend, lookback: lookback?, telemetry: telemetry? })
+            Ok(Self { name: wanted.name.clone(), source: wanted.source, store: store?, lookback: lookback? })
         };
-        config::read(environment, &owner(), &[], read)
+        let states: Vec<Result<_, Noted>> = wanted.iter().map(|wanted| read(wanted, &mut mistakes)).collect();
+        let owner = process_owner(wanted);
+        let telemetry = telemetry::variables::settings(&mut Reader::new(environment, &owner, &mut mistakes));
+        let built = states.into_iter().collect::<Result<_, _>>().and_then(|states| Ok((states, telemetry?)));
+        mistakes.conclude(built, &[])
     }
 
-    /// The same for another `backend`.
-    pub(crate) fn for_backend(environment: Environment, backend: &str) -> Result<Self, ConfigError> {
-        let names = owner().names(&state::variables::BACKEND.spec);
+    /// The same of one pipeline for another `backend`.
+    pub(crate) fn for_backend(environment: Environment, wanted: &Wanted, backend: &str) -> Result<Self, ConfigError> {
+        let names = wanted.owner().names(&state::variables::BACKEND.spec);
         let first = names.first().map_or(state::variables::BACKEND.spec.name, String::as_str);
-        Self::from_environment(&environment.with(first, backend))
+        let environment = environment.with(first, backend);
+        let owner = wanted.owner();
+        config::read(&environment, &owner, &[], |reader| {
+            let store = Store::read(reader, &wanted.name);
+            let lookback = reader.get(&source::variables::LOOKBACK);
+            Ok(Self { name: wanted.name.clone(), source: wanted.source, store: store?, lookback: lookback? })
+        })
     }
 }
 
@@ -193,22 +305,16 @@ impl StateConfig {
 pub(crate) struct HealthConfig {
     /// Where the daemon listens.
     pub(crate) listen: SocketAddr,
-    /// The variable that says so.
-    pub(crate) name: VariableName,
+    /// The variable that sets it.
+    pub(crate) variable: VariableName,
 }
 
 impl HealthConfig {
     /// Reads this part, blind to all other variables.
-    pub(crate) fn from_environment(environment: &Environment) -> Result<Self, ConfigError> {
-        let read = |reader: &mut Reader<'_>| {
+    pub(crate) fn read(environment: &Environment, wanted: &[Wanted]) -> Result<Self, ConfigError> {
+        config::read(environment, &process_owner(wanted), &[], |reader| {
             let listen = reader.get(&telemetry::variables::LISTEN)?;
-            Ok(Self { listen, name: reader.name(&telemetry::variables::LISTEN.spec) })
-        };
-        config::read(environment, &owner(), &[], read)
+            Ok(Self { listen, variable: reader.name(&telemetry::variables::LISTEN.spec) })
+        })
     }
-}
-
-/// The environment of this process.
-pub(crate) fn environment() -> Environment {
-    Environment::from_pairs(std::env::vars_os().collect::<Vec<(OsString, OsString)>>())
 }

@@ -1,9 +1,11 @@
-//! Secrets: never shown, given as a value or in a file, and readable again when the far side refuses them.
+//! Secrets: never shown, given as a value or in a file, and read again when a server rejects them.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -52,20 +54,20 @@ impl Secret {
         Ok(Self { variable: variable.into(), file: Some(path), value: Arc::new(RwLock::new(value)) })
     }
 
-    /// The variable that an operator has to correct when this secret is refused.
+    /// The variable that an operator has to correct when this secret is rejected.
     pub fn variable(&self) -> &VariableName {
         &self.variable
     }
 
     /// The value as last read.
     pub fn current(&self) -> SecretString {
-        self.value.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.value.read().clone()
     }
 
-    /// Reads the file again after `refused` was refused; true if there is another value to be tried now.
-    pub fn renewed_since(&self, refused: &SecretString) -> Result<bool, SecretError> {
+    /// Reads the file again after `rejected` was rejected; true if there is another value to be tried now.
+    pub fn renewed_since(&self, rejected: &SecretString) -> Result<bool, SecretError> {
         self.reload()?;
-        Ok(self.current().expose_secret() != refused.expose_secret())
+        Ok(self.current().expose_secret() != rejected.expose_secret())
     }
 
     /// Whether it came from a file.
@@ -77,7 +79,7 @@ impl Secret {
     pub fn reload(&self) -> Result<bool, SecretError> {
         let Some(path) = &self.file else { return Ok(false) };
         let new = read(path)?;
-        let mut value = self.value.write().unwrap_or_else(PoisonError::into_inner);
+        let mut value = self.value.write();
         let is_changed = value.expose_secret() != new.expose_secret();
         *value = new;
         Ok(is_changed)

@@ -6,41 +6,19 @@
 //! A jump of the wall clock alone would leave the reading right. It is still void then, because the next answer brings a new one.
 
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
+
+use crate::clock::LocalTime;
 
 /// A reading counts for this long after its request.
 pub const LIFETIME: Duration = Duration::from_secs(600);
 
 /// Clocks that differ by no more than this agree.
 pub const TOLERANCE: Duration = Duration::from_secs(120);
-
-/// A moment, as both clocks of this machine show it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LocalTime {
-    /// The time of day.
-    pub wall: Timestamp,
-    /// The clock that nobody sets.
-    pub monotonic: Instant,
-}
-
-impl LocalTime {
-    /// The present moment.
-    pub fn now() -> Self {
-        Self { wall: Timestamp::now(), monotonic: Instant::now() }
-    }
-
-    /// The monotonic time from `earlier` to here; negative where `earlier` is later.
-    fn elapsed_since(self, earlier: Instant) -> SignedDuration {
-        match self.monotonic.checked_duration_since(earlier) {
-            Some(elapsed) => signed(elapsed),
-            None => -signed(earlier.duration_since(self.monotonic)),
-        }
-    }
-}
 
 /// A server's `Date`, and the call whose answer carried it. The server wrote the date between the two ends of the call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +34,7 @@ pub struct Reading {
 impl Reading {
     /// Whether the reading still counts.
     pub fn holds(&self, now: LocalTime) -> bool {
-        let monotonic = now.elapsed_since(self.asked.monotonic);
+        let monotonic = elapsed(self.asked.monotonic, now);
         let wall = now.wall.duration_since(self.asked.wall);
         let apart = (wall - monotonic).unsigned_abs();
         monotonic.max(wall) <= signed(LIFETIME) && apart <= TOLERANCE
@@ -67,13 +45,13 @@ impl Reading {
     /// The date is rounded, and the answer took its time. What our wall clock shows counts within these limits, so that clocks that agree
     /// stay exact.
     pub fn at(&self, moment: LocalTime) -> Timestamp {
-        let latest = self.after(moment.elapsed_since(self.asked.monotonic) + SignedDuration::from_secs(1));
+        let latest = self.after(elapsed(self.asked.monotonic, moment) + SignedDuration::from_secs(1));
         moment.wall.min(latest).max(self.earliest(moment))
     }
 
     /// The earliest time that the server's clock can have shown at `moment`.
     fn earliest(&self, moment: LocalTime) -> Timestamp {
-        self.after(moment.elapsed_since(self.answered.monotonic))
+        self.after(elapsed(self.answered.monotonic, moment))
     }
 
     fn after(&self, elapsed: SignedDuration) -> Timestamp {
@@ -121,7 +99,7 @@ pub enum News {
 pub struct ServerTime {
     reading: Option<Reading>,
     differs: Option<Difference>,
-    told_undated: bool,
+    noted_undated: bool,
 }
 
 impl ServerTime {
@@ -142,8 +120,8 @@ impl ServerTime {
 
     /// Notes an answer without a date.
     pub fn undated(&mut self) -> Option<News> {
-        let is_news = self.reading.is_none() && !self.told_undated;
-        self.told_undated |= is_news;
+        let is_news = self.reading.is_none() && !self.noted_undated;
+        self.noted_undated |= is_news;
         is_news.then_some(News::Undated)
     }
 
@@ -160,7 +138,7 @@ impl ServerTime {
     }
 }
 
-/// A server's clock, which tells in the log when it differs from ours.
+/// A server's clock. Each change in how it compares with ours is logged.
 #[derive(Debug, Default)]
 pub struct ServerClock(Mutex<ServerTime>);
 
@@ -206,7 +184,15 @@ impl ServerClock {
     }
 
     fn known(&self) -> MutexGuard<'_, ServerTime> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
+    }
+}
+
+/// The monotonic time from `earlier` to `moment`; negative where `earlier` is later.
+fn elapsed(earlier: Instant, moment: LocalTime) -> SignedDuration {
+    match moment.monotonic.checked_duration_since(earlier) {
+        Some(elapsed) => signed(elapsed),
+        None => -signed(earlier.duration_since(moment.monotonic)),
     }
 }
 
@@ -310,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_is_told_once_for_each_change() {
+    fn a_difference_is_news_once_for_each_change() {
         let mut server = ServerTime::default();
         let mut start = Duration::ZERO;
         let mut answer = |ahead: i64| {
@@ -351,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_without_a_date_is_told_of_once_and_only_if_it_never_sent_one() {
+    fn a_server_without_a_date_is_news_once_and_only_if_it_never_sent_one() {
         let mut server = ServerTime::default();
         assert_eq!((server.undated(), server.undated()), (Some(News::Undated), None));
         assert_eq!(known(Machine::ahead(0)).undated(), None);

@@ -1,4 +1,4 @@
-//! Where a synchronisation remembers how far it got.
+//! Where a pipeline stores how far it got.
 //!
 //! A store keeps one small [`Document`] and replaces it only if it is still the one that was read: every save names the
 //! [`Version`] that it replaces. What the document says is read and written here, in one place for all stores.
@@ -6,13 +6,18 @@
 use std::fmt;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::component::Configured;
+use crate::config::{Noted, Reader, Spec};
+use crate::destination::Mark;
 use crate::failure::Class;
+use crate::pipeline_name::PipelineName;
 use crate::source::Cursor;
 use lease::Lease;
 
@@ -37,20 +42,23 @@ const LAYOUT: u32 = 1;
 /// A store that contradicts itself this often in a row has a fault.
 const CONTRADICTIONS: u32 = 3;
 
-/// What is remembered: under 1 kB beside the cursor, and never a secret.
+/// What is stored: under 1 kB beside cursor and mark, and never a secret.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct State {
     /// Layout of the document.
     version: u32,
-    /// Which source's cursor this is.
-    pub source: String,
+    /// Which pipeline's cursor this is.
+    pub pipeline: PipelineName,
     /// How far delivery got.
     pub cursor: Cursor,
-    /// Who works on it, on stores that several machines share.
+    /// What the destination wants to find beside the cursor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<Mark>,
+    /// Who is active, on stores that several machines share.
     pub lease: Option<Lease>,
     /// Which save wrote this document.
     pub nonce: Nonce,
-    /// Whether its writer had found no document and has not been at work for long: who knows of one before it may overrule it.
+    /// Whether its writer found no document, not long ago. An instance that knows an earlier document may overrule it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub first: bool,
     /// When it was written, by the writer's clock; for people, no decision depends on it.
@@ -111,9 +119,9 @@ impl TryFrom<String> for Nonce {
 }
 
 impl State {
-    /// A state to be saved for the first time or in place of another.
-    pub fn new(source: &str, cursor: Cursor, nonce: Nonce, updated_at: Timestamp) -> Self {
-        Self { version: LAYOUT, source: source.to_owned(), cursor, lease: None, nonce, first: false, updated_at }
+    /// A state to be saved for the first time or instead of another.
+    pub fn new(pipeline: PipelineName, cursor: Cursor, nonce: Nonce, updated_at: Timestamp) -> Self {
+        Self { version: LAYOUT, pipeline, cursor, mark: None, lease: None, nonce, first: false, updated_at }
     }
 }
 
@@ -139,16 +147,25 @@ impl Document {
         &self.0
     }
 
-    /// What the document says; `place` is named when it cannot be understood.
-    pub fn read(&self, place: &str) -> Result<State, Error> {
+    /// The state of `pipeline`; an error where it belongs to another one. `location` is named in errors.
+    pub fn read_for(&self, pipeline: &PipelineName, location: &str) -> Result<State, Error> {
+        let state = self.read(location)?;
+        if state.pipeline == *pipeline {
+            return Ok(state);
+        }
+        Err(Error::OtherPipeline { location: location.to_owned(), found: state.pipeline, expected: pipeline.clone() })
+    }
+
+    /// What the document says, whichever pipeline it belongs to. `location` is named in errors.
+    pub fn read(&self, location: &str) -> Result<State, Error> {
         #[derive(Deserialize)]
         struct Layout {
             version: u32,
         }
-        let corrupt = |cause| Error::Corrupt { place: place.to_owned(), cause };
+        let corrupt = |cause: serde_json::Error| Error::Corrupt { location: location.to_owned(), cause: cause.into() };
         let Layout { version } = serde_json::from_slice(&self.0).map_err(corrupt)?;
         if version != LAYOUT {
-            return Err(Error::OtherLayout { place: place.to_owned(), version });
+            return Err(Error::OtherLayout { location: location.to_owned(), version });
         }
         serde_json::from_slice(&self.0).map_err(corrupt)
     }
@@ -187,11 +204,11 @@ pub enum Caution {
     Unknown(String),
 }
 
-/// A place that keeps one document.
+/// A store of one document.
 #[async_trait]
 pub trait StateStore: Send + Sync {
     /// Where the document is, for messages: a path or an address without credentials.
-    fn place(&self) -> String;
+    fn location(&self) -> String;
 
     /// Asks to be the only one who works on the document, for as long as the process lives.
     async fn claim(&self) -> Result<Claim, Error>;
@@ -208,7 +225,7 @@ pub trait StateStore: Send + Sync {
     /// version; [`Error::Conflict`] if the store holds another.
     async fn save(&self, document: &Document, expected: Option<&Version>) -> Result<Version, Error>;
 
-    /// Proves that the store can be written to and heeds the version that a save names, without changing the document.
+    /// Proves that the store can be written to and obeys the version that a save names, without changing the document.
     async fn probe(&self) -> Result<(), Error>;
 
     /// What an operator should know of how the store is set up; empty where nothing is amiss. It changes nothing.
@@ -216,10 +233,28 @@ pub trait StateStore: Send + Sync {
         Vec::new()
     }
 
-    /// The least time between two saves that the store bears. The engine delivers on in between.
+    /// The least time between two saves. The engine goes on delivering in between.
     fn pace(&self) -> Duration {
         Duration::ZERO
     }
+}
+
+/// A state store of which every variable was read and is valid.
+pub type ConfiguredStore = Configured<dyn StateStore, ()>;
+
+/// A kind of state store, for the registry.
+#[derive(Debug)]
+pub struct Kind {
+    /// Its name in `AUDITSYNC_STORAGE_BACKEND`.
+    pub name: &'static str,
+    /// Its own variables, in the order of the tables.
+    pub variables: &'static [&'static Spec],
+    /// Whether the state outlives the process.
+    pub is_lasting: bool,
+    /// The folder of this machine that holds the state, where one does: dead letters go beside it.
+    pub(crate) folder: fn(&mut Reader<'_>) -> Option<PathBuf>,
+    /// Reads its variables.
+    pub(crate) read: fn(&mut Reader<'_>, &PipelineName) -> Result<ConfiguredStore, Noted>,
 }
 
 impl Error {
@@ -230,11 +265,11 @@ impl Error {
             // Once or twice may be a race that somebody else undid.
             Self::Contradiction { times, .. } if *times < CONTRADICTIONS => Class::Retryable { after: None },
             Self::Contradiction { .. } => Class::Refused,
-            Self::Refused { .. } => Class::CredentialsRefused,
+            Self::Refused { .. } => Class::CredentialsRejected,
             Self::Conflict { .. }
             | Self::Corrupt { .. }
             | Self::OtherLayout { .. }
-            | Self::OtherSource { .. }
+            | Self::OtherPipeline { .. }
             | Self::NoLocks { .. }
             | Self::Unconditional { .. }
             | Self::Unwritable(_) => Class::Fatal,
@@ -246,34 +281,34 @@ impl Error {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The store did not do what it was asked.
-    #[error("cannot {action} the state at {place}")]
+    #[error("cannot {action} the state at {location}")]
     Io {
         /// What was attempted.
         action: &'static str,
         /// Where the document is.
-        place: String,
+        location: String,
         /// What the system said.
         #[source]
         cause: io::Error,
     },
     /// A store on the network did not answer as it should: it is down, slow, overloaded, or not yet ready.
-    #[error("cannot {action} the state at {place}")]
+    #[error("cannot {action} the state at {location}")]
     Unavailable {
         /// What was attempted.
         action: &'static str,
         /// Where the document is.
-        place: String,
+        location: String,
         /// What was found.
         #[source]
         cause: Cause,
     },
     /// The store does not let us: wrong credentials, or a permission that is missing.
-    #[error("not allowed to {action} the state at {place}; {remedy}")]
+    #[error("not allowed to {action} the state at {location}; {remedy}")]
     Refused {
         /// What was attempted.
         action: &'static str,
         /// Where the document is.
-        place: String,
+        location: String,
         /// What the operator has to grant or correct.
         remedy: String,
         /// What the store said.
@@ -281,10 +316,10 @@ pub enum Error {
         cause: Cause,
     },
     /// The store writes whatever it is asked, so two instances could move the cursor against each other.
-    #[error("the store at {place} does not heed conditional writes ({finding}); {remedy}")]
+    #[error("the store at {location} ignores the condition of conditional writes ({finding}); {remedy}")]
     Unconditional {
         /// Where the document is.
-        place: String,
+        location: String,
         /// What was asked, and what it did.
         finding: String,
         /// What the operator can do.
@@ -292,24 +327,24 @@ pub enum Error {
     },
     /// The store holds another document than the one to be replaced.
     #[error(
-        "the state at {place} was changed by someone else and is left as it is; see it with `auditsync state show`, and start \
+        "the state at {location} was changed by someone else and is left as it is; see it with `auditsync state show`, and start \
          again to go on from it"
     )]
     Conflict {
         /// Where the document is.
-        place: String,
+        location: String,
         /// What the store said, where it said anything.
         #[source]
         cause: Option<Cause>,
     },
     /// The store refuses a save as a conflict, and holds the very document (or none) that the save named.
     #[error(
-        "the store at {place} refuses to write the state because it changed, although it did not change (seen {times} times in a row); \
+        "the store at {location} refuses to write the state because it changed, although it did not change (seen {times} times in a row); \
          correct the store, or what stands before it, as its answer says"
     )]
     Contradiction {
         /// Where the document is.
-        place: String,
+        location: String,
         /// How often that was seen in a row, at least 1.
         times: u32,
         /// What the store said, where it said anything.
@@ -318,58 +353,59 @@ pub enum Error {
     },
     /// The document is not a state.
     #[error(
-        "the state at {place} cannot be read and is left as it is; put back a copy, or see it with `auditsync state show` and replace it with \
+        "the state at {location} cannot be read and is left as it is; put back a copy, or see it with `auditsync state show` and replace it with \
          `auditsync state set --since <time>`"
     )]
     Corrupt {
         /// Where the document is.
-        place: String,
+        location: String,
         /// What is wrong with it.
         #[source]
-        cause: serde_json::Error,
+        cause: Cause,
     },
     /// The document was written by another version of this program.
     #[error(
-        "the state at {place} has layout {version}, and this version of auditsync knows layout {LAYOUT} alone; run the version that wrote it"
+        "the state at {location} has layout {version}, and this version of auditsync knows layout {LAYOUT} alone; run the version that wrote it"
     )]
     OtherLayout {
         /// Where the document is.
-        place: String,
+        location: String,
         /// Its layout.
         version: u32,
     },
-    /// The document belongs to another source.
+    /// The document belongs to another pipeline.
     #[error(
-        "the state at {place} belongs to the source {found:?}, not to {expected:?}; give each source a place of its own"
+        "the state at {location} belongs to the pipeline {found}, not to {expected}; it is left as it is; give each pipeline a location of \
+         its own, or move the state with `auditsync state`"
     )]
-    OtherSource {
+    OtherPipeline {
         /// Where the document is.
-        place: String,
-        /// The source that it names.
-        found: String,
-        /// The source that runs.
-        expected: &'static str,
+        location: String,
+        /// The pipeline that it names.
+        found: PipelineName,
+        /// The pipeline that runs.
+        expected: PipelineName,
     },
     /// The file system has no locks, so two processes could not be told apart.
     #[error(
-        "the file system at {place} does not lock files, so a second instance could not be kept out; put the state on a local disk"
+        "the file system at {location} does not lock files, so a second instance could not be kept out; put the state on a local disk"
     )]
     NoLocks {
         /// Where the lock file is.
-        place: String,
+        location: String,
         /// What the system said.
         #[source]
         cause: io::Error,
     },
     /// Another process works on it.
-    #[error("the state at {place} is in use by {holder}")]
+    #[error("the state at {location} is in use by {holder}")]
     Busy {
         /// Where the document is.
-        place: String,
+        location: String,
         /// Who uses it.
         holder: String,
     },
-    /// The state cannot be put into words.
+    /// The state has no JSON form.
     #[error("the state cannot be written as JSON")]
     Unwritable(#[source] serde_json::Error),
 }

@@ -1,5 +1,5 @@
-//! What the program tells of itself: its own logs, to standard error as text or JSON, and below this its metrics ([`metrics`]), its
-//! signs of life ([`pulse`]) and who answers for both ([`listener`]).
+//! What an operator sees of the program: its own logs, to standard error as text or JSON; its metrics ([`metrics`]); its health
+//! ([`liveness`]); and the endpoints for both ([`listener`]).
 
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal as _, Write};
@@ -12,7 +12,7 @@ use tracing_subscriber::{Layer as _, Registry, fmt};
 
 pub mod listener;
 pub mod metrics;
-pub mod pulse;
+pub mod liveness;
 pub(crate) mod variables;
 
 /// How the program logs.

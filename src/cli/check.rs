@@ -1,125 +1,103 @@
 //! `auditsync check`: every part tried by itself, one line each.
 
-use std::error::Error;
 use std::fmt::Display;
-use std::sync::Arc;
-
-use jiff::Timestamp;
 
 use super::exit::Exit;
-use super::{assemble, begin, print};
-use crate::destination::datadog::Datadog;
-use crate::failure::{Chain, Class};
-use crate::http;
-use crate::pipeline::Config;
-use crate::server_time::LocalTime;
-use crate::source::sectigo::{self, Sectigo};
-use crate::source::{self, Source as _};
-use crate::state::{self, Caution, Claim, State, StateStore};
+use super::{begin, print};
+use crate::component::{Check, Finding};
+use crate::failure::Chain;
+use crate::pipeline::{Config, Pipeline};
+use crate::source::Source;
+use crate::state::{self, Caution, Claim, StateStore};
+use crate::telemetry::liveness::Liveness;
 
-/// Tries everything, prints a line for each part, and ends with the first failure's code.
+/// Tries everything, prints a line for each part, and ends with the gravest failure's code.
 pub(super) async fn check(config: Config) -> Exit {
     begin(config.telemetry, &config.warnings);
-    let mut failures = Failures { exit: Exit::Done };
+    let has_several = config.pipelines.len() > 1;
     line("ok", "configuration", "every variable is understood");
+    let mut gravest = Exit::Done;
+    for pipeline in config.pipelines {
+        if has_several {
+            print(&format!("\n{}", pipeline.name));
+        }
+        gravest = gravest.max(check_pipeline(pipeline).await);
+    }
+    gravest
+}
 
-    let http = Arc::new(http::Client::new(config.http));
-    let source = Sectigo::new(config.sectigo, Arc::clone(&http));
-    let destination = Datadog::new(config.datadog, Sectigo::NAME, http);
-    let now = Timestamp::now();
-
-    match source.check_token().await {
-        Ok(endpoint) => {
-            line("ok", "access token", format!("issued by {endpoint}"));
-            match source.check_page(now).await {
-                Ok(records) => line("ok", "audit records", format!("a page of the last hour has {records}")),
-                Err(error) => failures.failed("audit records", &error, Exit::from(&error)),
+async fn check_pipeline(pipeline: Pipeline) -> Exit {
+    let context = pipeline.context();
+    let parts = pipeline.parts(&context, pipeline.store().build(), Liveness::default());
+    let mut checks = parts.source.check(context.clock.local()).await;
+    // The destination's test entry carries the source's time where that is known, as events do.
+    let mut now = context.clock.local();
+    now.wall = parts.source.server_time(now).unwrap_or(now.wall);
+    checks.extend(parts.destination.check(now).await);
+    let mut gravest = Exit::Done;
+    for Check { part, finding } in checks {
+        match finding {
+            Finding::Works(seen) => line("ok", part, seen),
+            Finding::Risk(what) => line("warning", part, what),
+            Finding::Unknown(why) => line("unknown", part, why),
+            Finding::Failed(failure) => {
+                line("FAILED", part, Chain(&failure));
+                gravest = gravest.max(failure.class().into());
             }
         }
-        Err(error) => failures.failed("access token", &error, Exit::from(&error)),
     }
-    match destination.check_key().await {
-        Ok(()) => line("ok", "API key", "valid"),
-        // This is another host than the intake; a firewall may block it alone, and nothing else needs it.
-        Err(error) if matches!(error.class(), Class::Retryable { .. }) => line("unknown", "API key", Chain(&error)),
-        Err(error) => failures.failed("API key", &error, Exit::from(&error)),
-    }
-    match destination.check_entry(source.server_time(LocalTime::now()).unwrap_or(now)).await {
-        Ok(()) => line("ok", "test entry", format!("accepted by {}", destination.place())),
-        Err(error) => failures.failed("test entry", &error, Exit::from(&error)),
-    }
-    let store = assemble::store(config.storage);
-    match check_state(store.as_ref()).await {
+    match check_state(parts.store.as_ref(), &pipeline, parts.source.as_ref()).await {
         Ok(state) => {
             line("ok", "state", state);
-            for caution in store.cautions().await {
+            for caution in parts.store.cautions().await {
                 match caution {
                     Caution::Risk(what) => line("warning", "state", what),
                     Caution::Unknown(what) => line("unknown", "state", what),
                 }
             }
         }
-        Err(error) => failures.failed("state", &error, Exit::from(&error)),
+        Err(error) => {
+            line("FAILED", "state", Chain(&error));
+            gravest = gravest.max(Exit::from(&error));
+        }
     }
-    failures.exit
+    gravest
 }
 
-/// Reads the state and proves that it can be written, without changing it: another instance may be at work.
-async fn check_state(store: &dyn StateStore) -> Result<String, state::Error> {
-    let place = store.place();
+/// Reads the state and proves that it can be written, without changing it: another instance may be active.
+async fn check_state(store: &dyn StateStore, pipeline: &Pipeline, source: &dyn Source) -> Result<String, state::Error> {
+    let location = store.location();
     let claim = store.claim().await?;
     let held = match store.load().await? {
-        Some((document, _)) => Some(document.read(&place)?),
+        Some((document, _)) => Some(document.read_for(&pipeline.name, &location)?),
         None => None,
     };
-    let position = match &held {
+    let reached = match &held {
         None => "nothing yet".to_owned(),
-        Some(state) => format!("delivered up to {}", position(state, &place)?),
+        Some(state) => {
+            let corrupt = |cause| state::Error::Corrupt { location: location.clone(), cause: Box::new(cause) };
+            format!("delivered up to {}", source.reached(&state.cursor).map_err(corrupt)?)
+        }
     };
     match claim {
-        Claim::Busy { holder } => return Ok(format!("{place}: {position}; in use by {holder}, so it was not written")),
+        Claim::Busy { holder } => return Ok(format!("{location}: {reached}; in use by {holder}, so it was not written")),
         Claim::Granted => {
             store.probe().await?;
-            return Ok(format!("{place}: {position}; can be written"));
+            return Ok(format!("{location}: {reached}; can be written"));
         }
         Claim::ByLease => store.probe().await?,
     }
     let holder = match held.and_then(|state| state.lease) {
         Some(lease) => {
             let ttl = humantime::format_duration(lease.length());
-            format!("the lease is with {}, for {ttl} after each sign of life", lease.holder)
+            format!("{} holds the lease, for {ttl} after each heartbeat", lease.holder)
         }
         None => "the lease is free".to_owned(),
     };
-    Ok(format!("{place}: {position}; can be written, by one instance at a time; {holder}"))
-}
-
-fn position(state: &State, place: &str) -> Result<Timestamp, state::Error> {
-    if state.source != Sectigo::NAME {
-        let (place, found) = (place.to_owned(), state.source.clone());
-        return Err(state::Error::OtherSource { place, found, expected: Sectigo::NAME });
-    }
-    sectigo::position(&state.cursor).map_err(|error| match error {
-        source::Error::Cursor(cause) => state::Error::Corrupt { place: place.to_owned(), cause },
-        other => state::Error::Io { action: "read", place: place.to_owned(), cause: std::io::Error::other(other) },
-    })
+    Ok(format!("{location}: {reached}; can be written, by one instance at a time; {holder}"))
 }
 
 /// Prints a line for a part.
 fn line(verdict: &str, part: &str, line: impl Display) {
     print(&format!("{verdict:<8} {part:<14} {line}"));
-}
-
-/// The first failure's exit code.
-struct Failures {
-    exit: Exit,
-}
-
-impl Failures {
-    fn failed(&mut self, part: &str, error: &(dyn Error + 'static), exit: Exit) {
-        line("FAILED", part, Chain(error));
-        if self.exit == Exit::Done {
-            self.exit = exit;
-        }
-    }
 }

@@ -1,25 +1,26 @@
-//! Exit codes, after `sysexits.h`, so that a supervisor can tell what to do.
+//! Exit codes, after `sysexits.h`, so that a supervisor can act on them.
 
 use std::process::ExitCode;
 
-use crate::sync::verdict::Reason;
-use crate::{destination, source, state, sync};
+use crate::engine::decision::Reason;
+use crate::failure::Class;
+use crate::{engine, state};
 
-/// How the process ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How the process ends. The order is that of gravity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Exit {
-    /// What was asked for is done.
+    /// Everything was done.
     Done,
     /// The command line is wrong.
     Usage,
-    /// The program is.
-    Bug,
-    /// The state cannot be read or written.
-    State,
     /// It may work later.
     TryAgain,
-    /// Credentials were refused.
+    /// The state cannot be read or written, or the output cannot.
+    State,
+    /// A server rejected the credentials.
     Credentials,
+    /// The program has a bug.
+    Bug,
     /// The configuration is wrong.
     Configuration,
 }
@@ -45,18 +46,18 @@ impl From<Exit> for ExitCode {
     }
 }
 
-impl From<&sync::Error> for Exit {
-    fn from(error: &sync::Error) -> Self {
+impl From<&engine::Error> for Exit {
+    fn from(error: &engine::Error) -> Self {
         match error {
-            // What `sysexits.h` has for input and output, like the state.
-            sync::Error::Destination { cause: destination::Error::Unprinted { .. }, .. } => Self::State,
-            sync::Error::Source { reason, .. } | sync::Error::Destination { reason, .. } => match reason {
+            engine::Error::GivenUp { reason, .. } => match reason {
                 Reason::Credentials => Self::Credentials,
-                Reason::OutOfPatience => Self::TryAgain,
-                Reason::Configuration | Reason::Hopeless => Self::Configuration,
+                Reason::BudgetSpent => Self::TryAgain,
+                // What `sysexits.h` has for input and output, like the state.
+                Reason::Closed => Self::State,
+                Reason::Configuration | Reason::Fatal => Self::Configuration,
             },
-            sync::Error::State(error) => error.into(),
-            sync::Error::Clock { .. } => Self::TryAgain,
+            engine::Error::State(error) => error.into(),
+            engine::Error::Clock { .. } => Self::TryAgain,
         }
     }
 }
@@ -70,25 +71,27 @@ impl From<&state::Error> for Exit {
     }
 }
 
-impl From<&source::Error> for Exit {
-    fn from(error: &source::Error) -> Self {
-        error.class().into()
-    }
-}
-
-impl From<&destination::Error> for Exit {
-    fn from(error: &destination::Error) -> Self {
-        error.class().into()
-    }
-}
-
-impl From<crate::failure::Class> for Exit {
-    fn from(class: crate::failure::Class) -> Self {
-        use crate::failure::Class;
+impl From<Class> for Exit {
+    fn from(class: Class) -> Self {
         match class {
-            Class::Unauthorized | Class::CredentialsRefused => Self::Credentials,
+            Class::TokenRejected | Class::CredentialsRejected => Self::Credentials,
             Class::Refused | Class::Fatal => Self::Configuration,
+            Class::Closed => Self::State,
             Class::Retryable { .. } | Class::Unreadable | Class::Stalled => Self::TryAgain,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_ends_the_gravest_counts() {
+        let codes = [78, 70, 77, 74, 75, 0];
+        let mut all =
+            [Exit::Done, Exit::TryAgain, Exit::State, Exit::Credentials, Exit::Bug, Exit::Configuration].to_vec();
+        all.sort_unstable();
+        assert_eq!(all.iter().rev().map(|exit| exit.code()).collect::<Vec<_>>(), codes);
     }
 }

@@ -1,4 +1,4 @@
-//! `auditsync health`: asks the daemon beside it how it is, so that an image needs no other client.
+//! `auditsync health`: asks the daemon on this machine for its health, so that an image needs no other client.
 
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,43 +9,55 @@ use url::Url;
 use super::exit::Exit;
 use super::{print, say};
 use crate::failure::Chain;
-use crate::http::{self, Method, Place, Redaction};
+use crate::component::Component;
+use crate::http::{self, Address, Method, Redaction};
 use crate::pipeline::HealthConfig;
+use crate::pipeline::registry::Wanted;
+use crate::telemetry::metrics::Metrics;
 
 /// What answers is on this machine.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// This time cannot be set.
+const TIMEOUT_VARIABLE: &str = "no variable";
+
 /// As much of an answer as is worth reading.
 const LARGEST_ANSWER: usize = 64 * 1024;
 
-/// Asks whether the daemon is alive or, with `ready`, whether it does its part, and prints what it says.
-pub(super) async fn health(config: HealthConfig, ready: bool) -> Exit {
+/// Asks whether the daemon is alive or, with `ready`, whether it is ready, and prints its answer. `only` narrows the question to one pipeline.
+pub(super) async fn health(config: HealthConfig, ready: bool, only: Option<&[Wanted]>) -> Exit {
     let path = if ready { "readyz" } else { "healthz" };
-    let asked = match ask(config.listen, path).await {
+    let pipeline = only.and_then(<[_]>::first).map(|wanted| wanted.name.as_str());
+    let answer = match ask(config.listen, path, pipeline).await {
         Ok(reply) => reply,
         Err(error) => {
             say(&format!(
                 "auditsync: {}; is the daemon running, with the same {}?",
                 Chain(error.as_ref()),
-                config.name
+                config.variable
             ));
             return Exit::TryAgain;
         }
     };
-    print(String::from_utf8_lossy(&asked.body).trim_end());
-    if asked.status.is_success() { Exit::Done } else { Exit::TryAgain }
+    print(String::from_utf8_lossy(&answer.body).trim_end());
+    if answer.status.is_success() { Exit::Done } else { Exit::TryAgain }
 }
 
-async fn ask(listen: SocketAddr, path: &str) -> Result<http::Reply, Box<dyn Error>> {
+async fn ask(listen: SocketAddr, path: &str, pipeline: Option<&str>) -> Result<http::Reply, Box<dyn Error>> {
     // It is counted nowhere: this process has no recorder.
-    let client = http::Client::new(http::Settings { timeout: TIMEOUT });
-    let url = Url::parse(&format!("http://{}/{path}", reachable(listen)))?;
-    let place = Place::of(&url);
+    let metrics = Metrics::of(&pipeline.unwrap_or_default().into());
+    let settings = http::Settings { timeout: TIMEOUT, timeout_variable: TIMEOUT_VARIABLE.into() };
+    let client = http::Client::new(settings, metrics);
+    let mut url = Url::parse(&format!("http://{}/{path}", reachable(listen)))?;
+    if let Some(pipeline) = pipeline {
+        url.query_pairs_mut().append_pair("pipeline", pipeline);
+    }
+    let address = Address::of(&url);
     let request = client.request(Method::GET, url)?;
-    Ok(http::exchange(http::Server::Source, request, &place, LARGEST_ANSWER, &Redaction::none()).await?)
+    Ok(client.exchange(Component::Source, request, &address, LARGEST_ANSWER, &Redaction::none()).await?)
 }
 
-/// Where the listener is reached from this machine: who listens everywhere is asked at loopback.
+/// Where the listener is reached from this machine: at loopback, if it listens everywhere.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -2,120 +2,142 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::exit::Exit;
 use super::signals::Signals;
-use super::{assemble, begin, supervised};
-use crate::destination::datadog::Datadog;
+use super::{begin, bug, supervised};
+use crate::engine::shutdown::Shutdown;
+use crate::engine::{Mode, Outcome};
 use crate::failure::Chain;
-use crate::http;
-use crate::pipeline::{Config, Names};
-use crate::source::sectigo::Sectigo;
-use crate::state::variables::Storage;
-use crate::sync::clock::Clock;
-use crate::sync::stop::Stop;
-use crate::sync::{Mode, Outcome, Sync};
-use crate::telemetry::listener::Listener;
+use crate::pipeline::supervisor::{self, Ended, Supervised};
+use crate::pipeline::{Config, Pipeline};
+use crate::pipeline_name::PipelineName;
+use crate::telemetry::listener::{Listener, Observed};
+use crate::telemetry::liveness::Liveness;
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::exporter;
-use crate::telemetry::pulse::{Pace, Pulse};
+use crate::variable_name::VariableName;
 
-/// Runs the synchronisation until it ends.
+/// Runs every pipeline until it ends.
 pub(super) async fn run(config: Config, once: bool) -> Exit {
     begin(config.telemetry, &config.warnings);
-    let mut settings = config.sync;
-    if once && settings.mode == Mode::Loop {
-        settings.mode = Mode::Once;
-        if matches!(config.storage, Storage::Memory) {
-            let backend = &config.names.backend;
-            tracing::warn!("with {backend}=memory, run after run starts over: nothing is remembered between them");
-        }
+    let secrets = config.secret_files();
+    let Config { mut pipelines, listen, listen_variable, .. } = config;
+    if once {
+        pipelines.iter_mut().for_each(only_once);
     }
-    let notifier = supervised::notifier();
-    let stop = Stop::new(settings.shutdown_grace);
+    // A process with one daemon among its pipelines is a daemon.
+    let is_daemon = pipelines.iter().any(|pipeline| pipeline.settings.mode == Mode::Loop);
+    let supervisor = supervised::notifier();
+    let shutdown = Shutdown::default();
+    let timeout = pipelines.iter().map(|pipeline| pipeline.settings.shutdown_timeout).max().unwrap_or_default();
     match Signals::listen() {
-        Ok(signals) => signals.obey(stop.clone(), config.secret_files(), notifier.clone()),
+        Ok(signals) => signals.obey(shutdown.clone(), timeout, secrets, supervisor.clone()),
         Err(error) => {
             tracing::error!(%error, "cannot listen for signals");
             return Exit::TryAgain;
         }
     }
-    let pulse = Pulse::new(Pace { interval: settings.interval, exchange: config.http.timeout });
-    if let Some(address) = config.listen
-        && let Err(exit) = listen(address, &config.names, settings.mode, &pulse).await
+    let pipelines: Vec<_> = pipelines.into_iter().map(supervise).collect();
+    let is_alone = pipelines.len() == 1;
+    let observed: Vec<_> = pipelines.iter().map(|pipeline| observe(pipeline, is_alone)).collect();
+    if let Some(address) = listen
+        && let Err(exit) = serve(address, &listen_variable, is_daemon, observed.clone()).await
     {
         return exit;
     }
-    let http = Arc::new(http::Client::new(config.http));
-    let destination = Datadog::new(config.datadog, Sectigo::NAME, Arc::clone(&http));
-    let store = assemble::store(config.storage);
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        source = %config.sectigo.api_url,
-        destination = %destination.place(),
-        state = store.place(),
-        mode = ?settings.mode,
-        interval = %humantime::format_duration(settings.interval),
-        "auditsync starts"
-    );
-    let source = Sectigo::new(config.sectigo, http);
-    let sync = Sync::new(Arc::new(source), Arc::new(destination), store, settings, Clock::system(), stop);
-    let sync = sync.watched_by(pulse.clone());
-    if let Some(notifier) = &notifier {
-        // Whether the far sides answer is no question of being ready: an outage at the start is waited for.
-        notifier.ready();
-        supervised::attend(notifier, &pulse);
+    if let Some(supervisor) = &supervisor {
+        // Whether sources and destinations answer does not count: an outage at the start is waited for.
+        supervisor.ready();
+        supervised::attend(supervisor, observed);
     }
-    let exit = match sync.run().await {
-        Ok(Outcome::Done) => Exit::Done,
-        Ok(outcome @ (Outcome::Stopped | Outcome::Interrupted { .. })) => {
-            if outcome == Outcome::Stopped {
-                tracing::info!("stopped; everything delivered is committed");
-            }
-            // Who asked for one complete run did not get it.
-            if settings.mode == Mode::Once { Exit::TryAgain } else { Exit::Done }
+    let ended = supervisor::run(pipelines, &shutdown).await;
+    let exits = ended.iter().map(|(name, ended)| {
+        let _span = tracing::info_span!("pipeline", %name).entered();
+        let exit = exit_of(ended, is_daemon);
+        if let (Ended::Run(Err(error)), Some(supervisor)) = (ended, &supervisor) {
+            supervisor.failed(format_args!("ended with exit code {}: {}", exit.code(), Chain(error)));
         }
-        Err(error) => {
-            let exit = Exit::from(&error);
-            tracing::error!(exit_code = exit.code(), "{}", Chain(&error));
-            if let Some(notifier) = &notifier {
-                notifier.failed(format_args!("ended with exit code {}: {}", exit.code(), Chain(&error)));
-            }
-            exit
-        }
-    };
-    if let Some(notifier) = &notifier {
-        notifier.stopping(Duration::ZERO);
+        exit
+    });
+    let exit = exits.max().unwrap_or(Exit::Done);
+    if let Some(supervisor) = &supervisor {
+        supervisor.stopping(Duration::ZERO);
     }
     tracing::debug!(exit_code = exit.code(), "auditsync ends");
     exit
 }
 
-/// Answers probes and Prometheus from now on. Only with somebody to tell it to is anything counted.
+fn only_once(pipeline: &mut Pipeline) {
+    if pipeline.settings.mode == Mode::Loop && !pipeline.store().kind.is_lasting {
+        let (backend, kind) = (&pipeline.store().variable, pipeline.store().kind.name);
+        tracing::warn!("with {backend}={kind}, the state is lost at the end of each run, so each run starts over");
+    }
+    pipeline.settings.mode = Mode::Once;
+}
+
+fn supervise(pipeline: Pipeline) -> Supervised {
+    Supervised { liveness: Liveness::new(pipeline.pace()), pipeline }
+}
+
+fn observe(Supervised { pipeline, liveness }: &Supervised, is_alone: bool) -> Observed {
+    let metrics = Metrics::of(&pipeline.name);
+    Observed { name: pipeline.name.clone(), liveness: liveness.clone(), metrics, is_alone }
+}
+
+/// The exit code of a pipeline, whose end is logged.
+fn exit_of(ended: &Ended, is_daemon: bool) -> Exit {
+    match ended {
+        Ended::Run(Ok(Outcome::Done)) => Exit::Done,
+        Ended::Run(Ok(outcome @ (Outcome::Stopped | Outcome::Interrupted { .. }))) => {
+            if *outcome == Outcome::Stopped {
+                tracing::info!("stopped; everything delivered is committed");
+            }
+            // Whoever wanted one complete run did not get it.
+            if is_daemon { Exit::Done } else { Exit::TryAgain }
+        }
+        Ended::Run(Err(error)) => {
+            let exit = Exit::from(error);
+            tracing::error!(exit_code = exit.code(), "{}", Chain(error));
+            exit
+        }
+        Ended::Panicked => bug(),
+    }
+}
+
+/// Answers probes and Prometheus from now on. Only with an address to answer at is anything counted.
 ///
-/// A one-shot run goes on without where the address is taken: beside a daemon, or a run before it that is still under
-/// way, the same variables hold for both.
-async fn listen(address: SocketAddr, names: &Names, mode: Mode, pulse: &Pulse) -> Result<(), Exit> {
-    let name = &names.listen;
+/// A one-shot goes on without where the address is taken: beside a daemon, or beside an earlier run that is still under way, the same
+/// variables hold for both.
+async fn serve(
+    address: SocketAddr,
+    variable: &VariableName,
+    is_daemon: bool,
+    observed: Vec<Observed>,
+) -> Result<(), Exit> {
     let listener = match Listener::bind(address).await {
         Ok(listener) => listener,
-        Err(error) if mode == Mode::Once && error.kind() == ErrorKind::AddrInUse => {
-            tracing::warn!(%error, "{name}={address}: somebody else answers there; this run does without");
+        Err(error) if !is_daemon && error.kind() == ErrorKind::AddrInUse => {
+            tracing::warn!(%error, "{variable}={address}: another process answers there; this run does without");
             return Ok(());
         }
         Err(error) => {
-            // Taken by a one-shot run, it is free again when that ends.
+            // Taken by a one-shot, it is free again when that ends.
             let exit = if error.kind() == ErrorKind::AddrInUse { Exit::TryAgain } else { Exit::Configuration };
-            tracing::error!(%error, exit_code = exit.code(), "{name}={address}: cannot listen there; choose an address of this machine and a free port");
+            tracing::error!(
+                %error, exit_code = exit.code(),
+                "{variable}={address}: cannot listen there; choose an address of this machine and a free port"
+            );
             return Err(exit);
         }
     };
-    let scrape = exporter::install().map_err(|error| {
+    let names: Vec<PipelineName> = observed.iter().map(|observed| observed.name.clone()).collect();
+    let scrape = exporter::install(&names).map_err(|error| {
         tracing::error!("{}", Chain(&error));
         Exit::Bug
     })?;
-    listener.serve(pulse.clone(), scrape);
+    listener.serve(observed, scrape);
     tracing::info!(%address, "answering /healthz, /readyz and /metrics");
     Ok(())
 }

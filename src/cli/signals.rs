@@ -1,16 +1,17 @@
-//! What signals do: SIGTERM and SIGINT ask to stop, SIGHUP has secrets read again.
+//! Signals: SIGTERM and SIGINT request a shutdown, SIGHUP makes the process read its secrets again.
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::failure::Chain;
 use crate::secret::Secret;
-use crate::sync::stop::Stop;
+use crate::engine::shutdown::Shutdown;
 use crate::systemd::Notifier;
 
-/// The signals that are listened to from the moment this is made: none of them ends the process any more.
+/// The signals that this process handles: from now on none of them ends it by itself.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -27,8 +28,14 @@ impl Signals {
         })
     }
 
-    /// Obeys them from now on: the first request to stop begins the grace, the second one ends it.
-    pub(super) fn obey(mut self, stop: Stop, secrets: Vec<Secret>, notifier: Option<Arc<Notifier>>) {
+    /// Obeys them from now on. The first request to shut down may take up to `timeout`; a second one cuts it off.
+    pub(super) fn obey(
+        mut self,
+        shutdown: Shutdown,
+        timeout: Duration,
+        secrets: Vec<Secret>,
+        notifier: Option<Arc<Notifier>>,
+    ) {
         tokio::spawn(async move {
             loop {
                 let name = tokio::select! {
@@ -41,13 +48,13 @@ impl Signals {
                 };
                 tracing::info!(
                     signal = name,
-                    again = stop.is_requested(),
-                    "asked to stop; what is in flight is finished first"
+                    again = shutdown.is_requested(),
+                    "shutting down; what is in flight is finished first"
                 );
                 if let Some(notifier) = &notifier {
-                    notifier.stopping(stop.grace());
+                    notifier.stopping(timeout);
                 }
-                stop.request();
+                shutdown.request();
             }
         });
     }

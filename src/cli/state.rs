@@ -1,64 +1,83 @@
-//! `auditsync state`: the stored place, shown, set and moved by hand.
+//! `auditsync state`: the stored state, shown, set and moved by hand.
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use super::exit::Exit;
-use super::{StateCommand, assemble, begin, print, say};
+use super::{StateCommand, mistaken, print, say};
 use crate::failure::Chain;
+use crate::pipeline::registry::Wanted;
 use crate::pipeline::{self, StateConfig};
-use crate::source::sectigo::{self, Sectigo};
-use crate::state::variables::Storage;
 use crate::state::{Document, Error, Nonce, State, StateStore, Version, lease};
-use crate::variable_name::VariableName;
 
-/// Shows or sets the place.
-pub(super) async fn state(command: StateCommand, config: StateConfig) -> Exit {
-    begin(config.telemetry, &[]);
-    if matches!(config.storage, Storage::Memory) {
-        say(&format!("auditsync: with {}=memory the state lives in the running process alone", config.backend));
-        return Exit::Configuration;
+/// Shows the states, or changes the one that is meant.
+pub(super) async fn state(command: StateCommand, states: Vec<StateConfig>, wanted: &[Wanted]) -> Exit {
+    for StateConfig { store, .. } in &states {
+        if !store.kind.is_lasting {
+            let (variable, kind) = (&store.variable, store.kind.name);
+            say(&format!("auditsync: with {variable}={kind} the state exists in the running process alone"));
+            return Exit::Configuration;
+        }
     }
-    let store = assemble::store(config.storage);
-    let now = Timestamp::now();
+    if matches!(command, StateCommand::Show) {
+        let mut gravest = Exit::Done;
+        for state in &states {
+            let shown = show(&Stored::of(state)).await;
+            gravest = gravest.max(shown.unwrap_or_else(|error| failed(&error)));
+        }
+        return gravest;
+    }
+    let ([state], [wanted]) = (&states[..], wanted) else {
+        let names: Vec<_> = states.iter().map(|state| state.name.as_str()).collect();
+        say(&format!("auditsync: name the pipeline with --pipeline; there are {}", names.join(", ")));
+        return Exit::Usage;
+    };
+    let (stored, now) = (Stored::of(state), Timestamp::now());
     let done = match command {
-        StateCommand::Show => show(store.as_ref()).await,
         StateCommand::Set { since, .. } if since > now => {
-            say(&format!("auditsync: {since} is yet to come; events are delivered from a time in the past on"));
+            say(&format!("auditsync: {since} lies in the future; give a time in the past"));
             return Exit::Usage;
         }
-        StateCommand::Set { since, yes } => set(store.as_ref(), since, yes, now).await,
-        StateCommand::Reset { yes } => {
-            let since = now.checked_sub(config.lookback).unwrap_or(now);
-            set(store.as_ref(), since, yes, now).await
-        }
-        StateCommand::Migrate { to, yes } => match target(&to) {
-            Ok(target) => {
-                migrate(store.as_ref(), target.as_ref(), &Moved { backend: &to, variable: &config.backend }, yes, now)
-                    .await
+        StateCommand::Set { since, yes } => stored.set(since, yes, now).await,
+        StateCommand::Reset { yes } => stored.set(now.checked_sub(state.lookback).unwrap_or(now), yes, now).await,
+        StateCommand::Migrate { to, yes } => match StateConfig::for_backend(pipeline::environment(), wanted, &to) {
+            Ok(target) if !target.store.kind.is_lasting => {
+                say(&format!("auditsync: a state in {} is lost when the process ends", target.store.kind.name));
+                return Exit::Usage;
             }
-            Err(exit) => return exit,
+            Ok(target) => migrate(&stored, &Stored::of(&target), yes, now).await,
+            Err(error) => return mistaken(error),
         },
+        StateCommand::Show => return Exit::Done,
     };
-    done.unwrap_or_else(|error| {
-        say(&format!("auditsync: {}", Chain(&error)));
-        Exit::from(&error)
-    })
+    done.unwrap_or_else(|error| failed(&error))
 }
 
-/// The document goes to standard output and nothing else does, so that it can be read by programs.
-async fn show(store: &dyn StateStore) -> Result<Exit, Error> {
-    let place = store.place();
-    let Some((document, _)) = store.load().await? else {
-        say(&format!("no state yet at {place}"));
+fn failed(error: &Error) -> Exit {
+    say(&format!("auditsync: {}", Chain(error)));
+    Exit::from(error)
+}
+
+/// The state of a pipeline, in its store.
+struct Stored<'a> {
+    config: &'a StateConfig,
+    store: Arc<dyn StateStore>,
+    location: String,
+}
+
+/// The document goes to standard output and nothing else does, so that programs can read it.
+async fn show(stored: &Stored<'_>) -> Result<Exit, Error> {
+    let location = &stored.location;
+    let Some((document, _)) = stored.store.load().await? else {
+        say(&format!("there is no state yet at {location}"));
         return Ok(Exit::Done);
     };
-    say(&format!("the state at {place}:"));
-    match document.read(&place) {
+    say(&format!("the state at {location}:"));
+    match document.read(location) {
         Ok(state) => print(&serde_json::to_string_pretty(&state).map_err(Error::Unwritable)?),
         Err(error) => {
-            // It is shown as it is; that it cannot be understood is said as well.
+            // It is printed as it is, beside the error.
             print(String::from_utf8_lossy(document.as_bytes()).trim_end());
             return Err(error);
         }
@@ -66,110 +85,97 @@ async fn show(store: &dyn StateStore) -> Result<Exit, Error> {
     Ok(Exit::Done)
 }
 
-async fn set(store: &dyn StateStore, since: Timestamp, yes: bool, now: Timestamp) -> Result<Exit, Error> {
-    let place = store.place();
-    let cursor = sectigo::cursor_at(since);
-    let since = sectigo::position(&cursor).unwrap_or(since);
-    let held = store.load().await?;
-    let before = held.as_ref().map(|(document, _)| position(document, &place));
-    if !yes {
-        let before = before.unwrap_or_else(|| "there is none yet".to_owned());
-        say(&format!(
-            "the state at {place}: {before}. To have everything after {since} delivered, and nothing before it, say it again with --yes"
-        ));
-        return Ok(Exit::Usage);
+impl<'a> Stored<'a> {
+    fn of(config: &'a StateConfig) -> Self {
+        let store = config.store.build();
+        Self { config, location: store.location(), store }
     }
-    // Read again when nobody is at work any more: a holder that has just ended may have written.
-    let held = idle(store).await?;
-    if let Some((document, _)) = &held {
-        say(&format!("it was: {}", String::from_utf8_lossy(document.as_bytes()).trim_end()));
-    }
-    let state = State::new(Sectigo::NAME, cursor, Nonce::of_new_writer(), now);
-    store.save(&Document::of(&state)?, held.as_ref().map(|(_, version)| version)).await?;
-    say(&format!("the next run goes on from {since}"));
-    Ok(Exit::Done)
-}
 
-/// The store that the variables describe for another backend.
-fn target(backend: &str) -> Result<Arc<dyn StateStore>, Exit> {
-    match StateConfig::for_backend(pipeline::environment(), backend) {
-        Ok(StateConfig { storage: Storage::Memory, .. }) => {
-            say("auditsync: a state moved to memory would be forgotten at once");
-            Err(Exit::Usage)
+    async fn set(&self, since: Timestamp, yes: bool, now: Timestamp) -> Result<Exit, Error> {
+        let location = &self.location;
+        let Some(cursor) = (self.config.source.cursor_at)(since) else {
+            say(&format!("auditsync: the source {} cannot continue from a time of your choice", self.config.source.name));
+            return Ok(Exit::Usage);
+        };
+        let since = (self.config.source.reached)(&cursor).unwrap_or(since);
+        let held = self.store.load().await?;
+        let before = held.as_ref().map(|(document, _)| self.describe(document));
+        if !yes {
+            let before = before.unwrap_or_else(|| "there is none yet".to_owned());
+            say(&format!(
+                "the state at {location}: {before}. To deliver everything after {since} and nothing before it, repeat the command with --yes"
+            ));
+            return Ok(Exit::Usage);
         }
-        Ok(config) => Ok(assemble::store(config.storage)),
-        Err(error) => Err(super::mistaken(&error)),
+        // Read again when no instance is active any more: one that has just ended may have saved.
+        let held = self.idle().await?;
+        if let Some((document, _)) = &held {
+            say(&format!("it was: {}", String::from_utf8_lossy(document.as_bytes()).trim_end()));
+        }
+        let state = State::new(self.config.name.clone(), cursor, Nonce::of_new_writer(), now);
+        self.store.save(&Document::of(&state)?, held.as_ref().map(|(_, version)| version)).await?;
+        say(&format!("the next run continues from {since}"));
+        Ok(Exit::Done)
     }
-}
 
-/// The backend that a state moves to, and the variable that names it.
-struct Moved<'a> {
-    backend: &'a str,
-    variable: &'a VariableName,
+    /// The document, once no instance is active.
+    async fn idle(&self) -> Result<Option<(Document, Version)>, Error> {
+        let location = &self.location;
+        lease::idle(self.store.as_ref(), |holder, longest| {
+            let longest = humantime::format_duration(longest);
+            say(&format!(
+                "{holder} holds the lease of the state at {location}; waiting up to {longest} for its heartbeat"
+            ));
+        })
+        .await
+    }
+
+    fn describe(&self, document: &Document) -> String {
+        let state = match document.read(&self.location) {
+            Ok(state) => state,
+            Err(error) => return Chain(&error).to_string(),
+        };
+        match (self.config.source.reached)(&state.cursor) {
+            Ok(since) => format!("everything up to {since} is delivered"),
+            Err(error) => Chain(&error).to_string(),
+        }
+    }
 }
 
 /// Copies the state. The one that is copied stays as it is.
-async fn migrate(
-    from: &dyn StateStore,
-    to: &dyn StateStore,
-    Moved { backend, variable }: &Moved<'_>,
-    yes: bool,
-    now: Timestamp,
-) -> Result<Exit, Error> {
-    let (place, target) = (from.place(), to.place());
-    if place == target {
-        say(&format!("auditsync: the state is at {target} already; --to names another backend than {variable}"));
+async fn migrate(from: &Stored<'_>, to: &Stored<'_>, yes: bool, now: Timestamp) -> Result<Exit, Error> {
+    let (location, target, variable) = (&from.location, &to.location, &from.config.store.variable);
+    let backend = to.config.store.kind.name;
+    if location == target {
+        say(&format!("auditsync: the state is at {target} already; --to names another store than {variable}"));
         return Ok(Exit::Usage);
     }
-    let Some((document, version)) = idle(from).await? else {
-        say(&format!("auditsync: there is no state at {place}, so there is nothing to copy"));
+    let Some((document, version)) = from.idle().await? else {
+        say(&format!("auditsync: there is no state at {location}, so there is nothing to copy"));
         return Ok(Exit::Usage);
     };
-    let state = document.read(&place)?;
-    if state.source != Sectigo::NAME {
-        return Err(Error::OtherSource { place, found: state.source, expected: Sectigo::NAME });
-    }
-    let there = idle(to).await?;
+    let state = document.read_for(&from.config.name, location)?;
+    let there = to.idle().await?;
     if let (Some((there, _)), false) = (&there, yes) {
-        let there = position(there, &target);
+        let there = to.describe(there);
         say(&format!(
-            "there is a state at {target} already: {there}. To replace it by the one at {place}, say it again with --yes"
+            "there is a state at {target} already: {there}. To replace it by the one at {location}, repeat the command with --yes"
         ));
         return Ok(Exit::Usage);
     }
-    to.probe().await?;
-    let copy = State::new(Sectigo::NAME, state.cursor, Nonce::of_new_writer(), now);
+    to.store.probe().await?;
+    let mut copy = State::new(state.pipeline, state.cursor, Nonce::of_new_writer(), now);
+    copy.mark = state.mark;
     let copy = Document::of(&copy)?;
-    to.save(&copy, there.as_ref().map(|(_, version)| version)).await?;
-    if from.load().await?.map(|(_, version)| version) != Some(version) {
+    to.store.save(&copy, there.as_ref().map(|(_, version)| version)).await?;
+    if from.store.load().await?.map(|(_, version)| version) != Some(version) {
         say(&format!(
-            "auditsync: the state at {place} was changed while it was copied, so the copy at {target} is out of date; stop every \
-             instance and say it again with --yes"
+            "auditsync: the state at {location} was changed while it was copied, so the copy at {target} is out of date; stop every \
+             instance and repeat the command with --yes"
         ));
         return Ok(Exit::TryAgain);
     }
-    say(&format!("copied from {place} to {target}: {}", position(&copy, &target)));
-    say(&format!("before the next start set {variable}={backend}; the state at {place} is left as it was"));
+    say(&format!("copied from {location} to {target}: {}", to.describe(&copy)));
+    say(&format!("before the next start set {variable}={backend}; the state at {location} is left as it was"));
     Ok(Exit::Done)
-}
-
-/// The document, once nobody works on it.
-async fn idle(store: &dyn StateStore) -> Result<Option<(Document, Version)>, Error> {
-    let place = store.place();
-    lease::idle(store, |holder, longest| {
-        let longest = humantime::format_duration(longest);
-        say(&format!("the state at {place} is held by {holder}; waiting up to {longest} to see whether it is alive"));
-    })
-    .await
-}
-
-fn position(document: &Document, place: &str) -> String {
-    let state = match document.read(place) {
-        Ok(state) => state,
-        Err(error) => return Chain(&error).to_string(),
-    };
-    match sectigo::position(&state.cursor) {
-        Ok(since) => format!("everything up to {since} is delivered"),
-        Err(error) => Chain(&error).to_string(),
-    }
 }

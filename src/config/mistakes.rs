@@ -104,7 +104,7 @@ impl Mistakes {
     }
 
     /// What was `built`, if there is no mistake. The `notes` help to understand the mistakes.
-    pub(super) fn conclude<T>(self, built: Result<T, Noted>, notes: &[String]) -> Result<T, ConfigError> {
+    pub(crate) fn conclude<T>(self, built: Result<T, Noted>, notes: &[String]) -> Result<T, ConfigError> {
         match built {
             Ok(built) if self.0.is_empty() => Ok(built),
             _ => Err(ConfigError { mistakes: self.0, notes: notes.to_vec() }),

@@ -10,33 +10,40 @@ use super::variable::{SOURCE_INFIX, Scope, SecretVariable, Spec, Variable};
 use crate::secret::{Secret, SecretError};
 use crate::variable_name::VariableName;
 
-/// The source for which variables are read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Whose variables are read: a source, with the prefixes that are its own, or nobody's in particular.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Owner {
-    /// Its kind, such as `sectigo`.
-    pub kind: &'static str,
-    /// What tells it from others of its kind.
-    pub label: Option<String>,
+    prefixes: Vec<String>,
 }
 
 impl Owner {
+    /// A source of the kind `kind`, such as `sectigo`, with a `label` where several of its kind run.
+    pub fn source(kind: &str, label: Option<&str>) -> Self {
+        let kind = kind.to_ascii_uppercase();
+        let labelled = label.map(|label| format!("{kind}_{}{SOURCE_INFIX}", label.to_ascii_uppercase()));
+        Self { prefixes: labelled.into_iter().chain([format!("{kind}{SOURCE_INFIX}")]).collect() }
+    }
+
+    /// The whole process: no prefix is its own.
+    pub fn process() -> Self {
+        Self::default()
+    }
+
     /// The prefixes of its variables, the most specific first.
-    pub fn prefixes(&self) -> impl Iterator<Item = String> {
-        let kind = self.kind.to_ascii_uppercase();
-        let labelled = self.label.as_ref().map(|label| format!("{kind}_{}{SOURCE_INFIX}", label.to_ascii_uppercase()));
-        labelled.into_iter().chain([format!("{kind}{SOURCE_INFIX}")])
+    pub fn prefixes(&self) -> impl Iterator<Item = &str> {
+        self.prefixes.iter().map(String::as_str)
     }
 
     /// The names under which it reads the variable, the most specific first.
     pub fn names(&self, spec: &Spec) -> Vec<String> {
         let overriding =
-            spec.suffix().into_iter().flat_map(|suffix| self.prefixes().map(move |prefix| prefix + suffix));
+            spec.suffix().into_iter().flat_map(|suffix| self.prefixes().map(move |prefix| format!("{prefix}{suffix}")));
         let own = (spec.scope != Scope::Source).then(|| spec.name.to_owned());
         overriding.chain(own).collect()
     }
 }
 
-/// Reads the variables of one pipeline.
+/// Reads variables for one owner.
 pub struct Reader<'a> {
     environment: &'a Environment,
     owner: &'a Owner,
@@ -208,7 +215,7 @@ mod tests {
     const KEY: SecretVariable = SecretVariable::new(Scope::Destination, "DD_API_KEY", Preset::Required, "Key.");
 
     fn owner(label: Option<&str>) -> Owner {
-        Owner { kind: "sectigo", label: label.map(str::to_owned) }
+        Owner::source("sectigo", label)
     }
 
     fn read<T>(

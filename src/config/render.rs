@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::Component;
+use super::Section;
 use super::environment::file_name;
 use super::variable::{Preset, Spec};
 
@@ -45,8 +45,8 @@ struct Row {
 }
 
 /// The rows of a component: one a variable, and a second one for the file of a secret.
-fn rows(component: &Component) -> Vec<Row> {
-    component.specs().flat_map(|spec| std::iter::once(row(spec)).chain(spec.secret.then(|| file_row(spec)))).collect()
+fn rows(section: &Section) -> Vec<Row> {
+    section.variables.iter().flat_map(|spec| std::iter::once(row(spec)).chain(spec.secret.then(|| file_row(spec)))).collect()
 }
 
 fn row(spec: &Spec) -> Row {
@@ -71,12 +71,12 @@ impl Row {
     }
 }
 
-/// The variables of `components` as the last part of `--help`, up to 100 columns wide.
-pub fn help_text(components: &[Component]) -> String {
+/// The variables of `sections` as the last part of `--help`, up to 100 columns wide.
+pub fn help_text(sections: &[Section]) -> String {
     let mut text = wrap(&HELP_HEAD.replace('\n', " "), WIDTH).join("\n").trim_end().to_owned() + "\n";
-    for component in components {
-        let _ = write!(text, "\n{}:\n", component.title);
-        for row in rows(component) {
+    for section in sections {
+        let _ = write!(text, "\n{}:\n", section.title);
+        for row in rows(section) {
             let remark = row.remark().map(|remark| format!(" [{remark}]")).unwrap_or_default();
             let mut left = row.name.as_str();
             for line in wrap(&format!("{}{remark}", row.help), WIDTH - INDENT) {
@@ -89,11 +89,11 @@ pub fn help_text(components: &[Component]) -> String {
 }
 
 /// The content of `.env.example`.
-pub fn env_example(components: &[Component]) -> String {
+pub fn env_example(sections: &[Section]) -> String {
     let mut text = ENV_HEAD.to_owned();
-    for component in components {
-        let _ = write!(text, "\n# ---- {} ----\n", component.title);
-        for row in rows(component) {
+    for section in sections {
+        let _ = write!(text, "\n# ---- {} ----\n", section.title);
+        for row in rows(section) {
             let remark = match row.preset {
                 Preset::Value(_) => None,
                 _ => row.remark(),
@@ -116,11 +116,11 @@ pub fn env_example(components: &[Component]) -> String {
 }
 
 /// The tables of the README, one a component, in Markdown.
-pub fn tables(components: &[Component]) -> String {
+pub fn tables(sections: &[Section]) -> String {
     let mut text = String::new();
-    for component in components {
-        let _ = write!(text, "\n**{}**\n\n| variable | what it does | default |\n|---|---|---|\n", component.title);
-        for row in rows(component) {
+    for section in sections {
+        let _ = write!(text, "\n**{}**\n\n| variable | what it does | default |\n|---|---|---|\n", section.title);
+        for row in rows(section) {
             let default = match row.preset {
                 Preset::Value(value) => format!("`{value}`"),
                 _ => row.remark().map(|remark| remark.trim_start_matches("default: ").to_owned()).unwrap_or_default(),

@@ -47,6 +47,8 @@ pub enum Scope {
     Source,
     /// Every pipeline: `AUDITSYNC_…`, or with a source's prefix for its pipelines alone.
     Shared,
+    /// The process: `AUDITSYNC_…`, or with the source's prefix where only one source runs.
+    Process,
     /// A destination, under its own name, or with a source's prefix for its pipelines alone.
     Destination,
     /// Another program: read under this name alone.
@@ -84,7 +86,7 @@ impl Spec {
     pub fn suffix(&self) -> Option<&'static str> {
         match self.scope {
             Scope::Source => self.name.split_once(SOURCE_INFIX).map(|(_, suffix)| suffix),
-            Scope::Shared => self.name.strip_prefix(SHARED_PREFIX),
+            Scope::Shared | Scope::Process => self.name.strip_prefix(SHARED_PREFIX),
             Scope::Destination => Some(self.name),
             Scope::Foreign => None,
         }

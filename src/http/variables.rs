@@ -19,5 +19,5 @@ pub(crate) const VARIABLES: &[&Spec] = &[&TIMEOUT.spec];
 
 /// How servers are called.
 pub(crate) fn settings(reader: &mut Reader<'_>) -> Result<Settings, Noted> {
-    Ok(Settings { timeout: reader.get(&TIMEOUT)? })
+    Ok(Settings { timeout: reader.get(&TIMEOUT)?, timeout_variable: reader.name(&TIMEOUT.spec) })
 }

@@ -37,7 +37,8 @@ mod failure;
 
 pub(crate) mod variables;
 
-use std::sync::{Mutex, PoisonError};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -45,7 +46,9 @@ use google_cloud_auth::build_errors;
 use google_cloud_auth::credentials::{self, Credentials, anonymous};
 use serde::de::Error as _;
 
-use super::{Claim, Document, Error, StateStore, Version};
+use super::{Claim, Document, Error, Kind, StateStore, Version};
+use crate::component::Configured;
+use crate::pipeline_name::PipelineName;
 use client::Client;
 use failure::{Failure, Side};
 
@@ -62,7 +65,19 @@ const CREDENTIALS: &str = "Google's Application Default Credentials are taken fr
                            names, else from the login of `gcloud auth application-default login`, else from the service account \
                            of the machine (its metadata server); put valid ones in one of these places";
 
-const HEED: &str = "keep the state in Google Cloud Storage itself, or with an emulator that heeds ifGenerationMatch";
+const OBEYS: &str = "keep the state in Google Cloud Storage itself, or with an emulator that obeys ifGenerationMatch";
+
+/// The store in the registry.
+pub const KIND: Kind = Kind {
+    name: "gcs",
+    variables: variables::VARIABLES,
+    is_lasting: true,
+    folder: |_| None,
+    read: |reader, pipeline| {
+        let (settings, pipeline) = (variables::settings(reader)?, pipeline.clone());
+        Ok(Configured::new(move |()| -> Arc<dyn StateStore> { Arc::new(Gcs::new(settings.clone(), &pipeline)) }))
+    },
+};
 
 /// Where the object is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +86,7 @@ pub struct Settings {
     pub bucket: String,
     /// What the object's name begins with, without a slash at either end; may be empty.
     pub prefix: String,
-    /// Base URL of an emulator (`http://host:port`), which is asked in Google's place and without credentials.
+    /// Base URL of an emulator (`http://host:port`), which is asked instead of Google, without credentials.
     pub emulator: Option<String>,
 }
 
@@ -94,27 +109,27 @@ enum Known {
 }
 
 impl Gcs {
-    /// The state of `source` at the place that `settings` name: `<prefix>/<source>-audit-state.json`.
+    /// The state of `pipeline` in the bucket that `settings` name: `<prefix>/auditsync-sectigo-datadog.json`.
     ///
     /// Nothing is asked for before the first call: neither credentials nor the bucket.
-    pub fn new(settings: Settings, source: &str) -> Self {
+    pub fn new(settings: Settings, pipeline: &PipelineName) -> Self {
         if settings.emulator.is_some() {
-            Self::with_credentials(settings, source, || Ok(anonymous::Builder::new().build()))
+            Self::with_credentials(settings, pipeline, || Ok(anonymous::Builder::new().build()))
         } else {
-            Self::with_credentials(settings, source, || credentials::Builder::default().build())
+            Self::with_credentials(settings, pipeline, || credentials::Builder::default().build())
         }
     }
 
-    /// The same with credentials of one's own in place of the Application Default Credentials.
+    /// The same with credentials of one's own instead of the Application Default Credentials.
     ///
     /// `credentials` is called, inside a Tokio runtime, when the first call needs them and again after each refusal.
     pub fn with_credentials(
         settings: Settings,
-        source: &str,
+        pipeline: &PipelineName,
         credentials: impl Fn() -> Result<Credentials, build_errors::Error> + Send + Sync + 'static,
     ) -> Self {
         let Settings { bucket, prefix, emulator } = settings;
-        let name = format!("{source}-audit-state.json");
+        let name = format!("{}.json", pipeline.file_stem());
         let object = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
         let client = Client::new(&bucket, object, emulator, Box::new(credentials));
         Self { bucket, client, known: Mutex::new(Known::Nothing) }
@@ -122,11 +137,11 @@ impl Gcs {
 
     /// Remembers what was found, and gives what was known before.
     fn learn(&self, found: Known) -> Known {
-        std::mem::replace(&mut *self.known.lock().unwrap_or_else(PoisonError::into_inner), found)
+        std::mem::replace(&mut *self.known.lock(), found)
     }
 
     fn known(&self) -> Known {
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.known.lock()
     }
 
     /// To read is forbidden, which may mean that there is nothing to read.
@@ -136,7 +151,7 @@ impl Gcs {
         }
         if self.learn(Known::Withheld) != Known::Withheld {
             tracing::warn!(
-                place = self.place(),
+                location = self.location(),
                 answer = %text,
                 "Google Cloud Storage does not say whether there is a state; this is taken for a first start, unless the first \
                  save finds a state (grant storage.objects.get and storage.objects.list to have it said)"
@@ -150,7 +165,7 @@ impl Gcs {
         let is_conflict = failure.says_that_the_condition_failed();
         match failure {
             Failure::Status { text, .. } if is_conflict => {
-                Error::Conflict { place: self.place(), cause: Some(text.into()) }
+                Error::Conflict { location: self.location(), cause: Some(text.into()) }
             }
             Failure::Status { code: 403, text } => {
                 let missing = match failure::permission_in(&text) {
@@ -170,7 +185,7 @@ impl Gcs {
         self.learn(Known::Present);
         match self.load().await {
             Err(refused @ Error::Refused { .. }) => refused,
-            _ => Error::Conflict { place: self.place(), cause: Some(text.into()) },
+            _ => Error::Conflict { location: self.location(), cause: Some(text.into()) },
         }
     }
 
@@ -188,12 +203,12 @@ impl Gcs {
     }
 
     fn refused(&self, action: &'static str, remedy: String, text: String) -> Error {
-        Error::Refused { action, place: self.place(), remedy, cause: text.into() }
+        Error::Refused { action, location: self.location(), remedy, cause: text.into() }
     }
 
     /// A failure that means the same to reading and to writing.
     fn error(&self, action: &'static str, failure: Failure) -> Error {
-        let place = self.place();
+        let location = self.location();
         match failure {
             Failure::Credentials(text) | Failure::Status { code: 401, text } => {
                 self.refused(action, CREDENTIALS.to_owned(), text)
@@ -203,7 +218,7 @@ impl Gcs {
                 self.refused(action, remedy, text)
             }
             Failure::Status { code: ..=399 | 408 | 409 | 429 | 500.., text } | Failure::Unavailable(text) => {
-                Error::Unavailable { action, place, cause: text.into() }
+                Error::Unavailable { action, location, cause: text.into() }
             }
             Failure::Status { text, .. } => {
                 let remedy = "correct the bucket and the prefix as the answer says".to_owned();
@@ -214,11 +229,11 @@ impl Gcs {
                     Side::Read => "it gives an object without the header x-goog-generation",
                     Side::Write => "it wrote, and did not say which generation",
                 };
-                Error::Unconditional { place, finding: finding.to_owned(), remedy: HEED }
+                Error::Unconditional { location, finding: finding.to_owned(), remedy: OBEYS }
             }
             Failure::TooLarge { most } => {
                 let cause = serde_json::Error::custom(format_args!("it is larger than {most} bytes, and no state is"));
-                Error::Corrupt { place, cause }
+                Error::Corrupt { location, cause: cause.into() }
             }
         }
     }
@@ -226,7 +241,7 @@ impl Gcs {
 
 #[async_trait]
 impl StateStore for Gcs {
-    fn place(&self) -> String {
+    fn location(&self) -> String {
         format!("gs://{}/{}", self.bucket, self.client.object())
     }
 
@@ -257,7 +272,7 @@ impl StateStore for Gcs {
             // What is not a generation, no object has; and 0 must not come to mean that there is to be none.
             Some(version) => match version.0.parse() {
                 Ok(generation) if generation > ABSENT => generation,
-                _ => return Err(Error::Conflict { place: self.place(), cause: None }),
+                _ => return Err(Error::Conflict { location: self.location(), cause: None }),
             },
         };
         match self.client.write(document.as_bytes(), expected).await {
@@ -276,7 +291,7 @@ impl StateStore for Gcs {
     ///
     /// A store that writes nevertheless gets back the very bytes that it held a moment before, or an empty object where there
     /// was none. (Where the object is withheld it may hold other bytes, but a store that knows permissions is Google's, and
-    /// heeds conditions.) Whether an object may be replaced, not only made, shows at the first replacement: Google may look at
+    /// obeys conditions.) Whether an object may be replaced, not only made, shows at the first replacement: Google may look at
     /// the condition before it looks at `storage.objects.delete`.
     async fn probe(&self) -> Result<(), Error> {
         let held = self.load().await?.map(|(document, _)| document);
@@ -286,7 +301,7 @@ impl StateStore for Gcs {
             Ok(_) | Err(Failure::NoGeneration(Side::Write)) => {
                 let what = if held.is_some() { "the same bytes again" } else { "an empty object" };
                 let finding = format!("asked to write only over a generation that cannot be, it wrote {what}");
-                Err(Error::Unconditional { place: self.place(), finding, remedy: HEED })
+                Err(Error::Unconditional { location: self.location(), finding, remedy: OBEYS })
             }
             Err(failure) => Err(self.not_saved(failure, IMPOSSIBLE)),
         }

@@ -10,10 +10,10 @@ use tokio::time::Instant;
 
 use super::{Claim, Document, Error, StateStore, Version};
 
-/// Within one lease a stand-by looks at the document, and a holder tries to renew it, this often.
+/// Within one lease a standby looks at the document, and a holder tries to renew it, this often.
 pub const LOOKS: u32 = 12;
 
-/// A stand-by looks no less often than this: where a lease was given back, there is no reason to wait.
+/// A standby looks no less often than this: where a lease was given back, there is no reason to wait.
 const LONGEST_LOOK: Duration = Duration::from_secs(5);
 
 /// Who works on a shared document, and for how long without a sign of life.
@@ -42,7 +42,7 @@ impl Lease {
     }
 }
 
-/// What a stand-by may do.
+/// What a standby may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Chance {
     /// Take over.
@@ -51,7 +51,7 @@ pub enum Chance {
     Wait(Duration),
 }
 
-/// What a stand-by has seen of the document.
+/// What a standby has seen of the document.
 #[derive(Debug, Default)]
 pub struct Watch {
     /// The version, and when it was first seen.
@@ -89,7 +89,7 @@ pub async fn idle(
     store: &dyn StateStore,
     waiting: impl FnOnce(&str, Duration),
 ) -> Result<Option<(Document, Version)>, Error> {
-    let busy = |holder| Err(Error::Busy { place: store.place(), holder });
+    let busy = |holder| Err(Error::Busy { location: store.location(), holder });
     match store.claim().await? {
         Claim::Busy { holder } => return busy(holder),
         Claim::Granted => return store.load().await,
@@ -99,7 +99,7 @@ pub async fn idle(
     loop {
         let Some((document, version)) = store.load().await? else { return Ok(None) };
         // What cannot be read is nobody's: its holder finds that out by itself.
-        let lease = document.read(&store.place()).ok().and_then(|state| state.lease);
+        let lease = document.read(&store.location()).ok().and_then(|state| state.lease);
         let Some(lease) = lease else { return Ok(Some((document, version))) };
         let Chance::Wait(pause) = watch.sees(Some(version.clone()), Some(lease.length()), Instant::now()) else {
             return Ok(Some((document, version)));
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn each_change_begins_the_wait_anew() {
+    fn each_change_starts_the_wait_again() {
         let (mut watch, start) = (Watch::default(), Instant::now());
         for change in 0..5 {
             let now = start + seconds(59) * change;

@@ -6,8 +6,10 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -17,7 +19,31 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
-use super::{Claim, Document, Error, StateStore, Version};
+use super::{Claim, Document, Error, Kind, StateStore, Version};
+use crate::component::Configured;
+use crate::config::{Preset, Scope, Variable, parse};
+use crate::pipeline_name::PipelineName;
+
+/// The store in the registry.
+pub const KIND: Kind = Kind {
+    name: "localfs",
+    variables: &[&LOCAL_STORAGE_PATH.spec],
+    is_lasting: true,
+    folder: |reader| reader.get(&LOCAL_STORAGE_PATH).ok(),
+    read: |reader, pipeline| {
+        let (folder, pipeline) = (reader.get(&LOCAL_STORAGE_PATH)?, pipeline.clone());
+        Ok(Configured::new(move |()| -> Arc<dyn StateStore> { Arc::new(LocalFs::new(folder.clone(), &pipeline)) }))
+    },
+};
+
+/// The folder of the state on this machine.
+const LOCAL_STORAGE_PATH: Variable<PathBuf> = Variable::new(
+    Scope::Shared,
+    "AUDITSYNC_LOCAL_STORAGE_PATH",
+    Preset::Value("."),
+    |text, _| parse::existing_folder("it", Path::new(text)).map(|()| PathBuf::from(text)),
+    "Folder for the state with localfs. It must exist.",
+);
 
 /// A lock that is held for longer than this is not just for one save.
 const PASSING: Duration = Duration::from_secs(2);
@@ -33,16 +59,16 @@ pub struct LocalFs {
 }
 
 impl LocalFs {
-    /// The state of `source` in `folder`, which must exist before the first save: `<source>-audit-state.json`.
-    pub fn new(folder: PathBuf, source: &str) -> Self {
-        let file = |ending: &str| folder.join(format!("{source}-audit-state.{ending}"));
+    /// The state of `pipeline` in `folder`, which must exist before the first save: `auditsync-sectigo-datadog.json`.
+    pub fn new(folder: PathBuf, pipeline: &PipelineName) -> Self {
+        let file = |ending: &str| folder.join(format!("{}.{ending}", pipeline.file_stem()));
         let (document, staging, lock_file) = (file("json"), file("json.new"), file("lock"));
         Self { folder, document, staging, lock_file, lock: Arc::default() }
     }
 
     fn error(&self, action: &'static str) -> impl FnOnce(io::Error) -> Error + use<> {
-        let place = self.place();
-        move |cause| Error::Io { action, place, cause }
+        let location = self.location();
+        move |cause| Error::Io { action, location, cause }
     }
 
     /// Runs blocking file work away from the async threads; disks stall.
@@ -58,7 +84,7 @@ impl LocalFs {
     }
 
     fn claim_now(&self) -> Result<Claim, Error> {
-        let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.lock.lock();
         if held.is_some() {
             return Ok(Claim::Granted);
         }
@@ -82,7 +108,7 @@ impl LocalFs {
     }
 
     fn confirm_now(&self) -> Result<(), Error> {
-        let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.lock.lock();
         if held.is_some() {
             return self.confirm_held(&mut held);
         }
@@ -91,7 +117,7 @@ impl LocalFs {
     }
 
     fn busy(&self) -> Error {
-        Error::Busy { place: self.place(), holder: self.holder() }
+        Error::Busy { location: self.location(), holder: self.holder() }
     }
 
     /// Takes a held lock again if its file was removed or replaced: whoever opens the path now locks another file.
@@ -146,7 +172,7 @@ impl LocalFs {
             Ok(()) => Ok(true),
             Err(TryLockError::WouldBlock) => Ok(false),
             Err(TryLockError::Error(cause)) => {
-                Err(Error::NoLocks { place: self.lock_file.display().to_string(), cause })
+                Err(Error::NoLocks { location: self.lock_file.display().to_string(), cause })
             }
         }
     }
@@ -159,7 +185,7 @@ impl LocalFs {
 
     /// Does `work` under the lock: the one that is held, or one taken for it alone. Another's passing one is waited for.
     fn locked<T>(&self, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-        let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.lock.lock();
         self.confirm_held(&mut held)?;
         if held.is_some() {
             return work();
@@ -168,7 +194,7 @@ impl LocalFs {
         let begun = Instant::now();
         while !self.try_lock(&file)? {
             if begun.elapsed() > PASSING {
-                return Err(Error::Busy { place: self.place(), holder: self.holder() });
+                return Err(Error::Busy { location: self.location(), holder: self.holder() });
             }
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -196,7 +222,7 @@ impl LocalFs {
     fn save_now(&self, document: &Document, expected: Option<&Version>) -> Result<Version, Error> {
         self.locked(|| {
             if self.load_now()?.map(|(_, version)| version).as_ref() != expected {
-                return Err(Error::Conflict { place: self.place(), cause: None });
+                return Err(Error::Conflict { location: self.location(), cause: None });
             }
             self.replace(document.as_bytes()).map_err(self.error("write"))?;
             Ok(version(document.as_bytes()))
@@ -226,7 +252,7 @@ impl LocalFs {
 
 #[async_trait]
 impl StateStore for LocalFs {
-    fn place(&self) -> String {
+    fn location(&self) -> String {
         self.document.display().to_string()
     }
 

@@ -1,10 +1,22 @@
 //! State that is forgotten when the process ends.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use async_trait::async_trait;
 
-use super::{Claim, Document, Error, StateStore, Version};
+use super::{Claim, Document, Error, Kind, StateStore, Version};
+use crate::component::Configured;
+
+/// The store in the registry.
+pub const KIND: Kind = Kind {
+    name: "memory",
+    variables: &[],
+    is_lasting: false,
+    folder: |_| None,
+    read: |_, _| Ok(Configured::new(|()| -> Arc<dyn StateStore> { Arc::new(Memory::default()) })),
+};
 
 /// Keeps the document in this process.
 #[derive(Debug, Default)]
@@ -12,7 +24,7 @@ pub struct Memory(Mutex<Option<(Document, u64)>>);
 
 #[async_trait]
 impl StateStore for Memory {
-    fn place(&self) -> String {
+    fn location(&self) -> String {
         "memory".to_owned()
     }
 
@@ -21,15 +33,15 @@ impl StateStore for Memory {
     }
 
     async fn load(&self) -> Result<Option<(Document, Version)>, Error> {
-        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = self.0.lock();
         Ok(held.as_ref().map(|(document, version)| (document.clone(), Version(version.to_string()))))
     }
 
     async fn save(&self, document: &Document, expected: Option<&Version>) -> Result<Version, Error> {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.0.lock();
         let version = held.as_ref().map(|(_, version)| *version);
         if version.map(|version| Version(version.to_string())).as_ref() != expected {
-            return Err(Error::Conflict { place: self.place(), cause: None });
+            return Err(Error::Conflict { location: self.location(), cause: None });
         }
         let version = version.unwrap_or_default() + 1;
         *held = Some((document.clone(), version));

@@ -22,8 +22,8 @@ impl ReadOnly {
 
 #[async_trait]
 impl StateStore for ReadOnly {
-    fn place(&self) -> String {
-        self.inner.place()
+    fn location(&self) -> String {
+        self.inner.location()
     }
 
     /// Always granted: no lock or lease is asked for, since none is needed to read.

@@ -8,6 +8,7 @@ pub(crate) mod variables;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -20,11 +21,12 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::{Cause, Caution, Claim, Document, Error, StateStore, Version};
+use super::{Cause, Caution, Claim, Document, Error, Kind, StateStore, Version};
+use crate::component::Configured;
 use crate::http::{Excerpt, Redaction};
 use crate::secret::Secret;
 
-/// The longest call, with a new connection where one is needed. The shortest lease has to bear two of them.
+/// The longest call, with a new connection where one is needed. The shortest lease must last for two of them.
 const LONGEST_CALL: Duration = Duration::from_secs(3);
 
 /// Gives the document and its version; nothing where there is none.
@@ -45,8 +47,22 @@ return {1, redis.sha1hex(ARGV[2])}";
 /// Writes what is there; where nothing is, `XX` writes nothing.
 const PROBE: &str = "redis.call('SET', KEYS[1], redis.call('GET', KEYS[1]) or '', 'XX')";
 
+/// The store in the registry.
+pub const KIND: Kind = Kind {
+    name: "redis",
+    variables: variables::VARIABLES,
+    is_lasting: true,
+    folder: |_| None,
+    read: |reader, pipeline| {
+        let settings = variables::settings(reader, pipeline)?;
+        let password = settings.password.clone();
+        let build = move |(): &()| -> Arc<dyn StateStore> { Arc::new(Redis::new(settings.clone())) };
+        Ok(Configured::new(build).with_secrets(password))
+    },
+};
+
 /// Where the server is, and what to say to it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// Its name or address.
     pub host: String,
@@ -148,12 +164,12 @@ impl Redis {
     }
 
     fn error(&self, action: &'static str, failure: &Failure) -> Error {
-        let place = self.place();
+        let location = self.location();
         let secret = self.settings.password.as_ref().map(Secret::current);
         let cause = Cause::from(failure.told(&Redaction::of(&secret)));
         match self.remedy(failure) {
-            Some(remedy) => Error::Refused { action, place, remedy, cause },
-            None => Error::Unavailable { action, place, cause },
+            Some(remedy) => Error::Refused { action, location, remedy, cause },
+            None => Error::Unavailable { action, location, cause },
         }
     }
 
@@ -172,8 +188,8 @@ impl Redis {
             ("NOPERM", _) => Some(self.permissions(username.as_deref())),
             _ if said.contains("executing the script can't") => Some(self.permissions(username.as_deref())),
             ("WRONGTYPE", _) => {
-                let variable = variables::KEY.spec.name;
-                Some(format!("the key {key} holds something else; name another with {variable}"))
+                let variable = variables::PREFIX.spec.name;
+                Some(format!("the key {key} holds something else; choose another beginning with {variable}"))
             }
             ("MOVED" | "ASK" | "CLUSTERDOWN" | "CROSSSLOT", _) => {
                 Some("this is a Redis Cluster, which is not supported; use a server that is not one".to_owned())
@@ -198,17 +214,17 @@ impl Redis {
         }
         let (snapshots, log) = (self.setting("save").await, self.setting("appendonly").await);
         let (bound, policy) = (self.setting("maxmemory").await, self.setting("maxmemory-policy").await);
-        let place = self.place();
+        let location = self.location();
         if snapshots.as_deref() == Some("") && log.as_deref() == Some("no") {
             tracing::warn!(
-                place,
-                "this Redis keeps nothing on disk (save \"\" and appendonly no): a restart of it loses the place, and with it events; \
+                location,
+                "this Redis keeps nothing on disk (save \"\" and appendonly no): a restart of it loses the cursor, and with it events; \
                  set appendonly yes"
             );
         }
         if bound.is_some_and(|bound| bound != "0") && policy.is_some_and(|policy| policy.starts_with("allkeys-")) {
             tracing::warn!(
-                place,
+                location,
                 "this Redis may evict any key when its memory is full (maxmemory-policy allkeys-…), the state too; set noeviction or a \
                  volatile policy"
             );
@@ -277,13 +293,13 @@ fn is_refused_login(error: &RedisError) -> bool {
 
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Redis").field("place", &self.place()).finish_non_exhaustive()
+        f.debug_struct("Redis").field("location", &self.location()).finish_non_exhaustive()
     }
 }
 
 #[async_trait]
 impl StateStore for Redis {
-    fn place(&self) -> String {
+    fn location(&self) -> String {
         let Settings { host, port, tls, database, key, .. } = &self.settings;
         let scheme = if *tls { "rediss" } else { "redis" };
         let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
@@ -307,7 +323,7 @@ impl StateStore for Redis {
             return Ok(Version(version));
         }
         let cause = format!("the server holds version {}", Excerpt::of(version.as_bytes(), &Redaction::none()));
-        Err(Error::Conflict { place: self.place(), cause: Some(cause.into()) })
+        Err(Error::Conflict { location: self.location(), cause: Some(cause.into()) })
     }
 
     async fn probe(&self) -> Result<(), Error> {

@@ -1,4 +1,4 @@
-//! State in an S3 bucket, or one of a store that is compatible with S3 and heeds conditional writes.
+//! State in an S3 bucket, or one of a store that is compatible with S3 and obeys conditional writes.
 //!
 //! One object holds the document. Its version is its entity tag (`ETag`), and a save is a `PutObject` with `If-Match`, or with
 //! `If-None-Match: *` for the first: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html>. No
@@ -12,6 +12,7 @@ mod probe;
 pub(crate) mod variables;
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -26,7 +27,21 @@ use tokio::time::timeout;
 use self::answer::{Failure, Meaning, is_too_large};
 use self::connection::{Connection, Unconfigured};
 use self::exchange::Exchange;
-use super::{Cause, Claim, Document, Error, StateStore, Version};
+use super::{Cause, Claim, Document, Error, Kind, StateStore, Version};
+use crate::component::Configured;
+use crate::pipeline_name::PipelineName;
+
+/// The store in the registry.
+pub const KIND: Kind = Kind {
+    name: "s3",
+    variables: variables::VARIABLES,
+    is_lasting: true,
+    folder: |_| None,
+    read: |reader, pipeline| {
+        let (settings, pipeline) = (variables::settings(reader)?, pipeline.clone());
+        Ok(Configured::new(move |()| -> Arc<dyn StateStore> { Arc::new(S3::new(settings.clone(), &pipeline)) }))
+    },
+};
 
 /// How long one request may take as a whole, finding the credentials included.
 const LONGEST_CALL: Duration = Duration::from_secs(5);
@@ -109,19 +124,19 @@ impl Condition<'_> {
 }
 
 impl S3 {
-    /// The state of `source` in `<prefix>/<source>-audit-state.json`. Credentials, region and endpoint are found as all AWS tools
+    /// The state of `pipeline` in `<prefix>/auditsync-sectigo-datadog.json`. Credentials, region and endpoint are found as all AWS tools
     /// find them, when they are first needed.
-    pub fn new(settings: Settings, source: &str) -> Self {
-        Self::connected(settings, source, None)
+    pub fn new(settings: Settings, pipeline: &PipelineName) -> Self {
+        Self::connected(settings, pipeline, None)
     }
 
     /// The same with credentials, region and endpoint from `shared` instead of the environment.
-    pub fn with_config(settings: Settings, source: &str, shared: SdkConfig) -> Self {
-        Self::connected(settings, source, Some(shared))
+    pub fn with_config(settings: Settings, pipeline: &PipelineName, shared: SdkConfig) -> Self {
+        Self::connected(settings, pipeline, Some(shared))
     }
 
-    fn connected(settings: Settings, source: &str, shared: Option<SdkConfig>) -> Self {
-        let name = format!("{source}-audit-state.json");
+    fn connected(settings: Settings, pipeline: &PipelineName, shared: Option<SdkConfig>) -> Self {
+        let name = format!("{}.json", pipeline.file_stem());
         let key = if settings.prefix.is_empty() { name } else { format!("{}/{name}", settings.prefix) };
         let connection = Connection::new(shared, settings.force_path_style);
         Self { settings, key, connection, known: AtomicBool::new(false), hidden: AtomicBool::new(false) }
@@ -142,9 +157,9 @@ impl S3 {
             Unconfigured::NoRegion => {
                 let remedy =
                     "set AWS_REGION to the bucket's region, or to us-east-1 for a store that has none".to_owned();
-                Error::Refused { action, place: self.place(), remedy, cause: cause.into() }
+                Error::Refused { action, location: self.location(), remedy, cause: cause.into() }
             }
-            Unconfigured::Slow => Error::Unavailable { action, place: self.place(), cause: cause.into() },
+            Unconfigured::Slow => Error::Unavailable { action, location: self.location(), cause: cause.into() },
         })
     }
 
@@ -172,7 +187,7 @@ impl S3 {
             Ok(bytes) => bytes.to_vec(),
             Err(error) if is_too_large(&error) => {
                 let cause = serde_json::Error::custom("the object is larger than 1 MiB, so it is no state");
-                return Err(Error::Corrupt { place: self.place(), cause });
+                return Err(Error::Corrupt { location: self.location(), cause: cause.into() });
             }
             Err(error) => {
                 let failure = Failure::unanswered(Meaning::Unavailable, &error, &exchange.redaction());
@@ -236,7 +251,7 @@ impl S3 {
             Found::Hidden(failure) => {
                 if !self.hidden.swap(true, Ordering::Relaxed) {
                     tracing::warn!(
-                        place = %self.place(), answer = %failure.cause,
+                        location = %self.location(), answer = %failure.cause,
                         "the store does not say whether there is a state, because s3:ListBucket is not granted; this is taken for a first \
                          start until a save shows that it is none"
                     );
@@ -275,24 +290,24 @@ impl S3 {
     }
 
     fn conflict(&self, cause: Option<Cause>) -> Error {
-        Error::Conflict { place: self.place(), cause }
+        Error::Conflict { location: self.location(), cause }
     }
 
     fn unconditional(&self, finding: String) -> Error {
         let remedy = "use a store that implements If-Match and If-None-Match on PutObject";
-        Error::Unconditional { place: self.place(), finding, remedy }
+        Error::Unconditional { location: self.location(), finding, remedy }
     }
 
     fn unavailable(&self, action: &'static str, why: &str) -> Error {
-        Error::Unavailable { action, place: self.place(), cause: why.into() }
+        Error::Unavailable { action, location: self.location(), cause: why.into() }
     }
 
     /// What a failure means to the engine, and to the operator.
     async fn error(&self, action: &'static str, asked: Asked<'_>, failure: Failure) -> Error {
-        let place = self.place();
+        let location = self.location();
         let Failure { meaning, cause } = failure;
         let remedy = match meaning {
-            Meaning::Unavailable => return Error::Unavailable { action, place, cause },
+            Meaning::Unavailable => return Error::Unavailable { action, location, cause },
             Meaning::NotImplemented
                 if let Asked::Put(condition) = asked
                     && !self.is_about_encryption(&cause) =>
@@ -317,7 +332,7 @@ impl S3 {
                 "the store does not do what is needed of S3".to_owned()
             }
         };
-        Error::Refused { action, place, remedy, cause }
+        Error::Refused { action, location, remedy, cause }
     }
 
     /// Stores without a key service answer a wish for encryption as they answer a condition that they do not know.
@@ -343,7 +358,7 @@ impl S3 {
 
 #[async_trait]
 impl StateStore for S3 {
-    fn place(&self) -> String {
+    fn location(&self) -> String {
         format!("s3://{}/{}", self.settings.bucket, self.key)
     }
 

@@ -3,7 +3,9 @@ use std::cell::RefCell;
 use tokio::time::Instant;
 
 use super::*;
-use crate::telemetry::pulse::Pace;
+use crate::component::Component;
+use crate::telemetry::liveness::{Liveness, Pace};
+use crate::telemetry::metrics::Metrics;
 
 const WATCHDOG: Duration = Duration::from_secs(120);
 
@@ -11,107 +13,92 @@ fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// What is told in so much simulated time, and when.
-async fn told_within(length: Duration, pulse: &Pulse, watchdog: Option<Duration>) -> Vec<(u64, String)> {
-    let (start, told) = (Instant::now(), RefCell::default());
-    let tell =
-        |message: &str| RefCell::<Vec<_>>::borrow_mut(&told).push((start.elapsed().as_secs(), message.to_owned()));
-    let _ = tokio::time::timeout(length, attend(pulse, watchdog, tell)).await;
-    told.into_inner()
+fn observed(names: &[&str]) -> Vec<Observed> {
+    let pace = Pace { interval: seconds(60), exchange: seconds(30) };
+    let is_alone = names.len() == 1;
+    let observe = |name: &&str| {
+        let name = (*name).into();
+        let metrics = Metrics::of(&name);
+        Observed { name, liveness: Liveness::new(pace), metrics, is_alone }
+    };
+    names.iter().map(observe).collect()
 }
 
-fn last(told: &[(u64, String)]) -> u64 {
-    assert!(told.iter().all(|(_, message)| message == "WATCHDOG=1"), "{told:?}");
-    told.last().map_or(0, |(at, _)| *at)
+/// The notifications of so much simulated time, and when each was sent.
+async fn sent_within(length: Duration, observed: &[Observed], watchdog: Option<Duration>) -> Vec<(u64, String)> {
+    let (start, sent) = (Instant::now(), RefCell::new(Vec::new()));
+    let notify = |state: &[NotifyState<'_>]| {
+        let message: Vec<_> = state.iter().map(ToString::to_string).collect();
+        sent.borrow_mut().push((start.elapsed().as_secs(), message.join("\n")));
+    };
+    let _ = tokio::time::timeout(length, attend(observed, watchdog, notify)).await;
+    sent.into_inner()
 }
 
-fn pulse() -> Pulse {
-    Pulse::new(Pace { interval: seconds(60), exchange: seconds(30) })
+fn last(sent: &[(u64, String)]) -> u64 {
+    assert!(sent.iter().all(|(_, message)| message == "WATCHDOG=1"), "{sent:?}");
+    sent.last().map_or(0, |(at, _)| *at)
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_engine_that_hangs_lets_the_watchdog_starve() {
-    let told = told_within(seconds(3600), &pulse(), Some(WATCHDOG)).await;
-    assert_eq!(last(&told), 0, "at the start, and then no more");
+async fn an_engine_that_hangs_lets_the_watchdog_expire() {
+    let sent = sent_within(seconds(3600), &observed(&["a:b"]), Some(WATCHDOG)).await;
+    assert_eq!(last(&sent), 0, "at the start, and then no more");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_that_was_announced_is_no_hang_and_one_that_outlasts_its_announcement_is() {
-    let pulse = pulse();
+async fn an_announced_wait_counts_as_healthy_and_one_that_outlasts_its_announcement_does_not() {
+    let observed = observed(&["a:b"]);
     // As long as a Retry-After is obeyed.
-    let _waiting = pulse.pauses(seconds(900));
-    let told = told_within(seconds(7200), &pulse, Some(WATCHDOG)).await;
-    assert_eq!((told.len(), last(&told)), (1 + 900 / 30, 900));
+    let _waiting = observed[0].liveness.pauses(seconds(900));
+    let sent = sent_within(seconds(7200), &observed, Some(WATCHDOG)).await;
+    assert_eq!((sent.len(), last(&sent)), (1 + 900 / 30, 900));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_engine_that_moves_keeps_the_watchdog_fed_and_one_that_moves_again_feeds_it_anew() {
-    let pulse = pulse();
+async fn progress_gives_the_watchdog_its_heartbeat_also_after_a_hang() {
+    let observed = observed(&["a:b"]);
+    let liveness = observed[0].liveness.clone();
     let moving = async {
         for _ in 0..100 {
-            let _calling = pulse.calls("source");
+            let _calling = liveness.calls(Component::Source);
             tokio::time::sleep(seconds(29)).await;
         }
         tokio::time::sleep(seconds(85)).await;
-        drop(pulse.calls("source"));
+        drop(liveness.calls(Component::Source));
         std::future::pending::<()>().await;
     };
-    let told = tokio::select! {
-        told = told_within(seconds(7200), &pulse, Some(WATCHDOG)) => told,
+    let sent = tokio::select! {
+        sent = sent_within(seconds(7200), &observed, Some(WATCHDOG)) => sent,
         () = moving => Vec::new(),
     };
-    let times: Vec<_> = told.iter().map(|(at, _)| *at).collect();
-    assert!(times.contains(&2910) && !times.contains(&2940), "forty seconds of silence: {times:?}");
-    assert_eq!(last(&told), 3000, "the look behind the last sign of life, at 2985 s");
+    let times: Vec<_> = sent.iter().map(|(at, _)| *at).collect();
+    assert!(times.contains(&2910) && !times.contains(&2940), "forty seconds without progress: {times:?}");
+    assert_eq!(last(&sent), 3000, "the beat after the last progress, at 2985 s");
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_watchdog_only_the_standing_is_told() {
-    let pulse = pulse();
+async fn without_a_watchdog_only_the_status_is_sent() {
+    let observed = observed(&["a:b"]);
     let working = async {
         tokio::time::sleep(seconds(7)).await;
-        pulse.stands("standing by");
+        observed[0].liveness.set_status("standby");
     };
-    let (told, ()) = tokio::join!(told_within(seconds(3600), &pulse, None), working);
-    assert_eq!(told, [(7, "STATUS=standing by".to_owned())]);
+    let (sent, ()) = tokio::join!(sent_within(seconds(3600), &observed, None), working);
+    assert_eq!(sent, [(7, "STATUS=standby".to_owned())]);
 }
 
-#[test]
-fn the_watchdog_is_the_one_that_is_meant_for_this_process() {
-    let read = |usec: Option<&str>, pid: Option<&str>| watchdog(usec.map(OsStr::new), pid.map(OsStr::new), 17);
-    assert_eq!(read(Some("30000000"), Some("17")), Some(seconds(30)));
-    assert_eq!(read(Some("30000000"), None), Some(seconds(30)));
-    for (usec, pid) in [(None, None), (Some("30000000"), Some("18")), (Some("0"), None), (Some("soon"), Some("17"))] {
-        assert_eq!(read(usec, pid), None, "{usec:?} {pid:?}");
-    }
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn both_kinds_of_socket_are_reached() {
-    use std::os::linux::net::SocketAddrExt as _;
-
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("notify");
-    let name = format!("auditsync-test-{}", std::process::id());
-    let abstract_name = SocketAddr::from_abstract_name(name.as_bytes()).unwrap();
-    for (listener, address) in [
-        (UnixDatagram::bind(&path).unwrap(), path.into_os_string()),
-        (UnixDatagram::bind_addr(&abstract_name).unwrap(), format!("@{name}").into()),
-    ] {
-        let notifier = Notifier::to(&address).unwrap();
-        notifier.ready();
-        notifier.stopping(seconds(25));
-        notifier.stopping(seconds(25));
-        notifier.reloading();
-        let mut buffer = [0; 200];
-        let mut next = || {
-            let length = listener.recv(&mut buffer).unwrap();
-            String::from_utf8(buffer[..length].to_vec()).unwrap()
-        };
-        assert_eq!(next(), "READY=1");
-        assert_eq!(next(), "STOPPING=1\nEXTEND_TIMEOUT_USEC=30000000");
-        assert!(next().starts_with("RELOADING=1\nMONOTONIC_USEC="), "a second stop is not told again");
-    }
-    assert!(Notifier::to(OsStr::new("vsock:2:1234")).is_err());
+#[tokio::test(start_paused = true)]
+async fn of_several_pipelines_each_has_its_status_and_one_that_hangs_stops_the_heartbeat() {
+    let observed = observed(&["a:b", "c:d"]);
+    let _waiting = observed[0].liveness.pauses(seconds(10_000));
+    let hanging = observed[1].liveness.calls(Component::Destination);
+    let working = async {
+        tokio::time::sleep(seconds(7)).await;
+        observed[1].liveness.set_status("synced");
+    };
+    let (sent, ()) = tokio::join!(sent_within(seconds(3600), &observed, Some(WATCHDOG)), working);
+    assert!(sent.contains(&(7, "STATUS=a:b: ; c:d: synced".to_owned())), "{sent:?}");
+    assert_eq!(sent.last().map(|(at, _)| *at), Some(90), "the call may take 110 s");
+    drop(hanging);
 }

@@ -1,6 +1,6 @@
 //! The health endpoints and the metrics over HTTP/1.1, for probes and Prometheus: `/healthz`, `/readyz`, `/metrics`.
 //!
-//! It only tells. Whatever a client does costs a bounded amount of memory for a bounded time, and one of few places.
+//! It only reads. Whatever a client does costs a bounded amount of memory for a bounded time, and one of few connections.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -14,16 +14,18 @@ use hyper::body::Incoming;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::metrics;
+use super::liveness::{Health, Liveness, Readiness};
+use super::metrics::Metrics;
 use super::metrics::exporter::Scrape;
-use super::pulse::Pulse;
+use crate::pipeline_name::PipelineName;
 
 /// Connections at a time. A further one replaces the oldest that has not sent its request.
 const CONNECTIONS: usize = 128;
@@ -54,18 +56,18 @@ impl Listener {
     }
 
     /// Answers until the runtime ends.
-    pub fn serve(self, pulse: Pulse, scrape: Scrape) {
-        let told = Arc::new(Told { pulse, scrape });
+    pub fn serve(self, pipelines: Vec<Observed>, scrape: Scrape) {
+        let answers = Arc::new(Answers { pipelines, scrape });
         tokio::spawn(async move {
-            let mut places = Places::new();
+            let mut connections = Connections::new();
             let mut tidy = interval(TIDY_EVERY);
             tidy.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
-                    _ = tidy.tick() => told.scrape.tidy(),
+                    _ = tidy.tick() => answers.scrape.tidy(),
                     stream = self.next() => {
-                        places.give(stream, &told).await;
-                        // Who has sent a request is heard before the next connection can replace it.
+                        connections.add(stream, &answers).await;
+                        // A connection that has sent its request is noticed before the next one can replace it.
                         yield_now().await;
                     }
                 }
@@ -87,8 +89,8 @@ impl Listener {
     }
 }
 
-/// The places for connections.
-struct Places {
+/// The connections, of which there are few.
+struct Connections {
     free: Arc<Semaphore>,
     /// Connections that may not have sent their request, the oldest first.
     silent: VecDeque<Silent>,
@@ -100,32 +102,37 @@ struct Silent {
     task: AbortHandle,
 }
 
-impl Places {
+impl Connections {
     fn new() -> Self {
         Self { free: Arc::new(Semaphore::new(CONNECTIONS)), silent: VecDeque::new() }
     }
 
-    /// Answers a connection. Where all places are taken, the oldest connection without a request is closed for it.
-    async fn give(&mut self, stream: TcpStream, told: &Arc<Told>) {
+    /// Answers a connection. At the limit, the oldest connection without a request is closed for it.
+    async fn add(&mut self, stream: TcpStream, answers: &Arc<Answers>) {
         self.silent.retain(|silent| !silent.task.is_finished() && !silent.is_heard.load(Ordering::Relaxed));
         if self.free.available_permits() == 0
             && let Some(oldest) = self.silent.pop_front()
         {
             oldest.task.abort();
         }
-        // The semaphore is never closed, and every connection ends: there always comes a place.
-        let place = Arc::clone(&self.free).acquire_owned().await.ok();
+        // The semaphore is never closed, and every connection ends, so this wait ends.
+        let permit = Arc::clone(&self.free).acquire_owned().await.ok();
         let is_heard = Arc::new(AtomicBool::new(false));
-        let task = tokio::spawn(answer(stream, place, Arc::clone(told), Arc::clone(&is_heard))).abort_handle();
+        let task = tokio::spawn(answer(stream, permit, Arc::clone(answers), Arc::clone(&is_heard))).abort_handle();
         self.silent.push_back(Silent { is_heard, task });
     }
 }
 
 /// Answers the one request of a connection, and notes when it is there.
-async fn answer(stream: TcpStream, place: Option<OwnedSemaphorePermit>, told: Arc<Told>, is_heard: Arc<AtomicBool>) {
+async fn answer(
+    stream: TcpStream,
+    permit: Option<OwnedSemaphorePermit>,
+    answers: Arc<Answers>,
+    is_heard: Arc<AtomicBool>,
+) {
     let service = service_fn(move |request: Request<Incoming>| {
         is_heard.store(true, Ordering::Relaxed);
-        let response = told.respond(request.method(), request.uri().path());
+        let response = answers.respond(request.method(), request.uri());
         async move { Ok::<_, Infallible>(response) }
     });
     let connection = http1::Builder::new()
@@ -134,19 +141,57 @@ async fn answer(stream: TcpStream, place: Option<OwnedSemaphorePermit>, told: Ar
         .max_buf_size(LARGEST_HEAD)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
-    // A client that is slow, gone or talks something else is nothing to tell anybody.
+    // A client that is slow, gone or speaks another protocol is not worth a line in the log.
     let _ = timeout(LONGEST_LIFE, connection).await;
-    drop(place);
+    drop(permit);
 }
 
-/// What is told.
-struct Told {
-    pulse: Pulse,
+/// A pipeline that probes and Prometheus ask about.
+#[derive(Debug, Clone)]
+pub struct Observed {
+    /// Its name.
+    pub name: PipelineName,
+    /// What is known of its engine.
+    pub liveness: Liveness,
+    /// Its metrics.
+    pub metrics: Metrics,
+    /// Whether it is the only one of the process.
+    pub is_alone: bool,
+}
+
+/// The answer of `/healthz`: the health of the process, and of each pipeline.
+#[derive(Debug, Serialize)]
+struct HealthAnswer {
+    #[serde(flatten)]
+    all: Health,
+    pipelines: Vec<Of<Health>>,
+}
+
+/// The answer of `/readyz`: the readiness of the process, and of each pipeline.
+#[derive(Debug, Serialize)]
+struct ReadinessAnswer {
+    #[serde(flatten)]
+    all: Readiness,
+    pipelines: Vec<Of<Readiness>>,
+}
+
+/// What is known of one pipeline.
+#[derive(Debug, Serialize)]
+struct Of<T> {
+    pipeline: PipelineName,
+    #[serde(flatten)]
+    known: T,
+}
+
+/// What is answered.
+struct Answers {
+    pipelines: Vec<Observed>,
     scrape: Scrape,
 }
 
-impl Told {
-    fn respond(&self, method: &Method, path: &str) -> Response<String> {
+impl Answers {
+    fn respond(&self, method: &Method, uri: &Uri) -> Response<String> {
+        let path = uri.path();
         if !matches!(path, "/healthz" | "/readyz" | "/metrics") {
             return text(StatusCode::NOT_FOUND, "there are /healthz, /readyz and /metrics\n".to_owned());
         }
@@ -155,21 +200,39 @@ impl Told {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return response;
         }
-        match path {
-            "/healthz" => {
-                let health = self.pulse.health();
-                json(health.is_good, &health)
+        if path == "/metrics" {
+            for Observed { liveness, metrics, .. } in &self.pipelines {
+                metrics.is_ready(liveness.readiness().is_good);
             }
-            "/readyz" => {
-                let readiness = self.pulse.readiness();
-                json(readiness.is_good, &readiness)
-            }
-            _ => {
-                metrics::ready(self.pulse.readiness().is_good);
-                response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.scrape.text())
-            }
+            return response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.scrape.text());
+        }
+        let only = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes())
+            .find_map(|(name, value)| (name == "pipeline").then_some(value));
+        let meant = |observed: &&Observed| only.as_deref().is_none_or(|only| observed.name.as_str() == only);
+        let pipelines: Vec<_> = self.pipelines.iter().filter(meant).collect();
+        if pipelines.is_empty() {
+            return text(StatusCode::NOT_FOUND, "this process has no such pipeline\n".to_owned());
+        }
+        if path == "/healthz" {
+            let pipelines: Vec<_> = each(&pipelines, Liveness::health);
+            let all = worst(&pipelines, |health| health.is_good).clone();
+            json(all.is_good, &HealthAnswer { all, pipelines })
+        } else {
+            let pipelines: Vec<_> = each(&pipelines, Liveness::readiness);
+            let all = worst(&pipelines, |readiness| readiness.is_good).clone();
+            json(all.is_good, &ReadinessAnswer { all, pipelines })
         }
     }
+}
+
+fn each<T>(pipelines: &[&Observed], known: impl Fn(&Liveness) -> T) -> Vec<Of<T>> {
+    pipelines.iter().map(|observed| Of { pipeline: observed.name.clone(), known: known(&observed.liveness) }).collect()
+}
+
+/// What is known of a pipeline that is not good, or of the first if all are. There is at least one.
+fn worst<T>(pipelines: &[Of<T>], is_good: impl Fn(&T) -> bool) -> &T {
+    let worst = pipelines.iter().find(|of| !is_good(&of.known)).unwrap_or(&pipelines[0]);
+    &worst.known
 }
 
 fn json(is_good: bool, body: &impl serde::Serialize) -> Response<String> {

@@ -1,58 +1,149 @@
-//! What is counted and measured, for `/metrics`: one table, and one function for each place where a fact is known.
+//! What is counted and measured, for `/metrics`: one table, and one method for each place where a fact is known.
 //!
-//! Everything goes through the `metrics` facade. Where no recorder is installed, which is so unless
-//! `SECTIGO_AUDIT_HTTP_LISTEN` is set, each function ends at one load of an atomic.
+//! Everything goes through the `metrics` facade. Where no recorder is installed, which is so unless `/metrics` is served, each method ends
+//! at one load of an atomic.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use metrics::{counter, gauge, histogram};
+use metrics::{Label, SharedString, counter, gauge, histogram};
 
+use crate::component::Component;
 use crate::failure::Class;
+use crate::pipeline_name::PipelineName;
 
 pub mod exporter;
 mod render;
 mod table;
 
 pub use render::document;
-pub use table::{Kind, Label, METRICS, Metric};
+pub use table::{Kind, METRICS, Metric};
 
-/// Whom a request goes to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Server {
-    /// The API that events are read from.
-    Source,
-    /// The endpoint that issues access tokens for it.
-    Token,
-    /// The intake that events are delivered to.
-    Destination,
+/// The metrics of one pipeline. Clones count together.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    pipeline: PipelineName,
+    /// The second of the newest event that was delivered: several requests are under way at a time, and their answers come in any order.
+    newest: Arc<AtomicI64>,
 }
 
-impl Server {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Source => "source",
-            Self::Token => "token",
-            Self::Destination => "destination",
+impl Metrics {
+    /// The metrics of `pipeline`.
+    pub fn of(pipeline: &PipelineName) -> Self {
+        Self { pipeline: pipeline.clone(), newest: Arc::new(AtomicI64::new(i64::MIN)) }
+    }
+
+    fn labels<const N: usize>(&self, more: [(&'static str, &'static str); N]) -> Vec<Label> {
+        let pipeline = Label::new(table::PIPELINE, SharedString::from_shared(self.pipeline.shared()));
+        let more = more.into_iter().map(|(name, value)| Label::from_static_parts(name, value));
+        std::iter::once(pipeline).chain(more).collect()
+    }
+
+    fn add(&self, name: &'static str, number: usize) {
+        counter!(name, self.labels([])).increment(number as u64);
+    }
+
+    fn set_time(&self, name: &'static str, time: Timestamp) {
+        gauge!(name, self.labels([])).set(seconds(time.as_second()));
+    }
+
+    /// A request to `component` is made now.
+    pub fn exchange(&self, component: Component) -> Exchange {
+        Exchange { metrics: self.clone(), component, begun: Instant::now(), status: NO_ANSWER }
+    }
+
+    /// A page was read.
+    pub fn page_read(&self, events: usize, deduplicated: usize) {
+        self.add(table::READ, events + deduplicated);
+        self.add(table::DEDUPLICATED, deduplicated);
+    }
+
+    /// A request body was put under way.
+    pub fn body_sent(&self, uncompressed: usize, sent: usize) {
+        self.add(table::BODY_BYTES, uncompressed);
+        self.add(table::SENT_BYTES, sent);
+    }
+
+    /// The destination accepted these events, of which so many were changed.
+    pub fn accepted(&self, events: usize, restamped: usize, truncated: usize, newest: Option<Timestamp>) {
+        self.add(table::DELIVERED, events);
+        self.add(table::RESTAMPED, restamped);
+        self.add(table::TRUNCATED, truncated);
+        if let Some(newest) = newest {
+            let second = newest.as_second();
+            let newest = self.newest.fetch_max(second, Ordering::Relaxed).max(second);
+            gauge!(table::NEWEST_EVENT, self.labels([])).set(seconds(newest));
         }
+    }
+
+    /// An event became a dead letter.
+    pub fn dead_lettered(&self) {
+        self.add(table::DEAD_LETTERED, 1);
+    }
+
+    /// So many events are sent again, by this process or the next, although they may have been accepted.
+    pub fn possibly_duplicated(&self, events: usize) {
+        self.add(table::POSSIBLY_DUPLICATED, events);
+    }
+
+    /// A call to `component` failed and is retried.
+    pub fn retried(&self, component: Component, class: Class) {
+        let labels = self.labels([(table::COMPONENT, component.label()), (table::REASON, class.label())]);
+        counter!(table::RETRIES, labels).increment(1);
+    }
+
+    /// A sync ended.
+    pub fn sync_ended(&self, is_complete: bool, took: Duration) {
+        let result = if is_complete { "complete" } else { "incomplete" };
+        histogram!(table::SYNC_DURATION, self.labels([(table::RESULT, result)])).record(took);
+    }
+
+    /// The state was to be saved.
+    pub fn state_saved(&self, saved: Saved, now: Timestamp) {
+        let result = match saved {
+            Saved::Saved => "saved",
+            Saved::Conflict => "conflict",
+            Saved::Failed => "failed",
+        };
+        counter!(table::SAVES, self.labels([(table::RESULT, result)])).increment(1);
+        if saved == Saved::Saved {
+            self.set_time(table::LAST_COMMIT, now);
+        }
+    }
+
+    /// Everything up to `time` is delivered and committed.
+    pub fn reached(&self, time: Timestamp) {
+        self.set_time(table::CURSOR, time);
+    }
+
+    /// Whether this instance is the active one.
+    pub fn is_active(&self, is_active: bool) {
+        gauge!(table::ACTIVE, self.labels([])).set(f64::from(u8::from(is_active)));
+    }
+
+    /// Whether the pipeline is ready; set at each scrape.
+    pub fn is_ready(&self, is_ready: bool) {
+        gauge!(table::READY, self.labels([])).set(f64::from(u8::from(is_ready)));
+    }
+
+    /// The pipeline failed for good, and starts again later.
+    pub fn pipeline_failed(&self) {
+        self.add(table::FAILURES, 1);
     }
 }
 
 /// A request under way. When it is dropped it is counted and its duration noted, by whatever came back until then.
 #[derive(Debug)]
 pub struct Exchange {
-    server: Server,
+    metrics: Metrics,
+    component: Component,
     begun: Instant,
     status: &'static str,
 }
 
 impl Exchange {
-    /// A request is made now.
-    pub fn with(server: Server) -> Self {
-        Self { server, begun: Instant::now(), status: NO_ANSWER }
-    }
-
     /// An answer with this status began.
     pub fn answered(&mut self, status: u16) {
         self.status = match status {
@@ -72,98 +163,24 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let side = self.server.name();
-        counter!(table::REQUESTS, "side" => side, "status" => self.status).increment(1);
-        histogram!(table::REQUEST_DURATION, "side" => side).record(self.begun.elapsed());
+        let component = (table::COMPONENT, self.component.label());
+        counter!(table::REQUESTS, self.metrics.labels([component, (table::STATUS, self.status)])).increment(1);
+        histogram!(table::REQUEST_DURATION, self.metrics.labels([component])).record(self.begun.elapsed());
     }
 }
 
 /// The status of a request without a whole answer.
 const NO_ANSWER: &str = "none";
 
-/// A page was read.
-pub fn page_read(fresh: usize, already_delivered: usize) {
-    counter!(table::READ).increment((fresh + already_delivered) as u64);
-    counter!(table::ALREADY_DELIVERED).increment(already_delivered as u64);
-}
-
-/// A request body was put under way.
-pub fn body_sent(uncompressed: usize, sent: usize) {
-    counter!(table::BODY_BYTES).increment(uncompressed as u64);
-    counter!(table::SENT_BYTES).increment(sent as u64);
-}
-
-/// The destination accepted a request with these events, of which so many were changed.
-pub fn accepted(events: usize, restamped: usize, truncated: usize, newest: Option<Timestamp>) {
-    /// The newest event so far: several requests are under way at a time, and their answers come in any order.
-    static NEWEST: AtomicI64 = AtomicI64::new(i64::MIN);
-    counter!(table::DELIVERED).increment(events as u64);
-    counter!(table::RESTAMPED).increment(restamped as u64);
-    counter!(table::TRUNCATED).increment(truncated as u64);
-    if let Some(newest) = newest {
-        let second = newest.as_second();
-        gauge!(table::NEWEST_EVENT).set(seconds(NEWEST.fetch_max(second, Ordering::Relaxed).max(second)));
-    }
-}
-
-/// The destination refused one event by itself, and it was put aside.
-pub fn rejected() {
-    counter!(table::REJECTED).increment(1);
-}
-
-/// So many events are sent again, by this process or the next, although they may have been accepted.
-pub fn possibly_duplicated(events: usize) {
-    counter!(table::POSSIBLY_DUPLICATED).increment(events as u64);
-}
-
-/// A call failed and is to be made again; `side` is whom it went to.
-pub fn retried(side: &'static str, class: Class) {
-    counter!(table::RETRIES, "side" => side, "reason" => class.name()).increment(1);
-}
-
-/// A cycle ended.
-pub fn cycle_ended(complete: bool, took: Duration) {
-    let result = if complete { "complete" } else { "incomplete" };
-    histogram!(table::CYCLE_DURATION, "result" => result).record(took);
-}
-
 /// What became of a save of the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Saved {
-    /// It is in.
+    /// It is in the store.
     Saved,
-    /// Another writer was there before.
+    /// Another writer was faster.
     Conflict,
     /// It failed, or had no answer.
     Failed,
-}
-
-/// The state was to be saved.
-pub fn state_saved(saved: Saved, now: Timestamp) {
-    let result = match saved {
-        Saved::Saved => "saved",
-        Saved::Conflict => "conflict",
-        Saved::Failed => "failed",
-    };
-    counter!(table::SAVES, "result" => result).increment(1);
-    if saved == Saved::Saved {
-        gauge!(table::LAST_COMMIT).set(seconds(now.as_second()));
-    }
-}
-
-/// Everything up to `position` is delivered and committed.
-pub fn position(position: Timestamp) {
-    gauge!(table::POSITION).set(seconds(position.as_second()));
-}
-
-/// Whether this instance is the one that works on the state.
-pub fn lease_held(held: bool) {
-    gauge!(table::LEASE_HELD).set(f64::from(u8::from(held)));
-}
-
-/// Whether `/readyz` says yes; told at each scrape.
-pub fn ready(ready: bool) {
-    gauge!(table::READY).set(f64::from(u8::from(ready)));
 }
 
 /// Seconds since 1970 as Prometheus has them: exact for as long as anyone counts.

@@ -19,7 +19,7 @@ const LEVELS: [(&str, Level); 5] = [
 
 /// Where probes and Prometheus are answered.
 pub(crate) const LISTEN: Variable<SocketAddr> = Variable::new(
-    Scope::Shared,
+    Scope::Process,
     "AUDITSYNC_HTTP_LISTEN",
     Preset::Derived("off"),
     |text, _| parse::listen(text),
@@ -28,7 +28,7 @@ pub(crate) const LISTEN: Variable<SocketAddr> = Variable::new(
 
 /// The layout of a log line.
 pub(crate) const LOG_FORMAT: Variable<Format> = Variable::new(
-    Scope::Shared,
+    Scope::Process,
     "AUDITSYNC_LOG_FORMAT",
     Preset::Value("text"),
     |text, _| parse::choice(text, &FORMATS),
@@ -37,7 +37,7 @@ pub(crate) const LOG_FORMAT: Variable<Format> = Variable::new(
 
 /// The least severity that is logged.
 pub(crate) const LOG_LEVEL: Variable<Level> = Variable::new(
-    Scope::Shared,
+    Scope::Process,
     "AUDITSYNC_LOG_LEVEL",
     Preset::Value("info"),
     |text, _| parse::choice(text, &LEVELS),

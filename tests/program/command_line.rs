@@ -664,7 +664,7 @@ async fn each_cycle_is_told_in_one_line_with_its_counts() {
     assert_eq!(counts(cycles[0]), [250, 250, 0, 0, 0]);
     // Others may have followed before the signal came.
     let second = cycles.iter().find(|cycle| cycle["delivered"] == 1).unwrap();
-    let again = second["already_delivered"].as_u64().unwrap();
+    let again = second["deduplicated"].as_u64().unwrap();
     assert_eq!(counts(second), [again + 1, 1, 0, 0, 0]);
     assert!(again >= 20, "the last five of fifty minutes were read again: {again}");
     delivered_once(&intake, 251);

@@ -112,7 +112,7 @@ async fn what_is_counted_is_what_the_far_sides_saw_whatever_fails() {
     let without_answer = requests.iter().filter(|request| request.status.is_none()).map(|request| request.entries);
     assert_shows(&scrape, "auditsync_events_possibly_duplicated_total", without_answer.sum());
     assert_shows(&scrape, "auditsync_events_read_total", 50);
-    assert_shows(&scrape, "auditsync_events_already_delivered_total", 0);
+    assert_shows(&scrape, "auditsync_events_deduplicated_total", 0);
     let to_intake = |status| format!("auditsync_requests_total{{side=\"destination\",status=\"{status}\"}}");
     assert_shows(&scrape, &to_intake("2xx"), answered(Some(202)));
     assert_shows(&scrape, &to_intake("4xx"), answered(Some(400)) + answered(Some(429)));
@@ -178,7 +178,7 @@ async fn what_is_read_again_is_counted_apart() {
     stage.intake.wait_for_ids(5).await;
     stage.push(1, 1, 0);
     stage.intake.wait_for_ids(6).await;
-    let again = "auditsync_events_already_delivered_total";
+    let again = "auditsync_events_deduplicated_total";
     let scrape = probe.until("/metrics", |answer| value(&answer.body, again) > 0.5).await.body;
     let (read, again) = (value(&scrape, "auditsync_events_read_total"), value(&scrape, again));
     assert!((read - again - 6.0).abs() < 0.5, "{scrape}");

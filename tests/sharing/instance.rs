@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
-use auditsync::sync::clock::Clock;
-use auditsync::sync::stop::Stop;
-use auditsync::sync::{Error, Mode, Outcome, Settings, Sync};
+use auditsync::engine::clock::Clock;
+use auditsync::engine::stop::Stop;
+use auditsync::engine::{Error, Mode, Outcome, Settings, Sync};
 
 use crate::plan::{End, InstancePlan, Plan};
 use crate::world::{Row, Shared, Sink, Summary, World};

@@ -244,7 +244,7 @@ impl Source for Row {
         let event = |number: usize| Event::new(Bytes::from(number.to_string()), None, Fields::default());
         let next = Cursor::encode(&to).unwrap();
         let more = to < self.0.plan.events;
-        Ok(Page { events: (from..to).map(event).collect(), already_delivered: 0, next, more })
+        Ok(Page { events: (from..to).map(event).collect(), deduplicated: 0, next, more })
     }
 
     fn pause(&self) {

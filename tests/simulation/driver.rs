@@ -7,8 +7,8 @@ use jiff::SignedDuration;
 use tokio::time::{sleep, timeout};
 
 use auditsync::state;
-use auditsync::sync::clock::Clock;
-use auditsync::sync::{Error, Mode, Outcome, Settings, Sync};
+use auditsync::engine::clock::Clock;
+use auditsync::engine::{Error, Mode, Outcome, Settings, Sync};
 
 use crate::destination::ModelDestination;
 use crate::plan::{Cue, End, LifePlan, Plan};

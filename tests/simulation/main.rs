@@ -20,7 +20,7 @@ mod world;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
-use auditsync::sync::Mode;
+use auditsync::engine::Mode;
 use plan::{Burst, Cue, End, Knobs, LastPage, LifePlan, Order, Paging, Plan, SourceFault, Spell, Told, Trouble, plans};
 
 /// `PROPTEST_CASES` asks for more cases. A failing case is printed whole and needs no file to be kept.

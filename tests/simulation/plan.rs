@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use auditsync::sync::Mode;
+use auditsync::engine::Mode;
 
 /// One case.
 #[derive(Debug, Clone)]

@@ -20,7 +20,7 @@ use auditsync::source::sectigo::refusals::{Refusals, Step};
 use auditsync::source::sectigo::stability::Stability;
 use auditsync::source::sectigo::{self, page, repair};
 use auditsync::source::{Cursor, Error, Page, Source};
-use auditsync::sync::clock::Clock;
+use auditsync::engine::clock::Clock;
 
 use crate::plan::SourceFault;
 use crate::world::{Life, World, excerpt, place, take};
@@ -70,12 +70,12 @@ impl ModelSource {
     }
 
     /// The page is the engine's from here on.
-    fn page(&self, events: Vec<Event>, already_delivered: usize, next: &Position, begun: LocalTime) -> Page {
+    fn page(&self, events: Vec<Event>, deduplicated: usize, next: &Position, begun: LocalTime) -> Page {
         let more = match next {
             Position::InRange(_) => true,
             Position::First { since } | Position::Idle { since, .. } => *since < self.end(begun),
         };
-        Page { events, already_delivered, next: Cursor::encode(next).unwrap(), more }
+        Page { events, deduplicated, next: Cursor::encode(next).unwrap(), more }
     }
 
     async fn ask(&self, range: &InRange) -> Result<Answer, Error> {
@@ -149,7 +149,7 @@ impl ModelSource {
         if is_idle && self.end(begun) <= since && self.server_time(self.clock.local()).is_none() {
             self.read_clock(since).await?;
             if self.end(begun) > since {
-                return Ok(Page { events: Vec::new(), already_delivered: 0, next: cursor.clone(), more: true });
+                return Ok(Page { events: Vec::new(), deduplicated: 0, next: cursor.clone(), more: true });
             }
         }
         if is_first && let Some(corrected) = self.first_corrected(since, false) {
@@ -157,7 +157,7 @@ impl ModelSource {
         }
         let Some(range) = self.enter(position, begun) else {
             self.not_ahead(since)?;
-            return Ok(Page { events: Vec::new(), already_delivered: 0, next: cursor.clone(), more: false });
+            return Ok(Page { events: Vec::new(), deduplicated: 0, next: cursor.clone(), more: false });
         };
         let Answer::Page { body, token, date, asked } = self.ask(&range).await? else {
             let step = self.refusals.lock().unwrap().refused(&range, 400, Instant::now());
@@ -187,7 +187,7 @@ impl ModelSource {
                 }
                 None => {
                     self.not_ahead(since)?;
-                    Ok(Page { events: Vec::new(), already_delivered: 0, next: cursor.clone(), more: false })
+                    Ok(Page { events: Vec::new(), deduplicated: 0, next: cursor.clone(), more: false })
                 }
             };
         }
@@ -202,7 +202,7 @@ impl ModelSource {
             }
         })?;
         let sifted = sifted.sifted;
-        Ok(self.page(sifted.fresh, sifted.already_delivered, &sifted.next, begun))
+        Ok(self.page(sifted.fresh, sifted.deduplicated, &sifted.next, begun))
     }
 
     /// The range that was read is read `again` from its start. As a whole, all that lies in the next one's overlap is remembered, and only

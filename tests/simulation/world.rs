@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use auditsync::http::{Excerpt, Place, Redaction};
-use auditsync::sync::stop::Stop;
+use auditsync::engine::stop::Stop;
 
 use crate::api::Api;
 use crate::documents::Documents;

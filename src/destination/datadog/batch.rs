@@ -4,6 +4,7 @@ use std::io;
 use std::ops::Range;
 
 use jiff::Timestamp;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Compression;
 use super::compressor::Compressor;
@@ -47,6 +48,8 @@ pub struct Batch {
     pub restamped: usize,
     /// Which are cut.
     pub cut: Vec<usize>,
+    /// Its part of the bytes that may be under way; given back when the batch is dropped.
+    room: Option<OwnedSemaphorePermit>,
 }
 
 impl Batch {
@@ -62,7 +65,7 @@ impl Batch {
         let Workbench { body, compressor } = workbench;
         let end = range.end.min(range.start.saturating_add(MOST_ENTRIES)).min(events.len());
         let mut batch =
-            Self { range: range.start..range.start, body: Vec::new(), uncompressed: 0, restamped: 0, cut: Vec::new() };
+            Self { range: range.start..range.start, body: Vec::new(), uncompressed: 0, restamped: 0, cut: Vec::new(), room: None };
         let raw: usize = events.get(range.start..end).unwrap_or_default().iter().map(|event| event.raw().len()).sum();
         body.clear();
         body.reserve(LARGEST_BODY.min(raw + (end - range.start) * USUAL_ENTRY));
@@ -88,6 +91,13 @@ impl Batch {
         batch.uncompressed = body.len();
         batch.body = compressor.compress(body)?;
         Ok(batch)
+    }
+
+    /// The same batch, which holds of `largest` what its body needs, and gives back the rest.
+    #[must_use]
+    pub(super) fn holding(mut self, largest: Option<OwnedSemaphorePermit>) -> Self {
+        self.room = largest.and_then(|mut largest| largest.split(self.body.len().min(largest.num_permits())));
+        self
     }
 }
 

@@ -20,7 +20,7 @@ const FAILURES_IN_A_FORM: u32 = 3;
 const REDUCED_BELOW: f64 = 1.0 / 900.0;
 
 /// The same, for the dead letter. Reached by 12 failures between notices that are all accepted.
-const REJECTED_BELOW: f64 = 1e-6;
+const REFUSED_BELOW: f64 = 1e-6;
 
 /// Entries that may be at fault for the failure of their request.
 #[derive(Debug, Default)]
@@ -49,13 +49,13 @@ pub(super) struct Doubt {
 
 /// What is to become of a single entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+enum Finding {
     /// It is tried again.
     Open,
     /// It is tried as text.
     Reduce,
     /// It is a dead letter.
-    Reject,
+    Refuse,
 }
 
 impl Doubt {
@@ -89,14 +89,14 @@ impl Doubt {
         (1..=self.failures).map(f64::from).map(|nth| (failed + nth) / (accepted + failed + nth)).product()
     }
 
-    fn verdict(&self) -> Verdict {
+    fn finding(&self) -> Finding {
         if !self.is_single() || self.in_this_form < FAILURES_IN_A_FORM {
-            return Verdict::Open;
+            return Finding::Open;
         }
         match self.form {
-            Form::Whole | Form::Cut if self.chance() <= REDUCED_BELOW => Verdict::Reduce,
-            Form::Text if self.chance() <= REJECTED_BELOW => Verdict::Reject,
-            Form::Whole | Form::Cut | Form::Text => Verdict::Open,
+            Form::Whole | Form::Cut if self.chance() <= REDUCED_BELOW => Finding::Reduce,
+            Form::Text if self.chance() <= REFUSED_BELOW => Finding::Refuse,
+            Form::Whole | Form::Cut | Form::Text => Finding::Open,
         }
     }
 }
@@ -168,7 +168,7 @@ impl Doubts {
     /// A notice was accepted: failures just before it count. Gives the entries to be dead-lettered.
     pub(super) fn notice_accepted(&mut self) -> Vec<Doubt> {
         self.others_accepted();
-        let mut rejected = Vec::new();
+        let mut refused = Vec::new();
         for doubt in self.0.iter_mut().filter(|doubt| doubt.is_single()) {
             if !std::mem::take(&mut doubt.is_open) {
                 continue;
@@ -176,13 +176,13 @@ impl Doubts {
             doubt.notices_accepted += 1;
             doubt.failures += 1;
             doubt.in_this_form += 1;
-            match doubt.verdict() {
-                Verdict::Open => {}
-                Verdict::Reduce => (doubt.form, doubt.in_this_form) = (Form::Text, 0),
-                Verdict::Reject => rejected.push(doubt.clone()),
+            match doubt.finding() {
+                Finding::Open => {}
+                Finding::Reduce => (doubt.form, doubt.in_this_form) = (Form::Text, 0),
+                Finding::Refuse => refused.push(doubt.clone()),
             }
         }
-        rejected
+        refused
     }
 
     /// A notice failed, too: what failed before it says nothing.
@@ -272,7 +272,7 @@ mod tests {
 
     /// How likely an intake that fails at random at this rate makes a single entry end so. Exact: the entry and the notice after it
     /// either go on (both outcomes weighed) or end the doubt.
-    fn ends_in(verdict: Verdict, rate: f64) -> f64 {
+    fn ends_in(finding: Finding, rate: f64) -> f64 {
         const MOST: usize = 150;
         // By failures and by notices that failed.
         let mut weights = vec![vec![0.0; MOST]; MOST];
@@ -283,7 +283,7 @@ mod tests {
                 let weight = weights[failures][failed];
                 weights[failures][failed + 1] += weight * rate * rate;
                 let count = |number: usize| u32::try_from(number).unwrap();
-                let (form, in_this_form) = if verdict == Verdict::Reduce { (Form::Whole, 3) } else { (Form::Text, 3) };
+                let (form, in_this_form) = if finding == Finding::Reduce { (Form::Whole, 3) } else { (Form::Text, 3) };
                 let tried = Doubt {
                     form,
                     in_this_form,
@@ -293,7 +293,7 @@ mod tests {
                     ..Doubt::of(0..1, form, reason())
                 };
                 let weight = weight * rate * (1.0 - rate);
-                if tried.verdict() == verdict { ended += weight } else { weights[failures + 1][failed] += weight }
+                if tried.finding() == finding { ended += weight } else { weights[failures + 1][failed] += weight }
             }
         }
         ended
@@ -303,7 +303,7 @@ mod tests {
     fn chance_dead_letters_less_than_one_doubted_entry_in_a_million() {
         for percent in 1..100 {
             let rate = f64::from(percent) / 100.0;
-            let (reduced, rejected) = (ends_in(Verdict::Reduce, rate), ends_in(Verdict::Reject, rate));
+            let (reduced, rejected) = (ends_in(Finding::Reduce, rate), ends_in(Finding::Refuse, rate));
             assert!(rejected < 1e-6, "{percent} %: {rejected:e}");
             assert!(reduced < 1.0 / 900.0, "{percent} %: {reduced:e}");
         }

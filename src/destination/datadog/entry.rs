@@ -9,7 +9,6 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::Labels;
-use super::severity::severity;
 use super::text::{Text, string, string_within};
 use crate::event::{Event, Field};
 
@@ -19,8 +18,10 @@ pub const LARGEST_ENTRY: usize = 1_000_000;
 /// Size to which a too large entry is cut: the largest that Datadog recommends, in bytes.
 pub const CUT_ENTRY: usize = 25_000;
 
-/// Events older than this are sent with the present time. The intake drops what is older than 18 h although it
-/// answers 202; the difference is room for retries and clocks.
+/// The intake drops events that are older than this, although it answers 202.
+pub const OLDEST_TAKEN: Duration = Duration::from_secs(18 * 3600);
+
+/// Events older than this are sent with the present time. The difference to [`OLDEST_TAKEN`] is room for retries and clocks.
 const OLDEST: Duration = Duration::from_secs(17 * 3600);
 
 /// Events further ahead than this are sent with the present time; the intake's own bound.
@@ -104,9 +105,7 @@ impl EntryWriter {
 
         out.extend_from_slice(&self.opening);
         out.extend_from_slice(b",\"status\":\"");
-        let (done, ended) = (action.as_ref().map(Text::bytes), outcome.as_ref().map(Text::bytes));
-        let severity = severity(done.as_deref(), ended.as_deref());
-        out.extend_from_slice(severity.name().as_bytes());
+        out.extend_from_slice(event.severity().name().as_bytes());
         // Writing into memory cannot fail.
         let _ = write!(out, "\",\"timestamp\":{},\"message\":", stamp.as_millisecond());
         let whole = match form {
@@ -219,9 +218,9 @@ fn attributes(out: &mut Vec<u8>, event: &Event, action: Option<Text<'_>>, outcom
         out,
         ",\"usr\":{",
         "}",
-        [("id", text(Field::UserId)), ("name", text(Field::UserName)), ("email", text(Field::UserEmail))],
+        [("id", text(Field::ActorId)), ("name", text(Field::ActorName)), ("email", text(Field::ActorEmail))],
     );
-    object(out, ",\"network\":{\"client\":{", "}}", [("ip", text(Field::ClientIp))]);
+    object(out, ",\"network\":{\"client\":{", "}}", [("ip", text(Field::ClientAddress))]);
 }
 
 /// What was changed, under `auditsync`; nothing where nothing was.

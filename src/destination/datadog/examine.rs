@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::Datadog;
+use super::client::Client;
 use super::isolate::{Settling, Stopped};
 use super::ledger::Ledger;
-use crate::destination::Error;
+use super::error::Error;
 use crate::event::Event;
 
 /// Each single entry is sent so often in one call; the rest of the evidence has to come from later calls, after the engine's backoff.
@@ -25,10 +25,10 @@ const MOST_IN_A_ROW: u32 = 3;
 const MOST_REQUESTS: u32 = 64;
 
 /// So many failures in a row, nothing having been accepted in this call, are perhaps an outage: a notice finds out.
-const PATIENCE_AT_FIRST: u32 = 2;
+const FAILURES_AT_FIRST: u32 = 2;
 
 /// The same, where something has been accepted in this call: halving takes three failures of a part.
-const PATIENCE: u32 = 4;
+const FAILURES_LATER: u32 = 4;
 
 /// What became of a doubted range, and what is to be sent next.
 enum Tried {
@@ -38,7 +38,7 @@ enum Tried {
 
 /// The examination of one call.
 pub(super) struct Examination<'e, 'd> {
-    datadog: &'e Datadog,
+    client: &'e Client,
     ledger: &'e Ledger<'d>,
     events: &'e Arc<[Event]>,
     now: Timestamp,
@@ -49,27 +49,27 @@ pub(super) struct Examination<'e, 'd> {
 }
 
 impl<'e, 'd> Examination<'e, 'd> {
-    pub(super) fn new(datadog: &'e Datadog, ledger: &'e Ledger<'d>, events: &'e Arc<[Event]>, now: Timestamp) -> Self {
-        Self { datadog, ledger, events, now, requests: 0, unexplained: 0, has_accepted: false }
+    pub(super) fn new(client: &'e Client, ledger: &'e Ledger<'d>, events: &'e Arc<[Event]>, now: Timestamp) -> Self {
+        Self { client, ledger, events, now, requests: 0, unexplained: 0, has_accepted: false }
     }
 
     /// Sends what is in doubt until nothing is, or until this call has found out what it can.
     pub(super) async fn run(mut self) -> Result<(), Error> {
         let mut rounds = 0;
         loop {
-            let mut queue: VecDeque<_> = self.ledger.remember(|memory| memory.doubts.to_try()).into();
+            let mut queue: VecDeque<_> = self.ledger.remember(|work| work.doubts.to_try()).into();
             while let Some(range) = queue.pop_front() {
                 let again = self.try_by_lot(range).await?;
                 again.into_iter().rev().for_each(|range| queue.push_front(range));
-                if self.unexplained >= if self.has_accepted { PATIENCE } else { PATIENCE_AT_FIRST } {
+                if self.unexplained >= if self.has_accepted { FAILURES_LATER } else { FAILURES_AT_FIRST } {
                     self.probe().await?;
                 }
                 if self.requests >= MOST_REQUESTS {
                     return self.ends();
                 }
             }
-            let (none, single) = self.ledger.remember(|memory| {
-                let doubts = memory.doubts.all();
+            let (none, single) = self.ledger.remember(|work| {
+                let doubts = work.doubts.all();
                 (doubts.is_empty(), doubts.iter().all(super::doubt::Doubt::is_single))
             });
             if none {
@@ -94,20 +94,20 @@ impl<'e, 'd> Examination<'e, 'd> {
     async fn probe(&mut self) -> Result<(), Error> {
         let message =
             "auditsync tests whether the intake accepts entries, because requests with some audit records keep failing";
-        let body = self.datadog.notice("probe", message, "info", self.now)?;
+        let body = self.client.notice("probe", message, "info", self.now)?;
         self.requests += 1;
-        match self.datadog.send(self.ledger, 0, body).await {
+        match self.client.send(self.ledger, 0, body).await {
             Ok(()) => {
                 (self.unexplained, self.has_accepted) = (0, true);
-                for doubt in self.ledger.remember(|memory| memory.doubts.notice_accepted()) {
+                for doubt in self.ledger.remember(|work| work.doubts.notice_accepted()) {
                     let reason = format!("{} ({} times, while notices were accepted)", doubt.reason, doubt.failures());
-                    self.ledger.rejected(doubt.range.start, reason);
+                    self.ledger.refused(doubt.range.start, reason);
                 }
-                self.datadog.write_letters(self.ledger, self.events, self.now).await
+                self.client.write_letters(self.ledger, self.events, self.now).await
             }
             Err(setback) => {
-                self.ledger.remember(|memory| memory.doubts.notice_failed());
-                Err(setback.into_error(self.datadog))
+                self.ledger.remember(|work| work.doubts.notice_failed());
+                Err(setback.into_error(self.client))
             }
         }
     }
@@ -133,18 +133,18 @@ impl<'e, 'd> Examination<'e, 'd> {
 
     /// Sends a doubted range once.
     async fn attempt(&mut self, range: Range<usize>) -> Result<Tried, Error> {
-        let form = self.ledger.remember(|memory| memory.doubts.about(&range).map(|doubt| doubt.form));
+        let form = self.ledger.remember(|work| work.doubts.about(&range).map(|doubt| doubt.form));
         let Some(form) = form else { return Ok(Tried::Accepted(Vec::new())) };
-        let batch = self.datadog.packer.pack(self.events, range.clone(), form, self.now).await?;
+        let batch = self.client.packer.pack(self.events, range.clone(), form, self.now).await?;
         let sent = batch.range.clone();
-        self.ledger.remember(|memory| memory.doubts.cut_at(&range, sent.end));
+        self.ledger.remember(|work| work.doubts.cut_at(&range, sent.end));
         let rest = Some(sent.end..range.end).filter(|rest| !rest.is_empty());
         self.requests += 1;
-        let settling = Settling::of(self.datadog, self.ledger, Arc::clone(self.events), batch, form, self.now);
+        let settling = Settling::of(self.client, self.ledger, Arc::clone(self.events), batch, form, self.now);
         match settling.run().await {
             Ok(()) => {
                 (self.unexplained, self.has_accepted) = (0, true);
-                self.ledger.remember(|memory| memory.doubts.settled(&sent));
+                self.ledger.remember(|work| work.doubts.settled(&sent));
                 Ok(Tried::Accepted(rest.into_iter().collect()))
             }
             Err(Stopped { again: Some(again), .. }) => Ok(Tried::Failed(again.into_iter().chain(rest).collect())),
@@ -153,8 +153,8 @@ impl<'e, 'd> Examination<'e, 'd> {
     }
 
     fn ends(&self) -> Result<(), Error> {
-        match self.ledger.remember(|memory| memory.doubts.all().first().cloned()) {
-            Some(doubt) => Err(self.datadog.refuses_some(doubt.reason)),
+        match self.ledger.remember(|work| work.doubts.all().first().cloned()) {
+            Some(doubt) => Err(self.client.refuses_some(doubt.reason)),
             None => Ok(()),
         }
     }

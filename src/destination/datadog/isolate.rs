@@ -1,7 +1,7 @@
 //! Settling one batch: sending it and, where the intake refuses it, finding by halving what it refuses.
 //!
 //! One entry that is refused by itself must not hold up the others, and an intake that refuses everything must not empty the log into the
-//! rejected file. So a refused entry is a *suspect* until the intake has accepted something after it; where nothing
+//! dead-letter file. So a refused entry is a *suspect* until the intake has accepted something after it; where nothing
 //! else is at hand, a notice of our own is sent to find out.
 
 use std::ops::Range;
@@ -14,10 +14,9 @@ use super::entry::Form;
 use super::ledger::Ledger;
 use super::misdated::Misdated;
 use super::response::Meaning;
-use super::{Body, Datadog, Setback};
-use crate::destination::Error;
+use super::client::{Body, Client, Setback};
+use super::error::Error;
 use crate::event::Event;
-use crate::server_time::LocalTime;
 
 /// Why a batch is not settled.
 #[derive(Debug)]
@@ -41,7 +40,7 @@ struct Suspect {
 
 /// The settling of one batch. What is settled stands in the ledger at once; the rest is still outstanding.
 pub(super) struct Settling<'a, 'd> {
-    datadog: &'a Datadog,
+    client: &'a Client,
     ledger: &'a Ledger<'d>,
     events: Arc<[Event]>,
     now: Timestamp,
@@ -55,7 +54,7 @@ pub(super) struct Settling<'a, 'd> {
 impl<'a, 'd> Settling<'a, 'd> {
     /// Of a batch that was written in this form.
     pub(super) fn of(
-        datadog: &'a Datadog,
+        client: &'a Client,
         ledger: &'a Ledger<'d>,
         events: Arc<[Event]>,
         batch: Batch,
@@ -63,7 +62,7 @@ impl<'a, 'd> Settling<'a, 'd> {
         now: Timestamp,
     ) -> Self {
         let work = vec![(batch.range.clone(), form)];
-        Self { datadog, ledger, events, now, first: Some(batch), work, suspects: Vec::new() }
+        Self { client, ledger, events, now, first: Some(batch), work, suspects: Vec::new() }
     }
 
     /// Sends until everything is settled or something stands in the way.
@@ -82,23 +81,23 @@ impl<'a, 'd> Settling<'a, 'd> {
     async fn send(&mut self, range: Range<usize>, form: Form) -> Result<(), Stopped> {
         let mut batch = match self.first.take() {
             Some(batch) => batch,
-            None => self.datadog.packer.pack(&self.events, range.clone(), form, self.now).await?,
+            None => self.client.packer.pack(&self.events, range.clone(), form, self.now).await?,
         };
         let sent = batch.range.clone();
         let body = Body { sent: std::mem::take(&mut batch.body), uncompressed: batch.uncompressed };
-        let begun = LocalTime::now();
-        let setback = match self.datadog.send(self.ledger, sent.len(), body).await {
+        let begun = self.client.clock.local();
+        let setback = match self.client.send(self.ledger, sent.len(), body).await {
             Ok(()) => {
-                let misdated = Misdated::of(self.datadog, &self.events, &sent, self.now, begun);
+                let misdated = Misdated::of(self.client, &self.events, &sent, self.now, begun);
                 self.ledger.accepted(&batch, "larger than the intake takes", &misdated);
-                self.reject_suspects();
-                misdated.check(self.datadog)?;
+                self.refuse_suspects();
+                misdated.check(self.client)?;
                 None
             }
             Err(Setback::Refused { meaning, reason }) => Some((meaning, reason)),
             Err(Setback::Failed { error, about: None }) => return Err(error.into()),
             Err(Setback::Failed { error, about: Some(reason) }) => {
-                let again = self.ledger.remember(|memory| memory.doubts.failed(&sent, form, reason));
+                let again = self.ledger.remember(|work| work.doubts.failed(&sent, form, reason));
                 return Err(Stopped { error, again: Some(again) });
             }
         };
@@ -125,25 +124,25 @@ impl<'a, 'd> Settling<'a, 'd> {
 
     /// Finds out whether the intake accepts anything at all.
     async fn try_suspects(&mut self) -> Result<(), Error> {
-        let place = self.datadog.rejected.place();
+        let location = self.client.dead_letters.location();
         let message = format!(
-            "auditsync could not deliver {} audit record(s): the intake refuses them; they are kept in {place}",
+            "auditsync could not deliver {} audit record(s): the intake refuses them; they are kept in {location}",
             self.suspects.len()
         );
-        let body = self.datadog.notice("rejected", &message, "error", self.now)?;
-        match self.datadog.send(self.ledger, 0, body).await {
+        let body = self.client.notice("dead_letter", &message, "error", self.now)?;
+        match self.client.send(self.ledger, 0, body).await {
             Ok(()) => {
-                self.reject_suspects();
+                self.refuse_suspects();
                 Ok(())
             }
-            Err(setback) => Err(setback.into_error(self.datadog)),
+            Err(setback) => Err(setback.into_error(self.client)),
         }
     }
 
     /// The intake accepts others: the suspects are at fault themselves.
-    fn reject_suspects(&mut self) {
+    fn refuse_suspects(&mut self) {
         for Suspect { index, reason } in self.suspects.drain(..) {
-            self.ledger.rejected(index, reason);
+            self.ledger.refused(index, reason);
         }
     }
 }

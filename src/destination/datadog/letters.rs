@@ -1,4 +1,4 @@
-//! Dead letters that a delivery owes: written once each, also when the call that began to write is cut off.
+//! Dead letters that are due in a delivery: written once each, also when the call that began to write is cut off.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -9,12 +9,13 @@ use std::task::{Context, Poll};
 use jiff::Timestamp;
 use tokio::task::JoinHandle;
 
-use super::Datadog;
+use super::client::Client;
+use super::error::Error;
 use super::ledger::Ledger;
-use super::rejected::{Fate, Rejected};
-use crate::destination::{Error, Tally};
+use crate::dead_letter::{DeadLetters, Fate};
+use crate::destination::Tally;
 use crate::event::Event;
-use crate::telemetry::metrics;
+use crate::task;
 
 /// A dead letter that is not written yet.
 #[derive(Debug)]
@@ -32,43 +33,40 @@ impl Letter {
     }
 }
 
-/// The dead letters that are owed, the next one first.
+/// The dead letters that are due, the next one first.
 #[derive(Debug, Default)]
 pub(super) struct Letters(VecDeque<Letter>);
 
 impl Letters {
-    pub(super) fn owe(&mut self, letters: impl IntoIterator<Item = Letter>) {
+    pub(super) fn add(&mut self, letters: impl IntoIterator<Item = Letter>) {
         self.0.extend(letters);
     }
 
-    /// Begins to write the next one, or goes on with it. Ready with none when nothing is owed.
+    /// Begins to write the next one, or goes on with it. Ready with none when none is due.
     fn poll_next(
         &mut self,
-        rejected: &Rejected,
+        dead_letters: &DeadLetters,
         events: &Arc<[Event]>,
         now: Timestamp,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Letter, Error>>> {
         let Some(letter) = self.0.front_mut() else { return Poll::Ready(None) };
         let writing = letter.writing.get_or_insert_with(|| {
-            let (rejected, events) = (rejected.clone(), Arc::clone(events));
+            let (dead_letters, events) = (dead_letters.clone(), Arc::clone(events));
             let (index, fate, reason) = (letter.index, letter.fate, letter.reason.clone());
-            tokio::spawn(async move { write(&rejected, &events, index, fate, &reason, now).await })
+            tokio::spawn(async move { write(&dead_letters, &events, index, fate, &reason, now).await })
         });
         let Poll::Ready(ended) = Pin::new(writing).poll(context) else { return Poll::Pending };
         letter.writing = None;
-        Poll::Ready(match ended {
-            // A bug is to end the process as one.
-            Err(stopped) if stopped.is_panic() => std::panic::resume_unwind(stopped.into_panic()),
-            Err(stopped) => Some(Err(Error::Batch(std::io::Error::other(stopped)))),
-            Ok(Err(error)) => Some(Err(error)),
-            Ok(Ok(())) => self.0.pop_front().map(Ok),
+        Poll::Ready(match task::outcome(ended).map_err(Error::Batch).flatten() {
+            Ok(()) => self.0.pop_front().map(Ok),
+            Err(error) => Some(Err(error)),
         })
     }
 }
 
 async fn write(
-    rejected: &Rejected,
+    dead_letters: &DeadLetters,
     events: &[Event],
     index: usize,
     fate: Fate,
@@ -76,13 +74,13 @@ async fn write(
     now: Timestamp,
 ) -> Result<(), Error> {
     match events.get(index) {
-        Some(event) => rejected.keep(event, fate, reason, now).await,
+        Some(event) => Ok(dead_letters.keep(event, fate, reason, now).await?),
         None => Ok(()),
     }
 }
 
-impl Datadog {
-    /// Writes the dead letters that are owed, those first that a call before began with. After an error the rest is still owed.
+impl Client {
+    /// Writes the dead letters that are due, those first that an earlier call began to write. After an error the rest is still due.
     pub(super) async fn write_letters(
         &self,
         ledger: &Ledger<'_>,
@@ -91,15 +89,16 @@ impl Datadog {
     ) -> Result<(), Error> {
         loop {
             let next = poll_fn(|context| {
-                ledger.remember(|memory| memory.letters.poll_next(&self.rejected, events, now, context))
+                ledger.remember(|work| work.letters.poll_next(&self.dead_letters, events, now, context))
             });
             let Some(written) = next.await else { return Ok(()) };
             let Letter { index, fate, .. } = written?;
-            if fate == Fate::Rejected {
-                let mut delivery = ledger.delivery();
-                delivery.settle(&(index..index + 1));
-                delivery.count(Tally { rejected: 1, ..Tally::default() });
-                metrics::rejected();
+            if fate == Fate::Refused {
+                ledger.remember(|work| {
+                    work.progress.settle(&(index..index + 1));
+                    work.progress.count(Tally { dead_lettered: 1, ..Tally::default() });
+                });
+                self.metrics.dead_lettered();
             }
         }
     }

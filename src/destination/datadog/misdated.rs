@@ -4,10 +4,12 @@ use std::ops::Range;
 
 use jiff::Timestamp;
 
-use super::{Datadog, entry};
-use crate::destination::Error;
+use super::client::Client;
+use super::entry;
+use super::error::Error;
+use crate::clock::LocalTime;
 use crate::event::Event;
-use crate::server_time::{LocalTime, TOLERANCE};
+use crate::server_time::TOLERANCE;
 
 /// Entries that the intake accepted and dropped.
 pub(super) struct Misdated {
@@ -21,13 +23,13 @@ pub(super) struct Misdated {
 impl Misdated {
     /// Those in `range` that carried such times: they were written for `written_for`, and the request began at `begun`.
     pub(super) fn of(
-        datadog: &Datadog,
+        client: &Client,
         events: &[Event],
         range: &Range<usize>,
         written_for: Timestamp,
         begun: LocalTime,
     ) -> Self {
-        let theirs = datadog.clock.at(begun, LocalTime::now()).unwrap_or(written_for);
+        let theirs = client.intake_clock.at(begun, client.clock.local()).unwrap_or(written_for);
         let is_right = theirs.duration_since(written_for).unsigned_abs() <= TOLERANCE;
         let is_dropped = |index: &usize| {
             let stamp = events.get(*index).map(|event| entry::stamp(event, written_for));
@@ -48,11 +50,11 @@ impl Misdated {
     }
 
     /// The error, if there are any.
-    pub(super) fn check(self, datadog: &Datadog) -> Result<(), Error> {
+    pub(super) fn check(self, client: &Client) -> Result<(), Error> {
         let Self { indices, ours, theirs } = self;
         if indices.is_empty() {
             return Ok(());
         }
-        Err(Error::Misdated { place: datadog.place(), entries: indices.len(), ours, theirs })
+        Err(Error::Misdated { address: client.address(), entries: indices.len(), ours, theirs })
     }
 }

@@ -5,22 +5,32 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::batch::{Batch, Workbench};
 use super::entry::{EntryWriter, Form};
 use super::{Compression, IN_FLIGHT};
-use crate::destination::Error;
+use super::error::Error;
 use crate::event::Event;
+use crate::task;
 
 /// What was made for a moment serves for so long after it. Entries are dated anew when they are 17 hours old, an hour before the
 /// intake would drop them, so that minutes do no harm.
 const FRESH: Duration = Duration::from_secs(300);
+
+/// Bodies of a page that were made and are not answered yet take no more bytes than this. Two pages are under way at a time, so the memory
+/// of all bodies stays below twice as much, whatever the entries compress to.
+const MOST_BYTES_AHEAD: usize = 12_000_000;
+
+/// The largest body, in the semaphore's unit.
+const LARGEST_BODY: u32 = 5_000_000;
 
 /// So many workbenches are kept: one for the page that is sent, one for the next.
 const MOST_IDLE: usize = 2;
@@ -39,7 +49,7 @@ impl Packer {
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Workbench>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        self.idle.lock()
     }
 
     fn fill(&self, events: &[Event], range: Range<usize>, form: Form, now: Timestamp) -> io::Result<Batch> {
@@ -62,12 +72,8 @@ impl Packer {
         now: Timestamp,
     ) -> Result<Batch, Error> {
         let (this, events) = (self.clone(), Arc::clone(events));
-        match tokio::task::spawn_blocking(move || this.fill(&events, range, form, now)).await {
-            Ok(packed) => packed.map_err(Error::Batch),
-            // A bug is to end the process as one.
-            Err(stopped) if stopped.is_panic() => std::panic::resume_unwind(stopped.into_panic()),
-            Err(stopped) => Err(Error::Batch(io::Error::other(stopped))),
-        }
+        let packed = tokio::task::spawn_blocking(move || this.fill(&events, range, form, now)).await;
+        task::outcome(packed).flatten().map_err(Error::Batch)
     }
 
     /// How many batches are made before the first of them is wanted: one where they are large.
@@ -90,13 +96,16 @@ impl Batches {
         let (out, made) = mpsc::channel(packer.most_ahead());
         let (packer, events, ranges) = (packer.clone(), Arc::clone(events), ranges.to_vec());
         let packing = AbortOnDropHandle::new(tokio::spawn(async move {
+            let bytes = Arc::new(Semaphore::new(MOST_BYTES_AHEAD));
             for mut range in ranges {
                 while !range.is_empty() {
                     let Ok(room) = out.reserve().await else { return };
+                    // The semaphore is never closed.
+                    let largest = Arc::clone(&bytes).acquire_many_owned(LARGEST_BODY).await.ok();
                     let batch = packer.pack(&events, range.clone(), Form::Whole, now).await;
-                    let Ok(Batch { range: Range { end, .. }, .. }) = batch else { return room.send(batch) };
-                    range.start = end;
-                    room.send(batch);
+                    let Ok(batch) = batch else { return room.send(batch) };
+                    range.start = batch.range.end;
+                    room.send(Ok(batch.holding(largest)));
                 }
             }
         }));
@@ -121,11 +130,7 @@ impl Batches {
         // It has ended, and perhaps before its time.
         let ended = self.packing.as_mut()?.await;
         self.packing = None;
-        match ended {
-            Err(stopped) if stopped.is_panic() => std::panic::resume_unwind(stopped.into_panic()),
-            Err(stopped) => Some(Err(Error::Batch(io::Error::other(stopped)))),
-            Ok(()) => None,
-        }
+        task::outcome(ended).err().map(|cause| Err(Error::Batch(cause)))
     }
 }
 

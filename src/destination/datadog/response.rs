@@ -34,7 +34,7 @@ const DOMAINS: [&str; 3] = ["datadoghq.com", "datadoghq.eu", "ddog-gov.com"];
 pub enum Meaning {
     /// Every entry is accepted.
     Accepted,
-    /// A success that this intake would not give, such as a web page: a portal or proxy answered in its place.
+    /// A success that this intake would not give, such as a web page: a portal or proxy answered instead.
     NotTheIntake,
     /// A success whose body broke off before it was clear who gave it.
     Unfinished,
@@ -42,8 +42,8 @@ pub enum Meaning {
     BadPayload,
     /// The body, or one entry, is too large.
     TooLarge,
-    /// The key is refused.
-    KeyRefused,
+    /// The intake rejects the key.
+    KeyRejected,
     /// It may work later.
     Unavailable,
     /// The intake does not take such requests at all.
@@ -70,7 +70,7 @@ pub fn meaning(intake: Intake, status: StatusCode, headers: &HeaderMap, content:
         (200..300, _) => Meaning::NotTheIntake,
         (400 | 422, _) => Meaning::BadPayload,
         (413, _) => Meaning::TooLarge,
-        (401 | 403, _) => Meaning::KeyRefused,
+        (401 | 403, _) => Meaning::KeyRejected,
         (408 | 425 | 429 | 500.., _) => Meaning::Unavailable,
         _ => Meaning::Refused,
     }
@@ -147,8 +147,8 @@ mod tests {
         for (status, expected) in [
             (202, Meaning::Accepted),
             (400, Meaning::BadPayload),
-            (401, Meaning::KeyRefused),
-            (403, Meaning::KeyRefused),
+            (401, Meaning::KeyRejected),
+            (403, Meaning::KeyRejected),
             (408, Meaning::Unavailable),
             (413, Meaning::TooLarge),
             (429, Meaning::Unavailable),

@@ -1,13 +1,12 @@
 //! Datadog's variables, under Datadog's own names.
 
-use std::path::PathBuf;
-
 use url::Url;
 
 use super::site::{self, Site};
 use super::{Compression, Intake, Labels, Settings, intake_url, tags};
 use crate::config::{Noted, Preset, Reader, Scope, SecretVariable, Spec, Variable, parse};
 use crate::http::is_loopback;
+use crate::source::Product;
 
 const COMPRESSIONS: [(&str, Compression); 3] =
     [("gzip", Compression::Gzip), ("zstd", Compression::Zstd), ("none", Compression::Identity)];
@@ -56,14 +55,18 @@ pub(crate) const HOSTNAME: Variable<String> = Variable::text(
 );
 
 /// The service on every entry.
-pub(crate) const SERVICE: Variable<String> =
-    Variable::text(Scope::Destination, "DD_SERVICE", Preset::Value("sectigo-scm"), "Service on every entry.");
+pub(crate) const SERVICE: Variable<String> = Variable::text(
+    Scope::Destination,
+    "DD_SERVICE",
+    Preset::Derived("the source's product"),
+    "Service on every entry.",
+);
 
 /// The source on every entry.
 pub(crate) const SOURCE: Variable<String> = Variable::text(
     Scope::Destination,
     "DD_SOURCE",
-    Preset::Value("sectigo"),
+    Preset::Derived("the source's name"),
     "Source on every entry, which chooses the log pipeline. It is made lower case.",
 );
 
@@ -108,13 +111,10 @@ pub(crate) const VARIABLES: &[&Spec] = &[
 ];
 
 /// What is needed to send to the intake.
-pub(crate) fn settings(
-    dead_letter_path: Result<Option<PathBuf>, Noted>,
-    reader: &mut Reader<'_>,
-) -> Result<Settings, Noted> {
+pub(crate) fn settings(product: &Product, reader: &mut Reader<'_>) -> Result<Settings, Noted> {
     let api_key = reader.get_secret(&API_KEY);
     let site = reader.get(&SITE);
-    let labels = labels(reader);
+    let labels = labels(product, reader);
     let no_ssl = reader.get(&NO_SSL);
     // If NO_SSL cannot be read, that alone is reported, and not that plain http needs it.
     let allow_http = no_ssl.unwrap_or(true);
@@ -139,23 +139,22 @@ pub(crate) fn settings(
         api_key: api_key?,
         compression: compression?,
         labels: labels?,
-        rejected_path: dead_letter_path?,
     })
 }
 
-/// What every entry carries.
-pub(crate) fn labels(reader: &mut Reader<'_>) -> Result<Labels, Noted> {
+/// What every entry carries. Where no source or service is named, they are those of `product`.
+pub(crate) fn labels(product: &Product, reader: &mut Reader<'_>) -> Result<Labels, Noted> {
     let given = reader.find(&TAGS);
     let env = reader.find(&ENV);
     let hostname = reader.find(&HOSTNAME);
-    let service = reader.get(&SERVICE);
-    let source = reader.get(&SOURCE);
+    let service = reader.find(&SERVICE);
+    let source = reader.find(&SOURCE);
     let own = env.as_ref().ok().and_then(Option::as_deref);
     let tags = tags::joined(&given?.unwrap_or_default(), own).map_err(|rule| reader.refuse(&TAGS.spec, rule));
     env?;
     Ok(Labels {
-        source: source?.to_lowercase(),
-        service: service?,
+        source: source?.map_or_else(|| product.name.to_owned(), |source| source.to_lowercase()),
+        service: service?.unwrap_or_else(|| product.service.to_owned()),
         hostname: hostname?.unwrap_or_else(|| gethostname::gethostname().to_string_lossy().into_owned()),
         tags: tags?,
     })

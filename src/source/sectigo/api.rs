@@ -1,20 +1,24 @@
 //! The calls to the audit API: addresses, access token, and what a status means.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use reqwest::StatusCode;
 use reqwest::header::{ACCEPT, AUTHORIZATION};
 use url::Url;
 
-use super::URL_VARIABLE;
+use super::error::Error;
 use super::moment::Moment;
 use super::page;
 use super::position::PageToken;
-use crate::http::{self, Excerpt, Method, Place, Reply, Server};
+use super::variables::{API_CLIENT_ID, API_TOKEN_URL};
+use crate::clock::{Clock, LocalTime};
+use crate::component::{Component, Context};
+use crate::failure::Class;
+use crate::http::{self, Address, Excerpt, Method, Reply};
+use crate::oauth::{self, AccessToken, ClientCredentials};
 use crate::secret::Secret;
-use crate::server_time::LocalTime;
-use crate::source::Error;
-use crate::source::oauth::{self, AccessToken, ClientCredentials};
 
 /// Largest page, in bytes after decompression. Together with [`page::MOST_RECORDS`] it bounds the memory of the whole process.
 ///
@@ -32,12 +36,15 @@ const USUAL_ENDPOINT: &str = "https://auth.sso.sectigo.com/auth/realms/apiclient
 /// The domain whose hosts may be given the client secret.
 const FAMILY: &str = "sectigo.com";
 
-const TOKEN_URL_VARIABLE: &str = "SECTIGO_AUDIT_API_TOKEN_URL";
-const CLIENT_VARIABLE: &str = "SECTIGO_AUDIT_API_CLIENT_ID";
+/// The variable that corrects the token endpoint.
+const TOKEN_URL_VARIABLE: &str = API_TOKEN_URL.spec.name;
 
-/// What is asked for: a page of a range.
+/// The variable that names the client.
+const CLIENT_VARIABLE: &str = API_CLIENT_ID.spec.name;
+
+/// A page of a range, to be requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Question {
+pub(super) struct PageRequest {
     /// Where the range begins.
     pub(super) from: Moment,
     /// Where it ends.
@@ -53,7 +60,7 @@ pub(super) enum PageAnswer {
     Page {
         /// The answer.
         reply: Box<Reply>,
-        /// What it was asked with.
+        /// The token that the request carried.
         access: AccessToken,
         /// When it was requested, and when it was there.
         call: (LocalTime, LocalTime),
@@ -73,6 +80,7 @@ pub(super) struct Refusal {
 #[derive(Debug)]
 pub(super) struct Api {
     http: Arc<http::Client>,
+    clock: Clock,
     records: Url,
     credentials: ClientCredentials,
     configured_endpoint: Option<Url>,
@@ -81,7 +89,7 @@ pub(super) struct Api {
 
 impl Api {
     pub(super) fn new(
-        http: Arc<http::Client>,
+        context: &Context,
         base: &Url,
         token_url: Option<Url>,
         client_id: String,
@@ -90,7 +98,8 @@ impl Api {
         let mut records = base.clone();
         records.set_path(&format!("{}/api/v1/records", base.path().trim_end_matches('/')));
         Self {
-            http,
+            http: Arc::clone(&context.http),
+            clock: context.clock.clone(),
             records,
             credentials: ClientCredentials::new(client_id, CLIENT_VARIABLE, client_secret),
             configured_endpoint: token_url,
@@ -98,42 +107,42 @@ impl Api {
         }
     }
 
-    pub(super) fn place(&self) -> Place {
-        Place::of(&self.records)
+    pub(super) fn address(&self) -> Address {
+        Address::of(&self.records)
     }
 
-    /// Asks for a page.
-    pub(super) async fn ask(&self, question: &Question) -> Result<PageAnswer, Error> {
+    /// Requests a page.
+    pub(super) async fn get(&self, page: &PageRequest) -> Result<PageAnswer, Error> {
         let mut url = self.records.clone();
-        let (start, value) = match &question.token {
+        let (start, value) = match &page.token {
             Some(PageToken(token)) => ("token", token.clone()),
-            None => ("from", question.from.to_string()),
+            None => ("from", page.from.to_string()),
         };
-        url.query_pairs_mut().append_pair(start, &value).append_pair("to", &question.until.to_string());
+        url.query_pairs_mut().append_pair(start, &value).append_pair("to", &page.until.to_string());
         let (endpoint, variable) = self.token_endpoint(&url).await?;
         let access = self.credentials.token(&self.http, &endpoint, variable).await?;
-        let asked = LocalTime::now();
+        let asked = self.clock.local();
         let reply = self.call(url, Some(&access)).await?;
         if reply.status == StatusCode::OK {
-            return Ok(PageAnswer::Page { reply: Box::new(reply), access, call: (asked, LocalTime::now()) });
+            return Ok(PageAnswer::Page { reply: Box::new(reply), access, call: (asked, self.clock.local()) });
         }
-        self.refusal(&reply, &access, question.token.is_some()).await
+        self.refusal(&reply, &access, page.token.is_some()).await
     }
 
     pub(super) async fn check_token(&self) -> Result<String, Error> {
-        let now = Moment::from(jiff::Timestamp::now());
+        let now = Moment::from(self.clock.now());
         let mut url = self.records.clone();
         let from = now.before(std::time::Duration::from_secs(60));
         url.query_pairs_mut().append_pair("from", &from.to_string()).append_pair("to", &now.to_string());
         let (endpoint, variable) = self.token_endpoint(&url).await?;
         self.credentials.token(&self.http, &endpoint, variable).await?;
-        Ok(Place::of(&endpoint).to_string())
+        Ok(Address::of(&endpoint).to_string())
     }
 
     /// The token of the next page in an answer's header.
     pub(super) fn page_token(&self, reply: &Reply) -> Result<Option<PageToken>, Error> {
         let Some(value) = reply.headers.get("token") else { return Ok(None) };
-        let unreadable = |reason: &str| Error::Unreadable { place: self.place(), reason: reason.to_owned() };
+        let unreadable = |reason: &str| Error::Unreadable { address: self.address(), reason: reason.to_owned() };
         let token = value.to_str().map_err(|_| unreadable("its page token is not plain text"))?.trim();
         if token.len() > LONGEST_TOKEN {
             return Err(unreadable("its page token is longer than 4096 bytes"));
@@ -151,13 +160,13 @@ impl Api {
         if let Some(access) = access {
             request = request.header(AUTHORIZATION, access.header());
         }
-        Ok(http::exchange(Server::Source, request, &self.place(), LARGEST_PAGE, &self.credentials.redaction(access))
-            .await?)
+        let hidden = self.credentials.redaction(access);
+        Ok(self.http.exchange(Component::Source, request, &self.address(), LARGEST_PAGE, &hidden).await?)
     }
 
     /// What an answer other than 200 means.
     async fn refusal(&self, reply: &Reply, access: &AccessToken, paged: bool) -> Result<PageAnswer, Error> {
-        let place = self.place();
+        let address = self.address();
         let status = reply.status.as_u16();
         let reason = Excerpt::of(&reply.body, &self.credentials.redaction(Some(access)));
         Err(match status {
@@ -166,59 +175,63 @@ impl Api {
                 if self.configured_endpoint.is_none() {
                     self.learn_endpoint(reply)?;
                 }
-                Error::TokenRefused { place, reason, variable: CLIENT_VARIABLE }
+                Error::TokenRejected { address, reason, variable: CLIENT_VARIABLE }
             }
             403 => {
                 // Rights that were given since are in a new token alone.
                 self.credentials.forget(access).await;
-                Error::CredentialsRefused { place, status, reason, variables: CLIENT_VARIABLE.to_owned() }
+                Error::CredentialsRejected { address, status, reason, variable: CLIENT_VARIABLE }
             }
-            408 | 425 | 429 | 500.. => Error::Unavailable { place, status, after: reply.retry_after(), reason },
-            400..500 if paged => return Ok(PageAnswer::PageTokenRefused(Refusal { status, reason })),
-            400..500 => Error::Refused { place, status, reason, variable: URL_VARIABLE },
-            // Another success than 200 is no page; neither is anything else that HTTP may come to know.
-            _ => Error::NotAPage { place, reason: format!("status {status}, {reason}"), variable: URL_VARIABLE },
+            400.. => match Class::of_status(status, reply.retry_after()) {
+                Class::Retryable { after } => Error::Unavailable { address, status, after, reason },
+                _ if paged => return Ok(PageAnswer::PageTokenRefused(Refusal { status, reason })),
+                _ => Error::Refused { address, status, reason },
+            },
+            // Another success than 200 is no page. Neither is anything that HTTP may define later.
+            _ => Error::NotAPage { address, reason: format!("status {status}, {reason}") },
         })
     }
 
     /// The token endpoint, and the variable that corrects it: the configured one, else the one that the API names when asked without a
     /// token, else the usual one.
-    async fn token_endpoint(&self, question: &Url) -> Result<(Url, &'static str), Error> {
+    async fn token_endpoint(&self, request: &Url) -> Result<(Url, &'static str), Error> {
         if let Some(endpoint) = &self.configured_endpoint {
             return Ok((endpoint.clone(), TOKEN_URL_VARIABLE));
         }
-        let known = self.discovered_endpoint.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = self.discovered_endpoint.lock().clone();
         if let Some(endpoint) = known {
             return Ok((endpoint, TOKEN_URL_VARIABLE));
         }
-        let reply = self.call(question.clone(), None).await?;
+        let reply = self.call(request.clone(), None).await?;
         if let Some(endpoint) = self.learn_endpoint(&reply)? {
             return Ok((endpoint, TOKEN_URL_VARIABLE));
         }
-        let (place, status) = (self.place(), reply.status.as_u16());
+        let (address, status) = (self.address(), reply.status.as_u16());
         let reason = Excerpt::of(&reply.body, &self.credentials.redaction(None));
         match status {
-            // A success without a page comes from something between us and the API; the API itself is asked again.
+            // A success without a page comes from something between us and the API. The API itself is called again.
             200..300 if page::records(&reply.body).is_err() => {
-                Err(Error::NotAPage { place, reason: format!("status {status}, {reason}"), variable: URL_VARIABLE })
+                Err(Error::NotAPage { address, reason: format!("status {status}, {reason}") })
             }
             200..300 | 401 | 403 => Ok((self.usual_endpoint()?, TOKEN_URL_VARIABLE)),
-            408 | 425 | 429 | 500.. => Err(Error::Unavailable { place, status, after: reply.retry_after(), reason }),
-            _ => Err(Error::Refused { place, status, reason, variable: URL_VARIABLE }),
+            _ => Err(match Class::of_status(status, reply.retry_after()) {
+                Class::Retryable { after } => Error::Unavailable { address, status, after, reason },
+                _ => Error::Refused { address, status, reason },
+            }),
         }
     }
 
     /// An address that the API names, without user, password and query.
     fn shown(&self, named: &str) -> Excerpt {
         let hidden = self.credentials.redaction(None);
-        let shown = Url::parse(named).map_or_else(|_| named.to_owned(), |url| Place::of(&url).to_string());
+        let shown = Url::parse(named).map_or_else(|_| named.to_owned(), |url| Address::of(&url).to_string());
         Excerpt::of(shown.as_bytes(), &hidden)
     }
 
     fn usual_endpoint(&self) -> Result<Url, Error> {
         let endpoint = Url::parse(USUAL_ENDPOINT)
-            .map_err(|cause| Error::Unreadable { place: self.place(), reason: cause.to_string() })?;
-        *self.discovered_endpoint.lock().unwrap_or_else(PoisonError::into_inner) = Some(endpoint.clone());
+            .map_err(|cause| Error::Unreadable { address: self.address(), reason: cause.to_string() })?;
+        *self.discovered_endpoint.lock() = Some(endpoint.clone());
         Ok(endpoint)
     }
 
@@ -231,12 +244,12 @@ impl Api {
         let endpoint = Url::parse(&named).ok().filter(|url| oauth::is_trusted(url, &self.records, FAMILY));
         let Some(endpoint) = endpoint else {
             let named = self.shown(&named);
-            return Err(Error::Untrusted { place: self.place(), named, variable: TOKEN_URL_VARIABLE });
+            return Err(Error::Untrusted { address: self.address(), named, variable: TOKEN_URL_VARIABLE });
         };
         let endpoint = oauth::token_endpoint(&endpoint);
-        let mut known = self.discovered_endpoint.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.discovered_endpoint.lock();
         if known.as_ref() != Some(&endpoint) {
-            tracing::info!(endpoint = %Place::of(&endpoint), "the API names its token endpoint");
+            tracing::info!(endpoint = %Address::of(&endpoint), "the API names its token endpoint");
             *known = Some(endpoint.clone());
         }
         Ok(Some(endpoint))

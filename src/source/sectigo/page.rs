@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::de::{Deserializer as _, Error as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::record;
+use super::{record, severity};
 use crate::event::Event;
 
 /// Most records that a page may hold. It bounds memory: a body of tiny elements would take many times its size,
@@ -69,7 +69,9 @@ impl<'de> Visitor<'de> for Elements<'_> {
             }
             let raw = self.body.slice_ref(element.get().as_bytes());
             let (time, fields) = reader.read(&raw);
-            events.push(Event::new(raw, time, fields));
+            let event = Event::new(raw, time, fields);
+            let severity = severity::of(&event);
+            events.push(event.with_severity(severity));
         }
         Ok(events)
     }

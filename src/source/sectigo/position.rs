@@ -95,7 +95,7 @@ pub struct Sifted {
     /// What has not been delivered before.
     pub fresh: Vec<Event>,
     /// How many had been.
-    pub already_delivered: usize,
+    pub deduplicated: usize,
     /// The overlap had to shrink, because it holds more records than the state keeps.
     pub shrunk: bool,
     /// Where we are behind the page.
@@ -314,7 +314,7 @@ impl InRange {
         self.repaired |= records.iter().any(Event::is_repaired);
         let delivered = std::mem::take(&mut self.expected);
         let mut expected = Expected::new(&delivered);
-        let (mut already_delivered, mut shrunk) = (0, false);
+        let (mut deduplicated, mut shrunk) = (0, false);
         let mut fresh = records;
         fresh.retain(|event| {
             // A time outside the range that was asked for has been misread: it says nothing.
@@ -328,16 +328,16 @@ impl InRange {
                 shrunk |= self.keep.push(time, fingerprint);
             }
             let is_met = expected.meet(fingerprint);
-            already_delivered += usize::from(is_met);
+            deduplicated += usize::from(is_met);
             if is_met && !wanted {
                 self.met.push(fingerprint);
             }
             !is_met
         });
-        if already_delivered == 0 && telling >= TELLING {
+        if deduplicated == 0 && telling >= TELLING {
             return Err(Contradiction::Unstable { expected: telling });
         }
-        if already_delivered > 0 {
+        if deduplicated > 0 {
             self.sure = 0;
         }
         self.expected = expected.remaining(&delivered);
@@ -347,7 +347,7 @@ impl InRange {
             let tail = Tail { repaired: self.repaired, ..self.keep.into_tail() };
             Position::Idle { since: self.until, tail }
         };
-        Ok(Sifted { fresh, already_delivered, shrunk, next })
+        Ok(Sifted { fresh, deduplicated, shrunk, next })
     }
 
     /// How many known records have to stand on this page, if none of them stood on those before it.
@@ -458,7 +458,7 @@ mod tests {
         let second = enter(next, "12:00:00");
         assert_eq!((second.since(), second.from(), second.until()), (at("09:00:00"), at("08:55:00"), at("10:00:00")));
         let again = second.take(records("08:57:00", 0..110), None).unwrap();
-        assert_eq!((again.already_delivered, again.fresh.len()), (100, 10), "ten became visible late");
+        assert_eq!((again.deduplicated, again.fresh.len()), (100, 10), "ten became visible late");
     }
 
     #[test]
@@ -500,17 +500,17 @@ mod tests {
         let range = enter(before.next, "13:00:00");
         let first =
             range.take([records("11:56:00", 0..60), records("12:00:01", 60..80)].concat(), Some(token("a"))).unwrap();
-        assert_eq!((first.already_delivered, first.fresh.len()), (60, 20));
+        assert_eq!((first.deduplicated, first.fresh.len()), (60, 20));
         let again = in_range(first).token_refused(CUT).unwrap();
         assert_eq!((again.token(), again.until()), (None, at("13:00:00")));
         let first =
             again.take([records("11:56:00", 0..60), records("12:00:01", 60..80)].concat(), Some(token("b"))).unwrap();
-        assert_eq!(first.already_delivered, 60, "what the range before delivered is known still");
+        assert_eq!(first.deduplicated, 60, "what the range before delivered is known still");
         let halved = in_range(first).token_refused(CUT).unwrap();
         assert_eq!((halved.until(), halved.from()), (at("12:30:00"), at("11:55:00")));
         let third = halved.take([records("11:56:00", 0..60), records("12:00:01", 60..80)].concat(), None).unwrap();
         assert_eq!(
-            (third.already_delivered, third.fresh.len()),
+            (third.deduplicated, third.fresh.len()),
             (80, 0),
             "read anew once, a range is remembered whole"
         );
@@ -584,7 +584,7 @@ mod tests {
             enter(Position::starting_at(at("11:00:00")), "12:00:00").take(records("11:58:00", 0..30), None).unwrap();
         let range = enter(before.next, "12:01:00").shortened_to(at("12:00:20"), CUT).unwrap();
         assert_eq!((range.from(), range.until()), (at("11:55:00"), at("12:00:20")));
-        assert_eq!(range.clone().take(records("11:58:00", 0..30), None).unwrap().already_delivered, 30);
+        assert_eq!(range.clone().take(records("11:58:00", 0..30), None).unwrap().deduplicated, 30);
         assert!(range.shortened_to(at("12:00:00"), CUT).is_none());
     }
 }

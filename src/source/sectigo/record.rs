@@ -46,7 +46,7 @@ enum Meaning {
 
 /// The table of spellings, folded: lower case, without `_`, `-`, `.` and spaces; an inner object's key follows its parent's.
 fn meaning(folded: &[u8]) -> Option<Meaning> {
-    use Field::{Action, Category, ClientIp, Details, Id, Outcome, Service, UserEmail, UserId, UserName};
+    use Field::{Action, Category, ClientAddress, Details, Id, Outcome, Service, ActorEmail, ActorId, ActorName};
     let (field, rank) = match folded {
         b"id" => (Id, 0),
         b"eventid" | b"recordid" | b"auditid" | b"auditrecordid" => (Id, 1),
@@ -65,16 +65,16 @@ fn meaning(folded: &[u8]) -> Option<Meaning> {
         b"details" => (Details, 0),
         b"detail" | b"description" => (Details, 1),
         b"message" | b"text" => (Details, 2),
-        b"userid" => (UserId, 0),
-        b"actorid" | b"adminid" | b"principalid" | b"clientadminid" => (UserId, 1),
-        b"username" => (UserName, 0),
-        b"user" | b"login" | b"userlogin" | b"actorname" | b"adminname" => (UserName, 1),
-        b"actor" | b"admin" | b"requester" | b"initiator" | b"performedby" | b"principal" => (UserName, 2),
-        b"useremail" => (UserEmail, 0),
-        b"email" | b"actoremail" | b"adminemail" | b"usermail" => (UserEmail, 1),
-        b"clientip" | b"clientipaddress" => (ClientIp, 0),
-        b"ip" | b"ipaddress" | b"remoteip" | b"sourceip" | b"userip" => (ClientIp, 1),
-        b"remoteaddress" | b"remoteaddr" | b"clientaddress" | b"sourceaddress" | b"networkclientip" => (ClientIp, 2),
+        b"userid" => (ActorId, 0),
+        b"actorid" | b"adminid" | b"principalid" | b"clientadminid" => (ActorId, 1),
+        b"username" => (ActorName, 0),
+        b"user" | b"login" | b"userlogin" | b"actorname" | b"adminname" => (ActorName, 1),
+        b"actor" | b"admin" | b"requester" | b"initiator" | b"performedby" | b"principal" => (ActorName, 2),
+        b"useremail" => (ActorEmail, 0),
+        b"email" | b"actoremail" | b"adminemail" | b"usermail" => (ActorEmail, 1),
+        b"clientip" | b"clientipaddress" => (ClientAddress, 0),
+        b"ip" | b"ipaddress" | b"remoteip" | b"sourceip" | b"userip" => (ClientAddress, 1),
+        b"remoteaddress" | b"remoteaddr" | b"clientaddress" | b"sourceaddress" | b"networkclientip" => (ClientAddress, 2),
         b"timestamp" => return Some(Meaning::Time(0)),
         b"created" | b"createdat" | b"creationtime" | b"creationdate" | b"createddate" | b"createdon"
         | b"datecreated" => {
@@ -312,7 +312,7 @@ mod tests {
             r#"{"user":{"id":7,"email":"a@b"},"details":"x"}"#,
             r#"{"\ud800":{"x":1},"user":{"email":"a@b"}}"#,
         ] {
-            assert_eq!(event(raw).text(Field::UserEmail).as_deref(), Some("a@b"), "{raw}");
+            assert_eq!(event(raw).text(Field::ActorEmail).as_deref(), Some("a@b"), "{raw}");
         }
     }
 

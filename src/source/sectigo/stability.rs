@@ -66,9 +66,9 @@ impl Stability {
         let since = range.since();
         match range.clone().take(records, token) {
             // Not one known record: to deliver this could repeat all of the overlap.
-            Ok(sifted) if is_probe && sifted.already_delivered == 0 => Ok(without_overlap(range, cut, None)),
+            Ok(sifted) if is_probe && sifted.deduplicated == 0 => Ok(without_overlap(range, cut, None)),
             Ok(sifted) => {
-                if sifted.already_delivered > 0 || matches!(sifted.next, Position::Idle { .. }) {
+                if sifted.deduplicated > 0 || matches!(sifted.next, Position::Idle { .. }) {
                     self.contradicted = None;
                 }
                 let turn = (is_probe && std::mem::take(&mut self.is_off)).then_some(Turn::On);
@@ -96,7 +96,7 @@ impl Stability {
 /// Nothing is taken of the page; the same is requested without the overlap.
 fn without_overlap(range: InRange, cut: Cut, turn: Option<Turn>) -> Outcome {
     let next = Position::InRange(range.despite_contradiction(cut));
-    Outcome { sifted: Sifted { fresh: Vec::new(), already_delivered: 0, shrunk: false, next }, turn }
+    Outcome { sifted: Sifted { fresh: Vec::new(), deduplicated: 0, shrunk: false, next }, turn }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! time for one request. Here it neither retries nor resumes, and a call is dropped when its time is up.
 
 use std::future::Future;
-use std::sync::{Mutex, PoisonError};
+use parking_lot::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -120,7 +120,7 @@ impl Client {
 
     /// The library's client, with an access token at hand.
     async fn storage(&self) -> Result<Storage, Failure> {
-        let held = self.session.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let held = self.session.lock().clone();
         let credentials = match &held {
             Some(session) => session.credentials.clone(),
             None => (self.credentials)().map_err(|error| Failure::of_credentials(&error))?,
@@ -144,7 +144,7 @@ impl Client {
     }
 
     fn hold(&self, session: Option<Session>) {
-        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = session;
+        *self.session.lock() = session;
     }
 }
 

@@ -29,7 +29,7 @@ pub(crate) const EMULATOR: Variable<String> = Variable::new(
     "STORAGE_EMULATOR_HOST",
     Preset::Nothing,
     |text, _| emulator(text).ok_or_else(|| "must be host:port or http://host:port".to_owned()),
-    "An emulator in place of Google Cloud Storage, as host:port or as an address.",
+    "An emulator instead of Google Cloud Storage, as host:port or as an address.",
 );
 
 /// All of them, for the tables.

@@ -5,6 +5,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::Settings;
 use crate::config::{Noted, Preset, Reader, Scope, SecretVariable, Spec, Variable};
+use crate::pipeline_name::PipelineName;
 use crate::secret::Secret;
 
 /// The server.
@@ -44,12 +45,16 @@ pub(crate) const TLS: Variable<bool> = Variable::flag(
     "TLS to Redis, for an address without a scheme: true or false.",
 );
 
-/// The key of the document.
-pub(crate) const KEY: Variable<String> =
-    Variable::text(Scope::Shared, "AUDITSYNC_REDIS_KEY", Preset::Value("auditsync:sectigo"), "Redis key of the state.");
+/// The beginning of the document's key.
+pub(crate) const PREFIX: Variable<String> = Variable::text(
+    Scope::Shared,
+    "AUDITSYNC_REDIS_PREFIX",
+    Preset::Value("auditsync"),
+    "Beginning of the Redis key of the state. A colon and the name of the pipeline follow it.",
+);
 
 /// All of them, for the tables.
-pub(crate) const VARIABLES: &[&Spec] = &[&ADDRESS.spec, &PASSWORD.spec, &USERNAME.spec, &DB.spec, &TLS.spec, &KEY.spec];
+pub(crate) const VARIABLES: &[&Spec] = &[&ADDRESS.spec, &PASSWORD.spec, &USERNAME.spec, &DB.spec, &TLS.spec, &PREFIX.spec];
 
 /// What an address says.
 struct Address {
@@ -63,13 +68,13 @@ struct Address {
 }
 
 /// Where the server is and what to say to it. What the address says must not be said again.
-pub(crate) fn settings(reader: &mut Reader<'_>) -> Result<Settings, Noted> {
+pub(crate) fn settings(reader: &mut Reader<'_>, pipeline: &PipelineName) -> Result<Settings, Noted> {
     let address = reader.get_secret(&ADDRESS);
     let password = reader.find_secret(&PASSWORD);
     let username = reader.find(&USERNAME);
     let database = reader.find(&DB);
     let tls = reader.find(&TLS);
-    let key = reader.get(&KEY);
+    let prefix = reader.get(&PREFIX);
     let source = address?;
     let address =
         parse(source.current().expose_secret()).map_err(|rule| reader.refuse_hidden(source.variable(), rule))?;
@@ -98,7 +103,7 @@ pub(crate) fn settings(reader: &mut Reader<'_>) -> Result<Settings, Noted> {
         username: username.or(address.username),
         password: password.or(in_address),
         database: database.or(address.database).unwrap_or(0),
-        key: key?,
+        key: format!("{}:{pipeline}", prefix?),
     };
     if settings.username.is_some() && settings.password.is_none() {
         let (name, password) = (reader.name(&USERNAME.spec), reader.name(&PASSWORD.spec));

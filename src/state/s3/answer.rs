@@ -71,7 +71,7 @@ const SECRET_KEY: &str = "the secret key does not belong to the access key; corr
 const EXPIRED: &str = "the temporary credentials have expired; renew them, or let a role give them";
 const TOKEN: &str =
     "the session token does not belong to the keys; correct AWS_SESSION_TOKEN, or unset it if they are not temporary";
-const CLOCK: &str = "this machine's clock is wrong by more than the store bears; set the clock";
+const CLOCK: &str = "this machine's clock is wrong by more than the store accepts; set the clock";
 const ENDPOINT: &str = "it does not look like an answer of S3; correct AWS_ENDPOINT_URL or the proxy";
 const LOOK: &str = "correct what the answer names";
 

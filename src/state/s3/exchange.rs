@@ -1,6 +1,8 @@
 //! What is done with every request and its answer on the wire.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use aws_sdk_s3::config::interceptors::{
     BeforeDeserializationInterceptorContextMut, BeforeTransmitInterceptorContextRef,
@@ -24,7 +26,7 @@ pub(super) struct Exchange(Arc<Mutex<Option<SecretString>>>);
 impl Exchange {
     /// Takes out what the request carried.
     pub(super) fn redaction(&self) -> Redaction {
-        Redaction::of(self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref())
+        Redaction::of(self.0.lock().as_ref())
     }
 }
 
@@ -40,7 +42,7 @@ impl Intercept for Exchange {
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let token = context.request().headers().get("x-amz-security-token").map(SecretString::from);
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = token;
+        *self.0.lock() = token;
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! Finding out whether the store may be written to and heeds conditions, by writes that must not succeed.
+//! Finding out whether the store may be written to and obeys conditions, by writes that must not succeed.
 
 use std::sync::atomic::Ordering;
 
@@ -38,24 +38,24 @@ impl S3 {
             // may be written.
             Err(Failure { meaning: Meaning::Denied, cause }) if self.hidden.load(Ordering::Relaxed) => {
                 tracing::warn!(
-                    place = %self.place(), answer = %cause,
+                    location = %self.location(), answer = %cause,
                     "without s3:ListBucket, only the first save shows whether the store can be written to"
                 );
                 Ok(())
             }
-            Err(failure) => self.heeded(condition, failure).await,
+            Err(failure) => self.obeyed(condition, failure).await,
         }
     }
 
     async fn must_not_write(&self, document: &[u8], condition: Condition<'_>) -> Result<(), Error> {
         match self.put(CHECK, &self.key, document, condition).await? {
             Ok(_) => Err(self.unconditional(disregarded(condition))),
-            Err(failure) => self.heeded(condition, failure).await,
+            Err(failure) => self.obeyed(condition, failure).await,
         }
     }
 
     /// Whether a write failed for its condition.
-    async fn heeded(&self, condition: Condition<'_>, failure: Failure) -> Result<(), Error> {
+    async fn obeyed(&self, condition: Condition<'_>, failure: Failure) -> Result<(), Error> {
         match failure.meaning {
             Meaning::Mismatch | Meaning::Missing => Ok(()),
             _ => Err(self.error(CHECK, Asked::Put(condition), failure).await),

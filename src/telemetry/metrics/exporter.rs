@@ -3,7 +3,8 @@
 use metrics::{SetRecorderError, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use super::table::{BUILD_INFO, Kind, METRICS, Metric};
+use super::table::{BUILD_INFO, Kind, METRICS, Metric, PIPELINE};
+use crate::pipeline_name::PipelineName;
 
 /// Why nothing is counted.
 #[derive(Debug, thiserror::Error)]
@@ -32,12 +33,12 @@ impl Scrape {
     }
 }
 
-/// Starts counting, for the whole process; nothing counts before.
-pub fn install() -> Result<Scrape, Error> {
+/// Starts counting, for the whole process and its `pipelines`; nothing counts before.
+pub fn install(pipelines: &[PipelineName]) -> Result<Scrape, Error> {
     let recorder = recorder()?;
     let scrape = Scrape(recorder.handle());
     metrics::set_global_recorder(recorder)?;
-    announce();
+    announce(pipelines);
     Ok(scrape)
 }
 
@@ -54,14 +55,14 @@ fn recorder() -> Result<PrometheusRecorder, BuildError> {
 }
 
 /// Describes every metric, and shows at zero what starts there: a rate needs a first value, and a query a series.
-fn announce() {
+fn announce(pipelines: &[PipelineName]) {
     for metric in METRICS {
         match metric.kind {
             Kind::Counter => describe_counter!(metric.name, metric.help),
             Kind::Gauge { .. } => describe_gauge!(metric.name, metric.help),
             Kind::Histogram { .. } => describe_histogram!(metric.name, metric.help),
         }
-        for labels in combinations(metric) {
+        for labels in combinations(metric, pipelines) {
             match metric.kind {
                 Kind::Counter => counter!(metric.name, labels).increment(0),
                 Kind::Gauge { from_start: true } => gauge!(metric.name, labels).increment(0.0),
@@ -74,8 +75,10 @@ fn announce() {
 }
 
 /// Every combination of the values of a metric's labels; one without any where it has no labels.
-fn combinations(metric: &Metric) -> Vec<Vec<metrics::Label>> {
-    metric.labels.iter().fold(vec![Vec::new()], |begun, label| {
+fn combinations(metric: &Metric, pipelines: &[PipelineName]) -> Vec<Vec<metrics::Label>> {
+    let of_pipeline = |name: &PipelineName| vec![metrics::Label::new(PIPELINE, name.shared())];
+    let begun = if metric.by_pipeline { pipelines.iter().map(of_pipeline).collect() } else { vec![Vec::new()] };
+    metric.labels.iter().fold(begun, |begun, label| {
         let with = |before: &Vec<metrics::Label>, value| {
             let mut labels = before.clone();
             labels.push(metrics::Label::from_static_parts(label.name, value));

@@ -7,27 +7,29 @@ use super::table::{Kind, METRICS};
 const HEAD: &str = "\
 # Metrics
 
-With `SECTIGO_AUDIT_HTTP_LISTEN` set, `/metrics` shows these in Prometheus's text format. A scrape config and alert rules are in
+With `AUDITSYNC_HTTP_LISTEN` set, `/metrics` shows these in Prometheus's text format. A scrape config and alert rules are in
 `deploy/prometheus/`. Counters begin at 0 when the process starts; `rate()` and `increase()` take that into account.
 
-Times are told as moments (`…_timestamp_seconds`), from which a query makes durations:
+Every metric but `auditsync_build_info` has the label `pipeline`, such as `sectigo:datadog`.
+
+Times are seconds since 1970 (`…_timestamp_seconds`), from which a query makes durations:
 
 | question | expression |
 |---|---|
-| How far behind is the delivery? | `time() - max by (job) (auditsync_position_timestamp_seconds)` |
-| How old is the newest event that was delivered? | `time() - max by (job) (auditsync_newest_event_timestamp_seconds)` |
-| How long ago was the last commit? | `time() - max by (job) (auditsync_last_commit_timestamp_seconds)` |
+| How far behind is the delivery? | `time() - max by (job, pipeline) (auditsync_cursor_timestamp_seconds)` |
+| How old is the newest event that was delivered? | `time() - max by (job, pipeline) (auditsync_newest_event_timestamp_seconds)` |
+| How long ago was the last commit? | `time() - max by (job, pipeline) (auditsync_last_commit_timestamp_seconds)` |
 
-The first is the lag to watch. It is never less than `SECTIGO_AUDIT_SYNC_DELAY`, and grows by `SECTIGO_AUDIT_SYNC_INTERVAL` between two
-synchronisations. The age of the newest event also grows while nothing happens at the source. `max by (job)` takes the instance that
-works; one that stands by shows none, or where it was when it worked last.
+The first is the lag to watch. It is never less than the delay of the source, and grows by `AUDITSYNC_SYNC_INTERVAL` between two syncs.
+The age of the newest event also grows while nothing happens at the source. `max by (job, pipeline)` takes the active instance. A standby
+shows no time, or the time at which it was active last.
 
 ";
 
 /// The content of `docs/METRICS.md`.
 pub fn document() -> String {
     let mut text = HEAD.to_owned();
-    text.push_str("| metric | type | unit | labels | what it says |\n|---|---|---|---|---|\n");
+    text.push_str("| metric | type | unit | labels | what it shows |\n|---|---|---|---|---|\n");
     for metric in METRICS {
         let labels: Vec<_> = metric
             .labels

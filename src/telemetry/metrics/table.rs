@@ -9,9 +9,11 @@ pub struct Metric {
     pub kind: Kind,
     /// What it counts in.
     pub unit: &'static str,
-    /// What it is told apart by.
+    /// Its labels beside `pipeline`.
     pub labels: &'static [Label],
-    /// What it says, for an operator: a sentence or two.
+    /// Whether each pipeline has its own.
+    pub by_pipeline: bool,
+    /// What it shows, for an operator: a sentence or two.
     pub help: &'static str,
 }
 
@@ -53,45 +55,53 @@ pub struct Label {
 }
 
 pub(super) const READ: &str = "auditsync_events_read_total";
-pub(super) const ALREADY_DELIVERED: &str = "auditsync_events_already_delivered_total";
+pub(super) const DEDUPLICATED: &str = "auditsync_events_deduplicated_total";
 pub(super) const DELIVERED: &str = "auditsync_events_delivered_total";
 pub(super) const RESTAMPED: &str = "auditsync_events_restamped_total";
 pub(super) const TRUNCATED: &str = "auditsync_events_truncated_total";
-pub(super) const REJECTED: &str = "auditsync_events_rejected_total";
+pub(super) const DEAD_LETTERED: &str = "auditsync_events_dead_lettered_total";
 pub(super) const POSSIBLY_DUPLICATED: &str = "auditsync_events_possibly_duplicated_total";
 pub(super) const BODY_BYTES: &str = "auditsync_request_body_uncompressed_bytes_total";
 pub(super) const SENT_BYTES: &str = "auditsync_request_body_sent_bytes_total";
 pub(super) const REQUESTS: &str = "auditsync_requests_total";
 pub(super) const REQUEST_DURATION: &str = "auditsync_request_duration_seconds";
 pub(super) const RETRIES: &str = "auditsync_retries_total";
-pub(super) const CYCLE_DURATION: &str = "auditsync_cycle_duration_seconds";
+pub(super) const SYNC_DURATION: &str = "auditsync_sync_duration_seconds";
 pub(super) const SAVES: &str = "auditsync_state_saves_total";
-pub(super) const POSITION: &str = "auditsync_position_timestamp_seconds";
+pub(super) const CURSOR: &str = "auditsync_cursor_timestamp_seconds";
 pub(super) const NEWEST_EVENT: &str = "auditsync_newest_event_timestamp_seconds";
 pub(super) const LAST_COMMIT: &str = "auditsync_last_commit_timestamp_seconds";
-pub(super) const LEASE_HELD: &str = "auditsync_lease_held";
+pub(super) const ACTIVE: &str = "auditsync_active";
+pub(super) const FAILURES: &str = "auditsync_pipeline_failures_total";
 pub(super) const READY: &str = "auditsync_ready";
 pub(super) const BUILD_INFO: &str = "auditsync_build_info";
 
-const SERVER: Label = Label { name: "side", values: &["source", "token", "destination"] };
-const STATUS: Label = Label { name: "status", values: &["2xx", "3xx", "4xx", "5xx", "other", "none"] };
-const SIDE: Label = Label { name: "side", values: &["source", "destination", "store"] };
-const REASON: Label = Label {
-    name: "reason",
-    values: &["unavailable", "token_refused", "credentials_refused", "refused", "unreadable", "stalled"],
+/// The label that tells pipelines apart.
+pub(super) const PIPELINE: &str = "pipeline";
+pub(super) const COMPONENT: &str = "component";
+pub(super) const STATUS: &str = "status";
+pub(super) const REASON: &str = "reason";
+pub(super) const RESULT: &str = "result";
+
+const SERVER: Label = Label { name: COMPONENT, values: &["source", "token_endpoint", "destination"] };
+const ANSWER: Label = Label { name: STATUS, values: &["2xx", "3xx", "4xx", "5xx", "other", "none"] };
+const CALLED: Label = Label { name: COMPONENT, values: &["source", "destination", "state_store"] };
+const MEANING: Label = Label {
+    name: REASON,
+    values: &["unavailable", "token_rejected", "credentials_rejected", "refused", "unreadable", "stalled"],
 };
-const CYCLE: Label = Label { name: "result", values: &["complete", "incomplete"] };
-const SAVE: Label = Label { name: "result", values: &["saved", "conflict", "failed"] };
+const SYNC: Label = Label { name: RESULT, values: &["complete", "incomplete"] };
+const SAVE: Label = Label { name: RESULT, values: &["saved", "conflict", "failed"] };
 const VERSION: Label = Label { name: "version", values: &[env!("CARGO_PKG_VERSION")] };
 
 const AT_ONCE: Kind = Kind::Gauge { from_start: true };
 const ONCE_KNOWN: Kind = Kind::Gauge { from_start: false };
 
-/// From a local relay's answer to the longest `SECTIGO_AUDIT_HTTP_TIMEOUT`.
+/// From a local relay's answer to the longest `AUDITSYNC_HTTP_TIMEOUT`.
 const REQUEST: Kind =
     Kind::Histogram { buckets: &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 600.0] };
 
-/// From a cycle that finds nothing to the draining of a long backlog.
+/// From a sync that finds nothing to one that drains a long backlog.
 const WORK: Kind = Kind::Histogram { buckets: &[0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0] };
 
 const fn row(
@@ -101,25 +111,25 @@ const fn row(
     labels: &'static [Label],
     help: &'static str,
 ) -> Metric {
-    Metric { name, kind, unit, labels, help }
+    Metric { name, kind, unit, labels, by_pipeline: true, help }
 }
 
 /// Every metric there is.
 pub const METRICS: &[Metric] = &[
-    row(READ, Kind::Counter, "events", &[], "Events read from the source, those that were already delivered included."),
+    row(READ, Kind::Counter, "events", &[], "Events read from the source, deduplicated ones included."),
     row(
-        ALREADY_DELIVERED,
+        DEDUPLICATED,
         Kind::Counter,
         "events",
         &[],
-        "Events read once more in SECTIGO_AUDIT_SYNC_OVERLAP and dropped, because they were delivered before.",
+        "Events dropped because they were delivered before: they were read again where ranges of the source overlap.",
     ),
     row(
         DELIVERED,
         Kind::Counter,
         "events",
         &[],
-        "Events that the destination accepted with a 2xx answer. One that is sent again after a lost answer counts once, when it is answered.",
+        "Events that the destination accepted. One that is sent again after a lost answer counts once, when it is answered.",
     ),
     row(
         RESTAMPED,
@@ -133,14 +143,14 @@ pub const METRICS: &[Metric] = &[
         Kind::Counter,
         "events",
         &[],
-        "Delivered events of which the destination has the beginning; the whole record is in the rejected file.",
+        "Delivered events of which the destination has the beginning; the whole record is a dead letter.",
     ),
     row(
-        REJECTED,
+        DEAD_LETTERED,
         Kind::Counter,
         "events",
         &[],
-        "Events that the destination refuses by themselves; they are in the rejected file, or in the log.",
+        "Events that became dead letters, because the destination refuses each by itself.",
     ),
     row(
         POSSIBLY_DUPLICATED,
@@ -154,20 +164,20 @@ pub const METRICS: &[Metric] = &[
         Kind::Counter,
         "bytes",
         &[],
-        "Size of the request bodies for the destination before compression, repeats included.",
+        "Size of the request bodies for the destination before compression, retries included.",
     ),
     row(
         SENT_BYTES,
         Kind::Counter,
         "bytes",
         &[],
-        "Size of the request bodies for the destination as sent, repeats included.",
+        "Size of the request bodies for the destination as sent, retries included.",
     ),
     row(
         REQUESTS,
         Kind::Counter,
         "requests",
-        &[SERVER, STATUS],
+        &[SERVER, ANSWER],
         "HTTP requests by the class of their answer's status; none where there was no whole answer.",
     ),
     row(
@@ -181,23 +191,23 @@ pub const METRICS: &[Metric] = &[
         RETRIES,
         Kind::Counter,
         "calls",
-        &[SIDE, REASON],
-        "Calls that failed and were to be made again, by what the failure meant.",
+        &[CALLED, MEANING],
+        "Calls that failed and were retried, by the meaning of the failure.",
     ),
-    row(CYCLE_DURATION, WORK, "seconds", &[CYCLE], "Time that a synchronisation took, without the rest between two."),
+    row(SYNC_DURATION, WORK, "seconds", &[SYNC], "Time that a sync took, without the rest between two."),
     row(
         SAVES,
         Kind::Counter,
         "saves",
         &[SAVE],
-        "Attempts to save the state. A conflict means that another writer was there before.",
+        "Attempts to save the state. A conflict means that another writer was faster.",
     ),
     row(
-        POSITION,
+        CURSOR,
         ONCE_KNOWN,
         "seconds since 1970",
         &[],
-        "Everything that happened up to this time is delivered and committed. Absent until the state was read.",
+        "Everything up to this time is delivered and committed. Absent until the state is read.",
     ),
     row(
         NEWEST_EVENT,
@@ -214,14 +224,24 @@ pub const METRICS: &[Metric] = &[
         "When this process last saved the state. Absent before the first time.",
     ),
     row(
-        LEASE_HELD,
+        ACTIVE,
         AT_ONCE,
         "0 or 1",
         &[],
-        "1 while this instance works on the state, by its lease or its lock; 0 while it does not.",
+        "1 while this instance is the active one, by its lease or its lock; 0 on standby.",
     ),
-    row(READY, AT_ONCE, "0 or 1", &[], "1 if /readyz answers 200 at the moment of the scrape."),
-    row(BUILD_INFO, AT_ONCE, "always 1", &[VERSION], "The version of auditsync."),
+    row(READY, AT_ONCE, "0 or 1", &[], "1 if the pipeline is ready at the moment of the scrape."),
+    row(
+        FAILURES,
+        Kind::Counter,
+        "failures",
+        &[],
+        "Failures that ended the pipeline while others go on. It starts again after 5 minutes.",
+    ),
+    Metric {
+        by_pipeline: false,
+        ..row(BUILD_INFO, AT_ONCE, "always 1", &[VERSION], "The version of auditsync.")
+    },
 ];
 
 #[cfg(test)]

@@ -10,10 +10,11 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use url::{Host, Url};
 
-use super::Error;
+use crate::component::Component;
 use crate::failure::Class;
-use crate::http::{self, Excerpt, Method, Place, Redaction, Reply, Server};
-use crate::secret::Secret;
+use crate::http::{self, Address, Excerpt, Method, Redaction, Reply};
+use crate::secret::{Secret, SecretError};
+use crate::variable_name::VariableName;
 
 /// A token answer is a small JSON object.
 const LARGEST_ANSWER: usize = 1024 * 1024;
@@ -26,6 +27,90 @@ const UNTOLD_LIFE: Duration = Duration::from_secs(300);
 
 /// The longest life that is believed.
 const LONGEST_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Why there is no access token.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The token endpoint cannot be reached or did not answer whole.
+    #[error(transparent)]
+    Http(#[from] http::Error),
+    /// The token endpoint answered that it cannot answer now.
+    #[error("{address} answered {status}: {reason}")]
+    Unavailable {
+        /// Where the call went.
+        address: Address,
+        /// The answer's status.
+        status: u16,
+        /// The wait that it asked for.
+        after: Option<Duration>,
+        /// The beginning of its body.
+        reason: Excerpt,
+    },
+    /// The token endpoint rejected the client credentials.
+    #[error("{address} rejected the credentials ({status}: {reason}); check {variables}")]
+    CredentialsRejected {
+        /// Where the call went.
+        address: Address,
+        /// The answer's status.
+        status: u16,
+        /// The beginning of its body.
+        reason: Excerpt,
+        /// The variables to correct.
+        variables: String,
+    },
+    /// The token endpoint rejected the client credentials, and their file holds others by now.
+    #[error("{address} rejected the credentials; {variable} names newer ones, which are tried next")]
+    SecretRotated {
+        /// Where the call went.
+        address: Address,
+        /// The variable that names the file.
+        variable: VariableName,
+    },
+    /// A secret's file, read again after a rejection, has no secret.
+    #[error("the credentials were rejected, and {variable} cannot be read again")]
+    SecretGone {
+        /// The variable that names the file.
+        variable: VariableName,
+        /// What is wrong with the file.
+        #[source]
+        cause: SecretError,
+    },
+    /// The token endpoint does not take such requests.
+    #[error("{address} answered {status}: {reason}; check {variable}")]
+    Refused {
+        /// Where the call went.
+        address: Address,
+        /// The answer's status.
+        status: u16,
+        /// The beginning of its body.
+        reason: Excerpt,
+        /// The variable that names the address.
+        variable: &'static str,
+    },
+    /// The answer has no access token.
+    #[error("the answer from {address} holds no access token: {reason}; if this persists, check {variable}")]
+    NoToken {
+        /// Where the call went.
+        address: Address,
+        /// What is wrong with it.
+        reason: String,
+        /// The variable that names the address.
+        variable: &'static str,
+    },
+}
+
+impl Error {
+    /// What the error means to the engine.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Http(error) => error.class(),
+            Self::NoToken { .. } | Self::SecretRotated { .. } => Class::Retryable { after: None },
+            Self::Unavailable { after, .. } => Class::Retryable { after: *after },
+            Self::CredentialsRejected { .. } | Self::SecretGone { .. } => Class::CredentialsRejected,
+            Self::Refused { .. } => Class::Refused,
+        }
+    }
+}
 
 /// A client and its current access token.
 #[derive(Debug)]
@@ -101,16 +186,16 @@ impl ClientCredentials {
         Ok(token)
     }
 
-    /// What has to be hidden in the API's answers: the token that a call carried, and the secret, which the API's side knows too.
+    /// What has to be hidden in the API's answers: the token that a call carried, and the secret, which the API may know too.
     pub fn redaction(&self, token: Option<&AccessToken>) -> Redaction {
         let secret = self.secret.current();
         Redaction::of(token.map(|token| &token.secret).into_iter().chain([&secret]))
     }
 
-    /// Forgets a token that was refused; a newer one stays.
-    pub async fn forget(&self, refused: &AccessToken) {
+    /// Forgets a token that was rejected; a newer one stays.
+    pub async fn forget(&self, rejected: &AccessToken) {
         let mut issued = self.issued.lock().await;
-        if issued.as_ref().is_some_and(|issued| issued.token.header == refused.header) {
+        if issued.as_ref().is_some_and(|issued| issued.token.header == rejected.header) {
             *issued = None;
         }
     }
@@ -121,7 +206,7 @@ impl ClientCredentials {
         endpoint: &Url,
         endpoint_variable: &'static str,
     ) -> Result<(AccessToken, Duration), Error> {
-        let place = Place::of(endpoint);
+        let address = Address::of(endpoint);
         let secret = self.secret.current();
         let form = [
             ("grant_type", "client_credentials"),
@@ -130,38 +215,37 @@ impl ClientCredentials {
         ];
         let request = http.request(Method::POST, endpoint.clone())?.form(&form);
         let hidden = Redaction::of([&secret]);
-        let reply =
-            http::exchange(Server::Token, request, &place, LARGEST_ANSWER, &hidden).await.map_err(
-                |error| match error {
-                    // An answer of that size is no token; a smaller question would not mend it.
-                    http::Error::TooLarge { place, limit } => Error::NoToken {
-                        place,
-                        reason: format!("it is larger than {limit} bytes"),
-                        variable: endpoint_variable,
-                    },
-                    other => other.into(),
-                },
-            )?;
+        let exchange = http.exchange(Component::TokenEndpoint, request, &address, LARGEST_ANSWER, &hidden);
+        let reply = exchange.await.map_err(|error| match error {
+            // An answer of that size is no token. No smaller range would help.
+            http::Error::TooLarge { address, limit } => {
+                let reason = format!("it is larger than {limit} bytes");
+                Error::NoToken { address, reason, variable: endpoint_variable }
+            }
+            other => other.into(),
+        })?;
         if reply.status == StatusCode::OK {
-            return issued(&reply).map_err(|reason| Error::NoToken { place, reason, variable: endpoint_variable });
+            return issued(&reply).map_err(|reason| Error::NoToken { address, reason, variable: endpoint_variable });
         }
         let status = reply.status.as_u16();
         let reason = Excerpt::of(&reply.body, &hidden);
-        Err(match status {
-            400 | 401 | 403 => self.refused(place, status, reason, &secret),
-            408 | 425 | 429 | 500.. => Error::Unavailable { place, status, after: reply.retry_after(), reason },
-            _ => Error::Refused { place, status, reason, variable: endpoint_variable },
+        if matches!(status, 400 | 401 | 403) {
+            return Err(self.rejected(address, status, reason, &secret));
+        }
+        Err(match Class::of_status(status, reply.retry_after()) {
+            Class::Retryable { after } => Error::Unavailable { address, status, after, reason },
+            _ => Error::Refused { address, status, reason, variable: endpoint_variable },
         })
     }
 
-    /// The credentials were refused: whether their file holds others by now decides what that means.
-    fn refused(&self, place: Place, status: u16, reason: Excerpt, refused: &SecretString) -> Error {
+    /// The credentials were rejected: whether their file holds others by now decides what that means.
+    fn rejected(&self, address: Address, status: u16, reason: Excerpt, rejected: &SecretString) -> Error {
         let variable = self.secret.variable();
-        match self.secret.renewed_since(refused) {
-            Ok(true) => Error::SecretRotated { place, variable: variable.clone() },
+        match self.secret.renewed_since(rejected) {
+            Ok(true) => Error::SecretRotated { address, variable: variable.clone() },
             Ok(false) => {
                 let variables = format!("{} and {variable}", self.id_variable);
-                Error::CredentialsRefused { place, status, reason, variables }
+                Error::CredentialsRejected { address, status, reason, variables }
             }
             Err(cause) => Error::SecretGone { variable: variable.clone(), cause },
         }

@@ -1,11 +1,11 @@
-//! What a holder knows of its own lease.
+//! How long an active instance may rely on its own lease.
 //!
-//! It counts from the moment at which it *began* its last successful save, so that whoever saw that save counts from later on:
-//! the holder has ceased to call the destination before anybody else may take over.
+//! It counts from the moment at which it *began* its last successful save. A standby counts from when it saw that save, which is later. So
+//! the active instance stops calling the destination before a standby may take over.
 
-use std::cell::Cell;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
@@ -14,13 +14,13 @@ use crate::state::lease::LOOKS;
 /// A lease is renewed when this part of it has passed.
 const RENEWED_AFTER: u32 = 3;
 
-/// This part of it, at its end, is left for a request that was cut off to die down.
+/// This part of it, at its end, is left so that a request that was cut off ends before another instance begins.
 const LEFT_AT_THE_END: u32 = 5;
 
-/// What a holder knows of its own lease.
+/// The lease of this instance, by its own monotonic clock.
 #[derive(Debug, Default)]
-pub(super) struct Tenure {
-    held: Cell<Option<Held>>,
+pub(super) struct LeaseClock {
+    held: Mutex<Option<Held>>,
     changed: Notify,
 }
 
@@ -36,32 +36,36 @@ impl Held {
     }
 }
 
-impl Tenure {
+impl LeaseClock {
     /// A save that had been begun at `since` put a lease of this `length` into the document.
     pub(super) fn renewed(&self, since: Instant, length: Duration) {
-        self.held.set(Some(Held { since, length }));
+        *self.held.lock() = Some(Held { since, length });
         self.changed.notify_waiters();
     }
 
     /// Nothing is held any more, or nothing needs to be.
     pub(super) fn ended(&self) {
-        self.held.set(None);
+        *self.held.lock() = None;
         self.changed.notify_waiters();
     }
 
-    /// When to write the document again at the latest.
+    fn held(&self) -> Option<Held> {
+        *self.held.lock()
+    }
+
+    /// When to save the document again at the latest.
     pub(super) fn renewal_due(&self) -> Option<Instant> {
-        self.held.get().map(|held| held.since + held.length / RENEWED_AFTER)
+        self.held().map(|held| held.since + held.length / RENEWED_AFTER)
     }
 
     /// Whether the lease was not renewed in time, so that another may have taken over.
     pub(super) fn has_lapsed(&self) -> bool {
-        self.held.get().is_some_and(|held| Instant::now() >= held.sure_until())
+        self.held().is_some_and(|held| Instant::now() >= held.sure_until())
     }
 
-    /// How long to wait at most before a failed save is tried again.
-    pub(super) fn patience(&self) -> Option<Duration> {
-        let held = self.held.get()?;
+    /// How long to wait at most before a failed save is retried.
+    pub(super) fn longest_pause(&self) -> Option<Duration> {
+        let held = self.held()?;
         Some(if self.has_lapsed() { held.length } else { held.length / LOOKS })
     }
 
@@ -80,7 +84,7 @@ impl Tenure {
     pub(super) async fn lapse(&self) {
         loop {
             let changed = self.changed.notified();
-            match self.held.get() {
+            match self.held() {
                 None => changed.await,
                 Some(_) if self.has_lapsed() => return,
                 Some(held) => {
@@ -106,44 +110,44 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_holder_is_sure_of_four_fifths_of_its_lease() {
-        let (tenure, start) = (Tenure::default(), Instant::now());
-        tenure.renewed(start, TTL);
-        assert_eq!(tenure.renewal_due(), Some(start + seconds(20)));
-        tenure.lapse().await;
+        let (lease, start) = (LeaseClock::default(), Instant::now());
+        lease.renewed(start, TTL);
+        assert_eq!(lease.renewal_due(), Some(start + seconds(20)));
+        lease.lapse().await;
         assert_eq!(start.elapsed().as_secs(), 48);
-        assert!(tenure.has_lapsed());
+        assert!(lease.has_lapsed());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_renewal_counts_from_before_its_save() {
-        let (tenure, start) = (Tenure::default(), Instant::now());
-        tenure.renewed(start, TTL);
+        let (lease, start) = (LeaseClock::default(), Instant::now());
+        lease.renewed(start, TTL);
         let renewing = async {
             tokio::time::sleep(seconds(40)).await;
-            tenure.renewed(start + seconds(30), TTL);
+            lease.renewed(start + seconds(30), TTL);
         };
-        tokio::join!(tenure.lapse(), renewing);
+        tokio::join!(lease.lapse(), renewing);
         assert_eq!(start.elapsed().as_secs(), 78);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_lapsed_lease_can_be_regained() {
-        let (tenure, start) = (Tenure::default(), Instant::now());
-        tenure.renewed(start, TTL);
-        tenure.lapse().await;
+        let (lease, start) = (LeaseClock::default(), Instant::now());
+        lease.renewed(start, TTL);
+        lease.lapse().await;
         let regaining = async {
             tokio::time::sleep(seconds(100)).await;
-            tenure.renewed(Instant::now(), TTL);
+            lease.renewed(Instant::now(), TTL);
         };
-        tokio::join!(tenure.sure(), regaining);
+        tokio::join!(lease.sure(), regaining);
         assert_eq!(start.elapsed().as_secs(), 148);
     }
 
     #[tokio::test(start_paused = true)]
     async fn where_no_lease_is_needed_none_lapses() {
-        let tenure = Tenure::default();
-        tenure.sure().await;
-        assert!(tokio::time::timeout(seconds(3600), tenure.lapse()).await.is_err());
-        assert_eq!((tenure.renewal_due(), tenure.patience()), (None, None));
+        let lease = LeaseClock::default();
+        lease.sure().await;
+        assert!(tokio::time::timeout(seconds(3600), lease.lapse()).await.is_err());
+        assert_eq!((lease.renewal_due(), lease.patience()), (None, None));
     }
 }

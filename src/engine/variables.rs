@@ -21,29 +21,29 @@ pub(crate) const INTERVAL: Variable<Duration> = Variable::time(
     Scope::Shared,
     "AUDITSYNC_SYNC_INTERVAL",
     "1m",
-    Bounds::seconds(5, 18 * HOUR),
+    Bounds::seconds(5, 7 * 24 * HOUR),
     "Time from the start of one sync to the start of the next.",
 );
 
-/// How long a one-shot run goes on without progress.
+/// How long a one-shot goes on without progress.
 pub(crate) const RETRY_BUDGET: Variable<Duration> = Variable::time(
     Scope::Shared,
     "AUDITSYNC_RETRY_BUDGET",
     "5m",
     Bounds::seconds(0, 24 * HOUR),
-    "How long a one-shot run goes on retrying without progress.",
+    "How long a one-shot goes on retrying without progress.",
 );
 
-/// How long a stop waits for what is in flight.
-pub(crate) const SHUTDOWN_GRACE: Variable<Duration> = Variable::time(
+/// How long a shutdown waits for what is in flight.
+pub(crate) const SHUTDOWN_TIMEOUT: Variable<Duration> = Variable::time(
     Scope::Shared,
-    "AUDITSYNC_SHUTDOWN_GRACE",
+    "AUDITSYNC_SHUTDOWN_TIMEOUT",
     "25s",
     Bounds::seconds(0, 10 * MINUTE),
-    "How long a stop waits for what is being delivered.",
+    "How long a shutdown waits for what is being delivered.",
 );
 
-/// How long a lease lasts that is not renewed.
+/// How long a lease lasts without a renewal.
 pub(crate) const LEASE_TTL: Variable<Duration> = Variable::time(
     Scope::Shared,
     "AUDITSYNC_LEASE_TTL",
@@ -54,20 +54,20 @@ pub(crate) const LEASE_TTL: Variable<Duration> = Variable::time(
 
 /// All of them, for the tables.
 pub(crate) const VARIABLES: &[&Spec] =
-    &[&LOOP.spec, &INTERVAL.spec, &RETRY_BUDGET.spec, &SHUTDOWN_GRACE.spec, &LEASE_TTL.spec];
+    &[&LOOP.spec, &INTERVAL.spec, &RETRY_BUDGET.spec, &SHUTDOWN_TIMEOUT.spec, &LEASE_TTL.spec];
 
 /// How the engine is to work.
 pub(crate) fn settings(reader: &mut Reader<'_>) -> Result<Settings, Noted> {
     let on = reader.get(&LOOP);
     let interval = reader.get(&INTERVAL);
     let retry_budget = reader.get(&RETRY_BUDGET);
-    let shutdown_grace = reader.get(&SHUTDOWN_GRACE);
+    let shutdown_timeout = reader.get(&SHUTDOWN_TIMEOUT);
     let lease_ttl = reader.get(&LEASE_TTL);
     Ok(Settings {
         mode: if on? { Mode::Loop } else { Mode::Once },
         interval: interval?,
         retry_budget: retry_budget?,
-        shutdown_grace: shutdown_grace?,
+        shutdown_timeout: shutdown_timeout?,
         lease_ttl: lease_ttl?,
     })
 }
@@ -84,26 +84,26 @@ mod tests {
             (settings.mode, settings.interval.as_secs(), settings.retry_budget.as_secs()),
             (Mode::Loop, 60, 300)
         );
-        assert_eq!((settings.shutdown_grace.as_secs(), settings.lease_ttl.as_secs()), (25, 60));
+        assert_eq!((settings.shutdown_timeout.as_secs(), settings.lease_ttl.as_secs()), (25, 60));
         let pairs = [
             ("AUDITSYNC_SYNC_LOOP", "Off"),
             ("AUDITSYNC_SYNC_INTERVAL", "11s"),
             ("AUDITSYNC_RETRY_BUDGET", "12s"),
-            ("AUDITSYNC_SHUTDOWN_GRACE", "13s"),
+            ("AUDITSYNC_SHUTDOWN_TIMEOUT", "13s"),
             ("AUDITSYNC_LEASE_TTL", "15s"),
         ];
         let settings = read_pairs(&pairs, super::settings).unwrap();
         assert_eq!((settings.mode, settings.interval.as_secs(), settings.retry_budget.as_secs()), (Mode::Once, 11, 12));
-        assert_eq!((settings.shutdown_grace.as_secs(), settings.lease_ttl.as_secs()), (13, 15));
+        assert_eq!((settings.shutdown_timeout.as_secs(), settings.lease_ttl.as_secs()), (13, 15));
     }
 
     #[test]
     fn what_is_out_of_bounds_is_answered_with_its_bounds() {
         for (name, value, bounds) in [
-            ("AUDITSYNC_SYNC_INTERVAL", "4s", "from 5s to 18h"),
-            ("AUDITSYNC_SYNC_INTERVAL", "18h 1s", "from 5s to 18h"),
+            ("AUDITSYNC_SYNC_INTERVAL", "4s", "from 5s to 168h"),
+            ("AUDITSYNC_SYNC_INTERVAL", "168h 1s", "from 5s to 168h"),
             ("AUDITSYNC_RETRY_BUDGET", "25h", "from 0s to 24h"),
-            ("AUDITSYNC_SHUTDOWN_GRACE", "11m", "from 0s to 10m"),
+            ("AUDITSYNC_SHUTDOWN_TIMEOUT", "11m", "from 0s to 10m"),
             ("AUDITSYNC_LEASE_TTL", "15s 1ms", "from 15s to 10m in whole seconds"),
             ("AUDITSYNC_SYNC_LOOP", "maybe", "true or false"),
         ] {

@@ -1,4 +1,4 @@
-//! How long to wait before trying again.
+//! How long to wait before a retry.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use std::time::Duration;
 pub const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(15 * 60);
 
 /// Exponential backoff with full jitter: each wait is drawn evenly from nothing up to a ceiling that doubles, so
-/// that many clients of one server do not come back together.
+/// that many clients of one server do not return together.
 #[derive(Debug, Clone, Copy)]
 pub struct Backoff {
     first: Duration,
@@ -17,7 +17,7 @@ impl Backoff {
     /// For what is likely to pass: from 1 s to 1 min.
     pub const QUICK: Self = Self { first: Duration::from_secs(1), longest: Duration::from_secs(60) };
 
-    /// For what somebody has to mend: from 15 s to 5 min.
+    /// For what an operator has to correct: from 15 s to 5 min.
     pub const SLOW: Self = Self { first: Duration::from_secs(15), longest: Duration::from_secs(300) };
 
     /// The longest wait after the `failures`th failure in a row, which is at least the first.

@@ -1,32 +1,8 @@
-//! How serious an event is, as Datadog's `status`.
-//!
-//! Datadog reads a status by its first letters, so a raw outcome would mislead: `FAILURE` becomes an emergency, `CREATED` critical. Every
-//! entry therefore says its status itself.
+//! How serious an event is, by the words of its action and the beginning of its outcome.
 
-/// Datadog's log statuses, as far as audit events need them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Severity {
-    /// An action that did not succeed.
-    Error,
-    /// A change that takes trust or rights away, or gives them.
-    Warn,
-    /// A change worth a look.
-    Notice,
-    /// Everything else.
-    Info,
-}
+use std::borrow::Cow;
 
-impl Severity {
-    /// Its name in an entry.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Warn => "warn",
-            Self::Notice => "notice",
-            Self::Info => "info",
-        }
-    }
-}
+use crate::event::{Event, Field, Severity, Verbatim};
 
 /// Outcomes with these beginnings, in any case, are errors, whatever the action.
 pub const FAILED_OUTCOMES: &[&str] = &["fail", "err", "den", "rej"];
@@ -41,8 +17,17 @@ pub const ACTIONS: &[(Severity, &[&str])] = &[
     (Severity::Notice, &["fail*", "error*", "reject*", "declin*", "den*"]),
 ];
 
+/// The severity of `event`.
+pub fn of(event: &Event) -> Severity {
+    let text = |field| match event.verbatim(field) {
+        Some(Verbatim::Plain(text)) => Some(Cow::Borrowed(text)),
+        _ => event.text(field).map(|text| Cow::Owned(text.into_owned().into_bytes())),
+    };
+    severity(text(Field::Action).as_deref(), text(Field::Outcome).as_deref())
+}
+
 /// The severity of an event with this action and outcome, as text.
-pub fn severity(action: Option<&[u8]>, outcome: Option<&[u8]>) -> Severity {
+fn severity(action: Option<&[u8]>, outcome: Option<&[u8]>) -> Severity {
     let failed = |outcome: &[u8]| FAILED_OUTCOMES.iter().any(|beginning| begins(outcome, beginning.as_bytes()));
     if outcome.is_some_and(failed) {
         return Severity::Error;

@@ -15,9 +15,9 @@ use auditsync::secret::Secret;
 use auditsync::server_time::LocalTime;
 use auditsync::source::{self, Cursor, Page, Source};
 use auditsync::state::memory::Memory;
-use auditsync::sync::clock::Clock;
-use auditsync::sync::stop::Stop;
-use auditsync::sync::{Mode, Settings, Sync};
+use auditsync::engine::clock::Clock;
+use auditsync::engine::stop::Stop;
+use auditsync::engine::{Mode, Settings, Sync};
 use auditsync::telemetry::pulse::{Pace, Pulse};
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -77,7 +77,7 @@ impl Source for Ends {
         let event = Event::new(Bytes::from_static(b"{}"), Some(NOW), Fields::default());
         Ok(Page {
             events: vec![event],
-            already_delivered: 0,
+            deduplicated: 0,
             next: Cursor::encode(&(number + 1)).unwrap(),
             more: false,
         })

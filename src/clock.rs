@@ -1,0 +1,62 @@
+//! This machine's clocks, passed to whoever reads them: tests run the program's parts under simulated time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
+
+/// A moment, as both clocks of this machine show it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalTime {
+    /// The time of day, which an operator or NTP may set.
+    pub wall: Timestamp,
+    /// The clock that nobody sets. It stands still while the host is suspended.
+    pub monotonic: Instant,
+}
+
+/// A wall clock and a monotonic clock. Clones are one clock.
+#[derive(Debug, Clone)]
+pub struct Clock(Kind);
+
+#[derive(Debug, Clone)]
+enum Kind {
+    System,
+    Simulated { start: Timestamp, begun: Instant, set_by: Arc<AtomicI64> },
+}
+
+impl Clock {
+    /// This machine's clocks.
+    pub fn system() -> Self {
+        Self(Kind::System)
+    }
+
+    /// Clocks that show `start` now and advance with tokio's time, which tests can pause.
+    pub fn starting_at(start: Timestamp) -> Self {
+        Self(Kind::Simulated { start, begun: Instant::now(), set_by: Arc::default() })
+    }
+
+    /// Sets a simulated wall clock to so many seconds ahead of what it would show; a negative number sets it back. The system's clock
+    /// stays as it is.
+    pub fn set_ahead(&self, seconds: i64) {
+        if let Kind::Simulated { set_by, .. } = &self.0 {
+            set_by.store(seconds, Ordering::Relaxed);
+        }
+    }
+
+    /// The present moment, by both clocks.
+    pub fn local(&self) -> LocalTime {
+        LocalTime { wall: self.now(), monotonic: Instant::now() }
+    }
+
+    /// The time of day.
+    pub fn now(&self) -> Timestamp {
+        match &self.0 {
+            Kind::System => Timestamp::now(),
+            Kind::Simulated { start, begun, set_by } => {
+                let ahead = SignedDuration::from_secs(set_by.load(Ordering::Relaxed));
+                start.saturating_add(begun.elapsed()).and_then(|now| now.saturating_add(ahead)).unwrap_or(*start)
+            }
+        }
+    }
+}

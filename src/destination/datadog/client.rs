@@ -1,0 +1,325 @@
+//! The calls to Datadog: one request, what its answer means, and a page of them up to eight at a time.
+
+use std::sync::Arc;
+
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use jiff::Timestamp;
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use super::compressor::Compressor;
+use super::entry::{EntryWriter, Form};
+use super::error::Error;
+use super::examine::Examination;
+use super::isolate::{Settling, Stopped};
+use super::ledger::Ledger;
+use super::packing::{Batches, Packer};
+use super::response::{self, Content, Intake, Meaning};
+use super::{IN_FLIGHT, Settings};
+use crate::clock::Clock;
+use crate::component::{Component, Context};
+use crate::dead_letter::DeadLetters;
+use crate::event::Event;
+use crate::failure::Class;
+use crate::http::{self, Address, Excerpt, Method, Redaction, Reply};
+use crate::secret::Secret;
+use crate::server_time::ServerClock;
+use crate::telemetry::metrics::Metrics;
+use crate::variable_name::VariableName;
+
+/// As much of an answer as is worth reading.
+const ENOUGH_OF_AN_ANSWER: usize = 64 * 1024;
+
+/// The intake, as one pipeline calls it.
+#[derive(Debug)]
+pub(super) struct Client {
+    http: Arc<http::Client>,
+    intake: Url,
+    answers_as: Intake,
+    intake_variable: VariableName,
+    site: String,
+    validate: Url,
+    key: Secret,
+    pub(super) packer: Packer,
+    pub(super) dead_letters: DeadLetters,
+    pub(super) metrics: Metrics,
+    pub(super) clock: Clock,
+    pub(super) intake_clock: ServerClock,
+}
+
+/// A request body, and its size before compression.
+pub(super) struct Body {
+    pub(super) sent: Vec<u8>,
+    pub(super) uncompressed: usize,
+}
+
+/// Why a body was not accepted.
+#[derive(Debug)]
+pub(super) enum Setback {
+    /// Something in it is not acceptable, or it is too large.
+    Refused { meaning: Meaning, reason: String },
+    /// Anything else.
+    Failed {
+        error: Error,
+        /// What it says, where it may be about what was sent.
+        about: Option<String>,
+    },
+}
+
+impl From<Error> for Setback {
+    fn from(error: Error) -> Self {
+        Self::Failed { error, about: None }
+    }
+}
+
+impl Setback {
+    /// The error, where what was sent is above suspicion.
+    pub(super) fn into_error(self, datadog: &Client) -> Error {
+        match self {
+            Self::Refused { meaning, reason } => datadog.refuses_all(meaning, reason),
+            Self::Failed { error, .. } => error,
+        }
+    }
+}
+
+impl Client {
+    /// A client for the pipeline of `context` that puts records under `record_key`.
+    pub(super) fn new(settings: Settings, record_key: &'static str, context: &Context) -> Self {
+        Self {
+            http: Arc::clone(&context.http),
+            intake: below(&settings.intake_url, "api/v2/logs"),
+            answers_as: settings.intake,
+            intake_variable: settings.intake_variable,
+            site: settings.site,
+            validate: below(&settings.api_url, "api/v1/validate"),
+            key: settings.api_key,
+            packer: Packer::new(EntryWriter::new(&settings.labels, record_key), settings.compression),
+            dead_letters: context.dead_letters.clone(),
+            metrics: context.metrics.clone(),
+            clock: context.clock.clone(),
+            intake_clock: ServerClock::default(),
+        }
+    }
+
+    /// Requests the API's check of the key. The API is another host than the intake, and may be out of reach by itself.
+    pub(super) async fn check_key(&self) -> Result<(), Error> {
+        let address = Address::of(&self.validate);
+        let key = self.key.current();
+        let request = self.http.request(Method::GET, self.validate.clone())?.header("DD-API-KEY", sensitive(&key));
+        let hidden = Redaction::of([&key]);
+        let reply = self.http.exchange(Component::Destination, request, &address, ENOUGH_OF_AN_ANSWER, &hidden).await?;
+        match reply.status.as_u16() {
+            _ if response::is_valid_key(reply.status, &reply.body) => Ok(()),
+            401 | 403 => Err(self.key_rejected(address, &reply, &key)),
+            _ => {
+                let reason = Excerpt::of(&reply.body, &hidden);
+                Err(Error::Unavailable { address, status: reply.status.as_u16(), after: reply.retry_after(), reason })
+            }
+        }
+    }
+
+    /// Sends one entry that is marked as a test.
+    pub(super) async fn check_entry(&self, now: Timestamp) -> Result<(), Error> {
+        let message = "auditsync check: a test entry, to be ignored";
+        self.post(self.notice("check", message, "info", now)?).await.map_err(|setback| setback.into_error(self))
+    }
+
+    /// Where entries go, for messages.
+    pub(super) fn address(&self) -> Address {
+        Address::of(&self.intake)
+    }
+
+    /// A body with one entry of our own.
+    pub(super) fn notice(&self, kind: &str, message: &str, status: &str, now: Timestamp) -> Result<Body, Error> {
+        let mut body = vec![b'['];
+        self.packer.entries.write_notice(&mut body, kind, message, status, now);
+        body.push(b']');
+        let uncompressed = body.len();
+        let sent = Compressor::new(self.packer.compression).and_then(|mut compressor| compressor.compress(&body));
+        let sent = sent.map_err(Error::Batch)?;
+        Ok(Body { sent, uncompressed })
+    }
+
+    /// Sends a body with so many events, and notes in the `ledger` what it takes.
+    pub(super) async fn send(&self, ledger: &Ledger<'_>, events: usize, body: Body) -> Result<(), Setback> {
+        let under_way = ledger.sends(events, body.sent.len());
+        let answer = self.post(body).await;
+        under_way.ended(&answer);
+        answer
+    }
+
+    async fn post(&self, body: Body) -> Result<(), Setback> {
+        self.metrics.body_sent(body.uncompressed, body.sent.len());
+        let address = self.address();
+        let key = self.key.current();
+        let mut request = self
+            .http
+            .request(Method::POST, self.intake.clone())
+            .map_err(Error::from)?
+            .header("DD-API-KEY", sensitive(&key))
+            .header("DD-EVP-ORIGIN", env!("CARGO_PKG_NAME"))
+            .header("DD-EVP-ORIGIN-VERSION", env!("CARGO_PKG_VERSION"))
+            .header(CONTENT_TYPE, "application/json")
+            .body(body.sent);
+        if let Some(encoding) = self.packer.compression.content_encoding() {
+            request = request.header(CONTENT_ENCODING, encoding);
+        }
+        let hidden = Redaction::of([&key]);
+        let asked = self.clock.local();
+        let answer = self.http.send(Component::Destination, request, &address, &hidden).await.map_err(no_answer)?;
+        let (reply, missing) = answer.beginning(ENOUGH_OF_AN_ANSWER).await;
+        let call = (asked, self.clock.local());
+        let status = reply.status.as_u16();
+        let reason = || Excerpt::of(&reply.body, &hidden);
+        let shown = || format!("{status}: {}", reason());
+        let variable = self.intake_variable.clone();
+        let content = match &missing {
+            None => Content::Whole(&reply.body),
+            Some(http::Error::TooLarge { .. }) => Content::TooMuch,
+            Some(_) => Content::Beginning(&reply.body),
+        };
+        let error = match response::meaning(self.answers_as, reply.status, &reply.headers, content) {
+            Meaning::Accepted => {
+                // A server that answers instead of the intake may have another clock, so only an acceptance counts.
+                self.intake_clock.note(&address, reply.date(), call);
+                return Ok(());
+            }
+            meaning @ (Meaning::BadPayload | Meaning::TooLarge) => {
+                return Err(Setback::Refused { meaning, reason: shown() });
+            }
+            Meaning::NotTheIntake => {
+                let is_relay = self.answers_as == Intake::Other && !response::is_web_page(&reply.headers);
+                Error::NotTheIntake { address, status, variable, is_relay }
+            }
+            // Only an answer with a missing end is unfinished.
+            Meaning::Unfinished => {
+                missing.map_or(Error::NotTheIntake { address, status, variable, is_relay: true }, Error::from)
+            }
+            Meaning::KeyRejected => self.key_rejected(address, &reply, &key),
+            Meaning::Unavailable => Error::Unavailable { address, status, after: reply.retry_after(), reason: reason() },
+            Meaning::Refused => Error::RefusesAll { address, reason: shown(), variable },
+        };
+        // An answer that names a time to wait is about load; a key that was changed or is gone explains itself.
+        let explains_itself = matches!(
+            error,
+            Error::Unavailable { after: Some(_), .. } | Error::KeyRotated { .. } | Error::KeyGone { .. }
+        );
+        let about = (!explains_itself && response::may_be_about_content(status)).then(shown);
+        Err(Setback::Failed { error, about })
+    }
+
+    fn key_rejected(&self, address: Address, reply: &Reply, rejected: &SecretString) -> Error {
+        let variable = self.key.variable().clone();
+        match self.key.renewed_since(rejected) {
+            Ok(true) => Error::KeyRotated { address, variable },
+            Ok(false) => Error::KeyRejected {
+                address,
+                status: reply.status.as_u16(),
+                reason: Excerpt::of(&reply.body, &Redaction::of([rejected])),
+                variable,
+                site: format!("{} ({})", self.site, self.intake_variable),
+            },
+            Err(cause) => Error::KeyGone { address, variable, cause },
+        }
+    }
+
+    /// The present by the intake's clock where it is known, else `now`.
+    pub(super) fn present(&self, now: Timestamp) -> Timestamp {
+        let local = self.clock.local();
+        self.intake_clock.at(local, local).unwrap_or(now)
+    }
+
+    fn refuses_all(&self, meaning: Meaning, reason: String) -> Error {
+        tracing::debug!(?meaning, "nothing is accepted");
+        Error::RefusesAll { address: self.address(), reason, variable: self.intake_variable.clone() }
+    }
+
+    pub(super) fn refuses_some(&self, reason: String) -> Error {
+        Error::RefusesSome { address: self.address(), reason }
+    }
+
+    /// Sends these batches, up to eight at a time, until one fails.
+    async fn send_batches(
+        &self,
+        ledger: &Ledger<'_>,
+        events: &Arc<[Event]>,
+        mut batches: Batches,
+        now: Timestamp,
+    ) -> Result<(), Stopped> {
+        let mut failure: Option<Stopped> = None;
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                biased;
+                Some(settled) = under_way.next() => {
+                    if let Err(stopped) = settled {
+                        failure.get_or_insert(stopped);
+                    }
+                }
+                Some(batch) = batches.next(), if under_way.len() < IN_FLIGHT && failure.is_none() => match batch {
+                    Ok(batch) => under_way.push(
+                        Settling::of(self, ledger, Arc::clone(events), batch, Form::Whole, now).run(),
+                    ),
+                    Err(error) => failure = Some(error.into()),
+                },
+                else => break,
+            }
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Sends what is outstanding: first what nothing speaks against, then what is in doubt.
+    pub(super) async fn attempt(
+        &self,
+        ledger: &Ledger<'_>,
+        events: &Arc<[Event]>,
+        batches: Batches,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let before = ledger.tally().accepted;
+        let sent = self.send_batches(ledger, events, batches, now).await;
+        self.write_letters(ledger, events, now).await?;
+        let examination = Examination::new(self, ledger, events, now);
+        match sent {
+            Ok(()) => {
+                examination.run().await?;
+                self.write_letters(ledger, events, now).await
+            }
+            // Before the key or the address is blamed: perhaps it is what was sent.
+            Err(Stopped { error, again: Some(_) }) if !matches!(error.class(), Class::Retryable { .. }) => {
+                let reason = ledger.remember(|work| work.doubts.all().first().map(|doubt| doubt.reason.clone()));
+                let accepts_others =
+                    ledger.tally().accepted > before || examination.accepts_a_notice().await;
+                Err(match reason {
+                    Some(reason) if accepts_others => self.refuses_some(reason),
+                    _ => error,
+                })
+            }
+            Err(Stopped { error, .. }) => Err(error),
+        }
+    }
+}
+
+/// No answer says less than a status: what the client saw is in the error. Where nothing was sent, nothing sent is at fault.
+fn no_answer(error: http::Error) -> Setback {
+    let about = match &error {
+        http::Error::Redirected { .. } => true,
+        error => error.may_have_arrived(),
+    };
+    let about = about.then(|| crate::failure::Chain(&error).to_string());
+    Setback::Failed { error: error.into(), about }
+}
+
+fn below(base: &Url, path: &str) -> Url {
+    let mut url = base.clone();
+    url.set_path(&format!("{}/{path}", base.path().trim_end_matches('/')));
+    url
+}
+
+/// The configuration takes only keys that a header can carry. Another would be sent as an empty one, and rejected.
+fn sensitive(key: &SecretString) -> HeaderValue {
+    let mut value = HeaderValue::from_str(key.expose_secret()).unwrap_or_else(|_| HeaderValue::from_static(""));
+    value.set_sensitive(true);
+    value
+}

@@ -1,0 +1,166 @@
+//! Delivering a page, however long it takes, and only while no other instance may deliver.
+
+use super::retry::Call;
+use super::sync::Upcoming;
+use super::{Engine, Error, Halt};
+use crate::component::Component;
+use crate::destination::{Acknowledged, Delivery, PageNumber, Tally};
+use crate::failure::{Chain, Failure};
+use crate::state;
+
+/// Why a call to the destination is cut off.
+const LAPSED: &str = "the lease was not renewed in time, so the requests to the destination are cut off; they are retried once the lease is \
+                      certain";
+
+/// What a request without an answer means.
+const UNANSWERED: &str =
+    "requests with these events had no answer, so the destination may have accepted them; they are sent again";
+
+impl Engine {
+    /// Delivers a page. A shutdown lets it finish, unless nothing of it has left yet.
+    pub(super) async fn deliver(&self, upcoming: Upcoming) -> Result<Tally, Halt> {
+        let Upcoming { page, delivery, .. } = upcoming;
+        let Some(mut delivery) = delivery else {
+            self.taken(page, Acknowledged::default());
+            return Ok(Tally::default());
+        };
+        self.commits_keep_up(page).await?;
+        self.ledger.lock().set_begun(page, true);
+        let delivered = self.deliver_all(delivery.as_mut()).await;
+        if delivered.is_err() && !delivery.has_begun() {
+            self.ledger.lock().set_begun(page, false);
+        }
+        self.taken(page, delivered?);
+        Ok(delivery.tally())
+    }
+
+    fn taken(&self, page: PageNumber, acknowledged: Acknowledged) {
+        let mut ledger = self.ledger.lock();
+        ledger.taken(page);
+        ledger.acknowledge(acknowledged);
+        drop(ledger);
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until so much is committed that `page` may begin.
+    async fn commits_keep_up(&self, page: PageNumber) -> Result<(), Halt> {
+        loop {
+            let changed = self.changed.notified();
+            if self.ledger.lock().may_begin(page) {
+                return Ok(());
+            }
+            tokio::select! {
+                biased;
+                () = self.shutdown.requested() => return Err(Halt::Stopped),
+                () = changed => {}
+            }
+        }
+    }
+
+    async fn deliver_all(&self, delivery: &mut dyn Delivery) -> Result<Acknowledged, Halt> {
+        let mut call = self.retries.call(Component::Destination);
+        loop {
+            self.lease_is_certain(delivery.has_begun()).await?;
+            self.lock_is_held(delivery.has_begun()).await?;
+            let (before, unanswered_before) = (delivery.tally(), delivery.unanswered());
+            let calling = call.begins();
+            let heart = calling.heartbeat();
+            let answer = tokio::select! {
+                biased;
+                () = self.lease_clock.lapse() => None,
+                answer = delivery.attempt(self.now(), &heart) => Some(answer),
+            };
+            drop(calling);
+            let unanswered = delivery.unanswered() - unanswered_before;
+            self.metrics.possibly_duplicated(unanswered);
+            let Some(answer) = answer else {
+                tracing::warn!(possibly_duplicated = unanswered, "{LAPSED}");
+                continue;
+            };
+            if unanswered > 0 {
+                tracing::warn!(possibly_duplicated = unanswered, "{UNANSWERED}");
+            }
+            if delivery.tally().settled() > before.settled() || answer.is_ok() {
+                call.succeeded();
+                self.retries.progress();
+            }
+            let cause = match answer {
+                Ok(acknowledged) => return Ok(acknowledged),
+                Err(cause) => cause,
+            };
+            if self.shutdown.is_requested() && !delivery.has_begun() {
+                tracing::info!(error = %Chain(&cause), "shutting down before anything of the page was accepted");
+                return Err(Halt::Stopped);
+            }
+            let decision = call.failed(cause.class());
+            if let Some(reason) = call.persist(decision, &cause, delivery.has_begun()).await? {
+                if delivery.has_begun() {
+                    let accepted = delivery.tally().accepted;
+                    tracing::warn!(accepted, "a part of a page is delivered; the next run may send it again");
+                }
+                return Err(Error::GivenUp { component: Component::Destination, reason, cause }.into());
+            }
+        }
+    }
+
+    /// Makes everything durable that the destination gathered.
+    pub(super) async fn flush(&self) -> Result<(), Halt> {
+        if !self.ledger.lock().is_gathering() {
+            return Ok(());
+        }
+        let mut call = self.retries.call(Component::Destination);
+        loop {
+            let cause = match self.flush_once(&call).await {
+                Ok(acknowledged) => {
+                    call.succeeded();
+                    self.retries.progress();
+                    self.ledger.lock().acknowledge(acknowledged);
+                    self.changed.notify_waiters();
+                    return Ok(());
+                }
+                Err(cause) => cause,
+            };
+            let decision = call.failed(cause.class());
+            if let Some(reason) = call.persist(decision, &cause, true).await? {
+                return Err(Error::GivenUp { component: Component::Destination, reason, cause }.into());
+            }
+        }
+    }
+
+    async fn flush_once(&self, call: &Call<'_>) -> Result<Acknowledged, Failure> {
+        loop {
+            self.lease_clock.sure().await;
+            let _calling = call.begins();
+            tokio::select! {
+                biased;
+                () = self.lease_clock.lapse() => tracing::warn!("{LAPSED}"),
+                flushed = self.destination.flush() => return flushed,
+            }
+        }
+    }
+
+    /// Makes sure that the store's lock is still held. If another instance holds it now, that one delivers.
+    async fn lock_is_held(&self, has_begun: bool) -> Result<(), Halt> {
+        let mut call = self.retries.call(Component::StateStore);
+        loop {
+            let cause = match self.store.confirm().await {
+                Ok(()) => return Ok(()),
+                Err(state::Error::Busy { .. }) => return Err(Halt::Superseded),
+                Err(cause) => cause,
+            };
+            let decision = call.failed(cause.class());
+            if call.persist(decision, &cause, has_begun).await?.is_some() {
+                return Err(cause.into());
+            }
+        }
+    }
+
+    /// Waits until the lease is certain. A shutdown does not wait for it where nothing was sent yet.
+    async fn lease_is_certain(&self, has_begun: bool) -> Result<(), Halt> {
+        tokio::select! {
+            biased;
+            () = self.shutdown.requested(), if !has_begun => Err(Halt::Stopped),
+            () = self.lease_clock.sure() => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,392 @@
+//! Being the active instance: becoming it, staying it, and giving it up.
+
+use std::convert::Infallible;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::backoff::Backoff;
+use super::commit::{Committer, Delivered, Sighting};
+use super::ledger::Ledger;
+use super::retry::DURING_SHUTDOWN;
+use super::{CLOCK_IS_SET, Engine, Error, Halt, Mode};
+use crate::component::Component;
+use crate::destination::Resumed;
+use crate::failure::Chain;
+use crate::state::lease::{Chance, Watch};
+use crate::state::{self, Claim};
+
+/// How often a standby looks at the state.
+const STANDBY_LOOK: Duration = Duration::from_secs(1);
+
+/// What a save is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Save {
+    /// The cursor behind what was delivered.
+    Pending,
+    /// The lease, which goes on.
+    Renewal,
+    /// The lease, which is released.
+    Release,
+}
+
+impl Engine {
+    /// Becomes the active instance. A daemon waits on standby for as long as another is active; a one-shot waits within its retry budget.
+    pub(super) async fn become_active(&self) -> Result<(), Halt> {
+        let mut committer = self.committer.lock().await;
+        let committer = &mut *committer;
+        let is_first = if self.is_locked().await? {
+            committer.observe().await?;
+            let is_first = committer.delivered().is_none();
+            if is_first {
+                committer.advance(self.first()?);
+                // The first cursor is stored before the first request: an outage then costs nothing, and a store that cannot be saved to
+                // is noticed now and not later.
+                committer.write().await?;
+            }
+            is_first
+        } else {
+            self.win_lease(committer).await?
+        };
+        self.retries.liveness.is_active();
+        self.metrics.is_active(true);
+        self.resume(committer).await?;
+        let Some(delivered) = committer.delivered().cloned() else { return Ok(()) };
+        let since = self.reached(&delivered.cursor)?;
+        self.metrics.reached(since);
+        let location = committer.location();
+        if is_first {
+            tracing::info!(%location, %since, "there is no state yet: this is the first sync");
+        } else {
+            tracing::info!(%location, %since, "continuing from the stored cursor");
+        }
+        *self.ledger.lock() = Ledger::starting_at(delivered, self.store.pace(), Some(Instant::now()));
+        Ok(())
+    }
+
+    /// Lets the destination say whether it already has what follows the stored cursor, and commits that.
+    async fn resume(&self, committer: &mut Committer) -> Result<(), Halt> {
+        let Some(Delivered { cursor, mark }) = committer.delivered().cloned() else { return Ok(()) };
+        let mut call = self.retries.call(Component::Destination);
+        let resumed = loop {
+            let calling = call.begins();
+            let answer = tokio::select! {
+                biased;
+                () = self.shutdown.requested() => return Err(Halt::Stopped),
+                answer = self.destination.resume(&cursor, mark.as_ref()) => answer,
+            };
+            drop(calling);
+            let cause = match answer {
+                Ok(resumed) => break resumed,
+                Err(cause) => cause,
+            };
+            let decision = call.failed(cause.class());
+            if let Some(reason) = call.wait(decision, &cause).await? {
+                return Err(Error::GivenUp { component: Component::Destination, reason, cause }.into());
+            }
+        };
+        if let Some(Resumed { cursor, mark }) = resumed {
+            tracing::info!(%cursor, "the destination already has what follows the stored cursor; its cursor is stored");
+            committer.advance(Delivered { cursor, mark });
+            self.save(committer, Save::Pending).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes the lock of a store that has one; false where the lease in the document decides.
+    async fn is_locked(&self) -> Result<bool, Halt> {
+        let begun = Instant::now();
+        let mut is_standby = false;
+        loop {
+            let holder = match self.store.claim().await? {
+                Claim::ByLease => return Ok(false),
+                Claim::Granted => break,
+                Claim::Busy { holder } => holder,
+            };
+            self.retries.liveness.is_standby(&holder);
+            let location = self.store.location();
+            if self.settings.mode == Mode::Once && begun.elapsed() >= self.settings.retry_budget {
+                return Err(state::Error::Busy { location, holder }.into());
+            }
+            if !is_standby {
+                self.log_standby(&location, &holder);
+                is_standby = true;
+            }
+            if !self.rest(STANDBY_LOOK).await {
+                return Err(Halt::Stopped);
+            }
+        }
+        if is_standby {
+            self.retries.fails_over();
+            tracing::info!(location = self.store.location(), "the other instance has ended; failover: this one is active now");
+        }
+        self.retries.progress();
+        Ok(true)
+    }
+
+    /// Watches the document until its lease is released or over, and puts ours into it. Whether it is the first document.
+    async fn win_lease(&self, committer: &mut Committer) -> Result<bool, Halt> {
+        let begun = Instant::now();
+        let mut watch = Watch::default();
+        let mut standby_for = None;
+        let mut call = self.retries.call(Component::StateStore);
+        let is_first = loop {
+            let calling = call.begins();
+            let looked = self.look(committer, &mut watch).await;
+            drop(calling);
+            let cause = match looked {
+                Ok(Look::Ours { is_first }) => break is_first,
+                Ok(Look::Theirs { holder, look_in }) => {
+                    call.succeeded();
+                    // A standby does what it should: the other's heartbeat ends its wait, not the retry budget.
+                    self.retries.progress();
+                    self.retries.liveness.is_standby(&holder);
+                    let location = self.store.location();
+                    let is_over = self.settings.mode == Mode::Once && begun.elapsed() >= self.settings.retry_budget;
+                    if is_over && watch.has_seen_renewal() {
+                        return Err(state::Error::Busy { location, holder }.into());
+                    }
+                    if standby_for.is_none() {
+                        self.log_standby(&location, &holder);
+                    }
+                    standby_for = Some(holder);
+                    if !self.rest(look_in).await {
+                        return Err(Halt::Stopped);
+                    }
+                    continue;
+                }
+                Err(Halt::Failed(Error::State(cause))) => cause,
+                Err(halt) => return Err(halt),
+            };
+            let decision = call.failed(cause.class());
+            if call.wait(decision, &cause).await?.is_some() {
+                return Err(cause.into());
+            }
+        };
+        call.succeeded();
+        if let Some(holder) = standby_for {
+            self.retries.fails_over();
+            let waited = humantime::format_duration(Duration::from_secs(begun.elapsed().as_secs()));
+            tracing::info!(
+                location = self.store.location(), holder, %waited,
+                "the other instance has ended or has no heartbeat; failover: this one is active now"
+            );
+        }
+        self.retries.progress();
+        Ok(is_first)
+    }
+
+    fn log_standby(&self, location: &str, holder: &str) {
+        tracing::info!(location, holder, "another instance is active; this one is on standby");
+        self.retries.liveness.set_status(format_args!("standby: {holder} is active"));
+    }
+
+    /// One look at the document. If its lease is free, it is ours now.
+    async fn look(&self, committer: &mut Committer, watch: &mut Watch) -> Result<Look, Halt> {
+        let Sighting { version, lease } = committer.observe().await?;
+        let is_missing = version.is_none();
+        let length = match &lease {
+            Some(lease) => Some(lease.length()),
+            // The document is gone from the store: the active instance will store it again.
+            None if is_missing && committer.has_known_one() => Some(self.lease.length()),
+            None => None,
+        };
+        if let Chance::Wait(look_in) = watch.sees(version, length, Instant::now()) {
+            let holder = lease.map_or_else(|| UNKNOWN.to_owned(), |lease| lease.holder);
+            return Ok(Look::Theirs { holder, look_in });
+        }
+        if !self.is_probed.load(Ordering::Relaxed) {
+            self.store.probe().await?;
+        }
+        let (delivered, is_first) = match committer.delivered() {
+            Some(delivered) => (delivered.clone(), false),
+            None => (self.first()?, true),
+        };
+        match committer.seize(self.lease.clone(), delivered).await {
+            Ok(()) => {}
+            Err(state::Error::Conflict { .. }) => {
+                return Ok(Look::Theirs { holder: FASTER.to_owned(), look_in: STANDBY_LOOK });
+            }
+            Err(cause) => return Err(cause.into()),
+        }
+        if is_missing && !self.is_probed.load(Ordering::Relaxed) {
+            // Only now is there a document to try it on.
+            if let Err(cause) = self.store.probe().await {
+                let _ = committer.release().await;
+                return Err(cause.into());
+            }
+        }
+        self.is_probed.store(true, Ordering::Relaxed);
+        Ok(Look::Ours { is_first })
+    }
+
+    /// Where the very first sync begins.
+    fn first(&self) -> Result<Delivered, Halt> {
+        let now = *self.begun.get_or_init(|| self.clock.now());
+        if now < CLOCK_IS_SET {
+            return Err(Error::Clock { now }.into());
+        }
+        Ok(Delivered { cursor: self.source.first_cursor(now), mark: None })
+    }
+
+    /// Commits what is acknowledged, as soon as the store may be saved to again, and renews the lease before it lapses. Ends only when
+    /// that fails for good.
+    pub(super) async fn keep_committing(&self) -> Result<Infallible, Halt> {
+        loop {
+            let changed = self.changed.notified();
+            let due = self.save_due_at();
+            tokio::select! {
+                biased;
+                () = sleep_until(due) => {}
+                () = changed => continue,
+            }
+            let mut committer = self.committer.lock().await;
+            if self.save_due_at().is_some_and(|due| due <= Instant::now()) {
+                let save = if self.ledger.lock().to_commit().is_some() { Save::Pending } else { Save::Renewal };
+                self.save(&mut committer, save).await?;
+            }
+            drop(committer);
+            if self.lease_clock.renewal_due().is_some_and(|due| due <= Instant::now()) {
+                // The renewal failed during a shutdown, which waits for nothing but what is delivered.
+                tokio::select! {
+                    () = self.changed.notified() => {}
+                    () = tokio::time::sleep(DURING_SHUTDOWN) => {}
+                }
+            }
+        }
+    }
+
+    fn save_due_at(&self) -> Option<Instant> {
+        let ledger = self.ledger.lock();
+        let earliest = Instant::now() + ledger.due_in();
+        let commit = ledger.to_commit().map(|_| earliest);
+        let renewal = self.lease_clock.renewal_due().map(|due| due.max(earliest));
+        commit.into_iter().chain(renewal).min()
+    }
+
+    /// Releases the lease, with what is still to be committed.
+    pub(super) async fn release(&self) -> Result<(), Halt> {
+        let due_in = self.ledger.lock().due_in();
+        tokio::time::sleep(due_in).await;
+        self.save(&mut *self.committer.lock().await, Save::Release).await
+    }
+
+    /// Saves the state, however long it takes.
+    async fn save(&self, committer: &mut Committer, save: Save) -> Result<(), Halt> {
+        let mut call = self.retries.call(Component::StateStore);
+        let to_commit = self.ledger.lock().to_commit().cloned();
+        let page = to_commit.as_ref().map(|to_commit| to_commit.page);
+        if let Some(to_commit) = to_commit {
+            committer.advance(to_commit.delivered);
+        }
+        let is_progress = committer.is_pending();
+        loop {
+            let calling = call.begins();
+            let saved = match save {
+                Save::Pending => committer.write().await,
+                Save::Renewal => committer.renew().await,
+                Save::Release => committer.release().await,
+            };
+            drop(calling);
+            let Err(cause) = saved else { break };
+            let is_superseded = matches!(cause, state::Error::Conflict { .. }) && committer.is_leased();
+            let is_optional = save == Save::Release || (save == Save::Renewal && self.shutdown.is_requested());
+            if !committer.is_pending() && is_optional {
+                // Nothing is left that would be worth a wait.
+                if save == Save::Release && !is_superseded {
+                    let (location, error) = (committer.location(), Chain(&cause));
+                    tracing::warn!(location, %error, "the lease could not be released; a standby has to wait for its end");
+                }
+                return Ok(());
+            }
+            if is_superseded {
+                return Err(Halt::Superseded);
+            }
+            let decision = call.failed(cause.class()).within(self.lease_clock.longest_pause());
+            // What is delivered has to be committed, shutdown or not: the shutdown timeout bounds it.
+            if call.persist(decision, &cause, true).await?.is_some() {
+                return Err(cause.into());
+            }
+        }
+        if call.has_failed() {
+            // While the store was unavailable nothing else could make progress.
+            self.retries.progress();
+        }
+        call.succeeded();
+        self.ledger.lock().saved(page);
+        self.changed.notify_waiters();
+        if is_progress {
+            self.retries.liveness.succeeds();
+        }
+        let reached = committer.delivered().and_then(|delivered| self.source.reached(&delivered.cursor).ok());
+        if let Some(reached) = reached {
+            self.metrics.reached(reached);
+        }
+        Ok(())
+    }
+
+    /// Informs the source of each stored cursor, as often as needed. Nothing that is delivered depends on it.
+    pub(super) async fn confirm_commits(&self) -> Infallible {
+        let mut failures = 0;
+        loop {
+            let changed = self.changed.notified();
+            let cursor = self.ledger.lock().to_confirm().cloned();
+            let Some(cursor) = cursor else {
+                changed.await;
+                continue;
+            };
+            let Err(cause) = self.source.committed(&cursor).await else {
+                failures = 0;
+                self.ledger.lock().confirmed(&cursor);
+                self.changed.notify_waiters();
+                continue;
+            };
+            failures += 1;
+            self.metrics.retried(Component::Source, cause.class());
+            self.ledger.lock().not_confirmed(&cursor);
+            self.changed.notify_waiters();
+            let pause = Backoff::QUICK.wait(failures, fastrand::f64());
+            tracing::warn!(
+                error = %Chain(&cause), failures,
+                "the source could not be informed of what is delivered; it is informed later, and nothing waits for that"
+            );
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Another instance is active: it delivers what was in flight.
+    pub(super) async fn step_down(&self) {
+        let mut committer = self.committer.lock().await;
+        committer.surrender();
+        self.source.pause();
+        self.destination.discard();
+        self.metrics.is_active(false);
+        let uncertain = std::mem::take(&mut *self.ledger.lock()).uncertain();
+        self.metrics.possibly_duplicated(uncertain);
+        tracing::warn!(
+            location = committer.location(),
+            uncertain,
+            "another instance is active, or the state was changed by an operator; what was in flight may be delivered again"
+        );
+    }
+}
+
+/// What a look at the document found.
+enum Look {
+    Ours { is_first: bool },
+    Theirs { holder: String, look_in: Duration },
+}
+
+/// The holder, where the document is gone.
+const UNKNOWN: &str = "an unknown instance, whose state is gone from its store";
+
+/// The holder, where the document was taken before it was read.
+const FASTER: &str = "another instance, which was faster";
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
