@@ -1,161 +1,138 @@
-//! The records that wait at the source: any number of them, in the memory of a few thousand.
-//!
-//! The shared generator makes as many records as a page has, a thousand at least, so that none comes twice within the reach of a
-//! compressor. A page is a copy of them with ids and times of its own: some fifty microseconds for a thousand records, where
-//! making them anew would cost more than the program that is measured.
+//! A backlog at the fake certificate manager, and the intake that it is delivered to.
 
-use std::ops::Range;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
-use crate::identity;
-use crate::support::Records;
+use crate::intake::{Intake, LOGS, decompress};
+use crate::support::{FakeScm, IntakeOptions, Record, Records, ScmOptions};
+use crate::{Failure, floor};
 
-/// Characters of a record's time, as in `2026-03-01T12:00:00.000Z`.
-const TIME_LENGTH: usize = 24;
+/// Average bytes of a record.
+pub const RECORD_SIZE: usize = 500;
 
-/// Records to be copied, one after the other, each with a comma behind it.
-pub struct Templates {
-    text: Vec<u8>,
-    places: Vec<Place>,
-}
+/// Records on a page.
+pub const PAGE_SIZE: usize = 1000;
 
-/// Where a record stands in the text, and what changes in it.
-#[derive(Clone, Copy)]
-struct Place {
-    start: usize,
-    id: usize,
-    time: usize,
-}
+/// A busy account writes so many records an hour; a larger backlog covers more hours.
+const EVENTS_PER_HOUR: usize = 100_000;
 
-impl Templates {
-    /// So many records of this size on average.
-    pub fn new(count: usize, bytes: usize) -> Self {
-        let mut records = Records::seeded(1).size(bytes);
-        let (mut text, mut places) = (Vec::new(), Vec::with_capacity(count + 1));
-        for _ in 0..count {
-            let record = records.at(Timestamp::UNIX_EPOCH);
-            let start = text.len();
-            let id = record.json.find(&record.id).expect("a record has its id");
-            let time = record.json.find("\"created\":\"").expect("a record has a time") + "\"created\":\"".len();
-            places.push(Place { start, id: start + id, time: start + time });
-            text.extend_from_slice(record.json.as_bytes());
-            text.push(b',');
-        }
-        // The end of the last one.
-        places.push(Place { start: text.len(), id: 0, time: 0 });
-        Self { text, places }
-    }
+/// No record is older than the lookback or newer than the delay, even if the program starts a little later.
+const MARGIN: Duration = Duration::from_secs(60);
 
-    fn count(&self) -> usize {
-        self.places.len() - 1
-    }
-}
-
-/// So many records, spread evenly over a span of time.
+/// Records that wait at the source, and the servers at both ends.
 pub struct Backlog {
-    templates: Arc<Templates>,
-    pub events: usize,
-    /// Milliseconds since 1970; no record lies at `start`, and the last one at `end`.
-    start: i64,
-    end: i64,
+    scm: FakeScm,
+    intake: Intake,
+    events: usize,
+    lookback: Duration,
+    start: Timestamp,
+    end: Timestamp,
 }
 
 impl Backlog {
-    pub fn new(templates: Arc<Templates>, events: usize, start: Timestamp, end: Timestamp) -> Self {
-        Self { templates, events, start: start.as_millisecond(), end: end.as_millisecond() }
+    pub async fn start(events: usize) -> Result<Self, Failure> {
+        let lookback = Duration::from_secs(3600 * events.div_ceil(EVENTS_PER_HOUR) as u64);
+        let now = Timestamp::now();
+        let backlog = Self {
+            scm: FakeScm::start(ScmOptions { page_size: PAGE_SIZE, ..ScmOptions::default() }).await,
+            intake: Intake::start().await?,
+            events,
+            lookback,
+            start: now - lookback + MARGIN,
+            end: now - MARGIN,
+        };
+        backlog.scm.push(backlog.records());
+        Ok(backlog)
     }
 
-    /// The time of a record, in milliseconds since 1970.
-    pub fn time(&self, index: usize) -> i64 {
-        let (span, events) = (i128::from(self.end - self.start), self.events as i128);
-        let since_start = (span * (index as i128 + 1) + events - 1) / events;
-        self.start + i64::try_from(since_start).expect("no longer than the span")
+    /// Makes the records of this backlog, the same each time.
+    fn records(&self) -> Vec<Record> {
+        Records::seeded(1).size(RECORD_SIZE).between(self.start, self.end, self.events)
     }
 
-    /// The records of (`from`, `to`].
-    pub fn range(&self, from: Timestamp, to: Timestamp) -> Range<usize> {
-        self.first_after(from)..self.first_after(to)
+    /// Returns the command that drains this backlog with the program. Each variable that is not set here has its default.
+    pub fn program(&self, binary: &Path, state: &Path) -> Command {
+        let client = ScmOptions::default();
+        let mut command = Command::new(binary);
+        command.args(["run", "--once"]).current_dir(state).env_clear().envs([
+            ("SECTIGO_AUDIT_API_URL", self.scm.url()),
+            ("SECTIGO_AUDIT_API_CLIENT_ID", client.client_id),
+            ("SECTIGO_AUDIT_API_CLIENT_SECRET", client.client_secret),
+            ("SECTIGO_AUDIT_SYNC_LOOKBACK", format!("{}s", self.lookback.as_secs())),
+            ("DD_LOGS_CONFIG_LOGS_DD_URL", self.intake.url.clone()),
+            ("DD_API_KEY", IntakeOptions::default().api_key),
+            ("DD_HOSTNAME", "audit-host-01".to_owned()),
+            ("DD_TAGS", "env:prod,team:pki".to_owned()),
+            ("AUDITSYNC_LOG_LEVEL", "error".to_owned()),
+        ]);
+        command
     }
 
-    fn first_after(&self, time: Timestamp) -> usize {
-        let (mut low, mut high) = (0, self.events);
-        while low < high {
-            let middle = low.midpoint(high);
-            if self.time(middle) > time.as_millisecond() { high = middle } else { low = middle + 1 }
+    /// Returns the command that drains this backlog with the floor, which posts the file `entries` for each page.
+    pub fn floor(&self, entries: &Path) -> Result<Command, Failure> {
+        let urls = [self.scm.token_url(), self.scm.url() + floor::RECORDS, format!("{}{LOGS}", self.intake.url)];
+        let range = [self.start, self.end].map(|time| time.to_string());
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("floor").args(urls).args(range).arg(entries).env_clear();
+        Ok(command)
+    }
+
+    /// Fails unless each record arrived exactly once, byte for byte.
+    pub fn check_records(&self) -> Result<(), Failure> {
+        self.check_source()?;
+        let mut missing: HashMap<_, _> = self.records().into_iter().map(|record| (record.id, record.json)).collect();
+        for body in self.intake.bodies() {
+            let body = decompress(&body)?;
+            for Entry { evt: Event { id }, sectigo } in serde_json::from_slice::<Vec<Entry<'_>>>(&body)? {
+                match missing.remove(id) {
+                    Some(json) if json == sectigo.get() => {}
+                    Some(_) => return Err(format!("record {id} arrived changed").into()),
+                    None => return Err(format!("record {id} arrived twice, or was never in the backlog").into()),
+                }
+            }
         }
-        low
+        match missing.keys().next() {
+            None => Ok(()),
+            Some(id) => Err(format!("{} records did not arrive, for example {id}", missing.len()).into()),
+        }
     }
 
-    /// These records as the API shows them: a JSON array.
-    pub fn page(&self, records: Range<usize>) -> Vec<u8> {
-        let count = self.templates.count();
-        let mut page = Vec::with_capacity(self.templates.text.len() / count * records.len() * 5 / 4 + 2);
-        page.push(b'[');
-        let mut clock = Clock::default();
-        let mut next = records.start;
-        while next < records.end {
-            let first = next % count;
-            let run = (count - first).min(records.end - next);
-            self.copy(&mut page, first..first + run, next, &mut clock);
-            next += run;
-        }
-        if records.is_empty() {
-            page.push(b']');
-        } else if let Some(last) = page.last_mut() {
-            *last = b']';
-        }
-        page
+    /// Fails unless a body arrived for each page.
+    pub fn check_pages(&self) -> Result<(), Failure> {
+        self.check_source()?;
+        let (pages, bodies) = (self.events.div_ceil(PAGE_SIZE), self.intake.bodies().len());
+        if pages == bodies { Ok(()) } else { Err(format!("{bodies} bodies arrived for {pages} pages").into()) }
     }
 
-    /// One record.
-    pub fn record(&self, index: usize, out: &mut Vec<u8>, clock: &mut Clock) {
-        out.clear();
-        let template = index % self.templates.count();
-        self.copy(out, template..template + 1, index, clock);
-        out.pop();
+    /// Fails if a request broke the documented protocol of the source.
+    fn check_source(&self) -> Result<(), Failure> {
+        self.scm.violations().into_iter().next().map_or(Ok(()), |violation| Err(violation.into()))
     }
 
-    /// Appends these templates as the records from `index` on.
-    fn copy(&self, out: &mut Vec<u8>, templates: Range<usize>, index: usize, clock: &mut Clock) {
-        let Templates { text, places } = &*self.templates;
-        let (from, to) = (places[templates.start].start, places[templates.end].start);
-        let base = out.len();
-        out.extend_from_slice(&text[from..to]);
-        for (index, place) in (index..).zip(&places[templates]) {
-            let (id, time) = (base + place.id - from, base + place.time - from);
-            identity::write(&mut out[id..id + identity::LENGTH], index as u64);
-            out[time..time + TIME_LENGTH].copy_from_slice(clock.text(self.time(index)));
-        }
+    /// Returns the entries that arrived, as they were before compression.
+    pub fn entries(&self) -> Result<Vec<u8>, Failure> {
+        self.check_pages()?;
+        let bodies: Result<Vec<_>, _> = self.intake.bodies().iter().map(|body| decompress(body)).collect();
+        Ok(bodies?.concat())
     }
 }
 
-/// Writes times; quickly, where they lie in the second of the one before.
-pub struct Clock {
-    second: i64,
-    text: [u8; TIME_LENGTH],
+/// What the check reads of an entry: the record's id, and the record itself.
+#[derive(Deserialize)]
+struct Entry<'a> {
+    #[serde(borrow)]
+    evt: Event<'a>,
+    #[serde(borrow)]
+    sectigo: &'a RawValue,
 }
 
-impl Default for Clock {
-    fn default() -> Self {
-        Self { second: i64::MIN, text: [0; TIME_LENGTH] }
-    }
-}
-
-impl Clock {
-    fn text(&mut self, millisecond: i64) -> &[u8; TIME_LENGTH] {
-        let second = millisecond.div_euclid(1000);
-        if second != self.second {
-            let whole = Timestamp::from_second(second).expect("a time of this century");
-            self.text.copy_from_slice(format!("{whole:.3}").as_bytes());
-            self.second = second;
-        }
-        let mut rest = millisecond.rem_euclid(1000);
-        for place in self.text[20..23].iter_mut().rev() {
-            *place = b'0' + u8::try_from(rest % 10).expect("a digit");
-            rest /= 10;
-        }
-        &self.text
-    }
+#[derive(Deserialize)]
+struct Event<'a> {
+    id: &'a str,
 }

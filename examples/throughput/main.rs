@@ -1,152 +1,174 @@
 //! How fast the real program is, and what it costs: `cargo run --release --example throughput`.
 //!
-//! It runs the `auditsync` binary between two servers that cost little, looks afterwards whether every record arrived once and
-//! whole, and prints what the run took: a run in which something is wrong has no figures, and ends with exit code 1. Beside
-//! it runs a *floor*: a process that fetches the same pages, compresses as much with the same codec and posts it, and looks at
-//! no record. It comes in two kinds, because an entry is about twice as large as its record: of *pages*, which posts the bytes that
-//! it fetched, and of *entries*, which posts as many bytes as the program does.
+//! The `auditsync` binary drains a backlog from a fake certificate manager into an intake, both on loopback. If a record is
+//! missing, changed or delivered twice, the example ends with exit code 1.
 //!
-//! It takes about five minutes on two cores; `--quick` less than two; `--full`, with a backlog of ten million events and a
-//! daemon at rest, seven. `--part` chooses what is measured, `--help` tells the rest. Other work on the machine
-//! makes CPU time dearer by half: the ratios of one run are better than its figures, and those of an idle machine best.
-#![allow(clippy::print_stdout, clippy::print_stderr, clippy::expect_used, reason = "a tool for people, at a terminal")]
+//! Two yardsticks run beside the program. The *floor* fetches the same pages, then compresses and posts as many bytes as the
+//! program, but reads no record. `gzip -6` compresses the same bytes from a file.
+//!
+//! A full run needs Linux and 3 GiB of memory, for the servers keep everything there. `--quick` measures less and writes no plot.
+#![allow(clippy::print_stdout, reason = "a tool for people, at a terminal")]
+#![allow(clippy::cast_precision_loss, reason = "the figures are for people")]
 #![allow(unreachable_pub, reason = "an example has no outside")]
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
 mod backlog;
-mod codec;
 mod floor;
-mod growth;
-mod headline;
-mod identity;
-mod idle;
-mod inspection;
 mod intake;
-mod matrix;
-mod measure;
 mod meter;
 mod plot;
-mod program;
-mod server;
-mod source;
 
-use std::path::PathBuf;
-use std::process::ExitCode;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use clap::{Parser, ValueEnum};
-use measure::Bench;
+use clap::Parser;
 
-/// What ends a measurement without figures.
+use backlog::{Backlog, PAGE_SIZE, RECORD_SIZE};
+use meter::Usage;
+
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Measures the throughput of auditsync, CPU, memory and start, beside a floor that handles no records.
-#[derive(Debug, Parser)]
+const PLOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/throughput.svg");
+
+/// Measures the throughput, the CPU time and the memory of auditsync.
+#[derive(Parser)]
 struct Arguments {
-    #[command(subcommand)]
-    mode: Option<Mode>,
-    /// What to measure [default: all but `idle`].
-    #[arg(long, value_enum)]
-    part: Vec<Part>,
-    /// Fewer cases and shorter runs: less than two minutes.
+    /// Measure fewer events and fewer rounds, and write no plot.
     #[arg(long)]
     quick: bool,
-    /// All parts, and backlogs of up to ten million events.
-    #[arg(long, conflicts_with_all = ["quick", "part"])]
-    full: bool,
-    /// The largest backlog of the part `growth` [default: 1000000; with --quick 100000, with --full 10000000].
-    #[arg(long)]
-    max_backlog: Option<usize>,
-    /// Measures this program, instead of building it.
-    #[arg(long)]
-    binary: Option<PathBuf>,
-    /// Where the plot of the part `growth` goes [default: docs/throughput.svg, with --quick nowhere].
-    #[arg(long)]
-    plot: Option<PathBuf>,
-    /// How long the part `idle` watches, in seconds.
-    #[arg(long, default_value_t = 30)]
-    idle: u64,
+    #[command(subcommand)]
+    mode: Option<Mode>,
 }
 
-#[derive(Debug, clap::Subcommand)]
+#[derive(clap::Subcommand)]
 enum Mode {
-    /// Starts a program and tells what it used.
-    #[command(hide = true)]
-    Meter(meter::Arguments),
-    /// Fetches everything and posts it, with no record handling.
+    /// Be the floor, in a process of its own.
     #[command(hide = true)]
     Floor(floor::Arguments),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Part {
-    /// The case that the targets speak of, `gzip -6` beside it, and the time to start.
-    Headline,
-    /// Records and pages of all sizes, with both codecs.
-    Table,
-    /// The same, with answers that take their time.
-    Latency,
-    /// Throughput and memory by the size of the backlog, with a plot.
-    Growth,
-    /// CPU of a daemon that has nothing to do.
-    Idle,
-}
-
-impl Part {
-    const USUAL: [Self; 4] = [Self::Headline, Self::Table, Self::Latency, Self::Growth];
-}
-
-fn main() -> ExitCode {
+fn main() -> Result<(), Failure> {
     let arguments = Arguments::parse();
-    let ended = match &arguments.mode {
-        Some(Mode::Meter(meter)) => meter::run(meter),
-        Some(Mode::Floor(floor)) => floor::run(floor),
-        None => measure_all(arguments),
-    };
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
+    if let Some(Mode::Floor(floor)) = arguments.mode {
+        // One thread, as the program has, so that both pay the same for their runtime.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        return runtime.block_on(floor::drain(floor));
     }
+    if cfg!(debug_assertions) {
+        return Err("an unoptimised build measures nothing: run with --release".into());
+    }
+    tokio::runtime::Runtime::new()?.block_on(measure(arguments.quick))
 }
 
-fn measure_all(arguments: Arguments) -> Result<(), Failure> {
-    if cfg!(debug_assertions) {
-        return Err("an unoptimised build measures nothing: cargo run --release --example throughput".into());
+async fn measure(quick: bool) -> Result<(), Failure> {
+    let folder = tempfile::tempdir()?;
+    let bench = Bench { binary: build_program()?, folder: folder.path() };
+    let (rounds, events, largest) = if quick { (1, 50_000, 100_000) } else { (5, 100_000, 1_000_000) };
+    bench.headline(events, rounds).await?;
+    let points = bench.growth(largest).await?;
+    if !quick {
+        std::fs::write(PLOT, plot::svg(&points))?;
+        println!("\nThe plot is in {PLOT}.");
     }
-    let binary = match arguments.binary {
-        Some(binary) => binary.canonicalize()?,
-        None => program::build()?,
-    };
-    let Arguments { quick, full, .. } = arguments;
-    let parts = match arguments.part {
-        _ if full => Part::value_variants().to_vec(),
-        chosen if chosen.is_empty() => Part::USUAL.to_vec(),
-        chosen => chosen,
-    };
-    let usual_plot = || (!quick).then(|| concat!(env!("CARGO_MANIFEST_DIR"), "/docs/throughput.svg").into());
-    let plot = arguments.plot.or_else(usual_plot);
-    let most = arguments.max_backlog.unwrap_or(match (quick, full) {
-        (true, _) => 100_000,
-        (_, true) => 10_000_000,
-        _ => 1_000_000,
-    });
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(async {
-        let mut bench = Bench::new(binary);
-        for part in parts {
-            match part {
-                Part::Headline => headline::run(&mut bench, quick).await?,
-                Part::Table => matrix::sizes(&mut bench, quick).await?,
-                Part::Latency => matrix::latencies(&mut bench, quick).await?,
-                Part::Growth => growth::run(&mut bench, most, plot.as_deref()).await?,
-                Part::Idle => idle::run(&mut bench, Duration::from_secs(arguments.idle)).await?,
-            }
+    Ok(())
+}
+
+/// Builds the program without backends if this example was built without them, and returns its path.
+fn build_program() -> Result<PathBuf, Failure> {
+    let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["build", "--release", "--quiet", "--bin", "auditsync"])
+        .args((!cfg!(feature = "tls")).then_some("--no-default-features"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()?;
+    if !built.success() {
+        return Err("the program cannot be built".into());
+    }
+    // Cargo puts examples into a folder beside the programs.
+    let example = std::env::current_exe()?;
+    let release = example.parent().and_then(Path::parent).ok_or("the example lies outside of cargo's folders")?;
+    Ok(release.join("auditsync"))
+}
+
+struct Bench<'a> {
+    binary: PathBuf,
+    folder: &'a Path,
+}
+
+impl Bench<'_> {
+    /// Prints the headline: the program beside both yardsticks, in turns, so that other work on the machine slows all alike.
+    async fn headline(&self, events: usize, rounds: usize) -> Result<(), Failure> {
+        let page = self.entries_of_a_page().await?;
+        let (page_file, all_file) = (self.folder.join("page"), self.folder.join("all"));
+        std::fs::write(&page_file, &page)?;
+        std::fs::write(&all_file, page.repeat(events / PAGE_SIZE))?;
+
+        let (mut program, mut floor, mut gzip) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            program.push(self.program(events).await?);
+            let backlog = Backlog::start(events).await?;
+            floor.push(meter::run(backlog.floor(&page_file)?).await?);
+            backlog.check_pages()?;
+            let mut command = Command::new("gzip");
+            command.arg("-6").arg("-c").arg(&all_file);
+            gzip.push(meter::run(command).await?);
+        }
+        println!(
+            "\n{events} events of {RECORD_SIZE} bytes in pages of {PAGE_SIZE}. Of {rounds} runs, the one with the median CPU time:\n"
+        );
+        println!("| | events/s | events per CPU-second | CPU seconds per million | peak memory |");
+        println!("|---|---|---|---|---|");
+        for (name, usages) in [("auditsync", program), ("floor", floor), ("`gzip -6`", gzip)] {
+            let usage = median(usages);
+            println!(
+                "| {name} | {:.0} | {:.0} | {:.2} | {:.1} MiB |",
+                events as f64 / usage.seconds,
+                events as f64 / usage.cpu_seconds,
+                usage.cpu_seconds * 1e6 / events as f64,
+                usage.peak_mib
+            );
         }
         Ok(())
-    })
+    }
+
+    /// Prints throughput and memory over backlogs of growing size, and returns size and memory for the plot.
+    async fn growth(&self, largest: usize) -> Result<Vec<(usize, f64)>, Failure> {
+        println!("\n| events in the backlog | events/s | peak memory |");
+        println!("|---|---|---|");
+        let mut points = Vec::new();
+        let mut events = 1000;
+        while events <= largest {
+            let usage = self.program(events).await?;
+            println!("| {events} | {:.0} | {:.1} MiB |", events as f64 / usage.seconds, usage.peak_mib);
+            points.push((events, usage.peak_mib));
+            events *= 10;
+        }
+        Ok(points)
+    }
+
+    /// Runs the program over a backlog, and fails unless every record arrived exactly once.
+    async fn program(&self, events: usize) -> Result<Usage, Failure> {
+        let (backlog, usage) = self.drained(events).await?;
+        backlog.check_records()?;
+        Ok(usage)
+    }
+
+    /// Returns the entries that the program makes of one page.
+    async fn entries_of_a_page(&self) -> Result<Vec<u8>, Failure> {
+        self.drained(PAGE_SIZE).await?.0.entries()
+    }
+
+    /// Runs the program over a backlog, and leaves the check to the caller.
+    async fn drained(&self, events: usize) -> Result<(Backlog, Usage), Failure> {
+        let (backlog, state) = (Backlog::start(events).await?, tempfile::tempdir_in(self.folder)?);
+        let usage = meter::run(backlog.program(&self.binary, state.path())).await?;
+        Ok((backlog, usage))
+    }
+}
+
+/// Returns the usage with the median of CPU time.
+fn median(mut usages: Vec<Usage>) -> Usage {
+    usages.sort_by(|one, other| one.cpu_seconds.total_cmp(&other.cpu_seconds));
+    usages.swap_remove(usages.len() / 2)
 }
