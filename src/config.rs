@@ -86,6 +86,16 @@ pub(crate) fn read_pairs<T>(
     pairs: &[(&str, &str)],
     read: impl FnOnce(&mut Reader<'_>) -> Result<T, Noted>,
 ) -> Result<T, String> {
+    read_pairs_of("here", pairs, read)
+}
+
+/// The same for a source of this `kind`.
+#[cfg(test)]
+pub(crate) fn read_pairs_of<T>(
+    kind: &str,
+    pairs: &[(&str, &str)],
+    read: impl FnOnce(&mut Reader<'_>) -> Result<T, Noted>,
+) -> Result<T, String> {
     let environment = Environment::from_pairs(pairs.iter().map(|(name, value)| (name.into(), value.into())));
-    self::read(&environment, &Owner::source("here", None), &[], read).map_err(|error| error.to_string())
+    self::read(&environment, &Owner::source(kind, None), &[], read).map_err(|error| error.to_string())
 }

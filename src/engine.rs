@@ -179,7 +179,6 @@ pub struct Parts {
 
 /// One run of a pipeline.
 pub struct Engine {
-    pipeline: PipelineName,
     source: Arc<dyn Source>,
     destination: Arc<dyn Destination>,
     store: Arc<dyn StateStore>,
@@ -211,13 +210,12 @@ impl Engine {
         let lease_clock = Arc::new(LeaseClock::default());
         let committer = Committer::new(
             Arc::clone(&store),
-            pipeline.clone(),
+            pipeline,
             clock.clone(),
             metrics.clone(),
             Arc::clone(&lease_clock),
         );
         Self {
-            pipeline,
             source,
             destination,
             store,

@@ -360,9 +360,9 @@ mod tests {
     }
 
     #[test]
-    fn a_place_shows_neither_password_nor_query() {
+    fn an_address_shows_neither_password_nor_query() {
         let url = Url::parse("https://me:pw@audit.example.com:8443/api?token=abc#x").unwrap();
-        assert_eq!(Place::of(&url).to_string(), "https://audit.example.com:8443/api");
+        assert_eq!(Address::of(&url).to_string(), "https://audit.example.com:8443/api");
     }
 
     #[test]

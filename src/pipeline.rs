@@ -157,6 +157,16 @@ impl Pipeline {
         let dead_letters = dead_letters(wanted, reader, store.as_ref().ok());
         let interval = within(wanted, reader, &engine::variables::INTERVAL);
         let lookback = within(wanted, reader, &source::variables::LOOKBACK);
+        if let (Some(oldest), Ok(Some(interval))) = (wanted.destination.oldest, &interval)
+            && *interval > oldest.saturating_sub(Duration::from_hours(1))
+        {
+            let (variable, oldest) = (reader.name(&engine::variables::INTERVAL.spec), config::parse::short(oldest));
+            warnings.push(format!(
+                "{variable} is near {oldest}: {} takes no older event with its own time, so the oldest events of each sync will carry the \
+                 time of sending",
+                wanted.destination.title
+            ));
+        }
         let (store, settings) = (store?, settings?);
         if !store.kind.is_lasting && settings.mode == Mode::Once {
             let (backend, sync_loop) = (&store.variable, reader.name(&engine::variables::LOOP.spec));
@@ -241,11 +251,16 @@ fn dead_letters(wanted: &Wanted, reader: &mut Reader<'_>, store: Option<&Store>)
     Ok(DeadLetters::new(wanted.name.clone(), given.or_else(file), variable))
 }
 
-/// Refuses a time that is longer than the age up to which the destination takes events with their own time.
-fn within(wanted: &Wanted, reader: &mut Reader<'_>, variable: &Variable<Duration>) -> Result<(), Noted> {
-    let (Some(oldest), Ok(time)) = (wanted.destination.oldest, reader.get(variable)) else { return Ok(()) };
+/// The time, where it is read without a mistake. Refuses one longer than the age up to which the destination takes events with their own
+/// time.
+fn within(
+    wanted: &Wanted,
+    reader: &mut Reader<'_>,
+    variable: &Variable<Duration>,
+) -> Result<Option<Duration>, Noted> {
+    let (Some(oldest), Ok(time)) = (wanted.destination.oldest, reader.get(variable)) else { return Ok(None) };
     if time <= oldest {
-        return Ok(());
+        return Ok(Some(time));
     }
     let oldest = config::parse::short(oldest);
     let rule = format!("must be at most {oldest}: {} takes no older event with its own time", wanted.destination.title);

@@ -55,9 +55,10 @@ impl fmt::Display for Bounds {
     }
 }
 
-/// A bound in its largest whole unit, up to hours.
+/// A bound in its largest whole unit; days from three on.
 pub(crate) fn short(time: Duration) -> String {
     match time.as_secs() {
+        seconds if seconds > 2 * 86_400 && seconds % 86_400 == 0 => format!("{}d", seconds / 86_400),
         seconds if seconds > 0 && seconds % 3600 == 0 => format!("{}h", seconds / 3600),
         seconds if seconds > 0 && seconds % 60 == 0 => format!("{}m", seconds / 60),
         seconds => format!("{seconds}s"),

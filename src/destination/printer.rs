@@ -15,7 +15,7 @@ use crate::failure::{Class, Failure};
 use crate::telemetry::liveness::Heartbeat;
 
 /// Appends the line of an event to a buffer, without its line end, and says what had to be changed.
-pub type Format = dyn Fn(&mut Vec<u8>, &Event, Timestamp) -> Tally + Send + Sync;
+type Format = dyn Fn(&mut Vec<u8>, &Event, Timestamp) -> Tally + Send + Sync;
 
 /// Prints each event as one line and acknowledges a page when all of it is written and flushed.
 pub struct Printer {

@@ -148,6 +148,6 @@ mod tests {
         let lease = LeaseClock::default();
         lease.sure().await;
         assert!(tokio::time::timeout(seconds(3600), lease.lapse()).await.is_err());
-        assert_eq!((lease.renewal_due(), lease.patience()), (None, None));
+        assert_eq!((lease.renewal_due(), lease.longest_pause()), (None, None));
     }
 }

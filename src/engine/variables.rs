@@ -100,8 +100,8 @@ mod tests {
     #[test]
     fn what_is_out_of_bounds_is_answered_with_its_bounds() {
         for (name, value, bounds) in [
-            ("AUDITSYNC_SYNC_INTERVAL", "4s", "from 5s to 168h"),
-            ("AUDITSYNC_SYNC_INTERVAL", "168h 1s", "from 5s to 168h"),
+            ("AUDITSYNC_SYNC_INTERVAL", "4s", "from 5s to 7d"),
+            ("AUDITSYNC_SYNC_INTERVAL", "168h 1s", "from 5s to 7d"),
             ("AUDITSYNC_RETRY_BUDGET", "25h", "from 0s to 24h"),
             ("AUDITSYNC_SHUTDOWN_TIMEOUT", "11m", "from 0s to 10m"),
             ("AUDITSYNC_LEASE_TTL", "15s 1ms", "from 15s to 10m in whole seconds"),

@@ -1,11 +1,9 @@
 //! The configuration as a whole.
 
-use std::path::Path;
-
 use proptest::prelude::*;
 use secrecy::ExposeSecret;
 
-use super::registry::variables;
+use super::registry::{sections, variables};
 use super::*;
 use crate::config::Mistake;
 
@@ -24,25 +22,36 @@ fn environment(pairs: Vec<(OsString, OsString)>) -> Environment {
     Environment::from_pairs(pairs)
 }
 
-fn from_pairs(pairs: Vec<(OsString, OsString)>) -> Result<Config, ConfigError> {
-    Config::from_environment(&environment(pairs))
+fn read(pairs: Vec<(OsString, OsString)>, purpose: Purpose) -> Result<Config, ConfigError> {
+    let environment = environment(pairs);
+    Config::read(&environment, &wanted(&environment)?, purpose)
 }
 
-fn dry_run_from_pairs(pairs: Vec<(OsString, OsString)>) -> Result<Config<Labels>, ConfigError> {
-    Config::for_dry_run(&environment(pairs))
+fn from_pairs(pairs: Vec<(OsString, OsString)>) -> Result<Config, ConfigError> {
+    read(pairs, Purpose::Run)
 }
 
 fn state_from_pairs(pairs: Vec<(OsString, OsString)>) -> Result<StateConfig, ConfigError> {
-    StateConfig::from_environment(&environment(pairs))
+    let environment = environment(pairs);
+    StateConfig::read(&environment, &wanted(&environment)?).map(|(mut states, _)| states.remove(0))
 }
 
 fn health_from_pairs(pairs: Vec<(OsString, OsString)>) -> Result<HealthConfig, ConfigError> {
-    HealthConfig::from_environment(&environment(pairs))
+    let environment = environment(pairs);
+    HealthConfig::read(&environment, &wanted(&environment)?)
 }
 
-/// Every name that the tables show, those for the files of secrets included.
-fn names() -> Vec<String> {
+/// The names of all variables, those for the files of secrets included.
+fn all_names() -> Vec<String> {
     variables().flat_map(|spec| std::iter::once(spec.name.to_owned()).chain(spec.file())).collect()
+}
+
+/// Those that the default pipeline reads. The components of other pipelines test their own.
+fn names() -> Vec<String> {
+    let read = ["sectigo", "datadog", "sync", "state", "program"];
+    let sections = sections().into_iter().filter(|section| read.contains(&section.name));
+    let specs = sections.flat_map(|section| section.variables);
+    specs.flat_map(|spec| std::iter::once(spec.name.to_owned()).chain(spec.file())).collect()
 }
 
 /// In alphabetical order, for comparisons.
@@ -84,7 +93,7 @@ const BROKEN: &[(&str, &str)] = &[
     ("SECTIGO_AUDIT_SYNC_WINDOW", "0s"),
     ("SECTIGO_AUDIT_SYNC_OVERLAP", "2h"),
     ("AUDITSYNC_RETRY_BUDGET", "25h"),
-    ("AUDITSYNC_SHUTDOWN_GRACE", "11m"),
+    ("AUDITSYNC_SHUTDOWN_TIMEOUT", "11m"),
     ("AUDITSYNC_LEASE_TTL", "14s"),
     ("AUDITSYNC_STORAGE_BACKEND", "floppy"),
     ("AUDITSYNC_LOCAL_STORAGE_PATH", "/no/such/folder"),
@@ -135,12 +144,13 @@ const REQUIRED_BY_BACKENDS: [(&str, &str); 3] =
     [("AUDITSYNC_REDIS_ADDRESS", "redis:6379"), ("AUDITSYNC_S3_BUCKET", "audit"), ("AUDITSYNC_GCS_BUCKET", "audit")];
 
 /// The variables that take anything.
-const FREE: [&str; 5] = ["DD_HOSTNAME", "DD_SERVICE", "DD_SOURCE", "AUDITSYNC_REDIS_PASSWORD", "AUDITSYNC_REDIS_KEY"];
+const FREE: [&str; 5] = ["DD_HOSTNAME", "DD_SERVICE", "DD_SOURCE", "AUDITSYNC_REDIS_PASSWORD", "AUDITSYNC_REDIS_PREFIX"];
 
 #[test]
 fn what_is_required_is_enough() {
     let config = config_with(&[]);
-    assert_eq!(config.sectigo.client_id, "client");
+    assert_eq!(config.pipelines.len(), 1);
+    assert_eq!(config.pipelines[0].name.as_str(), "sectigo:datadog");
     assert_eq!(config.warnings, [""; 0]);
 }
 
@@ -165,7 +175,7 @@ fn every_mistake_is_reported_at_once() {
 #[test]
 fn each_variable_can_be_mistaken_or_takes_anything() {
     let of_backends = BROKEN_FOR_ONE_BACKEND.iter().flat_map(|(_, broken)| *broken);
-    let covered = BROKEN.iter().chain(of_backends).map(|(name, _)| *name).chain(FREE).chain(["DD_TAGS"]);
+    let covered = BROKEN.iter().chain(of_backends).map(|(name, _)| *name).chain(FREE).chain(["DD_TAGS", "AUDITSYNC_PIPELINES"]);
     assert_eq!(covered.count(), names().len(), "a variable has no test");
 }
 
@@ -196,7 +206,7 @@ fn each_mistake_is_reported_alone_under_its_own_name() {
 #[test]
 fn an_empty_environment_misses_what_is_required_and_nothing_else() {
     let error = from_pairs(Vec::new()).unwrap_err();
-    let required: Vec<_> = variables().filter(|spec| spec.is_required()).map(|spec| spec.name).collect();
+    let required: Vec<_> = REQUIRED.iter().map(|(name, _)| *name).collect();
     assert_eq!(sorted(named(&error)), sorted(required), "{error}");
 }
 
@@ -221,8 +231,12 @@ fn the_vendors_sample_env_loads() {
         SECTIGO_AUDIT_LOCAL_STORAGE_PATH=.\n";
     let pairs = dotenvy::from_read_iter(sample.as_bytes()).map(Result::unwrap);
     let config = from_pairs(pairs.map(|(name, value)| (name.into(), value.into())).collect()).unwrap();
-    assert_eq!(config.sectigo.client_secret.current().expose_secret(), "=m0sfj!RQZNp]d2C8DIf1qM8V6jjnAEy");
-    assert_eq!(config.datadog.site, "datadoghq.eu");
+    let secrets: Vec<_> =
+        config.pipelines[0].secrets().map(|secret| secret.current().expose_secret().to_owned()).collect();
+    assert_eq!(secrets, ["=m0sfj!RQZNp]d2C8DIf1qM8V6jjnAEy", "0123456789abcdef0123456789abcdef"]);
+    let context = config.pipelines[0].context();
+    let parts = config.pipelines[0].parts(&context, config.pipelines[0].store().build(), Liveness::default());
+    assert_eq!(parts.destination.location(), "https://http-intake.logs.datadoghq.eu/api/v2/logs");
     assert_eq!(config.warnings, [""; 0]);
 }
 
@@ -236,9 +250,9 @@ fn a_valid_configuration_shows_no_secret_either() {
 #[test]
 fn a_dry_run_needs_no_key_and_sees_every_other_mistake() {
     let without_key: Vec<_> = REQUIRED.into_iter().filter(|(name, _)| *name != "DD_API_KEY").collect();
-    let config = dry_run_from_pairs([os(&without_key), os(&[("DD_ENV", "prod")])].concat()).unwrap();
-    assert_eq!(config.datadog.tags, "env:prod");
-    let error = dry_run_from_pairs(os(&[("DD_ENV", "a b"), ("AUDITSYNC_SYNC_INTERVAL", "1s")])).unwrap_err();
+    read([os(&without_key), os(&[("DD_ENV", "prod")])].concat(), Purpose::DryRun).unwrap();
+    let broken = os(&[("DD_ENV", "a b"), ("AUDITSYNC_SYNC_INTERVAL", "1s")]);
+    let error = read(broken, Purpose::DryRun).unwrap_err();
     let named = named(&error);
     assert!(named.contains(&"DD_ENV") && named.contains(&"SECTIGO_AUDIT_API_URL") && named.len() == 5, "{error}");
 }
@@ -274,14 +288,13 @@ fn a_sources_prefix_overrides_what_is_shared() {
         ("SECTIGO_AUDIT_DD_TAGS", "b:2"),
         ("AUDITSYNC_LOG_LEVEL", "debug"),
     ]);
-    assert_eq!(config.sync.interval, Duration::from_mins(2));
-    assert_eq!(config.datadog.labels.tags, "b:2");
+    assert_eq!(config.pipelines[0].settings.interval, Duration::from_mins(2));
     assert_eq!(config.telemetry.level, tracing::Level::DEBUG);
     assert_eq!(config.warnings, [""; 0]);
 }
 
 #[test]
-fn a_misspelt_name_is_told_beside_what_is_missing() {
+fn a_misspelt_name_is_named_beside_what_is_missing() {
     let message = from_pairs(os(&[("SECTIGO_AUDIT_API_ULR", "https://x")])).unwrap_err().to_string();
     assert!(message.contains("SECTIGO_AUDIT_API_URL: is required but not set"), "{message}");
     assert!(
@@ -298,14 +311,14 @@ fn a_misspelt_name_is_told_beside_what_is_missing() {
 fn an_interval_near_the_intakes_limit_is_warned_about() {
     assert_eq!(config_with(&[("AUDITSYNC_SYNC_INTERVAL", "17h")]).warnings, [""; 0]);
     let warnings = config_with(&[("AUDITSYNC_SYNC_INTERVAL", "17h 1s")]).warnings;
-    assert!(warnings.len() == 1 && warnings[0].contains("17h"), "{warnings:?}");
+    assert!(warnings.len() == 1 && warnings[0].contains("is near 18h"), "{warnings:?}");
 }
 
 #[test]
 fn one_shot_runs_without_a_memory_are_warned_about() {
     let (once, memory) = (("AUDITSYNC_SYNC_LOOP", "false"), ("AUDITSYNC_STORAGE_BACKEND", "memory"));
     let warnings = config_with(&[once, memory]).warnings;
-    assert!(warnings.len() == 1 && warnings[0].contains("nothing is remembered"), "{warnings:?}");
+    assert!(warnings.len() == 1 && warnings[0].contains("the state is lost"), "{warnings:?}");
     assert_eq!(config_with(&[once]).warnings, [""; 0]);
     assert_eq!(config_with(&[memory]).warnings, [""; 0]);
 }
@@ -318,14 +331,14 @@ fn working_on_the_state_needs_no_keys_and_looks_at_nothing_else() {
     let mut pairs = os(&others);
     pairs.extend(os(&[("AUDITSYNC_STORAGE_BACKEND", "memory"), ("AUDITSYNC_SYNC_LOOKBACK", "2h")]));
     let config = state_from_pairs(pairs).unwrap();
-    assert!(matches!(config.storage, Storage::Memory));
+    assert_eq!(config.store.kind.name, "memory");
     assert_eq!(config.lookback, Duration::from_hours(2));
     let config = state_from_pairs(Vec::new()).unwrap();
-    assert!(matches!(config.storage, Storage::LocalFs { folder } if folder == Path::new(".")));
+    assert_eq!(config.store.build().location(), "./auditsync-sectigo-datadog.json");
     let error = state_from_pairs(os(BROKEN)).unwrap_err();
-    // Of a backend that does not exist nothing is asked, the folder neither.
+    // A store that does not exist has no variables. The lookback is too long for a destination alone.
     let named = named(&error);
-    assert!(named.len() == 4 && named.iter().all(|name| is_needed(name)), "{error}");
+    assert!(named.len() == 3 && named.iter().all(|name| is_needed(name)), "{error}");
 }
 
 #[test]
@@ -356,10 +369,10 @@ proptest! {
     /// all carry one word.
     #[test]
     fn no_secret_shows_in_any_message(
-        picks in proptest::collection::vec((0..7_usize, "[ -~\n]{0,8}"), names().len()),
+        picks in proptest::collection::vec((0..7_usize, "[ -~\n]{0,8}"), all_names().len()),
     ) {
         let mut pairs = Vec::new();
-        for (name, (pick, noise)) in names().iter().zip(&picks) {
+        for (name, (pick, noise)) in all_names().iter().zip(&picks) {
             let value = match pick {
                 0 => continue,
                 1 if variables().any(|spec| spec.secret && spec.name == name) => format!("{noise}sentinel{noise}"),
@@ -379,4 +392,59 @@ proptest! {
         let error = from_pairs(os(&given)).unwrap_err();
         prop_assert!(!format!("{error} {error:?}").contains("sentinel"), "{}", error);
     }
+}
+
+const TWO: (&str, &str) = ("AUDITSYNC_PIPELINES", "sectigo:datadog, sectigo.test:stdout");
+
+#[test]
+fn several_pipelines_are_read_each_with_its_own_variables() {
+    let config = config_with(&[
+        TWO,
+        ("AUDITSYNC_SYNC_INTERVAL", "5m"),
+        ("SECTIGO_AUDIT_SYNC_INTERVAL", "4m"),
+        ("SECTIGO_TEST_AUDIT_SYNC_INTERVAL", "3m"),
+    ]);
+    let seen: Vec<_> = config.pipelines.iter().map(|one| (one.name.as_str(), one.settings.interval.as_secs())).collect();
+    assert_eq!(seen, [("sectigo:datadog", 240), ("sectigo.test:stdout", 180)]);
+    assert_eq!(config.warnings, [""; 0]);
+}
+
+#[test]
+fn the_mistakes_of_all_pipelines_are_reported_together_and_each_once() {
+    let broken = [TWO, ("SECTIGO_TEST_AUDIT_SYNC_DELAY", "2h"), ("STDOUT_FORMAT", "xml"), ("DD_ENV", "a b")];
+    let error = complete(&broken).unwrap_err();
+    assert_eq!(named(&error), ["DD_ENV", "SECTIGO_TEST_AUDIT_SYNC_DELAY", "STDOUT_FORMAT"], "{error}");
+    let error = complete(&[TWO, ("AUDITSYNC_RETRY_BUDGET", "25h")]).unwrap_err();
+    assert_eq!(named(&error), ["AUDITSYNC_RETRY_BUDGET"], "{error}");
+}
+
+#[test]
+fn a_list_of_pipelines_names_known_components_and_none_twice() {
+    for (list, rule) in [
+        ("sectigo", "as source:destination"),
+        ("sectigo:datadog,", "as source:destination"),
+        ("sectigo:datadog,SECTIGO:datadog", "names the pipeline sectigo:datadog twice"),
+        ("nowhere:datadog", "unknown source, \"nowhere\"; known are sectigo"),
+        ("sectigo:nowhere", "unknown destination, \"nowhere\"; known are datadog, "),
+        ("sectigo.a-b:datadog", "letters, digits and underscores"),
+    ] {
+        let message = complete(&[("AUDITSYNC_PIPELINES", list)]).unwrap_err().to_string();
+        assert!(message.contains("AUDITSYNC_PIPELINES=") && message.contains(rule), "{list}: {message}");
+    }
+}
+
+#[test]
+fn a_variable_of_the_process_may_have_the_sources_prefix_where_only_one_source_runs() {
+    let prefixed = ("SECTIGO_AUDIT_LOG_LEVEL", "debug");
+    let one_source = ("AUDITSYNC_PIPELINES", "sectigo:datadog,sectigo:stdout");
+    assert_eq!(config_with(&[one_source, prefixed]).telemetry.level, tracing::Level::DEBUG);
+    assert_eq!(config_with(&[TWO, prefixed]).telemetry.level, tracing::Level::INFO);
+}
+
+#[test]
+fn a_destination_bounds_the_times_that_only_it_cannot_take() {
+    let day = ("AUDITSYNC_SYNC_INTERVAL", "24h");
+    let message = complete(&[day]).unwrap_err().to_string();
+    assert!(message.contains("AUDITSYNC_SYNC_INTERVAL=\"24h\": must be at most 18h: Datadog takes no older event"), "{message}");
+    config_with(&[day, ("AUDITSYNC_PIPELINES", "sectigo:stdout")]);
 }

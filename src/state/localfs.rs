@@ -295,10 +295,10 @@ mod tests {
     #[tokio::test]
     async fn the_document_is_for_its_owner_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let store = LocalFs::new(folder.path().to_owned(), "x");
+        let store = LocalFs::new(folder.path().to_owned(), &"x:y".into());
         store.save(&document("{}"), None).await.unwrap();
         store.claim().await.unwrap();
-        for name in ["x-audit-state.json", "x-audit-state.lock"] {
+        for name in ["auditsync-x-y.json", "auditsync-x-y.lock"] {
             let mode = std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
@@ -309,8 +309,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("elsewhere");
         std::fs::write(&target, "precious").unwrap();
-        std::os::unix::fs::symlink(&target, folder.path().join("x-audit-state.json.new")).unwrap();
-        let store = LocalFs::new(folder.path().to_owned(), "x");
+        std::os::unix::fs::symlink(&target, folder.path().join("auditsync-x-y.json.new")).unwrap();
+        let store = LocalFs::new(folder.path().to_owned(), &"x:y".into());
         store.save(&document("{}"), None).await.unwrap();
         assert_eq!(std::fs::read_to_string(&target).unwrap(), "precious");
         assert_eq!(store.load().await.unwrap().unwrap().0, document("{}"));
@@ -320,7 +320,7 @@ mod tests {
     async fn one_process_at_a_time_holds_the_state() {
         let folder = tempfile::tempdir().unwrap();
         let (first, second) =
-            (LocalFs::new(folder.path().to_owned(), "x"), LocalFs::new(folder.path().to_owned(), "x"));
+            (LocalFs::new(folder.path().to_owned(), &"x:y".into()), LocalFs::new(folder.path().to_owned(), &"x:y".into()));
         assert_eq!(first.claim().await.unwrap(), Claim::Granted);
         assert_eq!(first.claim().await.unwrap(), Claim::Granted, "to the holder itself, always");
         let holder = format!("process {}", std::process::id());
@@ -332,8 +332,8 @@ mod tests {
     #[tokio::test]
     async fn a_removed_lock_is_taken_again_or_stops_the_work() {
         let folder = tempfile::tempdir().unwrap();
-        let lock = folder.path().join("x-audit-state.lock");
-        let new = || LocalFs::new(folder.path().to_owned(), "x");
+        let lock = folder.path().join("auditsync-x-y.lock");
+        let new = || LocalFs::new(folder.path().to_owned(), &"x:y".into());
         let (first, second) = (new(), new());
         first.claim().await.unwrap();
         std::fs::remove_file(&lock).unwrap();
@@ -352,10 +352,10 @@ mod tests {
     #[tokio::test]
     async fn a_link_in_place_of_the_lock_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let (target, lock) = (folder.path().join("elsewhere"), folder.path().join("x-audit-state.lock"));
+        let (target, lock) = (folder.path().join("elsewhere"), folder.path().join("auditsync-x-y.lock"));
         std::fs::write(&target, "precious").unwrap();
         std::os::unix::fs::symlink(&target, &lock).unwrap();
-        let error = LocalFs::new(folder.path().to_owned(), "x").claim().await.unwrap_err();
+        let error = LocalFs::new(folder.path().to_owned(), &"x:y".into()).claim().await.unwrap_err();
         assert!(crate::failure::Chain(&error).to_string().contains(lock.to_str().unwrap()), "{error}");
         assert_eq!(std::fs::read_to_string(&target).unwrap(), "precious");
     }
@@ -364,7 +364,7 @@ mod tests {
     async fn a_folder_that_cannot_be_written_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("missing");
-        let store = LocalFs::new(missing.clone(), "x");
+        let store = LocalFs::new(missing.clone(), &"x:y".into());
         for error in [store.claim().await.unwrap_err(), store.save(&document("{}"), None).await.unwrap_err()] {
             assert!(error.to_string().contains(missing.to_str().unwrap()), "{error}");
         }

@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_long_wait_that_has_its_reason_is_no_hang() {
+    async fn an_expected_wait_counts_as_healthy() {
         let liveness = liveness();
         let pause = liveness.pauses(seconds(900));
         advance(seconds(900)).await;
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn to_wait_for_nothing_is_to_be_stuck() {
+    async fn no_wait_and_no_progress_is_a_hang() {
         let liveness = liveness();
         advance(SLACK).await;
         assert_eq!(stuck(&liveness), None);
@@ -442,18 +442,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_stands_by_does_its_part() {
+    async fn a_standby_is_ready() {
         let liveness = liveness();
         liveness.is_standby("process 7 on node-1");
-        let status_by = liveness.readiness();
-        assert_eq!((standing_by.is_good, standing_by.status), (true, "standby"));
-        assert!(standing_by.reason.ends_with("process 7 on node-1"));
+        let standby = liveness.readiness();
+        assert_eq!((standby.is_good, standby.status), (true, "standby"));
+        assert!(standby.reason.ends_with("process 7 on node-1"));
         liveness.is_active();
         assert!(!liveness.readiness().is_good);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_error_told_last_stays_and_shows_nothing_that_a_server_said() {
+    async fn the_last_error_stays_and_quotes_no_server() {
         #[derive(Debug, thiserror::Error)]
         #[error("https://a.example answered 400: \"{}\"; check DD_SITE", .0.escape_debug())]
         struct Refused(&'static str);

@@ -8,7 +8,7 @@ use flate2::{Compress, FlushCompress, Status};
 use super::Compression;
 
 /// The level of gzip. Records of 500 bytes in pages of 1000, whole program, microseconds of CPU and bytes sent an event, in one sitting:
-/// level 1 7.1 and 168, 3 9.5 and 111, 4 11.1 and 97, 6 17.6 and 89 (`cargo run --release --example throughput -- --part headline`). CPU is what is
+/// level 1 7.1 and 168, 3 9.5 and 111, 4 11.1 and 97, 6 17.6 and 89. CPU is what is
 /// short on a small machine that drains a backlog; who pays by the byte takes zstd, which at [`ZSTD_LEVEL`] sends 109 for less.
 const GZIP_LEVEL: u32 = 1;
 

@@ -180,12 +180,13 @@ mod tests {
     use super::*;
     use crate::config::read_pairs;
 
+    const PRODUCT: Product = Product { name: "here", service: "here-service" };
     const INTAKE_NAME: &str = "DD_LOGS_CONFIG_LOGS_DD_URL";
     const NO_SSL_NAME: &str = "DD_LOGS_CONFIG_LOGS_NO_SSL";
 
     /// The key, and `more`, which comes first and so holds.
     fn read(more: &[(&str, &str)]) -> Result<Settings, String> {
-        read_pairs(&[more, &[("DD_API_KEY", "0123456789abcdef")]].concat(), |reader| settings(Ok(None), reader))
+        read_pairs(&[more, &[("DD_API_KEY", "0123456789abcdef")]].concat(), |reader| settings(&PRODUCT, reader))
     }
 
     fn datadog(more: &[(&str, &str)]) -> Settings {
@@ -201,7 +202,7 @@ mod tests {
         assert_eq!(settings.api_url.as_str(), "https://api.datadoghq.com/");
         assert_eq!(settings.compression, Compression::Gzip);
         let hostname = gethostname::gethostname().into_string().unwrap();
-        let (source, service) = ("sectigo".to_owned(), "sectigo-scm".to_owned());
+        let (source, service) = ("here".to_owned(), "here-service".to_owned());
         assert_eq!(settings.labels, Labels { source, service, hostname, tags: String::new() });
     }
 

@@ -105,7 +105,7 @@ mod tests {
     use secrecy::ExposeSecret;
 
     use super::*;
-    use crate::config::read_pairs;
+    use crate::config::read_pairs_of;
 
     const REQUIRED: [(&str, &str); 3] = [
         ("SECTIGO_AUDIT_API_URL", "https://audit.enterprise.sectigo.com"),
@@ -115,7 +115,7 @@ mod tests {
 
     /// What is required, and `more`, which comes first and so holds.
     fn read(more: &[(&str, &str)]) -> Result<Settings, String> {
-        read_pairs(&[more, &REQUIRED].concat(), settings)
+        read_pairs_of(super::super::KIND.name, &[more, &REQUIRED].concat(), settings)
     }
 
     #[test]
@@ -155,8 +155,8 @@ mod tests {
     #[test]
     fn what_cannot_be_used_is_answered_with_the_rule() {
         for (suffix, value, rule) in [
-            ("SYNC_LOOKBACK", "0s", "more than 0s and at most 18h"),
-            ("SYNC_LOOKBACK", "19h", "more than 0s and at most 18h"),
+            ("SYNC_LOOKBACK", "0s", "more than 0s and at most 366d"),
+            ("SYNC_LOOKBACK", "367d", "more than 0s and at most 366d"),
             ("API_URL", "http://audit.example.com", "must begin with https://"),
             ("API_TOKEN_URL", "audit.example.com", "must be an address"),
             ("API_TOKEN_URL", "http://auth.example.com/token", "must begin with https://"),

@@ -148,7 +148,7 @@ mod tests {
     use crate::config::read_pairs;
 
     fn read(pairs: &[(&str, &str)]) -> Result<Settings, String> {
-        read_pairs(pairs, settings)
+        read_pairs(pairs, |reader| settings(reader, &"here:there".into()))
     }
 
     fn mistake(pairs: &[(&str, &str)]) -> String {
@@ -164,7 +164,7 @@ mod tests {
     fn the_vendors_host_and_port_are_enough() {
         let found = read(&[(ADDRESS.spec.name, "redis:6380")]).unwrap();
         assert_eq!((found.host.as_str(), found.port, found.tls, found.database), ("redis", 6380, false, 0));
-        assert_eq!((found.username.is_none(), password(&found), found.key.as_str()), (true, None, "auditsync:sectigo"));
+        assert_eq!((found.username.is_none(), password(&found), found.key.as_str()), (true, None, "auditsync:here:there"));
         assert_eq!(read(&[(ADDRESS.spec.name, "redis")]).unwrap().port, 6379);
         assert_eq!(read(&[(ADDRESS.spec.name, "[::1]:7000")]).unwrap().host, "::1");
     }
@@ -187,10 +187,10 @@ mod tests {
             ("AUDITSYNC_REDIS_USERNAME", "sync"),
             ("AUDITSYNC_REDIS_DB", "2"),
             ("AUDITSYNC_REDIS_TLS", "true"),
-            ("AUDITSYNC_REDIS_KEY", "pki:cursor"),
+            ("AUDITSYNC_REDIS_PREFIX", "pki:cursor"),
         ];
         let found = read(&pairs).unwrap();
-        assert_eq!((found.tls, found.database, found.key.as_str()), (true, 2, "pki:cursor"));
+        assert_eq!((found.tls, found.database, found.key.as_str()), (true, 2, "pki:cursor:here:there"));
         assert_eq!(password(&found), Some((" a b ".to_owned(), PASSWORD.spec.name.to_owned())));
         assert_eq!(found.username.as_deref(), Some("sync"));
     }

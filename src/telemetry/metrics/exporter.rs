@@ -92,17 +92,18 @@ fn combinations(metric: &Metric, pipelines: &[PipelineName]) -> Vec<Vec<metrics:
 mod tests {
     use jiff::Timestamp;
 
-    use super::super::{self as metrics_of_ours, Exchange, Saved, Server};
+    use super::super::{Metrics, Saved};
     use super::*;
+    use crate::component::Component;
     use crate::failure::Class;
 
-    /// What a scrape shows after `work`.
-    fn scrape_after(work: impl FnOnce()) -> String {
+    /// What a scrape of two pipelines shows after `work` on one of them.
+    fn scrape_after(work: impl FnOnce(&Metrics)) -> String {
         let recorder = recorder().unwrap();
         let scrape = Scrape(recorder.handle());
         metrics::with_local_recorder(&recorder, || {
-            announce();
-            work();
+            announce(&["a:b".into(), "c:d".into()]);
+            work(&Metrics::of(&"a:b".into()));
         });
         scrape.tidy();
         scrape.text()
@@ -110,68 +111,68 @@ mod tests {
 
     #[test]
     fn what_starts_at_zero_is_there_before_anything_happened() {
-        let text = scrape_after(|| ());
-        assert!(text.contains("auditsync_events_delivered_total 0\n"), "{text}");
-        assert!(text.contains("auditsync_requests_total{side=\"token\",status=\"none\"} 0\n"), "{text}");
-        assert!(text.contains("auditsync_request_duration_seconds_bucket{side=\"source\",le=\"+Inf\"} 0\n"), "{text}");
+        let text = scrape_after(|_| ());
+        assert!(text.contains("auditsync_events_delivered_total{pipeline=\"c:d\"} 0\n"), "{text}");
+        assert!(text.contains("auditsync_requests_total{pipeline=\"a:b\",component=\"token_endpoint\",status=\"none\"} 0\n"), "{text}");
+        assert!(text.contains("auditsync_request_duration_seconds_bucket{pipeline=\"a:b\",component=\"source\",le=\"+Inf\"} 0\n"), "{text}");
         assert!(!text.contains("timestamp_seconds"), "a time that is not known is absent, not 1970: {text}");
     }
 
     #[test]
-    fn every_function_counts_under_labels_of_the_table() {
+    fn every_method_counts_under_labels_of_the_table() {
         let classes = [
             Class::Retryable { after: None },
-            Class::Unauthorized,
-            Class::CredentialsRefused,
+            Class::TokenRejected,
+            Class::CredentialsRejected,
             Class::Refused,
             Class::Unreadable,
             Class::Stalled,
         ];
-        let before = scrape_after(|| ()).lines().filter(|line| !line.starts_with('#')).count();
-        let text = scrape_after(|| {
-            for server in [Server::Source, Server::Token, Server::Destination] {
+        let before = scrape_after(|_| ()).lines().filter(|line| !line.starts_with('#')).count();
+        let text = scrape_after(|metrics| {
+            for server in [Component::Source, Component::TokenEndpoint, Component::Destination] {
                 for status in [199, 200, 301, 404, 503, 600] {
-                    Exchange::with(server).answered(status);
+                    metrics.exchange(server).answered(status);
                 }
-                let mut broken = Exchange::with(server);
+                let mut broken = metrics.exchange(server);
                 broken.answered(200);
                 broken.broke_off();
             }
-            for side in ["source", "destination", "store"] {
+            for component in [Component::Source, Component::Destination, Component::StateStore] {
                 for class in classes {
-                    metrics_of_ours::retried(side, class);
+                    metrics.retried(component, class);
                 }
             }
             for saved in [Saved::Saved, Saved::Conflict, Saved::Failed] {
-                metrics_of_ours::state_saved(saved, Timestamp::UNIX_EPOCH);
+                metrics.state_saved(saved, Timestamp::UNIX_EPOCH);
             }
             for complete in [true, false] {
-                metrics_of_ours::cycle_ended(complete, std::time::Duration::from_secs(1));
+                metrics.sync_ended(complete, std::time::Duration::from_secs(1));
             }
-            metrics_of_ours::lease_held(true);
-            metrics_of_ours::ready(true);
+            metrics.is_active(true);
+            metrics.is_ready(true);
         });
         let after = text.lines().filter(|line| !line.starts_with('#')).count();
         // The time of the last save is new, and a line each for its type and help are not counted.
         assert_eq!(after, before + 2, "a series that the table does not announce:\n{text}");
         assert!(
-            !text.lines().any(|line| line.starts_with("auditsync_retries_total") && line.ends_with(" 0")),
+            !text.lines().any(|line| line.starts_with("auditsync_retries_total{pipeline=\"a:b\"") && line.ends_with(" 0")),
             "{text}"
         );
-        assert!(text.contains("auditsync_requests_total{side=\"source\",status=\"none\"} 1\n"), "{text}");
-        assert!(text.contains("auditsync_requests_total{side=\"source\",status=\"2xx\"} 1\n"), "{text}");
-        assert!(text.contains("auditsync_lease_held 1\n") && text.contains("auditsync_ready 1\n"), "{text}");
+        assert!(text.contains("auditsync_requests_total{pipeline=\"a:b\",component=\"source\",status=\"none\"} 1\n"), "{text}");
+        assert!(text.contains("auditsync_requests_total{pipeline=\"a:b\",component=\"source\",status=\"2xx\"} 1\n"), "{text}");
+        assert!(text.contains("auditsync_active{pipeline=\"a:b\"} 1\n") && text.contains("auditsync_ready{pipeline=\"a:b\"} 1\n"), "{text}");
     }
 
     #[test]
     fn the_newest_event_does_not_go_back_when_answers_come_in_another_order() {
         let at = |second| Some(Timestamp::from_second(second).unwrap());
-        let text = scrape_after(|| {
-            metrics_of_ours::accepted(3, 1, 0, at(2_000_000_000));
-            metrics_of_ours::accepted(2, 0, 1, at(1_900_000_000));
-            metrics_of_ours::accepted(1, 0, 0, None);
+        let text = scrape_after(|metrics| {
+            metrics.accepted(3, 1, 0, at(2_000_000_000));
+            metrics.accepted(2, 0, 1, at(1_900_000_000));
+            metrics.accepted(1, 0, 0, None);
         });
-        assert!(text.contains("auditsync_newest_event_timestamp_seconds 2000000000\n"), "{text}");
-        assert!(text.contains("auditsync_events_delivered_total 6\n"), "{text}");
+        assert!(text.contains("auditsync_newest_event_timestamp_seconds{pipeline=\"a:b\"} 2000000000\n"), "{text}");
+        assert!(text.contains("auditsync_events_delivered_total{pipeline=\"a:b\"} 6\n"), "{text}");
     }
 }
