@@ -1,9 +1,9 @@
-//! The whole pipeline against built-in fakes: `cargo run --profile demo --no-default-features --example demo`. No credentials,
-//! no network; without TLS, which it does not need, it is built in half the time.
+//! The whole pipeline against built-in fakes: `cargo run --profile demo --no-default-features --example demo`. No credentials
+//! and no network are needed. Without TLS, which it does not need, it is built in half the time.
 //!
 //! A fake certificate manager with a backlog of audit records and a fake Datadog intake run on loopback, both failing now and
 //! then. Between them runs the real thing: the same source, engine, destination and state as in the `auditsync` binary.
-#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a demo shows, and has nobody to hand an error to")]
+#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a demo prints, and an error ends it")]
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -11,14 +11,17 @@ mod support;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use auditsync::component::Context;
+use auditsync::dead_letter::DeadLetters;
 use auditsync::destination::datadog::{self, Compression, Datadog, Labels};
+use auditsync::engine::shutdown::Shutdown;
+use auditsync::engine::{Engine, Mode, Outcome, Parts, Settings};
 use auditsync::http;
+use auditsync::pipeline_name::PipelineName;
 use auditsync::secret::Secret;
 use auditsync::source::sectigo::{self, Sectigo};
 use auditsync::state::localfs::LocalFs;
-use auditsync::engine::clock::Clock;
-use auditsync::engine::stop::Stop;
-use auditsync::engine::{Mode, Outcome, Settings, Sync};
+use auditsync::telemetry::liveness::Liveness;
 use auditsync::telemetry::{self, Format};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use jiff::Timestamp;
@@ -47,8 +50,8 @@ async fn main() {
     let bar = ProgressBar::new(BACKLOG as u64).with_style(
         ProgressStyle::with_template("{elapsed_precise} [{bar:50}] {human_pos}/{human_len} delivered").unwrap(),
     );
-    let sync = pipeline(&scm, &intake, folder.path());
-    let mut running = std::pin::pin!(sync.run());
+    let engine = pipeline(&scm, &intake, folder.path());
+    let mut running = std::pin::pin!(engine.run());
     let ended = loop {
         tokio::select! {
             ended = &mut running => break ended,
@@ -81,9 +84,14 @@ async fn log_intake() -> FakeIntake {
     intake
 }
 
-fn pipeline(scm: &FakeScm, intake: &FakeIntake, folder: &std::path::Path) -> Sync {
+fn pipeline(scm: &FakeScm, intake: &FakeIntake, folder: &std::path::Path) -> Engine {
     let (client, key) = (ScmOptions::default(), IntakeOptions::default().api_key);
-    let http = Arc::new(http::Client::new(http::Settings { timeout: Duration::from_secs(10) }));
+    let name = PipelineName::of("sectigo", "datadog");
+    let letters = Some(folder.join("dead-letters.ndjson"));
+    let letters = DeadLetters::new(name.clone(), letters, "AUDITSYNC_DEAD_LETTER_PATH".into());
+    let http =
+        http::Settings { timeout: Duration::from_secs(10), timeout_variable: "AUDITSYNC_HTTP_TIMEOUT".into() };
+    let context = Context::new(name.clone(), http, letters);
     let source = sectigo::Settings {
         api_url: Url::parse(&scm.url()).unwrap(),
         client_id: client.client_id,
@@ -108,28 +116,29 @@ fn pipeline(scm: &FakeScm, intake: &FakeIntake, folder: &std::path::Path) -> Syn
             hostname: "demo".into(),
             tags: "env:demo,team:pki".into(),
         },
-        rejected_path: Some(folder.join("rejected.ndjson")),
     };
     let settings = Settings {
         mode: Mode::Once,
         interval: Duration::from_secs(60),
         retry_budget: Duration::from_secs(60),
-        shutdown_grace: Duration::from_secs(5),
+        shutdown_timeout: Duration::from_secs(5),
         lease_ttl: Duration::from_secs(60),
     };
-    Sync::new(
-        Arc::new(Sectigo::new(source, Arc::clone(&http))),
-        Arc::new(Datadog::new(destination, Sectigo::NAME, http)),
-        Arc::new(LocalFs::new(folder.to_owned(), Sectigo::NAME)),
-        settings,
-        Clock::system(),
-        Stop::new(settings.shutdown_grace),
-    )
+    let parts = Parts {
+        source: Arc::new(Sectigo::new(source, &context)),
+        destination: Arc::new(Datadog::new(destination, sectigo::KIND.product.name, &context)),
+        store: Arc::new(LocalFs::new(folder.to_owned(), &name)),
+        pipeline: name,
+        clock: context.clock,
+        metrics: context.metrics,
+        liveness: Liveness::default(),
+    };
+    Engine::new(parts, settings, Shutdown::default())
 }
 
 fn show(scm: &FakeScm, intake: &FakeIntake, folder: &std::path::Path, took: Duration) {
     let ids = intake.ids();
-    let repeats = intake.count() - ids.len();
+    let duplicates = intake.count() - ids.len();
     let failed = |statuses: &[Option<u16>]| statuses.iter().filter(|status| !matches!(status, Some(200 | 202))).count();
     let (pages, posts) = (scm.requests(), intake.requests());
     let pages_failed = failed(&pages.iter().map(|request| request.status).collect::<Vec<_>>());
@@ -137,12 +146,12 @@ fn show(scm: &FakeScm, intake: &FakeIntake, folder: &std::path::Path, took: Dura
     let (plain, sent) = posts.iter().fold((0, 0), |(plain, sent), post| (plain + post.bytes, sent + post.sent_bytes));
 
     println!(
-        "\ndelivered   {} of {} events, {repeats} twice, in {:.1} s",
+        "\ndelivered   {} of {} events, {duplicates} duplicates, in {:.1} s",
         HumanCount(ids.len() as u64),
         HumanCount(BACKLOG as u64),
         took.as_secs_f64()
     );
-    println!("source      {} requests, {pages_failed} of them failed or refused", pages.len());
+    println!("source      {} requests, {pages_failed} of them failed", pages.len());
     println!(
         "intake      {} requests, {posts_failed} of them failed; {} of entries sent as {}",
         posts.len(),
@@ -156,9 +165,9 @@ fn show(scm: &FakeScm, intake: &FakeIntake, folder: &std::path::Path, took: Dura
     let entries = intake.entries();
     let sample = entries.iter().find(|entry| entry["status"] == "warn").or(entries.first()).unwrap();
     println!("\na sample entry, as it arrived:\n{}", serde_json::to_string_pretty(sample).unwrap());
-    let state = std::fs::read_to_string(folder.join("sectigo-audit-state.json")).unwrap();
-    println!("\nthe state, from which the next run goes on:\n{}", shortened(&state));
-    assert_eq!((ids.len(), repeats), (BACKLOG, 0), "every event arrives exactly once");
+    let state = std::fs::read_to_string(folder.join("auditsync-sectigo-datadog.json")).unwrap();
+    println!("\nthe state, from which the next run continues:\n{}", shortened(&state));
+    assert_eq!((ids.len(), duplicates), (BACKLOG, 0), "every event arrives exactly once");
     assert!(scm.violations().is_empty() && intake.violations().is_empty());
 }
 

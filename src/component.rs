@@ -62,6 +62,15 @@ pub struct Context {
     pub dead_letters: DeadLetters,
 }
 
+impl Context {
+    /// What the components of `pipeline` are built from, with the system's clocks.
+    pub fn new(pipeline: PipelineName, http: http::Settings, dead_letters: DeadLetters) -> Self {
+        let metrics = Metrics::of(&pipeline);
+        let http = Arc::new(http::Client::new(http, metrics.clone()));
+        Self { pipeline, clock: Clock::system(), http, metrics, dead_letters }
+    }
+}
+
 /// A component of which every variable was read and is valid. It can be built again and again from a `C`: a pipeline that failed starts
 /// with new parts.
 pub struct Configured<T: ?Sized, C = Context> {

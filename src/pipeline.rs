@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::Clock;
 use crate::component::{Configured, Context};
 use crate::config::{self, ConfigError, Environment, Mistakes, Noted, Owner, Reader, Variable};
 use crate::dead_letter::{self, DeadLetters};
@@ -16,7 +15,6 @@ use crate::secret::Secret;
 use crate::source::{self, Source};
 use crate::state::{self, StateStore};
 use crate::telemetry::liveness::{Liveness, Pace};
-use crate::telemetry::metrics::Metrics;
 use crate::variable_name::VariableName;
 use crate::{http, telemetry};
 use registry::{PIPELINES, Wanted};
@@ -203,14 +201,7 @@ impl Pipeline {
 
     /// What its components are built from.
     pub(crate) fn context(&self) -> Context {
-        let metrics = Metrics::of(&self.name);
-        Context {
-            pipeline: self.name.clone(),
-            clock: Clock::system(),
-            http: Arc::new(http::Client::new(self.http.clone(), metrics.clone())),
-            metrics,
-            dead_letters: self.dead_letters.clone(),
-        }
+        Context::new(self.name.clone(), self.http.clone(), self.dead_letters.clone())
     }
 
     /// New parts for an engine, with this `store`.

@@ -1,17 +1,22 @@
 //! Clocks that are wrong: this machine's, as the servers' `Date` shows. A server whose clock is behind stands for a machine whose clock is
 //! ahead, and the other way round.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 
 use auditsync::destination::datadog::{Compression, Datadog, Intake, Labels, Settings};
-use auditsync::destination::{Delivery, Destination as _};
+use auditsync::component::Context;
+use auditsync::dead_letter::DeadLetters;
+use auditsync::destination::{Delivery, Destination as _, PageNumber, Shipment};
 use auditsync::event::{Event, Fields};
+use auditsync::failure::Failure;
 use auditsync::http;
+use auditsync::pipeline_name::PipelineName;
 use auditsync::secret::Secret;
+use auditsync::source::Cursor;
+use auditsync::telemetry::liveness::Heartbeat;
 
 use crate::probe::{LISTEN, Probe};
 use crate::stage::{Stage, stop, ten_a_page};
@@ -47,7 +52,7 @@ async fn going_on(stage: &Stage, ahead: i64) {
     let mut document = stage.setup.state().unwrap();
     document["cursor"]["since"] = before(1200, ahead).to_string().into();
     document["cursor"]["tail"]["from"] = document["cursor"]["since"].clone();
-    std::fs::write(stage.setup.folder().join("sectigo-audit-state.json"), document.to_string()).unwrap();
+    std::fs::write(stage.setup.folder().join("auditsync-sectigo-datadog.json"), document.to_string()).unwrap();
     stage.push_all(Records::seeded(8).between(before(1100, ahead), before(60, ahead), 30));
 }
 
@@ -171,15 +176,22 @@ fn destination(intake: &FakeIntake) -> Datadog {
         api_key: Secret::from_value("DD_API_KEY", IntakeOptions::default().api_key.into()),
         compression: Compression::Identity,
         labels: Labels { source: text(), service: text(), hostname: text(), tags: text() },
-        rejected_path: None,
     };
-    let client = http::Client::new(http::Settings { timeout: Duration::from_secs(10) });
-    Datadog::new(settings, "sectigo", Arc::new(client))
+    let pipeline = PipelineName::of("sectigo", "datadog");
+    let letters = DeadLetters::new(pipeline.clone(), None, "LETTERS".into());
+    let http = http::Settings { timeout: Duration::from_secs(10), timeout_variable: "TIMEOUT".into() };
+    Datadog::new(settings, "sectigo", &Context::new(pipeline, http, letters))
 }
 
-fn fresh_event(now: Timestamp) -> Delivery {
+fn fresh_event(datadog: &Datadog, now: Timestamp) -> Box<dyn Delivery> {
     let time = Some(now - SignedDuration::from_secs(60));
-    Delivery::new(vec![Event::new(Bytes::from_static(b"{}"), time, Fields::default())])
+    let events = vec![Event::new(Bytes::from_static(b"{}"), time, Fields::default())];
+    let (from, to) = (Cursor::default(), Cursor::default());
+    datadog.open(Shipment { page: PageNumber(1), from, to, events: events.into() }, now)
+}
+
+async fn attempt(delivery: &mut dyn Delivery, now: Timestamp) -> Result<(), Failure> {
+    delivery.attempt(now, &Heartbeat::default()).await.map(drop)
 }
 
 #[tokio::test]
@@ -188,17 +200,17 @@ async fn a_quiet_time_and_a_reset_leave_a_fresh_event_its_own_time() {
         let intake = FakeIntake::start(IntakeOptions::default()).await;
         let datadog = destination(&intake);
         let now = Timestamp::now();
-        datadog.deliver(&mut fresh_event(now), now).await.unwrap();
+        attempt(fresh_event(&datadog, now).as_mut(), now).await.unwrap();
 
         tokio::time::pause();
         tokio::time::advance(Duration::from_secs(quiet.into())).await;
         tokio::time::resume();
         intake.set_date_offset(quiet.into());
         let now = Timestamp::now() + SignedDuration::from_secs(quiet.into());
-        let mut delivery = fresh_event(now);
+        let mut delivery = fresh_event(&datadog, now);
         intake.script(Fault::Reset);
-        datadog.deliver(&mut delivery, now).await.unwrap_err();
-        datadog.deliver(&mut delivery, now).await.unwrap();
+        attempt(delivery.as_mut(), now).await.unwrap_err();
+        attempt(delivery.as_mut(), now).await.unwrap();
         // A notice of ours may have asked the intake whether it accepts anything.
         let entries = intake.entries();
         let events: Vec<_> = entries.iter().filter(|entry| entry.get("sectigo").is_some()).collect();
@@ -213,10 +225,10 @@ async fn a_page_that_waited_through_an_outage_of_20_hours_carries_the_present_ti
     let intake = FakeIntake::start(IntakeOptions::default()).await;
     let datadog = destination(&intake);
     let now = Timestamp::now();
-    let mut delivery = fresh_event(now);
-    datadog.deliver(&mut fresh_event(now), now).await.unwrap();
+    let mut delivery = fresh_event(&datadog, now);
+    attempt(fresh_event(&datadog, now).as_mut(), now).await.unwrap();
     intake.script(Fault::Reset);
-    datadog.deliver(&mut delivery, now).await.unwrap_err();
+    attempt(delivery.as_mut(), now).await.unwrap_err();
 
     tokio::time::pause();
     tokio::time::advance(Duration::from_hours(20)).await;
@@ -224,8 +236,8 @@ async fn a_page_that_waited_through_an_outage_of_20_hours_carries_the_present_ti
     intake.set_date_offset(20 * 3600);
     let now = Timestamp::now() + SignedDuration::from_hours(20);
     intake.script(Fault::Reset);
-    datadog.deliver(&mut delivery, now).await.unwrap_err();
-    datadog.deliver(&mut delivery, now).await.unwrap();
+    attempt(delivery.as_mut(), now).await.unwrap_err();
+    attempt(delivery.as_mut(), now).await.unwrap();
     assert_eq!((intake.dropped(), intake.count()), (0, 2));
     assert_eq!(delivery.tally().restamped, 1);
 }

@@ -12,7 +12,7 @@ use crate::support::{FakeIntake, FakeScm, Fault, IntakeOptions, Record, Records,
 /// The shape of the vendor's sample secret: unquoted in `.env`, and beginning with `=`.
 const VENDORS_SECRET: &str = "=m0sfj!RQZNp]d2C8DIf1qM8V6jjnAEy";
 
-const STATE: &str = "sectigo-audit-state.json";
+const STATE: &str = "auditsync-sectigo-datadog.json";
 
 async fn fakes() -> (FakeScm, FakeIntake) {
     (FakeScm::start(ScmOptions::default()).await, FakeIntake::start(IntakeOptions::default()).await)
@@ -48,7 +48,7 @@ fn on_one_line(text: &str) -> String {
 /// A daemon that has caught up and will not ask for anything for an hour.
 async fn idle_daemon(setup: &Setup) -> Daemon {
     let mut daemon = setup.start(&[]);
-    daemon.says("synchronised").await;
+    daemon.says("synced").await;
     daemon
 }
 
@@ -92,7 +92,7 @@ async fn every_variable_is_listed_with_its_default() {
         ("SECTIGO_AUDIT_SYNC_WINDOW", "[default: 1h]"),
         ("SECTIGO_AUDIT_SYNC_OVERLAP", "[default: 5m]"),
         ("AUDITSYNC_RETRY_BUDGET", "[default: 5m]"),
-        ("AUDITSYNC_SHUTDOWN_GRACE", "[default: 25s]"),
+        ("AUDITSYNC_SHUTDOWN_TIMEOUT", "[default: 25s]"),
         ("AUDITSYNC_STORAGE_BACKEND", "[default: localfs]"),
         ("AUDITSYNC_LOCAL_STORAGE_PATH", "[default: .]"),
         ("AUDITSYNC_DEAD_LETTER_PATH", "[default: in the state's folder]"),
@@ -386,7 +386,7 @@ async fn check_says_that_the_state_cannot_be_written() {
     let (scm, intake) = fakes().await;
     let setup = Setup::between(&scm, &intake);
     // A folder where the new document has to be written first; this holds for root as well.
-    std::fs::create_dir(setup.folder().join("sectigo-audit-state.json.new")).unwrap();
+    std::fs::create_dir(setup.folder().join("auditsync-sectigo-datadog.json.new")).unwrap();
     let ended = setup.run(&["check"]).await;
     assert_eq!(ended.code(), Some(74), "{}", ended.stdout);
     let failed = line(&ended, "state");
@@ -645,7 +645,7 @@ async fn each_cycle_is_told_in_one_line_with_its_counts() {
     let setup =
         Setup::between(&scm, &intake).with("SECTIGO_AUDIT_SYNC_LOOP", "true").with("SECTIGO_AUDIT_LOG_FORMAT", "json");
     let mut daemon = setup.start(&[]);
-    daemon.says("\"synchronised\"").await;
+    daemon.says("\"synced\"").await;
     intake.wait_for_entries(250).await;
     // The second cycle finds one more, and reads the last five minutes again.
     let late = Records::seeded(18).at(Timestamp::now() - Duration::from_secs(1));
@@ -656,7 +656,7 @@ async fn each_cycle_is_told_in_one_line_with_its_counts() {
     let ended = daemon.ended().await;
     assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
     let lines: Vec<Value> = ended.stderr.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
-    let cycles: Vec<&Value> = lines.iter().filter(|line| line["message"] == "synchronised").collect();
+    let cycles: Vec<&Value> = lines.iter().filter(|line| line["message"] == "synced").collect();
     assert!(cycles.iter().all(|cycle| cycle["level"] == "INFO"));
     let counts = |cycle: &Value| {
         ["read", "delivered", "rejected", "restamped", "truncated"].map(|name| cycle[name].as_u64().unwrap())

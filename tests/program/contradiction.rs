@@ -36,7 +36,7 @@ async fn a_daemon_whose_commit_is_refused_without_a_change_raises_an_alarm_and_g
     let stage = on(&bucket).await.with("SECTIGO_AUDIT_SYNC_LOOP", "true");
     stage.push(10, 1500, 300);
     let mut daemon = stage.setup.start(&[]);
-    daemon.says("synchronised").await;
+    daemon.says("synced").await;
     bucket.treat_conditions(Conditions::NeverMet);
     daemon.says("the state store needs attention").await;
     assert!(daemon.stderr().contains(ANSWER), "{}", daemon.stderr());

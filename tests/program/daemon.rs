@@ -66,13 +66,13 @@ impl Setup {
 
     /// The state document, parsed.
     pub fn state(&self) -> Option<serde_json::Value> {
-        let bytes = std::fs::read(self.folder().join("sectigo-audit-state.json")).ok()?;
+        let bytes = std::fs::read(self.folder().join("auditsync-sectigo-datadog.json")).ok()?;
         Some(serde_json::from_slice(&bytes).expect("the state document is JSON"))
     }
 
     /// The records put aside.
-    pub fn rejected(&self) -> Vec<serde_json::Value> {
-        let text = std::fs::read_to_string(self.folder().join("sectigo-audit-rejected.ndjson")).unwrap_or_default();
+    pub fn dead_letters(&self) -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(self.folder().join("auditsync-sectigo-datadog.dead-letters.ndjson")).unwrap_or_default();
         text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect()
     }
 

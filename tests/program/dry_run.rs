@@ -68,7 +68,7 @@ async fn a_dry_run_beside_a_daemon_disturbs_it_in_nothing() {
     let stage = Stage::usual().await.with("SECTIGO_AUDIT_SYNC_LOOP", "true");
     stage.push(25, 1500, 600);
     let mut daemon = stage.setup.start(&[]);
-    daemon.says("synchronised").await;
+    daemon.says("synced").await;
     stage.intake.hold();
     stage.push(35, 20, 2);
     // The daemon has a page on its way, and the lock.
@@ -110,8 +110,8 @@ async fn an_output_that_cannot_be_written_is_an_error() {
 #[tokio::test]
 async fn a_state_that_cannot_be_understood_ends_a_dry_run_too() {
     let stage = Stage::usual().await;
-    std::fs::write(stage.setup.folder().join("sectigo-audit-state.json"), "{").unwrap();
+    std::fs::write(stage.setup.folder().join("auditsync-sectigo-datadog.json"), "{").unwrap();
     let ended = stage.setup.run(&["run", "--dry-run"]).await;
     assert_eq!((ended.code(), ended.stdout.as_str()), (Some(74), ""), "{}", ended.stderr);
-    assert_eq!(folder(stage.setup.folder()), [("sectigo-audit-state.json".to_owned(), b"{".to_vec())]);
+    assert_eq!(folder(stage.setup.folder()), [("auditsync-sectigo-datadog.json".to_owned(), b"{".to_vec())]);
 }

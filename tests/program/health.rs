@@ -36,16 +36,16 @@ async fn a_daemon_is_alive_at_once_and_ready_after_its_first_synchronisation() {
     let unready = probe.get("/readyz").await;
     let told = unready.json();
     assert_eq!((unready.status, &told["status"]), (503, &"not ready".into()));
-    assert_eq!(told["reason"], "no synchronisation has succeeded since the start");
+    assert_eq!(told["reason"], "no sync has succeeded since the start");
     assert!(told["last_success"].is_null() && told["last_error"].is_null(), "{told}");
     let ended = stage.setup.run(&["health"]).await;
     assert_eq!((ended.code(), ended.stdout.as_str()), (Some(0), "{\"status\":\"alive\"}\n"), "{}", ended.stderr);
     let ended = stage.setup.run(&["health", "--ready"]).await;
     assert_eq!(ended.code(), Some(75), "{}", ended.everything());
-    assert!(ended.stdout.contains("no synchronisation has succeeded"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("no sync has succeeded"), "{}", ended.stdout);
 
     stage.scm.release();
-    daemon.says("synchronised").await;
+    daemon.says("synced").await;
     let ready = probe.until("/readyz", |answer| answer.status == 200).await;
     let told = ready.json();
     assert_eq!(told["status"], "ready");
@@ -91,23 +91,23 @@ async fn a_source_that_is_down_for_three_intervals_makes_it_unready_but_not_dead
 async fn who_stands_by_is_ready_and_who_takes_over_says_so() {
     let (stage, probe) = asked("1h").await;
     let mut first = started(&stage.setup).await;
-    first.says("synchronised").await;
-    assert_eq!(probe.series("auditsync_lease_held").await.to_bits(), 1.0_f64.to_bits());
+    first.says("synced").await;
+    assert_eq!(probe.series("auditsync_active").await.to_bits(), 1.0_f64.to_bits());
 
     let beside = Probe::new();
     let mut second = stage.setup.start_with(&[(LISTEN, &beside.address())], &[]);
-    second.says("standing by").await;
+    second.says("standby").await;
     let told = beside.until("/readyz", |answer| answer.status == 200).await.json();
-    assert_eq!(told["status"], "standing by");
+    assert_eq!(told["status"], "standby");
     assert!(told["reason"].as_str().unwrap().contains(&format!("process {}", first.id())), "{told}");
     assert_eq!(beside.get("/healthz").await.status, 200);
-    assert_eq!(beside.series("auditsync_lease_held").await.to_bits(), 0.0_f64.to_bits());
+    assert_eq!(beside.series("auditsync_active").await.to_bits(), 0.0_f64.to_bits());
 
     stop(first).await;
     second.says("taking over").await;
     let told = beside.until("/readyz", |answer| answer.json()["status"] == "ready").await;
     assert_eq!(told.status, 200);
-    assert_eq!(beside.series("auditsync_lease_held").await.to_bits(), 1.0_f64.to_bits());
+    assert_eq!(beside.series("auditsync_active").await.to_bits(), 1.0_f64.to_bits());
     stop(second).await;
 }
 
@@ -126,17 +126,17 @@ async fn who_is_followed_while_it_stood_still_counts_the_conflict_and_stands_by(
     let first = started(&stage.setup).await;
     stage.intake.wait_for_entries(100).await;
     let mut second = stage.setup.start_with(&[(LISTEN, &beside.address())], &[]);
-    second.says("standing by").await;
-    assert_eq!(beside.get("/readyz").await.json()["status"], "standing by");
+    second.says("standby").await;
+    assert_eq!(beside.get("/readyz").await.json()["status"], "standby");
     first.signal("STOP").await;
     second.says("taking over").await;
     beside.until("/readyz", |answer| answer.json()["status"] == "ready").await;
     first.signal("CONT").await;
-    probe.until("/readyz", |answer| answer.json()["status"] == "standing by").await;
+    probe.until("/readyz", |answer| answer.json()["status"] == "standby").await;
     let scrape = probe.get("/metrics").await.body;
     assert!(value(&scrape, "auditsync_state_saves_total{result=\"conflict\"}") > 0.5, "{scrape}");
-    assert!(value(&scrape, "auditsync_lease_held") < 0.5 && value(&scrape, "auditsync_ready") > 0.5, "{scrape}");
-    assert!(beside.series("auditsync_lease_held").await > 0.5);
+    assert!(value(&scrape, "auditsync_active") < 0.5 && value(&scrape, "auditsync_ready") > 0.5, "{scrape}");
+    assert!(beside.series("auditsync_active").await > 0.5);
     stop(first).await;
     stage.intake.wait_for_ids(10_000).await;
     stop(second).await;
@@ -146,7 +146,7 @@ async fn who_is_followed_while_it_stood_still_counts_the_conflict_and_stands_by(
 async fn strangers_get_nothing_but_short_answers() {
     let (stage, probe) = asked("1h").await;
     let mut daemon = started(&stage.setup).await;
-    daemon.says("synchronised").await;
+    daemon.says("synced").await;
     let huge = format!("GET /healthz HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(100_000));
     for (request, status) in [
         ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", 404),
@@ -173,7 +173,7 @@ async fn strangers_get_nothing_but_short_answers() {
 async fn connections_that_say_nothing_hold_up_neither_the_work_nor_a_stop() {
     let (stage, probe) = asked("5s").await;
     let mut daemon = started(&stage.setup).await;
-    daemon.says("synchronised").await;
+    daemon.says("synced").await;
     let mut idle = Vec::new();
     for number in 0..100 {
         let mut stream = probe.connect().await;
@@ -196,7 +196,7 @@ async fn connections_that_say_nothing_hold_up_neither_the_work_nor_a_stop() {
 async fn idle_connections_cannot_starve_a_probe() {
     let (stage, probe) = asked("1h").await;
     let mut daemon = started(&stage.setup).await;
-    daemon.says("synchronised").await;
+    daemon.says("synced").await;
     let mut idle = Vec::new();
     for round in 0..5 {
         for number in 0..200 {

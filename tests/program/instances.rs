@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::daemon::{Daemon, Setup};
 use crate::support::{FakeIntake, FakeScm, Fault, IntakeOptions, Record, Records, ScmOptions};
 
-const STANDING_BY: &str = "another instance works on this state; standing by";
+const STANDING_BY: &str = "another instance is active; this one is on standby";
 const TAKING_OVER: &str = "the other instance has ended; taking over";
 
 async fn fakes() -> (FakeScm, FakeIntake) {
@@ -37,7 +37,7 @@ fn folder(setup: &Setup) -> Vec<(String, Vec<u8>)> {
 
 async fn idle(setup: &Setup) -> Daemon {
     let mut daemon = setup.start(&[]);
-    daemon.says("synchronised").await;
+    daemon.says("synced").await;
     daemon
 }
 
@@ -70,7 +70,7 @@ async fn a_second_daemon_stands_by_and_takes_over_from_one_that_is_killed() {
     assert_eq!(first.ended().await.code(), None);
     second.says(TAKING_OVER).await;
     second.says("going on where the last run ended").await;
-    second.says("synchronised").await;
+    second.says("synced").await;
     stopped(second).await;
     assert_eq!((intake.ids().len(), intake.count()), (750, 850), "the page in flight came twice, and nothing else");
     assert_eq!((scm.violations(), intake.violations()), (Vec::new(), Vec::new()));
@@ -91,7 +91,7 @@ async fn a_stand_by_takes_over_from_one_that_stops_and_repeats_nothing() {
     intake.release();
     assert_eq!(first.ended().await.code(), Some(0));
     second.says(TAKING_OVER).await;
-    second.says("synchronised").await;
+    second.says("synced").await;
     stopped(second).await;
     assert_eq!((intake.ids().len(), intake.count()), (350, 350));
     assert_eq!((scm.violations(), intake.violations()), (Vec::new(), Vec::new()));
@@ -118,7 +118,7 @@ async fn of_several_daemons_that_stand_by_one_takes_over() {
     };
     for (index, mut daemon) in others.into_iter().enumerate() {
         if index == winner {
-            daemon.says("synchronised").await;
+            daemon.says("synced").await;
             // The others have asked again by now, or will be ended before they do.
             stopped(daemon).await;
         } else {
@@ -132,7 +132,7 @@ async fn of_several_daemons_that_stand_by_one_takes_over() {
         () = b.says(TAKING_OVER) => 1,
     };
     let mut next = waiting.remove(next);
-    next.says("synchronised").await;
+    next.says("synced").await;
     let last = waiting.remove(0);
     assert!(!last.stderr().contains(TAKING_OVER), "one at a time: {}", last.stderr());
     stopped(last).await;
@@ -164,7 +164,7 @@ async fn a_one_shot_run_beside_a_live_daemon_gives_up_after_its_budget() {
     let (files, hits) = (folder(&setup), (scm.hits(), intake.hits()));
     let ended = setup.run(&["run", "--once"]).await;
     assert_eq!(ended.code(), Some(75), "{}", ended.stderr);
-    let told = format!("sectigo-audit-state.json is in use by process {}", daemon.id());
+    let told = format!("auditsync-sectigo-datadog.json is in use by process {}", daemon.id());
     assert!(ended.stderr.contains(&told), "{}", ended.stderr);
     assert_eq!((folder(&setup), (scm.hits(), intake.hits())), (files, hits), "it wrote and asked for nothing");
     stopped(daemon).await;
@@ -237,7 +237,7 @@ async fn a_stand_by_that_takes_over_survives_a_refusal_at_its_first_call() {
         second.says(TAKING_OVER).await;
         second.says("the source needs attention").await;
         scm.answer_always(None);
-        second.says("synchronised").await;
+        second.says("synced").await;
         stopped(second).await;
     }
 }

@@ -2,16 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use auditsync::destination::datadog::{Compression, Datadog, Intake, Labels, Settings};
-use auditsync::destination::{Delivery, Destination as _, Error};
+use auditsync::destination::{Delivery, Destination as _, PageNumber, Shipment};
+use auditsync::component::Context;
+use auditsync::dead_letter::DeadLetters;
 use auditsync::event::Event;
-use auditsync::failure::Class;
+use auditsync::failure::{Class, Failure};
 use auditsync::http;
+use auditsync::pipeline_name::PipelineName;
 use auditsync::secret::Secret;
+use auditsync::source::Cursor;
 use auditsync::source::sectigo::page;
+use auditsync::telemetry::liveness::Heartbeat;
 use jiff::Timestamp;
 use proptest::collection::btree_set;
 use proptest::prelude::*;
@@ -26,7 +30,7 @@ const BAD: &str = "' OR 1=1 --";
 /// Disliked whole alone.
 const BAD_WHOLE: &str = "whole alone";
 
-pub fn datadog(intake: &FakeIntake, rejected: &Path) -> Datadog {
+pub fn datadog(intake: &FakeIntake, dead_letters: &Path) -> Datadog {
     let address: url::Url = intake.url().parse().unwrap();
     let text = || "x".to_owned();
     let settings = Settings {
@@ -38,10 +42,11 @@ pub fn datadog(intake: &FakeIntake, rejected: &Path) -> Datadog {
         api_key: Secret::from_value("DD_API_KEY", IntakeOptions::default().api_key.into()),
         compression: Compression::Identity,
         labels: Labels { source: text(), service: text(), hostname: text(), tags: text() },
-        rejected_path: Some(rejected.to_owned()),
     };
-    let http = http::Client::new(http::Settings { timeout: Duration::from_secs(30) });
-    Datadog::new(settings, "sectigo", Arc::new(http))
+    let pipeline = PipelineName::of("sectigo", "datadog");
+    let letters = DeadLetters::new(pipeline.clone(), Some(dead_letters.to_owned()), "LETTERS".into());
+    let http = http::Settings { timeout: Duration::from_secs(30), timeout_variable: "TIMEOUT".into() };
+    Datadog::new(settings, "sectigo", &Context::new(pipeline, http, letters))
 }
 
 /// So many events, of which those at these places carry what a firewall dislikes.
@@ -70,15 +75,21 @@ fn firewall(fault: Fault) -> IntakeOptions {
 }
 
 /// Calls until everything is settled; the errors on the way.
-pub async fn deliver(datadog: &Datadog, delivery: &mut Delivery, most: usize) -> Vec<Error> {
+pub async fn deliver(delivery: &mut dyn Delivery, most: usize) -> Vec<Failure> {
     let mut errors = Vec::new();
     while errors.len() < most {
-        match datadog.deliver(delivery, Timestamp::now()).await {
+        match delivery.attempt(Timestamp::now(), &Heartbeat::default()).await {
             Ok(_) => return errors,
             Err(error) => errors.push(error),
         }
     }
     panic!("not settled after {most} calls: {}", errors.last().unwrap());
+}
+
+/// The delivery of a page with these events.
+pub fn open(datadog: &Datadog, events: Vec<Event>) -> Box<dyn Delivery> {
+    let (from, to) = (Cursor::default(), Cursor::default());
+    datadog.open(Shipment { page: PageNumber(1), from, to, events: events.into() }, Timestamp::now())
 }
 
 /// The ids in the dead-letter file, in order.
@@ -132,14 +143,14 @@ fn faults_of_a_firewall() -> Vec<Fault> {
 async fn an_entry_that_a_firewall_dislikes_is_dead_lettered_alone_whatever_the_answer() {
     for fault in faults_of_a_firewall() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("rejected.ndjson");
+        let path = folder.path().join("dead-letters.ndjson");
         let intake = FakeIntake::start(firewall(fault.clone())).await;
         let datadog = datadog(&intake, &path);
         let (bad, as_text) = (BTreeSet::from([700]), BTreeSet::from([31]));
-        let mut delivery = Delivery::new(events(1500, &bad, &as_text));
-        let errors = deliver(&datadog, &mut delivery, 20).await;
+        let mut delivery = open(&datadog, events(1500, &bad, &as_text));
+        let errors = deliver(delivery.as_mut(), 20).await;
         assert_settled(&intake, &path, 1500, &bad, &as_text);
-        assert_eq!((delivery.tally().accepted, delivery.tally().rejected), (1499, 1), "{fault:?}");
+        assert_eq!((delivery.tally().accepted, delivery.tally().dead_lettered), (1499, 1), "{fault:?}");
         assert!(notices(&intake) <= 30, "{fault:?}: {} notices", notices(&intake));
         for error in errors {
             assert!(matches!(error.class(), Class::Retryable { .. }), "{fault:?}: {error}");
@@ -151,15 +162,15 @@ async fn an_entry_that_a_firewall_dislikes_is_dead_lettered_alone_whatever_the_a
 #[tokio::test]
 async fn a_page_of_one_entry_that_a_firewall_dislikes_is_settled_and_does_not_blame_the_key() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("rejected.ndjson");
+    let path = folder.path().join("dead-letters.ndjson");
     let intake = FakeIntake::start(firewall(Fault::Status(403))).await;
     let bad = BTreeSet::from([0]);
-    let mut delivery = Delivery::new(events(1, &bad, &BTreeSet::new()));
-    let errors = deliver(&datadog(&intake, &path), &mut delivery, 20).await;
+    let mut delivery = open(&datadog(&intake, &path), events(1, &bad, &BTreeSet::new()));
+    let errors = deliver(delivery.as_mut(), 20).await;
     assert_settled(&intake, &path, 1, &bad, &BTreeSet::new());
     // Spread over the engine's backoff, and not within one call.
     assert!((6..=8).contains(&errors.len()), "{}", errors.len());
-    assert!(errors.iter().all(|error| matches!(error, Error::RefusesSome { .. })), "{errors:?}");
+    assert!(errors.iter().all(|error| error.to_string().contains("does not accept some entries")), "{errors:?}");
     let line: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     let reason = line["reason"].as_str().unwrap();
     assert!(reason.contains("403") && reason.contains("12 times"), "{reason}");
@@ -169,16 +180,16 @@ async fn a_page_of_one_entry_that_a_firewall_dislikes_is_settled_and_does_not_bl
 async fn an_outage_of_any_kind_dead_letters_nothing() {
     for fault in faults_of_a_firewall().into_iter().chain([Fault::Status(401), Fault::Status(429)]) {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("rejected.ndjson");
+        let path = folder.path().join("dead-letters.ndjson");
         let intake = FakeIntake::start(IntakeOptions::default()).await;
         let datadog = datadog(&intake, &path);
-        let mut delivery = Delivery::new(events(300, &BTreeSet::new(), &BTreeSet::new()));
+        let mut delivery = open(&datadog, events(300, &BTreeSet::new(), &BTreeSet::new()));
         intake.answer_always(Some(fault.clone()));
         for _ in 0..15 {
-            assert!(datadog.deliver(&mut delivery, Timestamp::now()).await.is_err());
+            assert!(delivery.attempt(Timestamp::now(), &Heartbeat::default()).await.is_err());
         }
         intake.answer_always(None);
-        deliver(&datadog, &mut delivery, 1).await;
+        deliver(delivery.as_mut(), 1).await;
         assert_settled(&intake, &path, 300, &BTreeSet::new(), &BTreeSet::new());
         assert_eq!(notices(&intake), 0, "{fault:?}");
     }
@@ -187,14 +198,14 @@ async fn an_outage_of_any_kind_dead_letters_nothing() {
 #[tokio::test]
 async fn a_key_that_is_revoked_is_blamed() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("rejected.ndjson");
+    let path = folder.path().join("dead-letters.ndjson");
     let intake = FakeIntake::start(IntakeOptions::default()).await;
     let datadog = datadog(&intake, &path);
     intake.set_api_key("fedcba9876543210fedcba9876543210");
-    let mut delivery = Delivery::new(events(10, &BTreeSet::new(), &BTreeSet::new()));
+    let mut delivery = open(&datadog, events(10, &BTreeSet::new(), &BTreeSet::new()));
     for _ in 0..30 {
-        let error = datadog.deliver(&mut delivery, Timestamp::now()).await.unwrap_err();
-        assert!(matches!(error, Error::KeyRefused { .. }), "{error}");
+        let error = delivery.attempt(Timestamp::now(), &Heartbeat::default()).await.unwrap_err();
+        assert!(error.class() == Class::CredentialsRejected && error.to_string().contains("rejected the API key"), "{error}");
     }
     assert_eq!((dead_letters(&path).len(), intake.count()), (0, 0));
 }
@@ -202,12 +213,12 @@ async fn a_key_that_is_revoked_is_blamed() {
 #[tokio::test]
 async fn a_throttle_is_never_about_content() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("rejected.ndjson");
+    let path = folder.path().join("dead-letters.ndjson");
     let intake = FakeIntake::start(firewall(Fault::Status(429))).await;
     let datadog = datadog(&intake, &path);
-    let mut delivery = Delivery::new(events(1, &BTreeSet::from([0]), &BTreeSet::new()));
+    let mut delivery = open(&datadog, events(1, &BTreeSet::from([0]), &BTreeSet::new()));
     for _ in 0..60 {
-        assert!(datadog.deliver(&mut delivery, Timestamp::now()).await.is_err());
+        assert!(delivery.attempt(Timestamp::now(), &Heartbeat::default()).await.is_err());
     }
     assert_eq!((dead_letters(&path).len(), notices(&intake)), (0, 0));
 }
@@ -216,14 +227,14 @@ async fn a_throttle_is_never_about_content() {
 async fn a_balancer_with_ill_servers_that_takes_them_in_turn_has_nothing_dead_lettered() {
     for (length, pattern) in (2..=5).flat_map(|length| (1..(1_u32 << length) - 1).map(move |bits| (length, bits))) {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("rejected.ndjson");
+        let path = folder.path().join("dead-letters.ndjson");
         let intake = FakeIntake::start(IntakeOptions::default()).await;
         for slot in 0..3000 {
             let is_ill = pattern >> (slot % length) & 1 == 1;
             intake.script(if is_ill { Fault::Status(500) } else { Fault::PASS });
         }
-        let mut delivery = Delivery::new(events(1, &BTreeSet::new(), &BTreeSet::new()));
-        deliver(&datadog(&intake, &path), &mut delivery, 1000).await;
+        let mut delivery = open(&datadog(&intake, &path), events(1, &BTreeSet::new(), &BTreeSet::new()));
+        deliver(delivery.as_mut(), 1000).await;
         assert_settled(&intake, &path, 1, &BTreeSet::new(), &BTreeSet::new());
     }
 }
@@ -252,12 +263,12 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("rejected.ndjson");
+            let path = folder.path().join("dead-letters.ndjson");
             let intake = FakeIntake::start(IntakeOptions::default()).await;
             let faults = if one_status { vec![Fault::Status(500)] } else { random_faults() };
             intake.fail_randomly(seed, f64::from(percent) / 100.0, faults);
-            let mut delivery = Delivery::new(events(count, &BTreeSet::new(), &BTreeSet::new()));
-            deliver(&datadog(&intake, &path), &mut delivery, 3000).await;
+            let mut delivery = open(&datadog(&intake, &path), events(count, &BTreeSet::new(), &BTreeSet::new()));
+            deliver(delivery.as_mut(), 3000).await;
             assert_settled(&intake, &path, count, &BTreeSet::new(), &BTreeSet::new());
         });
     }
@@ -273,12 +284,12 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("rejected.ndjson");
+            let path = folder.path().join("dead-letters.ndjson");
             let intake = FakeIntake::start(firewall(fault)).await;
             intake.fail_randomly(seed, f64::from(percent) / 100.0, random_faults());
             let as_text: BTreeSet<_> = bad_whole.difference(&bad).copied().collect();
-            let mut delivery = Delivery::new(events(120, &bad, &bad_whole));
-            deliver(&datadog(&intake, &path), &mut delivery, 3000).await;
+            let mut delivery = open(&datadog(&intake, &path), events(120, &bad, &bad_whole));
+            deliver(delivery.as_mut(), 3000).await;
             assert_settled(&intake, &path, 120, &bad, &as_text);
         });
     }

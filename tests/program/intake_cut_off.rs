@@ -5,11 +5,11 @@ use std::future::{Future as _, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
 
-use auditsync::destination::{Delivery, Destination as _};
+use auditsync::telemetry::liveness::Heartbeat;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::intake_content::{datadog, dead_letters, deliver, events};
+use crate::intake_content::{datadog, dead_letters, deliver, events, open};
 use crate::support::{FakeIntake, Fault, IntakeOptions, Predicate};
 
 /// Refuses one of the entries in every form, and one that comes whole.
@@ -24,24 +24,25 @@ fn refusing() -> IntakeOptions {
 #[tokio::test]
 async fn what_was_accepted_while_a_refused_entry_is_looked_for_is_not_sent_again() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("rejected.ndjson");
+    let path = folder.path().join("dead-letters.ndjson");
     let intake = FakeIntake::start(refusing()).await;
     let datadog = datadog(&intake, &path);
-    let mut delivery = Delivery::new(events(100, &BTreeSet::from([99]), &BTreeSet::new()));
+    let heart = Heartbeat::default();
+    let mut delivery = open(&datadog, events(100, &BTreeSet::from([99]), &BTreeSet::new()));
     // The whole, its first half, the third quarter; then nothing comes back.
     for fault in [Fault::PASS, Fault::PASS, Fault::PASS, Fault::PASS, Fault::Hang] {
         intake.script(fault);
     }
     tokio::select! {
-        ended = datadog.deliver(&mut delivery, Timestamp::now()) => panic!("{ended:?}"),
+        ended = delivery.attempt(Timestamp::now(), &heart) => panic!("{ended:?}"),
         () = intake.wait_for_requests(5) => {}
     }
     assert_eq!(delivery.tally().accepted, 75);
     assert_eq!(delivery.unanswered(), 25, "what the request that was under way carried");
-    deliver(&datadog, &mut delivery, 1).await;
+    deliver(delivery.as_mut(), 1).await;
     assert!(intake.ids().values().all(|times| *times == 1), "{:?}", intake.ids());
     assert_eq!((intake.ids().len(), dead_letters(&path).len()), (99, 1));
-    assert_eq!((delivery.tally().accepted, delivery.tally().rejected), (99, 1));
+    assert_eq!((delivery.tally().accepted, delivery.tally().dead_lettered), (99, 1));
 }
 
 #[tokio::test]
@@ -49,12 +50,13 @@ async fn a_call_cut_off_at_any_moment_repeats_at_most_what_was_under_way_and_no_
     let mut cut_off = 0;
     for polls in 1.. {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("rejected.ndjson");
+        let path = folder.path().join("dead-letters.ndjson");
         let intake = FakeIntake::start(refusing()).await;
         let datadog = datadog(&intake, &path);
-        let mut delivery = Delivery::new(events(12, &BTreeSet::from([3, 7]), &BTreeSet::from([8])));
+        let heart = Heartbeat::default();
+        let mut delivery = open(&datadog, events(12, &BTreeSet::from([3, 7]), &BTreeSet::from([8])));
         let ended = {
-            let mut call = pin!(datadog.deliver(&mut delivery, Timestamp::now()));
+            let mut call = pin!(delivery.attempt(Timestamp::now(), &heart));
             let mut left = polls;
             poll_fn(|context| {
                 left -= 1;
@@ -72,12 +74,12 @@ async fn a_call_cut_off_at_any_moment_repeats_at_most_what_was_under_way_and_no_
         cut_off += 1;
         // What was under way may still arrive.
         intake.wait_until("all requests to be over", |requests| requests.iter().all(|request| request.over)).await;
-        deliver(&datadog, &mut delivery, 3).await;
+        deliver(delivery.as_mut(), 3).await;
         assert_eq!(dead_letters(&path), ["3", "7"], "{polls}");
         let ids = intake.ids();
         let extra: usize = ids.values().map(|times| times - 1).sum();
         assert!(extra <= delivery.unanswered(), "{polls}: {extra} duplicates of {}", delivery.unanswered());
-        assert_eq!((delivery.tally().accepted, delivery.tally().rejected), (10, 2), "{polls}");
+        assert_eq!((delivery.tally().accepted, delivery.tally().dead_lettered), (10, 2), "{polls}");
     }
     assert!(cut_off > 20, "{cut_off}");
 }

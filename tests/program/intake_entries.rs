@@ -132,7 +132,7 @@ async fn an_entry_over_a_megabyte_is_cut_marked_and_kept_whole() {
     assert!(entry.to_string().len() <= 25_000, "{} bytes", entry.to_string().len());
     assert_eq!((&entry["auditsync"]["truncated"], entry.get("sectigo")), (&"true".into(), None));
     assert!(json.starts_with(entry["sectigo_raw"].as_str().unwrap().trim_end_matches('…')));
-    let rejected = stage.setup.rejected();
+    let rejected = stage.setup.dead_letters();
     assert_eq!(rejected.len(), 1);
     assert_eq!((&rejected[0]["id"], &rejected[0]["fate"]), (&"huge".into(), &"truncated".into()));
     assert_eq!(rejected[0]["record"], serde_json::from_str::<Value>(&json).unwrap());

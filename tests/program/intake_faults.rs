@@ -174,7 +174,7 @@ async fn a_block_page_of_any_kind_is_no_acceptance() {
             stage.intake.answer_always(Some(Fault::Typed(status, kind, body)));
             let ended = stage.run_to(75).await;
             assert!(ended.stderr.contains(INTAKE), "{kind:?} {body}: {}", ended.stderr);
-            assert_eq!((stage.intake.count(), stage.setup.rejected().len()), (0, 0));
+            assert_eq!((stage.intake.count(), stage.setup.dead_letters().len()), (0, 0));
         }
     }
     stage.intake.answer_always(None);
@@ -190,7 +190,7 @@ async fn a_web_page_from_the_intake_for_good_ends_a_one_shot_with_75_and_keeps_t
     let ended = stage.run_to(75).await;
     assert!(ended.stderr.contains(INTAKE), "{}", ended.stderr);
     assert_eq!(Some(stage.since()), stage.openings()[0].from, "the cursor is where it was");
-    assert_eq!(stage.setup.rejected().len(), 0);
+    assert_eq!(stage.setup.dead_letters().len(), 0);
     stage.intake.answer_always(None);
     stage.run_to(0).await;
     stage.assert_all_once();
@@ -208,7 +208,7 @@ async fn a_redirect_of_the_intake_is_named_and_nothing_follows_it() {
         assert!(ended.stderr.contains(&place), "{place} is named: {}", ended.stderr);
     }
     assert_eq!(elsewhere.hits(), 0);
-    assert_eq!(stage.setup.rejected().len(), 0);
+    assert_eq!(stage.setup.dead_letters().len(), 0);
     stage.intake.answer_always(None);
     stage.run_to(0).await;
     stage.assert_all_once();
@@ -238,7 +238,7 @@ async fn a_key_refused_later_ends_a_one_shot_with_77_and_drops_nothing() {
     stage.intake_meets([Fault::PASS, Fault::Status(401)]);
     let ended = stage.run_to(77).await;
     assert!(ended.stderr.contains(&format!("check {KEY},")), "{}", ended.stderr);
-    assert_eq!((stage.intake.count(), stage.setup.rejected().len()), (10, 0));
+    assert_eq!((stage.intake.count(), stage.setup.dead_letters().len()), (10, 0));
     stage.run_to(0).await;
     stage.assert_all_once();
 }

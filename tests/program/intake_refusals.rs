@@ -58,7 +58,7 @@ async fn a_body_that_is_too_large_is_halved_until_it_is_taken() {
     stage.push(100, 1500, 2);
     stage.run_to(0).await;
     assert!(stage.intake.requests().iter().any(|request| request.status == Some(413)));
-    assert_eq!(stage.setup.rejected().len(), 0);
+    assert_eq!(stage.setup.dead_letters().len(), 0);
     stage.assert_all_once();
 }
 
@@ -79,7 +79,7 @@ async fn an_entry_that_is_too_large_by_itself_is_cut_and_kept_whole() {
     assert_eq!(entry["auditsync"]["truncated"], "true");
     assert_eq!(entry["auditsync"]["record_bytes"], large.len().to_string());
     assert!(large.starts_with(entry["sectigo_raw"].as_str().unwrap().trim_end_matches('…')));
-    let rejected = stage.setup.rejected();
+    let rejected = stage.setup.dead_letters();
     assert_eq!(rejected.len(), 1);
     assert_eq!((&rejected[0]["id"], &rejected[0]["fate"]), (&"large".into(), &"truncated".into()));
     assert_eq!(rejected[0]["record"], serde_json::from_str::<Value>(&large).unwrap());
@@ -93,11 +93,11 @@ async fn an_entry_that_is_too_large_even_when_it_is_cut_is_put_aside() {
     records[17] = Record::raw(records[17].at, large);
     stage.push_all(records);
     let ended = stage.run_to(0).await;
-    assert!(ended.stderr.contains("rejected=1"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("dead_lettered=1"), "{}", ended.stderr);
     assert_the_others_once(&stage, &["large"]);
-    let rejected = stage.setup.rejected();
+    let rejected = stage.setup.dead_letters();
     assert_eq!(rejected.len(), 1);
-    assert_eq!((&rejected[0]["id"], &rejected[0]["fate"]), (&"large".into(), &"rejected".into()));
+    assert_eq!((&rejected[0]["id"], &rejected[0]["fate"]), (&"large".into(), &"refused".into()));
     assert!(rejected[0]["reason"].as_str().unwrap().contains("413"), "{}", rejected[0]["reason"]);
 }
 
@@ -106,13 +106,13 @@ async fn one_poisoned_entry_does_not_hold_up_the_others_and_goes_out_as_text() {
     let stage = with_intake(refusing(&["bad"], false)).await;
     push_with(&stage, 100, &[(42, "bad")]);
     let ended = stage.run_to(0).await;
-    assert!(ended.stderr.contains("rejected=0"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("dead_lettered=0"), "{}", ended.stderr);
     let ours = assert_the_others_once(&stage, &["bad"]);
     assert_eq!(ours.len(), 1, "{ours:?}");
     assert_eq!(ours[0]["auditsync"]["plain_text"], "true");
     let record: Value = serde_json::from_str(ours[0]["message"].as_str().unwrap()).unwrap();
     assert_eq!(record["id"], "bad");
-    assert_eq!(stage.setup.rejected().len(), 0);
+    assert_eq!(stage.setup.dead_letters().len(), 0);
 
     stage.run_to(0).await;
     assert_eq!(stage.intake.count(), 100, "the next run sends nothing twice");
@@ -126,9 +126,9 @@ async fn a_failure_while_a_refused_entry_is_looked_for_loses_and_repeats_nothing
     stage.intake_meets([Fault::PASS, Fault::PASS, Fault::PASS, Fault::Status(503)]);
     let ended = stage.run_to(0).await;
     assert!(ended.stderr.contains("the destination failed"), "{}", ended.stderr);
-    assert!(ended.stderr.contains("delivered=99") && ended.stderr.contains("rejected=1"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("delivered=99") && ended.stderr.contains("dead_lettered=1"), "{}", ended.stderr);
     assert_eq!(assert_the_others_once(&stage, &["bad"]), [Value::Null; 0]);
-    assert_eq!(stage.setup.rejected().len(), 1);
+    assert_eq!(stage.setup.dead_letters().len(), 1);
 }
 
 #[tokio::test]
@@ -138,9 +138,9 @@ async fn a_failure_behind_a_refused_entry_does_not_lose_it() {
     // Both, the bad one, the same as text; the other one meets the fault.
     stage.intake_meets([Fault::PASS, Fault::PASS, Fault::PASS, Fault::Status(503)]);
     let ended = stage.run_to(0).await;
-    assert!(ended.stderr.contains("delivered=1") && ended.stderr.contains("rejected=1"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("delivered=1") && ended.stderr.contains("dead_lettered=1"), "{}", ended.stderr);
     assert_the_others_once(&stage, &["bad"]);
-    assert_eq!(stage.setup.rejected().len(), 1);
+    assert_eq!(stage.setup.dead_letters().len(), 1);
 }
 
 #[tokio::test]
@@ -149,19 +149,19 @@ async fn an_entry_refused_in_every_form_is_put_aside_and_counted() {
     push_with(&stage, 100, &[(42, "bad")]);
     let started = ago(0);
     let ended = stage.run_to(0).await;
-    assert!(ended.stderr.contains("delivered=99") && ended.stderr.contains("rejected=1"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("delivered=99") && ended.stderr.contains("dead_lettered=1"), "{}", ended.stderr);
     assert_eq!(assert_the_others_once(&stage, &["bad"]), [Value::Null; 0]);
 
-    let rejected = stage.setup.rejected();
+    let rejected = stage.setup.dead_letters();
     assert_eq!(rejected.len(), 1);
-    assert_eq!((&rejected[0]["id"], &rejected[0]["fate"]), (&"bad".into(), &"rejected".into()));
+    assert_eq!((&rejected[0]["id"], &rejected[0]["fate"]), (&"bad".into(), &"refused".into()));
     assert_eq!((&rejected[0]["record"]["id"], &rejected[0]["record"]["details"]), (&"bad".into(), &"poison\n".into()));
     assert!(rejected[0]["reason"].as_str().unwrap().contains("Invalid payload"), "{}", rejected[0]["reason"]);
     let kept_at: jiff::Timestamp = rejected[0]["kept_at"].as_str().unwrap().parse().unwrap();
     assert!(kept_at >= started && kept_at <= ago(0), "{kept_at}");
 
     stage.run_to(0).await;
-    assert_eq!((stage.intake.count(), stage.setup.rejected().len()), (99, 1), "the next run leaves it at that");
+    assert_eq!((stage.intake.count(), stage.setup.dead_letters().len()), (99, 1), "the next run leaves it at that");
 }
 
 #[tokio::test]
@@ -171,10 +171,10 @@ async fn several_poisoned_entries_are_put_aside_wherever_they_stand() {
     let stage = with_intake(refusing(&ids, true)).await;
     push_with(&stage, 100, &poisoned);
     let ended = stage.run_to(0).await;
-    assert!(ended.stderr.contains("delivered=94") && ended.stderr.contains("rejected=6"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("delivered=94") && ended.stderr.contains("dead_lettered=6"), "{}", ended.stderr);
     let ours = assert_the_others_once(&stage, &ids);
-    assert!(ours.iter().all(|entry| entry["auditsync"]["notice"] == "rejected"), "{ours:?}");
-    let mut kept: Vec<_> = stage.setup.rejected().iter().map(|line| line["id"].as_str().unwrap().to_owned()).collect();
+    assert!(ours.iter().all(|entry| entry["auditsync"]["notice"] == "dead_letter"), "{ours:?}");
+    let mut kept: Vec<_> = stage.setup.dead_letters().iter().map(|line| line["id"].as_str().unwrap().to_owned()).collect();
     let mut wanted = ids.map(str::to_owned);
     kept.sort();
     wanted.sort();
@@ -188,8 +188,8 @@ async fn a_page_of_poison_alone_is_put_aside_after_a_notice_was_accepted() {
     stage.run_to(0).await;
     let ours = assert_the_others_once(&stage, &["bad"]);
     assert_eq!(ours.len(), 1, "{ours:?}");
-    assert_eq!(ours[0]["auditsync"]["notice"], "rejected");
-    assert_eq!(stage.setup.rejected().len(), 1);
+    assert_eq!(ours[0]["auditsync"]["notice"], "dead_letter");
+    assert_eq!(stage.setup.dead_letters().len(), 1);
 }
 
 #[tokio::test]
@@ -223,7 +223,7 @@ async fn an_intake_that_refuses_everything_at_first_contact_is_not_poison() {
     stage.intake.answer_always(Some(Fault::Status(400)));
     let ended = stage.refused_to_the_end().await;
     assert!(ended.stderr.contains("refuses everything") && ended.stderr.contains(INTAKE), "{}", ended.stderr);
-    assert_eq!(stage.setup.rejected().len(), 0);
+    assert_eq!(stage.setup.dead_letters().len(), 0);
     assert_eq!(Some(stage.since()), stage.openings()[0].from, "the cursor is where it was");
     stage.intake.answer_always(None);
     stage.run_to(0).await;
@@ -236,7 +236,7 @@ async fn an_intake_that_refuses_a_single_record_and_a_notice_too_is_not_poison()
     stage.push(1, 60, 2);
     stage.intake.answer_always(Some(Fault::Status(400)));
     stage.refused_to_the_end().await;
-    assert_eq!(stage.setup.rejected().len(), 0);
+    assert_eq!(stage.setup.dead_letters().len(), 0);
     stage.intake.answer_always(None);
     stage.run_to(0).await;
     stage.assert_all_once();
@@ -250,7 +250,7 @@ async fn an_intake_that_knows_no_such_path_is_not_poison() {
     let ended = stage.refused_to_the_end().await;
     assert!(ended.stderr.contains(INTAKE), "{}", ended.stderr);
     // The page's one request, and the notice that finds out whether it is the page.
-    assert_eq!((stage.intake.requests().len(), stage.setup.rejected().len()), (2, 0));
+    assert_eq!((stage.intake.requests().len(), stage.setup.dead_letters().len()), (2, 0));
     stage.intake.answer_always(None);
     stage.run_to(0).await;
     stage.assert_all_once();
@@ -264,7 +264,7 @@ async fn an_intake_that_begins_to_refuse_everything_ends_a_one_shot_with_75() {
     stage.intake.answer_always(Some(Fault::Status(400)));
     let ended = stage.run_to(75).await;
     assert!(ended.stderr.contains("refuses everything") && ended.stderr.contains(INTAKE), "{}", ended.stderr);
-    assert_eq!((stage.intake.count(), stage.setup.rejected().len()), (10, 0));
+    assert_eq!((stage.intake.count(), stage.setup.dead_letters().len()), (10, 0));
     stage.intake.answer_always(None);
     stage.run_to(0).await;
     stage.assert_all_once();
@@ -280,7 +280,7 @@ async fn an_intake_that_begins_to_refuse_everything_is_an_alarm_in_the_loop() {
     daemon.says("the destination needs attention").await;
     assert!(daemon.stderr().contains("refuses everything"), "{}", daemon.stderr());
     stop(daemon).await;
-    assert_eq!((stage.intake.count(), stage.setup.rejected().len()), (10, 0));
+    assert_eq!((stage.intake.count(), stage.setup.dead_letters().len()), (10, 0));
     stage.intake.answer_always(None);
     let stage = stage.with(LOOP, "false");
     stage.run_to(0).await;
@@ -293,7 +293,7 @@ async fn an_intake_that_refuses_everything_as_too_large_is_not_poison() {
     stage.push(30, 1500, 2);
     stage.intake.answer_always(Some(Fault::Status(413)));
     stage.refused_to_the_end().await;
-    assert_eq!(stage.setup.rejected().len(), 0);
+    assert_eq!(stage.setup.dead_letters().len(), 0);
     stage.intake.answer_always(None);
     stage.run_to(0).await;
     stage.assert_all_once();
@@ -311,9 +311,9 @@ async fn an_entry_that_a_firewall_answers_with_403_is_dead_lettered_and_the_key_
     stage.push_all(records);
     // At first contact, in one page: nothing but a notice tells it from a refused key.
     let ended = stage.run_to(0).await;
-    assert!(ended.stderr.contains("delivered=99") && ended.stderr.contains("rejected=1"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("delivered=99") && ended.stderr.contains("dead_lettered=1"), "{}", ended.stderr);
     assert!(!ended.stderr.contains("refused the API key"), "{}", ended.stderr);
     assert_the_others_once(&stage, &["bad"]);
-    let rejected = stage.setup.rejected();
+    let rejected = stage.setup.dead_letters();
     assert_eq!((rejected.len(), &rejected[0]["id"]), (1, &"bad".into()));
 }

@@ -7,7 +7,7 @@ use crate::killing::rounds;
 use crate::stage::{Stage, stop};
 use crate::support::{FakeIntake, IntakeOptions, Moto, Proxy, RedisServer, ScmOptions};
 
-const STANDING_BY: &str = "another instance works on this state; standing by";
+const STANDING_BY: &str = "another instance is active; this one is on standby";
 const TAKING_OVER: &str = "the other instance has ended or gives no sign of life; taking over";
 const LAPSED: &str = "the lease could not be renewed in time";
 const STEPPED_DOWN: &str = "another instance has taken over";
@@ -217,7 +217,7 @@ async fn a_request_to_the_intake_is_cut_off_before_the_lease_is_over() {
     server.resume();
     // Nobody has taken over meanwhile, so the lease is its own again, and the page is sent once more.
     first.says("the state store works again").await;
-    first.says("synchronised").await;
+    first.says("synced").await;
     stop(first).await;
     stage.assert_none_lost();
     assert_eq!(stage.intake.requests().len(), 2);
@@ -267,7 +267,7 @@ async fn a_one_shot_run_beside_a_live_daemon_gives_up_and_beside_a_dead_one_take
     let stage = stage(Duration::ZERO, &server.address()).await.with("SECTIGO_AUDIT_RETRY_BUDGET", "1s");
     stage.push(50, 1500, 2);
     let mut daemon = start(&stage, "first");
-    daemon.says("synchronised").await;
+    daemon.says("synced").await;
     let ended = stage.setup.run(&["run", "--once"]).await;
     assert_eq!(ended.code(), Some(75), "{}", ended.stderr);
     assert!(ended.stderr.contains(&format!("is in use by process {} on ", daemon.id())), "{}", ended.stderr);

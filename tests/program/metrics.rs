@@ -44,7 +44,7 @@ async fn every_metric_of_the_table_is_in_a_scrape_and_nothing_else() {
     let (stage, probe) = asked(IntakeOptions::default(), "1h").await;
     stage.push(30, 1500, 2);
     let mut daemon = stage.setup.start(&[]);
-    daemon.says("synchronised").await;
+    daemon.says("synced").await;
     let answer = probe.get("/metrics").await;
     assert_eq!(answer.status, 200);
     assert!(answer.head.contains("content-type: text/plain; version=0.0.4"), "{}", answer.head);
@@ -97,7 +97,7 @@ async fn what_is_counted_is_what_the_far_sides_saw_whatever_fails() {
         Fault::StatusWithRetryAfter(429, "1".into()),
     ]);
     let mut daemon = stage.setup.start(&[]);
-    daemon.says("synchronised").await;
+    daemon.says("synced").await;
     let scrape = probe.get("/metrics").await.body;
 
     let requests = stage.intake.requests();
@@ -108,7 +108,7 @@ async fn what_is_counted_is_what_the_far_sides_saw_whatever_fails() {
     assert_eq!(accepted - notices, 49);
     assert!(stage.intake.count() > accepted, "a page was taken without an answer, which is not counted as delivered");
     assert_shows(&scrape, "auditsync_events_delivered_total", accepted - notices);
-    assert_shows(&scrape, "auditsync_events_rejected_total", 1);
+    assert_shows(&scrape, "auditsync_events_dead_lettered_total", 1);
     let without_answer = requests.iter().filter(|request| request.status.is_none()).map(|request| request.entries);
     assert_shows(&scrape, "auditsync_events_possibly_duplicated_total", without_answer.sum());
     assert_shows(&scrape, "auditsync_events_read_total", 50);
@@ -134,10 +134,10 @@ async fn what_is_counted_is_what_the_far_sides_saw_whatever_fails() {
     assert_shows(&scrape, "auditsync_requests_total{side=\"source\",status=\"5xx\"}", 1);
     assert_shows(&scrape, "auditsync_requests_total{side=\"source\",status=\"none\"}", 2);
     assert_shows(&scrape, "auditsync_requests_total{side=\"token\",status=\"2xx\"}", stage.scm.token_requests());
-    assert_shows(&scrape, "auditsync_cycle_duration_seconds_count{result=\"complete\"}", 1);
+    assert_shows(&scrape, "auditsync_sync_duration_seconds_count{result=\"complete\"}", 1);
     assert_shows(&scrape, "auditsync_state_saves_total{result=\"conflict\"}", 0);
     assert!(value(&scrape, "auditsync_state_saves_total{result=\"saved\"}") >= 2.0);
-    let since = value(&scrape, "auditsync_position_timestamp_seconds");
+    let since = value(&scrape, "auditsync_cursor_timestamp_seconds");
     let difference = since - number(usize::try_from(stage.since().as_second()).unwrap());
     assert!(difference.abs() < 0.5, "the position is the state's: {difference}");
     assert!(value(&scrape, "auditsync_last_commit_timestamp_seconds") >= since);
@@ -161,12 +161,12 @@ async fn what_is_changed_on_its_way_is_counted() {
         record("usual", recent, ""),
     ]);
     let mut daemon = stage.setup.start(&[]);
-    daemon.says("synchronised").await;
+    daemon.says("synced").await;
     let scrape = probe.get("/metrics").await.body;
     assert_shows(&scrape, "auditsync_events_delivered_total", 4);
     assert_shows(&scrape, "auditsync_events_restamped_total", 2);
     assert_shows(&scrape, "auditsync_events_truncated_total", 1);
-    assert_shows(&scrape, "auditsync_events_rejected_total", 0);
+    assert_shows(&scrape, "auditsync_events_dead_lettered_total", 0);
     stop(daemon).await;
 }
 
@@ -191,7 +191,7 @@ async fn without_an_address_nobody_listens() {
     let (stage, probe) = asked(IntakeOptions::default(), "1h").await;
     let stage = stage.without(LISTEN);
     let mut daemon = stage.setup.start(&[]);
-    daemon.says("synchronised").await;
+    daemon.says("synced").await;
     assert!(!daemon.stderr().contains(ANSWERING), "{}", daemon.stderr());
     assert!(tokio::net::TcpStream::connect(probe.address()).await.is_err());
     stop(daemon).await;

@@ -68,7 +68,7 @@ async fn a_rotated_client_secret_is_taken_up_before_the_old_one_is_refused() {
 async fn a_file_that_cannot_be_read_again_leaves_the_secret_in_use() {
     let stage = from_files().await;
     let mut daemon = stage.setup.start(&[]);
-    daemon.says("synchronised").await;
+    daemon.says("synced").await;
     std::fs::remove_file(stage.setup.folder().join("key")).unwrap();
     daemon.signal("HUP").await;
     daemon.says("cannot be read again; the secret in use stays").await;

@@ -97,7 +97,7 @@ const HIDDEN: &str = "[hidden]";
 
 #[tokio::test]
 async fn a_run_that_succeeds_shows_no_secret() {
-    shows_nothing("success", |_| (), |setup| setup, 0, "synchronised").await;
+    shows_nothing("success", |_| (), |setup| setup, 0, "synced").await;
 }
 
 #[tokio::test]
@@ -194,7 +194,7 @@ async fn an_intake_that_echoes_the_key_is_quoted_without_it() {
 #[tokio::test]
 async fn an_intake_that_accepts_and_echoes_the_key_is_not_quoted() {
     let arrange = |world: &World| world.intake.answer_always(Some(Fault::EchoAuthorization(202)));
-    shows_nothing("intake, 202", arrange, |setup| setup, 0, "synchronised").await;
+    shows_nothing("intake, 202", arrange, |setup| setup, 0, "synced").await;
 }
 
 #[tokio::test]
@@ -208,7 +208,7 @@ async fn a_rejected_record_is_kept_with_a_reason_that_holds_no_key() {
         let setup = world.setup(format);
         let ended = setup.run(&[]).await;
         assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
-        let rejected = setup.rejected();
+        let rejected = setup.dead_letters();
         assert_eq!(rejected.len(), 1, "{}", ended.stderr);
         let reason = rejected[0]["reason"].as_str().unwrap();
         assert!(reason.contains(ECHO) && reason.contains(HIDDEN), "{reason}");

@@ -62,7 +62,7 @@ async fn check_says_whether_the_store_can_be_written_and_who_holds_the_lease() {
     assert_eq!(server.command(&["DBSIZE"]), "0", "it left nothing behind");
 
     let mut daemon = stage.setup.start_with(&[("SECTIGO_AUDIT_SYNC_LOOP", "true")], &[]);
-    daemon.says("synchronised").await;
+    daemon.says("synced").await;
     let held = stage.setup.run(&["check"]).await;
     let said = line(&held.stdout, "state");
     let holder = format!("the lease is with process {} on ", daemon.id());
@@ -106,7 +106,7 @@ async fn the_place_is_not_set_under_a_living_instance_and_is_under_a_dead_one() 
     let stage = on_redis(&server).await;
     stage.push(5, 1500, 2);
     let mut daemon = stage.setup.start_with(&[("SECTIGO_AUDIT_SYNC_LOOP", "true")], &[]);
-    daemon.says("synchronised").await;
+    daemon.says("synced").await;
     let set = ["state", "set", "--since", "2026-03-01T12:00:00Z", "--yes"];
     let refused = stage.setup.run(&set).await;
     assert_eq!(refused.code(), Some(75), "{}", refused.stderr);
@@ -148,7 +148,7 @@ async fn a_state_moves_from_backend_to_backend() {
     let back = ["state", "migrate", "--to", "localfs"];
     let refused = stage.setup.run(&back).await;
     assert_eq!(refused.code(), Some(64), "{}", refused.stderr);
-    assert!(refused.stderr.contains("there is a state at ./sectigo-audit-state.json already"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("there is a state at ./auditsync-sectigo-datadog.json already"), "{}", refused.stderr);
     assert_eq!(stage.setup.state().unwrap()["cursor"], first);
     let done = stage.setup.run(&[&back[..], &["--yes"]].concat()).await;
     assert_eq!(done.code(), Some(0), "{}", done.stderr);
@@ -202,7 +202,7 @@ async fn a_daemon_waits_for_a_store_that_is_not_there_yet() {
     let mut daemon = stage.setup.start(&[]);
     daemon.says("the state store failed").await;
     server.restart();
-    daemon.says("synchronised").await;
+    daemon.says("synced").await;
     stop(daemon).await;
     stage.assert_all_once();
 }
@@ -234,7 +234,7 @@ async fn a_refused_password_ends_a_start_and_is_borne_later() {
     std::fs::write(&file, "hunter2\n").unwrap();
     let stage = stage.without(PASSWORD).with("SECTIGO_AUDIT_REDIS_PASSWORD_FILE", file.to_str().unwrap());
     let mut daemon = stage.setup.start(&[]);
-    daemon.says("synchronised").await;
+    daemon.says("synced").await;
     let admin = ["-a", "hunter2", "CONFIG", "SET", "requirepass", "rotated"];
     assert_eq!(server.command(&admin), "OK");
     server.command(&["-a", "rotated", "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);

@@ -164,7 +164,7 @@ async fn a_loop_finds_the_source_down_in_a_later_cycle_and_goes_on() {
     let stage = Stage::usual().await.with("SECTIGO_AUDIT_SYNC_LOOP", "true").with("SECTIGO_AUDIT_RETRY_BUDGET", "0s");
     stage.push(20, 1500, 2);
     let mut daemon = stage.setup.start(&[]);
-    daemon.says("synchronised").await;
+    daemon.says("synced").await;
     stage.scm.go_down().await;
     stage.push(20, 250, 2);
     daemon.says("the source failed").await;

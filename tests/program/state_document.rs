@@ -13,10 +13,10 @@ use tokio::process::Command;
 use crate::daemon::{Daemon, Ended, Setup};
 use crate::support::{FakeIntake, FakeScm, Fault, IntakeOptions, Record, Records, ScmOptions};
 
-const STATE: &str = "sectigo-audit-state.json";
+const STATE: &str = "auditsync-sectigo-datadog.json";
 /// Where a new document is written before it takes the name.
-const STAGING: &str = "sectigo-audit-state.json.new";
-const LOCK: &str = "sectigo-audit-state.lock";
+const STAGING: &str = "auditsync-sectigo-datadog.json.new";
+const LOCK: &str = "auditsync-sectigo-datadog.lock";
 
 /// Beside the hashes of the records inside the overlap.
 const BOUND: usize = 1024;
@@ -347,7 +347,7 @@ async fn a_document_put_back_from_a_copy_is_written_forward() {
     world.intake.release();
     daemon.says("the destination failed").await;
     fs::write(world.path(), &old).unwrap();
-    daemon.says("synchronised").await;
+    daemon.says("synced").await;
     let ended = world.stopped(daemon).await;
     assert!(ended.stderr.contains("older state than it did; it is written forward"), "{}", ended.stderr);
     assert_eq!(world.setup.run(&["run", "--once"]).await.code(), Some(0));
@@ -359,7 +359,7 @@ async fn a_deleted_document_is_written_anew_with_a_warning() {
     let (world, mut daemon) = World::with(recent(15, 250)).await.with_a_page_held().await;
     fs::remove_file(world.path()).unwrap();
     world.intake.release();
-    daemon.says("synchronised").await;
+    daemon.says("synced").await;
     let ended = world.stopped(daemon).await;
     let warnings: Vec<_> = ended.stderr.lines().filter(|line| line.contains("WARN")).collect();
     assert_eq!(warnings.len(), 1, "{}", ended.stderr);
@@ -383,7 +383,7 @@ async fn nothing_further_is_delivered_until_the_commit_is_in() {
     assert_eq!(world.bytes(), before);
     fs::remove_dir_all(&obstacle).unwrap();
     daemon.says("the state store works again").await;
-    daemon.says("synchronised").await;
+    daemon.says("synced").await;
     world.stopped(daemon).await;
     assert_eq!(world.setup.run(&["run", "--once"]).await.code(), Some(0));
     world.delivered_once(350);
@@ -401,7 +401,7 @@ async fn a_folder_that_was_away_is_written_to_again() {
     daemon.says("the state store failed").await;
     assert_eq!(world.intake.requests().len(), 1, "the second page waits");
     fs::create_dir(&folder).unwrap();
-    daemon.says("synchronised").await;
+    daemon.says("synced").await;
     world.stopped(daemon).await;
     assert!(folder.join(STATE).exists());
     assert_eq!(world.setup.run(&["run", "--once"]).await.code(), Some(0));

@@ -31,7 +31,7 @@ impl World {
         let setup = Setup::between(&scm, &intake)
             .with("SECTIGO_AUDIT_SYNC_LOOP", "true")
             .with("SECTIGO_AUDIT_SYNC_INTERVAL", "1h")
-            .with("SECTIGO_AUDIT_SHUTDOWN_GRACE", "10m")
+            .with("SECTIGO_AUDIT_SHUTDOWN_TIMEOUT", "10m")
             .with("SECTIGO_AUDIT_HTTP_TIMEOUT", "10m");
         Self { scm, intake, setup }
     }
@@ -78,7 +78,7 @@ fn ended_well(ended: &Ended) {
 async fn stops_while_idle(signal: &str) {
     let world = World::with_pages(1, 2).await;
     let mut daemon = world.setup.start(&[]);
-    daemon.says("synchronised").await;
+    daemon.says("synced").await;
     let requests = (world.scm.hits(), world.intake.hits());
     ask(&mut daemon, signal).await;
     let ended = daemon.ended().await;
@@ -169,7 +169,7 @@ async fn a_page_in_several_requests_is_finished_as_a_whole() {
 
 #[tokio::test]
 async fn an_intake_that_never_answers_is_waited_for_no_longer_than_the_grace() {
-    let world = World::with_pages(6, 2).await.with("SECTIGO_AUDIT_SHUTDOWN_GRACE", "1s");
+    let world = World::with_pages(6, 2).await.with("SECTIGO_AUDIT_SHUTDOWN_TIMEOUT", "1s");
     world.intake.script(Fault::Hang);
     let mut daemon = world.setup.start(&[]);
     world.intake.wait_for_requests(1).await;
@@ -183,7 +183,7 @@ async fn an_intake_that_never_answers_is_waited_for_no_longer_than_the_grace() {
 
 #[tokio::test]
 async fn a_page_that_was_taken_without_an_answer_is_the_one_that_repeats() {
-    let world = World::with_pages(7, 2).await.with("SECTIGO_AUDIT_SHUTDOWN_GRACE", "0s");
+    let world = World::with_pages(7, 2).await.with("SECTIGO_AUDIT_SHUTDOWN_TIMEOUT", "0s");
     // The entries are kept, but nobody says so: from then on it is not known whether they arrived.
     world.intake.script(Fault::Unanswered);
     world.intake.script(Fault::Hang);
@@ -305,10 +305,10 @@ async fn a_stop_in_the_midst_of_a_page_waits_for_its_other_half() {
 
 #[tokio::test]
 async fn a_stop_that_cannot_commit_says_what_may_repeat() {
-    let world = World::with_pages(15, 2).await.with("SECTIGO_AUDIT_SHUTDOWN_GRACE", "1s");
+    let world = World::with_pages(15, 2).await.with("SECTIGO_AUDIT_SHUTDOWN_TIMEOUT", "1s");
     let mut daemon = world.with_a_page_held().await;
     // A folder that is not empty where the new document is to be written.
-    let obstacle = world.setup.folder().join("sectigo-audit-state.json.new");
+    let obstacle = world.setup.folder().join("auditsync-sectigo-datadog.json.new");
     std::fs::create_dir_all(obstacle.join("x")).unwrap();
     world.intake.release();
     daemon.says("the state store failed").await;
@@ -324,7 +324,7 @@ async fn a_stop_that_cannot_commit_says_what_may_repeat() {
 async fn a_stop_that_can_commit_again_within_the_grace_repeats_nothing() {
     let world = World::with_pages(16, 2).await;
     let mut daemon = world.with_a_page_held().await;
-    let obstacle = world.setup.folder().join("sectigo-audit-state.json.new");
+    let obstacle = world.setup.folder().join("auditsync-sectigo-datadog.json.new");
     std::fs::create_dir_all(obstacle.join("x")).unwrap();
     world.intake.release();
     daemon.says("the state store failed").await;

@@ -80,7 +80,7 @@ async fn readiness_standing_life_and_stop_are_told_in_this_order() {
     stage.push(25, 1500, 2);
     let daemon = supervisor.start(&stage);
     let told =
-        supervisor.told_until("the standing", |message| message.starts_with("STATUS=synchronised up to 2")).await;
+        supervisor.told_until("the standing", |message| message.starts_with("STATUS=synced up to 2")).await;
     assert_eq!(told[0], "READY=1", "{told:?}");
     let standing = told.last().unwrap();
     assert!(standing.contains("s behind at ") && standing.ends_with("; 25 delivered"), "{standing}");
@@ -134,10 +134,10 @@ async fn an_answer_that_takes_its_time_is_no_hang() {
 async fn a_stand_by_is_ready_says_so_and_is_no_hang() {
     let (stage, supervisor) = (patient().await, Supervisor::new());
     let mut first = stage.setup.start(&[]);
-    first.says("synchronised").await;
+    first.says("synced").await;
     let second = supervisor.start(&stage);
     let told =
-        supervisor.told_until("standing by", |message| message.starts_with("STATUS=standing by: process ")).await;
+        supervisor.told_until("standby", |message| message.starts_with("STATUS=standby: process ")).await;
     assert_eq!(told[0], "READY=1", "{told:?}");
     supervisor.is_fed_on().await;
     stop(second).await;
@@ -146,9 +146,9 @@ async fn a_stand_by_is_ready_says_so_and_is_no_hang() {
 
 #[tokio::test]
 async fn an_engine_that_is_stuck_is_said_and_feeds_the_watchdog_no_longer() {
-    let (stage, supervisor) = (patient().await.with("SECTIGO_AUDIT_SHUTDOWN_GRACE", "0s"), Supervisor::new());
+    let (stage, supervisor) = (patient().await.with("SECTIGO_AUDIT_SHUTDOWN_TIMEOUT", "0s"), Supervisor::new());
     // A disk that does not answer: whoever opens this waits for a writer, and there is none.
-    let document = stage.setup.folder().join("sectigo-audit-state.json");
+    let document = stage.setup.folder().join("auditsync-sectigo-datadog.json");
     assert!(Command::new("mkfifo").arg(document).status().await.unwrap().success());
     let mut daemon = supervisor.start(&stage);
     daemon.says("the engine gives no sign of life; the watchdog is not fed until it does").await;

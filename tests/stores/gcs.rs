@@ -15,7 +15,7 @@ use crate::suite::{Place, Remote, bytes, conflicts, conformance, held, remote_co
 use crate::support::{FakeGcs, GcsOptions};
 
 /// The object's name for the source `x` with the prefix that [`settings`] has.
-const NAME: &str = "audit/state/x-audit-state.json";
+const NAME: &str = "audit/state/auditsync-sectigo-datadog.json";
 
 struct InABucket(FakeGcs);
 
@@ -46,7 +46,7 @@ impl Remote for InABucket {
     }
 
     fn open_at(&self, address: SocketAddr) -> Arc<Gcs> {
-        Arc::new(Gcs::new(Settings { emulator: Some(format!("http://{address}")), ..settings(&self.0) }, "x"))
+        Arc::new(Gcs::new(Settings { emulator: Some(format!("http://{address}")), ..settings(&self.0) }, &"sectigo:datadog".into()))
     }
 }
 
@@ -58,7 +58,7 @@ fn settings(fake: &FakeGcs) -> Settings {
 }
 
 fn store_at(fake: &FakeGcs) -> Gcs {
-    Gcs::new(settings(fake), "x")
+    Gcs::new(settings(fake), &"sectigo:datadog".into())
 }
 
 async fn fake_and_store(options: GcsOptions) -> (FakeGcs, Gcs) {
@@ -86,7 +86,7 @@ async fn a_conflict_tells_the_stores_answer() {
 fn refused<T: std::fmt::Debug>(outcome: Result<T, Error>, named: &[&str]) -> String {
     let error = outcome.unwrap_err();
     assert!(matches!(&error, Error::Refused { .. }), "{error:?}");
-    assert_eq!(error.class(), Class::CredentialsRefused);
+    assert_eq!(error.class(), Class::CredentialsRejected);
     let message = message(&error);
     for word in named {
         assert!(message.contains(word), "{word:?} is not in: {message}");
@@ -111,16 +111,16 @@ fn unconditional<T: std::fmt::Debug>(outcome: Result<T, Error>, named: &str) {
 }
 
 #[tokio::test]
-async fn the_object_is_named_after_the_prefix_and_the_source() {
+async fn the_object_is_named_after_the_prefix_and_the_pipeline() {
     let (fake, store) = fake_and_store(GcsOptions::default()).await;
-    assert_eq!(store.place(), "gs://audit-bucket/audit/state/x-audit-state.json");
+    assert_eq!(store.location(), "gs://audit-bucket/audit/state/auditsync-sectigo-datadog.json");
     store.save(&bytes(b"{}"), None).await.unwrap();
     assert_eq!(fake.object(NAME).unwrap().0, b"{}");
 
-    let bare = Gcs::new(Settings { prefix: String::new(), ..settings(&fake) }, "y");
-    assert_eq!(bare.place(), "gs://audit-bucket/y-audit-state.json");
+    let bare = Gcs::new(Settings { prefix: String::new(), ..settings(&fake) }, &"c:d".into());
+    assert_eq!(bare.location(), "gs://audit-bucket/auditsync-c-d.json");
     bare.save(&bytes(b"[]"), None).await.unwrap();
-    assert_eq!(fake.object("y-audit-state.json").unwrap().0, b"[]");
+    assert_eq!(fake.object("auditsync-c-d.json").unwrap().0, b"[]");
     assert_eq!(fake.violations(), [""; 0]);
 }
 
@@ -135,7 +135,7 @@ async fn the_object_is_json_that_no_cache_keeps() {
 async fn nothing_is_asked_for_before_the_first_call() {
     let (fake, store) = fake_and_store(GcsOptions::default()).await;
     assert_eq!(store.claim().await.unwrap(), Claim::ByLease);
-    assert_eq!((store.place().is_empty(), fake.hits()), (false, 0));
+    assert_eq!((store.location().is_empty(), fake.hits()), (false, 0));
     assert!(store.load().await.unwrap().is_none());
     assert_eq!(fake.hits(), 1, "and then for the object alone");
 }
@@ -175,7 +175,7 @@ async fn a_state_is_read_up_to_its_bound_and_not_past_it() {
     assert_eq!(held(&store).await.0.as_bytes().len(), 1024 * 1024);
     fake.put(NAME, &vec![b' '; 1024 * 1024 + 1]);
     let error = store.load().await.unwrap_err();
-    assert!(matches!(&error, Error::Corrupt { place, .. } if *place == store.place()), "{error:?}");
+    assert!(matches!(&error, Error::Corrupt { location, .. } if *location == store.location()), "{error:?}");
     assert!(message(&error).contains("larger than 1048576 bytes"), "{}", message(&error));
 }
 

@@ -21,7 +21,7 @@ impl Place for InAFolder {
     }
 
     fn open(&self) -> Arc<LocalFs> {
-        Arc::new(LocalFs::new(self.0.path().to_owned(), "x"))
+        Arc::new(LocalFs::new(self.0.path().to_owned(), &"sectigo:datadog".into()))
     }
 }
 

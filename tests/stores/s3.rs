@@ -18,7 +18,7 @@ use crate::support::{FakeS3, Moto};
 
 static MOTO: LazyLock<Moto> = LazyLock::new(Moto::start);
 
-const KEY: &str = "audit/sectigo-audit-state.json";
+const KEY: &str = "audit/auditsync-sectigo-datadog.json";
 
 /// Plain settings for a bucket that is addressed by path.
 fn settings(bucket: &str) -> Settings {
@@ -30,7 +30,7 @@ fn on(fake: &FakeS3) -> S3 {
 }
 
 fn with(settings: Settings, fake: &FakeS3) -> S3 {
-    S3::with_config(settings, "sectigo", fake.anyone())
+    S3::with_config(settings, &"sectigo:datadog".into(), fake.anyone())
 }
 
 /// An error and its causes, as the program tells it.
@@ -85,7 +85,7 @@ impl Place for InABucket {
     }
 
     fn open(&self) -> Arc<S3> {
-        Arc::new(S3::with_config(settings(&self.0), "sectigo", MOTO.anyone()))
+        Arc::new(S3::with_config(settings(&self.0), &"sectigo:datadog".into(), MOTO.anyone()))
     }
 }
 
@@ -95,7 +95,7 @@ impl Remote for InABucket {
     }
 
     fn open_at(&self, address: SocketAddr) -> Arc<S3> {
-        Arc::new(S3::with_config(settings(&self.0), "sectigo", Moto::anyone_at(address)))
+        Arc::new(S3::with_config(settings(&self.0), &"sectigo:datadog".into(), Moto::anyone_at(address)))
     }
 }
 

@@ -29,7 +29,7 @@ pub(crate) trait Place {
 /// A state that is told from others by its place in time.
 pub(crate) fn state(second: i64) -> State {
     let at = Timestamp::from_second(second).unwrap();
-    State::new("sectigo", sectigo::cursor_at(at), Nonce::of_new_writer(), at)
+    State::new("sectigo:datadog".into(), (sectigo::KIND.cursor_at)(at).unwrap(), Nonce::of_new_writer(), at)
 }
 
 pub(crate) fn document(second: i64) -> Document {
@@ -48,7 +48,7 @@ pub(crate) async fn held(store: &impl StateStore) -> (Document, Version) {
 #[track_caller]
 pub(crate) fn conflicts(store: &impl StateStore, saved: Result<Version, Error>) {
     match saved {
-        Err(Error::Conflict { place, .. }) => assert_eq!(place, store.place(), "it names the place"),
+        Err(Error::Conflict { location, .. }) => assert_eq!(location, store.location(), "it names the location"),
         other => panic!("no conflict, but {other:?}"),
     }
 }
@@ -71,7 +71,7 @@ pub(crate) async fn what_is_saved_is_read_back_byte_for_byte<P: Place>() {
     }
     let written = state(7);
     store.save(&Document::of(&written).unwrap(), version.as_ref()).await.unwrap();
-    assert_eq!(held(&*store).await.0.read(&store.place()).unwrap(), written);
+    assert_eq!(held(&*store).await.0.read(&store.location()).unwrap(), written);
 }
 
 pub(crate) async fn the_first_save_names_no_version<P: Place>() {
@@ -129,7 +129,7 @@ pub(crate) async fn another_handle_sees_what_was_written<P: Place>() {
         assert_eq!(seen_version, saved);
         version = Some(saved);
     }
-    assert_eq!(one.place(), other.place());
+    assert_eq!(one.location(), other.location());
 }
 
 pub(crate) async fn another_handles_save_makes_ours_stale<P: Place>() {
@@ -151,8 +151,8 @@ pub(crate) async fn what_is_no_state_is_given_back_and_refused_when_read<P: Plac
         version = Some(store.save(&bytes(text.as_bytes()), version.as_ref()).await.unwrap());
         let (document, _) = held(&*store).await;
         assert_eq!(document.as_bytes(), text.as_bytes());
-        let error = document.read("the place").unwrap_err();
-        assert!(matches!(&error, Error::Corrupt { place, .. } if place == "the place"), "{text:?}: {error:?}");
+        let error = document.read("the location").unwrap_err();
+        assert!(matches!(&error, Error::Corrupt { location, .. } if location == "the location"), "{text:?}: {error:?}");
     }
 }
 
@@ -163,7 +163,7 @@ pub(crate) async fn a_newer_document_is_given_back_and_refused_when_read<P: Plac
     store.save(&bytes(text), None).await.unwrap();
     let (document, _) = held(&*store).await;
     assert_eq!(document.as_bytes(), text);
-    let error = document.read("the place").unwrap_err();
+    let error = document.read("the location").unwrap_err();
     assert!(matches!(&error, Error::OtherLayout { version: 2, .. }), "{error:?}");
 }
 
@@ -401,7 +401,7 @@ pub(crate) async fn a_stranger_is_told_what_to_do<P: Guarded>() {
         stranger.probe().await,
     ] {
         let Err(error @ Error::Refused { .. }) = &refused else { panic!("{refused:?}") };
-        assert!(error.to_string().contains(&stranger.place()), "{error}");
+        assert!(error.to_string().contains(&stranger.location()), "{error}");
     }
     assert_eq!(held(&*place.open()).await, before);
 }

@@ -57,7 +57,7 @@ async fn a_refusal_that_names_no_permission_names_all_that_it_takes() {
 #[tokio::test]
 async fn a_bucket_that_does_not_exist_is_named() {
     let fake = FakeGcs::start(GcsOptions::default()).await;
-    let store = Gcs::new(Settings { bucket: "adit-bucket".to_owned(), ..settings(&fake) }, "x");
+    let store = Gcs::new(Settings { bucket: "adit-bucket".to_owned(), ..settings(&fake) }, &"sectigo:datadog".into());
     let named = ["there is no bucket \"adit-bucket\": create it, or correct its name", "gs://adit-bucket/"];
     refused(store.load().await, &named);
     refused(store.save(&bytes(b"{}"), None).await, &named);
@@ -76,7 +76,7 @@ mod where_google_does_not_say_what_exists {
         assert!(store.load().await.unwrap().is_none());
         assert!(store.load().await.unwrap().is_none());
         store.probe().await.unwrap();
-        let warnings = log::lines(&store.place());
+        let warnings = log::lines(&store.location());
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert!(warnings[0].contains("taken for a first start"), "{warnings:?}");
         let version = store.save(&bytes(b"1"), None).await.unwrap();
@@ -141,7 +141,7 @@ impl Login {
         let fake = FakeGcs::start(options).await;
         let file = Arc::new(Mutex::new(refresh_token.to_owned()));
         let (read, token_url) = (Arc::clone(&file), fake.token_url());
-        let store = Gcs::with_credentials(settings(&fake), "x", move || {
+        let store = Gcs::with_credentials(settings(&fake), &"sectigo:datadog".into(), move || {
             let login = json!({
                 "type": "authorized_user",
                 "client_id": "764086051850.apps.googleusercontent.com",
@@ -196,12 +196,12 @@ async fn an_access_token_that_was_revoked_is_refused_and_a_new_one_fetched_at_th
 async fn credentials_that_cannot_be_read_are_refused() {
     let fake = FakeGcs::start(GcsOptions::default()).await;
     let incomplete = || user_account::Builder::new(json!({ "type": "authorized_user" })).build();
-    let store = Gcs::with_credentials(settings(&fake), "x", incomplete);
+    let store = Gcs::with_credentials(settings(&fake), &"sectigo:datadog".into(), incomplete);
     let message = refused(store.load().await, &WHERE);
     assert!(message.contains("client_id"), "{message}");
 
     let without_subject = || external_account::Builder::new(json!({ "type": "external_account" })).build();
-    refused(Gcs::with_credentials(settings(&fake), "x", without_subject).load().await, &WHERE);
+    refused(Gcs::with_credentials(settings(&fake), &"sectigo:datadog".into(), without_subject).load().await, &WHERE);
     assert_eq!(fake.hits(), 0);
 }
 
@@ -210,7 +210,7 @@ async fn a_machine_without_a_metadata_server_has_no_credentials() {
     let fake = FakeGcs::start(GcsOptions::default()).await;
     // No name has a part of 64 letters: the resolver says so without asking anyone.
     let nowhere = || mds::Builder::default().with_endpoint(format!("http://{}.invalid", "x".repeat(64))).build();
-    let message = refused(Gcs::with_credentials(settings(&fake), "x", nowhere).load().await, &WHERE);
+    let message = refused(Gcs::with_credentials(settings(&fake), &"sectigo:datadog".into(), nowhere).load().await, &WHERE);
     assert!(message.contains("dns error"), "{message}");
 }
 
@@ -221,7 +221,7 @@ async fn a_metadata_server_that_does_not_answer_yet_may_do_so_later() {
     metadata.go_down().await;
     let url = metadata.url();
     let starting = move || mds::Builder::default().with_endpoint(&url).build();
-    unavailable(Gcs::with_credentials(settings(&fake), "x", starting).load().await);
+    unavailable(Gcs::with_credentials(settings(&fake), &"sectigo:datadog".into(), starting).load().await);
 }
 
 #[tokio::test]

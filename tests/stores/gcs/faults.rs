@@ -123,11 +123,11 @@ async fn a_server_that_is_down_is_found_again() {
     let version = store.save(&bytes(b"1"), None).await.unwrap();
     fake.go_down().await;
     let message = unavailable(store.save(&bytes(b"2"), Some(&version)).await);
-    assert!(message.contains("Connection refused") && message.contains(&store.place()), "{message}");
+    assert!(message.contains("Connection refused") && message.contains(&store.location()), "{message}");
     fake.come_back().await;
     store.save(&bytes(b"2"), Some(&version)).await.unwrap();
 
-    let never_up = Gcs::new(settings(&fake), "x");
+    let never_up = Gcs::new(settings(&fake), &"sectigo:datadog".into());
     fake.go_down().await;
     unavailable(never_up.load().await);
     fake.come_back().await;

@@ -10,7 +10,7 @@ use crate::support::{Conditions, FakeS3, S3Answer};
 #[tokio::test]
 async fn a_store_that_ignores_conditions_is_refused_before_anything_is_saved() {
     let fake = FakeS3::start(Conditions::Ignored).await;
-    not_conditional(on(&fake).probe().await, "the object audit/sectigo-audit-state.json.probe was left behind");
+    not_conditional(on(&fake).probe().await, "the object audit/auditsync-sectigo-datadog.json.probe was left behind");
     assert!(fake.object(KEY).is_none());
 }
 

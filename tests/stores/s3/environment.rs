@@ -38,7 +38,7 @@ async fn loaded_with<'a>(test: &str, variables: impl IntoIterator<Item = (&'a st
 
 #[allow(clippy::exit, clippy::print_stdout, reason = "the inner run says what it saw, and has nothing further to test")]
 async fn run_inside() {
-    let store = S3::new(settings(FakeS3::BUCKET), "sectigo");
+    let store = S3::new(settings(FakeS3::BUCKET), &"sectigo:datadog".into());
     for round in 0..2 {
         if let (1, Some(next)) = (round, env::var_os(NEXT)) {
             fs::copy(next, env::var_os("AWS_SHARED_CREDENTIALS_FILE").unwrap()).unwrap();

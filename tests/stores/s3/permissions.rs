@@ -40,7 +40,7 @@ impl Strict {
                 for (name, actions) in POLICIES {
                     let policy = format!(
                         r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Action":[{actions}],
-                        "Resource":"arn:aws:s3:::{bucket}/*/sectigo-audit-state.json*"}}]}}"#
+                        "Resource":"arn:aws:s3:::{bucket}/*/auditsync-sectigo-datadog.json*"}}]}}"#
                     );
                     users.push((name, moto.user(name, &policy).await));
                 }
@@ -56,7 +56,7 @@ impl Strict {
 
     fn store(&self, place: &str, keys: &Keys) -> S3 {
         let settings = Settings { prefix: place.to_owned(), ..settings(&self.bucket) };
-        S3::with_config(settings, "sectigo", self.moto.config(keys))
+        S3::with_config(settings, &"sectigo:datadog".into(), self.moto.config(keys))
     }
 }
 
@@ -77,7 +77,7 @@ async fn getting_and_putting_objects_is_all_that_has_to_be_granted() {
 async fn who_may_not_write_is_told_what_to_grant() {
     let strict = Strict::get().await;
     let store = strict.store("read-only", strict.keys("reads"));
-    let grant = format!("on arn:aws:s3:::{}/read-only/sectigo-audit-state.json*", strict.bucket);
+    let grant = format!("on arn:aws:s3:::{}/read-only/auditsync-sectigo-datadog.json*", strict.bucket);
     refused(store.save(&document(1), None).await, &format!("grant s3:PutObject {grant}"));
     refused(store.probe().await, &format!("grant s3:PutObject and, for If-Match, s3:GetObject {grant}"));
 }

@@ -13,17 +13,17 @@ use crate::support::{Conditions, FakeS3, S3Answer};
 async fn the_object_is_named_for_the_source_under_the_prefix() {
     let fake = FakeS3::start(Conditions::Heeded).await;
     for (prefix, key) in [
-        ("", "sectigo-audit-state.json"),
-        ("audit", "audit/sectigo-audit-state.json"),
-        ("a b/ü", "a b/ü/sectigo-audit-state.json"),
+        ("", "auditsync-sectigo-datadog.json"),
+        ("audit", "audit/auditsync-sectigo-datadog.json"),
+        ("a b/ü", "a b/ü/auditsync-sectigo-datadog.json"),
     ] {
         let store = with(Settings { prefix: prefix.to_owned(), ..settings(FakeS3::BUCKET) }, &fake);
-        assert_eq!(store.place(), format!("s3://bucket/{key}"));
+        assert_eq!(store.location(), format!("s3://bucket/{key}"));
         store.save(&document(1), None).await.unwrap();
         assert!(store.load().await.unwrap().is_some());
     }
     let keys = fake.keys().into_iter().collect::<BTreeSet<_>>();
-    assert!(keys.contains("sectigo-audit-state.json") && keys.contains("audit/sectigo-audit-state.json"), "{keys:?}");
+    assert!(keys.contains("auditsync-sectigo-datadog.json") && keys.contains("audit/auditsync-sectigo-datadog.json"), "{keys:?}");
 }
 
 #[tokio::test]

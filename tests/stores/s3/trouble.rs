@@ -74,7 +74,7 @@ async fn credentials_that_are_refused_are_told_with_what_to_do() {
 
 #[tokio::test]
 async fn a_bucket_that_is_not_there_is_named() {
-    let store = S3::with_config(settings("no-such-bucket"), "sectigo", MOTO.anyone());
+    let store = S3::with_config(settings("no-such-bucket"), &"sectigo:datadog".into(), MOTO.anyone());
     for result in [store.load().await.map(drop), store.save(&document(1), None).await.map(drop), store.probe().await] {
         refused(result, "there is no bucket \"no-such-bucket\": create it, or correct its name");
     }
@@ -103,7 +103,7 @@ async fn a_bucket_in_another_region_is_told_with_its_region() {
 async fn a_missing_region_is_told_before_anything_is_asked() {
     let fake = FakeS3::start(Conditions::Heeded).await;
     let config = fake.anyone().into_builder().region(None).build();
-    let store = S3::with_config(settings(FakeS3::BUCKET), "sectigo", config);
+    let store = S3::with_config(settings(FakeS3::BUCKET), &"sectigo:datadog".into(), config);
     refused(store.load().await, "set AWS_REGION");
     assert!(fake.requests().is_empty());
 }
@@ -141,7 +141,7 @@ fn with_credentials(fake: &FakeS3, credentials: impl ProvideCredentials + 'stati
         .endpoint_url(fake.url())
         .credentials_provider(SharedCredentialsProvider::new(credentials))
         .build();
-    S3::with_config(settings(FakeS3::BUCKET), "sectigo", config)
+    S3::with_config(settings(FakeS3::BUCKET), &"sectigo:datadog".into(), config)
 }
 
 #[tokio::test]
@@ -235,7 +235,7 @@ async fn no_secret_is_told_even_if_the_store_repeats_it() {
     let (secret, token) = ("vErY/secret+key=", "FwoGZXIvYXdzEBYaD//session+token==");
     let fake = FakeS3::start(Conditions::Heeded).await;
     let credentials = Credentials::new("AKIAKNOWN", secret, Some(token.to_owned()), None, "test");
-    let store = S3::with_config(settings(FakeS3::BUCKET), "sectigo", fake.config(credentials));
+    let store = S3::with_config(settings(FakeS3::BUCKET), &"sectigo:datadog".into(), fake.config(credentials));
     let mut seen = 0;
     for status in [400, 403, 404, 409, 500, 501] {
         for code in ["InvalidToken", "SignatureDoesNotMatch", "NotImplemented", "InternalError", "AccessDenied"] {
