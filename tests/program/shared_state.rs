@@ -65,8 +65,8 @@ async fn check_says_whether_the_store_can_be_written_and_who_holds_the_lease() {
     daemon.says("synced").await;
     let held = stage.setup.run(&["check"]).await;
     let said = line(&held.stdout, "state");
-    let holder = format!("the lease is with process {} on ", daemon.id());
-    assert!(said.contains(&holder) && said.ends_with("for 15s after each sign of life"), "{said}");
+    let holder = format!("process {} on ", daemon.id());
+    assert!(said.contains(&holder) && said.ends_with("holds the lease, for 15s after each heartbeat"), "{said}");
     // It was written to, and the holder did not notice.
     stop(daemon).await;
 }
