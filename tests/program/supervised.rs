@@ -37,10 +37,11 @@ impl Supervisor {
     /// Everything that is told up to the first message that is `wanted`.
     async fn told_until(&self, what: &str, mut wanted: impl FnMut(&str) -> bool) -> Vec<String> {
         let mut told: Vec<String> = Vec::new();
+        let deadline = tokio::time::Instant::now() + PATIENCE;
         while told.last().is_none_or(|message| !wanted(message)) {
             let mut buffer = [0; 4096];
-            let Ok(length) = tokio::time::timeout(PATIENCE, self.socket.recv(&mut buffer)).await else {
-                panic!("{what} was never told, but {told:?}");
+            let Ok(length) = tokio::time::timeout_at(deadline, self.socket.recv(&mut buffer)).await else {
+                panic!("{what} never came, but {told:?}");
             };
             told.push(String::from_utf8(buffer[..length.unwrap()].to_vec()).unwrap().trim_end().to_owned());
         }
@@ -99,7 +100,7 @@ async fn a_wait_that_the_intake_asks_for_is_no_hang() {
     stage.push(5, 1500, 2);
     stage.intake.answer_always(Some(Fault::StatusWithRetryAfter(429, "900".into())));
     let daemon = supervisor.start(&stage);
-    let failed = |message: &str| message.starts_with("STATUS=the destination failed, 1 in a row; again in 15m");
+    let failed = |message: &str| message.starts_with("STATUS=the destination failed, 1 in a row; retried in 15m");
     supervisor.told_until("the failure", failed).await;
     supervisor.is_fed_on().await;
     stop(daemon).await;
