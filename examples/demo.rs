@@ -89,8 +89,7 @@ fn pipeline(scm: &FakeScm, intake: &FakeIntake, folder: &std::path::Path) -> Eng
     let name = PipelineName::of("sectigo", "datadog");
     let letters = Some(folder.join("dead-letters.ndjson"));
     let letters = DeadLetters::new(name.clone(), letters, "AUDITSYNC_DEAD_LETTER_PATH".into());
-    let http =
-        http::Settings { timeout: Duration::from_secs(10), timeout_variable: "AUDITSYNC_HTTP_TIMEOUT".into() };
+    let http = http::Settings { timeout: Duration::from_secs(10), timeout_variable: "AUDITSYNC_HTTP_TIMEOUT".into() };
     let context = Context::new(name.clone(), http, letters);
     let source = sectigo::Settings {
         api_url: Url::parse(&scm.url()).unwrap(),

@@ -141,12 +141,16 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let command = arguments.command.unwrap_or(Command::Run(RunArguments::default()));
-    catch_unwind(AssertUnwindSafe(|| dispatch(command).unwrap_or_else(|refused| refused))).unwrap_or_else(|_| bug()).into()
+    catch_unwind(AssertUnwindSafe(|| dispatch(command).unwrap_or_else(|refused| refused)))
+        .unwrap_or_else(|_| bug())
+        .into()
 }
 
 /// A bug ended the process, or the only pipeline in it.
 fn bug() -> Exit {
-    say("auditsync: this is a bug; nothing is lost, and the next run continues from the last commit. Please report the lines above");
+    say(
+        "auditsync: this is a bug; nothing is lost, and the next run continues from the last commit. Please report the lines above",
+    );
     Exit::Bug
 }
 

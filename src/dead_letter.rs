@@ -105,7 +105,9 @@ impl DeadLetters {
         let id = id.map(|id| tracing::field::display(Excerpt::of(id.as_bytes(), &Redaction::none())));
         let what = match fate {
             Fate::Refused => "the destination refused a record; it is a dead letter",
-            Fate::Truncated => "a record is too large for the destination, which has its beginning; the whole record is a dead letter",
+            Fate::Truncated => {
+                "a record is too large for the destination, which has its beginning; the whole record is a dead letter"
+            }
         };
         let Some(path) = self.path.clone() else {
             let failed = telemetry::failed_writes();
@@ -212,10 +214,7 @@ mod tests {
         let path = folder.path().join("dead-letters.ndjson");
         let letters = letters(path.clone());
         let now = "2026-03-01T12:00:00Z".parse().unwrap();
-        letters
-            .keep(&event("{\"id\":1,\r\n\"details\":\"\\n\"}"), Fate::Refused, "400: \"no\"", now)
-            .await
-            .unwrap();
+        letters.keep(&event("{\"id\":1,\r\n\"details\":\"\\n\"}"), Fate::Refused, "400: \"no\"", now).await.unwrap();
         letters.keep(&event("17"), Fate::Truncated, "", now).await.unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(

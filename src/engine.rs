@@ -208,13 +208,8 @@ impl Engine {
         let policy = RetryPolicy { mode: settings.mode, budget: settings.retry_budget };
         let retries = Retries::new(policy, shutdown.clone(), liveness, metrics.clone());
         let lease_clock = Arc::new(LeaseClock::default());
-        let committer = Committer::new(
-            Arc::clone(&store),
-            pipeline,
-            clock.clone(),
-            metrics.clone(),
-            Arc::clone(&lease_clock),
-        );
+        let committer =
+            Committer::new(Arc::clone(&store), pipeline, clock.clone(), metrics.clone(), Arc::clone(&lease_clock));
         Self {
             source,
             destination,
@@ -319,9 +314,9 @@ impl Engine {
 
     /// Up to when everything before `cursor` is delivered. A cursor that the source does not understand makes the state unusable.
     fn reached(&self, cursor: &Cursor) -> Result<Timestamp, Halt> {
-        self.source.reached(cursor).map_err(|cause| {
-            state::Error::Corrupt { location: self.store.location(), cause: Box::new(cause) }.into()
-        })
+        self.source
+            .reached(cursor)
+            .map_err(|cause| state::Error::Corrupt { location: self.store.location(), cause: Box::new(cause) }.into())
     }
 
     /// The present by the source's clock where it is known, else by ours: the better guess for a destination whose clock is unknown.

@@ -161,7 +161,9 @@ impl Error {
             Self::Setup(_) | Self::NoTls { .. } => Class::Fatal,
             Self::Redirected { .. } => Class::Refused,
             Self::TooLarge { .. } => Class::Unreadable,
-            Self::Unanswered { .. } | Self::TimedOut { .. } | Self::BrokenOff { .. } => Class::Retryable { after: None },
+            Self::Unanswered { .. } | Self::TimedOut { .. } | Self::BrokenOff { .. } => {
+                Class::Retryable { after: None }
+            }
         }
     }
 
@@ -235,8 +237,11 @@ impl Client {
     ) -> Result<Answer, Error> {
         let mut exchange = self.metrics.exchange(server);
         let Settings { timeout, timeout_variable } = self.settings.clone();
-        let timed_out =
-            Error::TimedOut { address: address.clone(), timeout: humantime::format_duration(timeout), variable: timeout_variable };
+        let timed_out = Error::TimedOut {
+            address: address.clone(),
+            timeout: humantime::format_duration(timeout),
+            variable: timeout_variable,
+        };
         let response = match request.send().await {
             Ok(response) => response,
             Err(cause) if cause.is_timeout() && !cause.is_connect() => return Err(timed_out),
@@ -285,7 +290,6 @@ fn redirect(address: &Address, location: &[u8], hidden: &Redaction) -> Excerpt {
     };
     Excerpt::of(shown.as_bytes(), hidden)
 }
-
 
 impl Answer {
     /// The whole answer; its body must arrive complete and within `limit` bytes after decompression.

@@ -85,7 +85,9 @@ pub(crate) fn environment() -> Environment {
 /// Whose prefix may stand before the variables of the process: the source's, where only one runs.
 fn process_owner(wanted: &[Wanted]) -> Owner {
     match wanted {
-        [first, rest @ ..] if rest.iter().all(|other| (other.source.name, &other.label) == (first.source.name, &first.label)) => {
+        [first, rest @ ..]
+            if rest.iter().all(|other| (other.source.name, &other.label) == (first.source.name, &first.label)) =>
+        {
             first.owner()
         }
         _ => Owner::process(),
@@ -243,11 +245,7 @@ fn dead_letters(wanted: &Wanted, reader: &mut Reader<'_>, store: Option<&Store>)
 
 /// The time, where it is read without a mistake. Refuses one longer than the age up to which the destination takes events with their own
 /// time.
-fn within(
-    wanted: &Wanted,
-    reader: &mut Reader<'_>,
-    variable: &Variable<Duration>,
-) -> Result<Option<Duration>, Noted> {
+fn within(wanted: &Wanted, reader: &mut Reader<'_>, variable: &Variable<Duration>) -> Result<Option<Duration>, Noted> {
     let (Some(oldest), Ok(time)) = (wanted.destination.oldest, reader.get(variable)) else { return Ok(None) };
     if time <= oldest {
         return Ok(Some(time));

@@ -11,8 +11,8 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::{Layer as _, Registry, fmt};
 
 pub mod listener;
-pub mod metrics;
 pub mod liveness;
+pub mod metrics;
 pub(crate) mod variables;
 
 /// How the program logs.

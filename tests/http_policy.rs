@@ -18,7 +18,10 @@ fn client() -> Client {
 }
 
 fn client_with(timeout: Duration) -> Client {
-    Client::new(Settings { timeout, timeout_variable: "AUDITSYNC_HTTP_TIMEOUT".into() }, Metrics::of(&"model:model".into()))
+    Client::new(
+        Settings { timeout, timeout_variable: "AUDITSYNC_HTTP_TIMEOUT".into() },
+        Metrics::of(&"model:model".into()),
+    )
 }
 
 async fn call(client: &Client, verb: Method, url: &str, limit: usize) -> Result<http::Reply, Error> {

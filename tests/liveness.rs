@@ -190,7 +190,8 @@ async fn each_answer_of_the_intake_is_a_sign_of_life() {
         compression: Compression::Identity,
         labels: Labels { source: text(), service: text(), hostname: text(), tags: text() },
     };
-    let settings_of_http = http::Settings { timeout: Duration::from_secs(10), timeout_variable: "AUDITSYNC_HTTP_TIMEOUT".into() };
+    let settings_of_http =
+        http::Settings { timeout: Duration::from_secs(10), timeout_variable: "AUDITSYNC_HTTP_TIMEOUT".into() };
     let dead_letters = DeadLetters::new("model:datadog".into(), None, "AUDITSYNC_DEAD_LETTER_PATH".into());
     let context = Context::new("model:datadog".into(), settings_of_http, dead_letters);
     let datadog = Datadog::new(settings, "model", &context);

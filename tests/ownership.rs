@@ -45,7 +45,9 @@ fn no_code_outside_a_component_and_the_registry_knows_its_name() {
         let inside = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
         let code = code(&path);
         // A line such as `pub mod sectigo;`, with the feature that it needs, is the folder's own.
-        let is_own_line = |line: &&str| !["pub mod ", "#[cfg(feature", "#[cfg(any(feature"].iter().any(|start| line.trim_start().starts_with(start));
+        let is_own_line = |line: &&str| {
+            !["pub mod ", "#[cfg(feature", "#[cfg(any(feature"].iter().any(|start| line.trim_start().starts_with(start))
+        };
         let code: String = code.lines().filter(is_own_line).map(|line| line.to_owned() + "\n").collect();
         for (part, name) in &kinds {
             let is_own = inside.starts_with(&format!("{part}/{name}"));

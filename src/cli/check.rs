@@ -80,7 +80,9 @@ async fn check_state(store: &dyn StateStore, pipeline: &Pipeline, source: &dyn S
         }
     };
     match claim {
-        Claim::Busy { holder } => return Ok(format!("{location}: {reached}; in use by {holder}, so it was not written")),
+        Claim::Busy { holder } => {
+            return Ok(format!("{location}: {reached}; in use by {holder}, so it was not written"));
+        }
         Claim::Granted => {
             store.probe().await?;
             return Ok(format!("{location}: {reached}; can be written"));

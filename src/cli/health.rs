@@ -8,8 +8,8 @@ use url::Url;
 
 use super::exit::Exit;
 use super::{print, say};
-use crate::failure::Chain;
 use crate::component::Component;
+use crate::failure::Chain;
 use crate::http::{self, Address, Method, Redaction};
 use crate::pipeline::HealthConfig;
 use crate::pipeline::registry::Wanted;

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::engine::shutdown::Shutdown;
 use crate::failure::Chain;
 use crate::secret::Secret;
-use crate::engine::shutdown::Shutdown;
 use crate::systemd::Notifier;
 
 /// The signals that this process handles: from now on none of them ends it by itself.

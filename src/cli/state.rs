@@ -94,7 +94,10 @@ impl<'a> Stored<'a> {
     async fn set(&self, since: Timestamp, yes: bool, now: Timestamp) -> Result<Exit, Error> {
         let location = &self.location;
         let Some(cursor) = (self.config.source.cursor_at)(since) else {
-            say(&format!("auditsync: the source {} cannot continue from a time of your choice", self.config.source.name));
+            say(&format!(
+                "auditsync: the source {} cannot continue from a time of your choice",
+                self.config.source.name
+            ));
             return Ok(Exit::Usage);
         };
         let since = (self.config.source.reached)(&cursor).unwrap_or(since);

@@ -13,7 +13,10 @@ const SOCKET: &str = "NOTIFY_SOCKET";
 pub(super) fn notifier() -> Option<Arc<Notifier>> {
     let name = env::var_os(SOCKET).filter(|name| !name.is_empty())?;
     let notifier = Notifier::to(&name);
-    notifier.map(Arc::new).inspect_err(|error| tracing::warn!(%error, "{SOCKET} cannot be used; systemd gets no notification")).ok()
+    notifier
+        .map(Arc::new)
+        .inspect_err(|error| tracing::warn!(%error, "{SOCKET} cannot be used; systemd gets no notification"))
+        .ok()
 }
 
 /// From now on systemd gets the status of the pipelines, and the heartbeats of its watchdog.

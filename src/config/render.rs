@@ -46,7 +46,11 @@ struct Row {
 
 /// The rows of a component: one a variable, and a second one for the file of a secret.
 fn rows(section: &Section) -> Vec<Row> {
-    section.variables.iter().flat_map(|spec| std::iter::once(row(spec)).chain(spec.secret.then(|| file_row(spec)))).collect()
+    section
+        .variables
+        .iter()
+        .flat_map(|spec| std::iter::once(row(spec)).chain(spec.secret.then(|| file_row(spec))))
+        .collect()
 }
 
 fn row(spec: &Spec) -> Row {

@@ -66,15 +66,11 @@ pub const KIND: Kind = Kind {
     },
     preview: |reader, product| {
         let (labels, record_key) = (variables::labels(product, reader)?, product.name);
-        Ok(Configured::new(move |_| -> Arc<dyn Destination> {
+        Ok(Configured::new(move |context: &Context| -> Arc<dyn Destination> {
             let entries = EntryWriter::new(&labels, record_key);
-            Arc::new(Printer::to_stdout(move |out, event, now| {
+            Arc::new(Printer::to_stdout(context.metrics.clone(), move |out, event, now| {
                 let marks = entries.write(out, event, Form::Whole, now);
-                Tally {
-                    restamped: usize::from(marks.restamped),
-                    truncated: usize::from(marks.cut),
-                    ..Tally::default()
-                }
+                Tally { restamped: usize::from(marks.restamped), truncated: usize::from(marks.cut), ..Tally::default() }
             }))
         }))
     },
@@ -158,7 +154,8 @@ impl Destination for Datadog {
     fn open(&self, shipment: Shipment, now: Timestamp) -> Box<dyn Delivery> {
         let client = Arc::clone(&self.0);
         let work = Work::new(shipment.events);
-        let prepared = Batches::begin(&client.packer, work.progress.events(), work.progress.outstanding(), client.present(now));
+        let prepared =
+            Batches::begin(&client.packer, work.progress.events(), work.progress.outstanding(), client.present(now));
         Box::new(Sending { client, page: shipment.page, work, prepared: Some(prepared) })
     }
 

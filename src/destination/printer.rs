@@ -13,6 +13,7 @@ use crate::component::Check;
 use crate::event::Event;
 use crate::failure::{Class, Failure};
 use crate::telemetry::liveness::Heartbeat;
+use crate::telemetry::metrics::Metrics;
 
 /// Appends the line of an event to a buffer, without its line end, and says what had to be changed.
 type Format = dyn Fn(&mut Vec<u8>, &Event, Timestamp) -> Tally + Send + Sync;
@@ -22,21 +23,26 @@ pub struct Printer {
     location: &'static str,
     format: Arc<Format>,
     out: Arc<Mutex<dyn Write + Send>>,
+    metrics: Metrics,
 }
 
 impl Printer {
     /// Prints to `out`, called `location` in messages, what `format` makes of each event.
     pub fn new(
         location: &'static str,
+        metrics: Metrics,
         out: impl Write + Send + 'static,
         format: impl Fn(&mut Vec<u8>, &Event, Timestamp) -> Tally + Send + Sync + 'static,
     ) -> Self {
-        Self { location, format: Arc::new(format), out: Arc::new(Mutex::new(out)) }
+        Self { location, format: Arc::new(format), out: Arc::new(Mutex::new(out)), metrics }
     }
 
     /// Prints to standard output. Pipelines that share it write whole pages, one after the other.
-    pub fn to_stdout(format: impl Fn(&mut Vec<u8>, &Event, Timestamp) -> Tally + Send + Sync + 'static) -> Self {
-        Self::new("standard output", io::stdout(), format)
+    pub fn to_stdout(
+        metrics: Metrics,
+        format: impl Fn(&mut Vec<u8>, &Event, Timestamp) -> Tally + Send + Sync + 'static,
+    ) -> Self {
+        Self::new("standard output", metrics, io::stdout(), format)
     }
 }
 
@@ -64,7 +70,8 @@ impl Destination for Printer {
 
     fn open(&self, shipment: Shipment, _now: Timestamp) -> Box<dyn Delivery> {
         let (format, out) = (Arc::clone(&self.format), Arc::clone(&self.out));
-        Box::new(Printing { location: self.location, format, out, shipment, tally: Tally::default() })
+        let (location, metrics) = (self.location, self.metrics.clone());
+        Box::new(Printing { location, format, out, metrics, shipment, tally: Tally::default() })
     }
 
     async fn check(&self, _now: LocalTime) -> Vec<Check> {
@@ -76,6 +83,7 @@ struct Printing {
     location: &'static str,
     format: Arc<Format>,
     out: Arc<Mutex<dyn Write + Send>>,
+    metrics: Metrics,
     shipment: Shipment,
     tally: Tally,
 }
@@ -95,6 +103,9 @@ impl Delivery for Printing {
         });
         let printed: io::Result<Tally> = printing.await.map_err(io::Error::other).flatten();
         self.tally = printed.map_err(|cause| Unwritten { location: self.location, cause })?;
+        let Tally { accepted, restamped, truncated, .. } = self.tally;
+        let newest = self.shipment.events.iter().filter_map(Event::time).max();
+        self.metrics.accepted(accepted, restamped, truncated, newest);
         Ok(Acknowledged::up_to(self.shipment.page))
     }
 
@@ -163,7 +174,7 @@ mod tests {
                 Ok(())
             }
         }
-        let printer = Printer::new("a buffer", Shared(Arc::clone(&written)), raw);
+        let printer = Printer::new("a buffer", Metrics::of(&"here:there".into()), Shared(Arc::clone(&written)), raw);
         let mut delivery = printer.open(shipment(&["{\"a\":\n1}", "{\r\n}"]), Timestamp::UNIX_EPOCH);
         let acknowledged = delivery.attempt(Timestamp::UNIX_EPOCH, &Heartbeat::default()).await.unwrap();
         assert_eq!(acknowledged, Acknowledged::up_to(PageNumber(7)));
@@ -173,7 +184,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_output_that_cannot_be_written_is_not_tried_twice() {
-        let mut delivery = Printer::new("a pipe", Gone, raw).open(shipment(&["{}"]), Timestamp::UNIX_EPOCH);
+        let mut delivery = Printer::new("a pipe", Metrics::of(&"here:there".into()), Gone, raw)
+            .open(shipment(&["{}"]), Timestamp::UNIX_EPOCH);
         let failure = delivery.attempt(Timestamp::UNIX_EPOCH, &Heartbeat::default()).await.unwrap_err();
         assert_eq!(failure.class(), Class::Closed);
         assert_eq!(failure.to_string(), "cannot write to a pipe");

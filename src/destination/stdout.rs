@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Destination, Kind, Printer, Tally};
-use crate::component::Configured;
+use crate::component::{Configured, Context};
 use crate::config::{Noted, Preset, Reader, Scope, Variable, parse};
 use crate::event::{Event, Field};
 use crate::source::Product;
@@ -34,8 +34,8 @@ enum Format {
 
 fn read(reader: &mut Reader<'_>, _: &Product) -> Result<Configured<dyn Destination>, Noted> {
     let format = reader.get(&FORMAT)?;
-    Ok(Configured::new(move |_| -> Arc<dyn Destination> {
-        Arc::new(Printer::to_stdout(move |out, event, _| {
+    Ok(Configured::new(move |context: &Context| -> Arc<dyn Destination> {
+        Arc::new(Printer::to_stdout(context.metrics.clone(), move |out, event, _| {
             match format {
                 Format::Record => out.extend_from_slice(event.raw()),
                 Format::Event => write_event(out, event),

@@ -89,7 +89,10 @@ impl Committer {
     pub(super) async fn observe(&mut self) -> Result<Sighting, Error> {
         let Some((document, version)) = self.store.load().await? else {
             if self.version.take().is_some() {
-                tracing::warn!(location = self.location(), "the state is gone from its store; this instance keeps its cursor");
+                tracing::warn!(
+                    location = self.location(),
+                    "the state is gone from its store; this instance keeps its cursor"
+                );
             }
             self.keep_what_is_known();
             return Ok(Sighting { version: None, lease: None });
@@ -144,7 +147,8 @@ impl Committer {
 
     /// Whether it has the nonce of the last document that we know, with another cursor: an operator edited it, for no store makes that up.
     fn is_edited(&self, state: &State) -> bool {
-        self.written.as_ref() == Some(&state.nonce) && self.stored.as_ref().map(|stored| &stored.cursor) != Some(&state.cursor)
+        self.written.as_ref() == Some(&state.nonce)
+            && self.stored.as_ref().map(|stored| &stored.cursor) != Some(&state.cursor)
     }
 
     /// Whether we wrote the document with this nonce, or an instance that we followed.
@@ -315,7 +319,10 @@ impl Committer {
             );
         } else if self.is_from_before(&state.nonce) && !self.is_edited(&state) {
             // The store went back in time. Delivery did not, so neither do we.
-            tracing::warn!(location = self.location(), "the store holds an older state than before; it is replaced by the newer cursor");
+            tracing::warn!(
+                location = self.location(),
+                "the store holds an older state than before; it is replaced by the newer cursor"
+            );
         } else {
             return Err(error);
         }

@@ -119,7 +119,10 @@ impl Engine {
         }
         if is_standby {
             self.retries.fails_over();
-            tracing::info!(location = self.store.location(), "the other instance has ended; failover: this one is active now");
+            tracing::info!(
+                location = self.store.location(),
+                "the other instance has ended; failover: this one is active now"
+            );
         }
         self.retries.progress();
         Ok(true)

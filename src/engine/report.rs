@@ -26,7 +26,8 @@ struct Counts {
 impl Counts {
     fn log(&self, reached: Option<Timestamp>, took: Duration, what: &str) {
         let Tally { accepted, restamped, truncated, dead_lettered, requests, bytes } = self.tally;
-        let took = humantime::format_duration(Duration::from_millis(u64::try_from(took.as_millis()).unwrap_or(u64::MAX)));
+        let took =
+            humantime::format_duration(Duration::from_millis(u64::try_from(took.as_millis()).unwrap_or(u64::MAX)));
         let up_to = reached.map(tracing::field::display);
         let Self { pages, read, deduplicated, .. } = *self;
         macro_rules! line {

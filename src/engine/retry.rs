@@ -140,7 +140,11 @@ impl Call<'_> {
     }
 
     /// Waits as decided, unless a shutdown comes. The reason, if it was decided to give up.
-    pub(super) async fn wait(&self, decision: Decision, cause: &(dyn Error + Send + Sync + 'static)) -> Result<Option<Reason>, Halt> {
+    pub(super) async fn wait(
+        &self,
+        decision: Decision,
+        cause: &(dyn Error + Send + Sync + 'static),
+    ) -> Result<Option<Reason>, Halt> {
         self.persist(decision, cause, false).await
     }
 

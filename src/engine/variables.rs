@@ -49,7 +49,7 @@ pub(crate) const LEASE_TTL: Variable<Duration> = Variable::time(
     "AUDITSYNC_LEASE_TTL",
     "60s",
     Bounds::seconds(15, 10 * MINUTE).whole_seconds(),
-    "How long a standby waits for a sign of life, on stores that machines share.",
+    "On stores that machines share: how long a standby waits for a silent active instance.",
 );
 
 /// All of them, for the tables.

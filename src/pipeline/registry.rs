@@ -74,14 +74,16 @@ fn one_wanted(text: &str) -> Result<Wanted, String> {
     let lower = text.to_ascii_lowercase();
     let (from, to) = lower.split_once(':').ok_or(RULE)?;
     let (kind, label) = from.split_once('.').map_or((from, None), |(kind, label)| (kind, Some(label)));
-    let is_label = |label: &str| !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let is_label =
+        |label: &str| !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     if label.is_some_and(|label| !is_label(label)) {
         return Err("has a label that is not made of letters, digits and underscores".to_owned());
     }
     let source = SOURCES.iter().find(|known| known.name == kind);
     let source = source.ok_or_else(|| unknown("source", kind, SOURCES.iter().map(|known| known.name)))?;
     let destination = DESTINATIONS.iter().find(|known| known.name == to);
-    let destination = destination.ok_or_else(|| unknown("destination", to, DESTINATIONS.iter().map(|known| known.name)))?;
+    let destination =
+        destination.ok_or_else(|| unknown("destination", to, DESTINATIONS.iter().map(|known| known.name)))?;
     Ok(Wanted { name: PipelineName::of(from, to), source, label: label.map(str::to_owned), destination })
 }
 

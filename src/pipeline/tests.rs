@@ -144,7 +144,8 @@ const REQUIRED_BY_BACKENDS: [(&str, &str); 3] =
     [("AUDITSYNC_REDIS_ADDRESS", "redis:6379"), ("AUDITSYNC_S3_BUCKET", "audit"), ("AUDITSYNC_GCS_BUCKET", "audit")];
 
 /// The variables that take anything.
-const FREE: [&str; 5] = ["DD_HOSTNAME", "DD_SERVICE", "DD_SOURCE", "AUDITSYNC_REDIS_PASSWORD", "AUDITSYNC_REDIS_PREFIX"];
+const FREE: [&str; 5] =
+    ["DD_HOSTNAME", "DD_SERVICE", "DD_SOURCE", "AUDITSYNC_REDIS_PASSWORD", "AUDITSYNC_REDIS_PREFIX"];
 
 #[test]
 fn what_is_required_is_enough() {
@@ -175,7 +176,8 @@ fn every_mistake_is_reported_at_once() {
 #[test]
 fn each_variable_can_be_mistaken_or_takes_anything() {
     let of_backends = BROKEN_FOR_ONE_BACKEND.iter().flat_map(|(_, broken)| *broken);
-    let covered = BROKEN.iter().chain(of_backends).map(|(name, _)| *name).chain(FREE).chain(["DD_TAGS", "AUDITSYNC_PIPELINES"]);
+    let covered =
+        BROKEN.iter().chain(of_backends).map(|(name, _)| *name).chain(FREE).chain(["DD_TAGS", "AUDITSYNC_PIPELINES"]);
     assert_eq!(covered.count(), names().len(), "a variable has no test");
 }
 
@@ -404,7 +406,8 @@ fn several_pipelines_are_read_each_with_its_own_variables() {
         ("SECTIGO_AUDIT_SYNC_INTERVAL", "4m"),
         ("SECTIGO_TEST_AUDIT_SYNC_INTERVAL", "3m"),
     ]);
-    let seen: Vec<_> = config.pipelines.iter().map(|one| (one.name.as_str(), one.settings.interval.as_secs())).collect();
+    let seen: Vec<_> =
+        config.pipelines.iter().map(|one| (one.name.as_str(), one.settings.interval.as_secs())).collect();
     assert_eq!(seen, [("sectigo:datadog", 240), ("sectigo.test:stdout", 180)]);
     assert_eq!(config.warnings, [""; 0]);
 }
@@ -445,6 +448,9 @@ fn a_variable_of_the_process_may_have_the_sources_prefix_where_only_one_source_r
 fn a_destination_bounds_the_times_that_only_it_cannot_take() {
     let day = ("AUDITSYNC_SYNC_INTERVAL", "24h");
     let message = complete(&[day]).unwrap_err().to_string();
-    assert!(message.contains("AUDITSYNC_SYNC_INTERVAL=\"24h\": must be at most 18h: Datadog takes no older event"), "{message}");
+    assert!(
+        message.contains("AUDITSYNC_SYNC_INTERVAL=\"24h\": must be at most 18h: Datadog takes no older event"),
+        "{message}"
+    );
     config_with(&[day, ("AUDITSYNC_PIPELINES", "sectigo:stdout")]);
 }

@@ -312,13 +312,20 @@ impl Sectigo {
     }
 
     /// The page behind `cursor` that leads to `next`.
-    fn page(&self, cursor: &Cursor, sifted: (Vec<Event>, usize), next: &Position, begun: LocalTime) -> Result<Page, Error> {
+    fn page(
+        &self,
+        cursor: &Cursor,
+        sifted: (Vec<Event>, usize),
+        next: &Position,
+        begun: LocalTime,
+    ) -> Result<Page, Error> {
         let (events, deduplicated) = sifted;
         let more = match next {
             Position::InRange(_) => true,
             Position::First { since } | Position::Idle { since, .. } => *since < self.end(begun),
         };
-        let progressed = !events.is_empty() || Some(next.since()) > cursor.decode().ok().map(|before: Position| before.since());
+        let progressed =
+            !events.is_empty() || Some(next.since()) > cursor.decode().ok().map(|before: Position| before.since());
         let then = if more { Then::Now } else { Then::CaughtUp };
         Ok(Page { events, deduplicated, next: Cursor::encode(next).map_err(Error::Cursor)?, progressed, then })
     }

@@ -319,8 +319,10 @@ mod tests {
     #[tokio::test]
     async fn one_process_at_a_time_holds_the_state() {
         let folder = tempfile::tempdir().unwrap();
-        let (first, second) =
-            (LocalFs::new(folder.path().to_owned(), &"x:y".into()), LocalFs::new(folder.path().to_owned(), &"x:y".into()));
+        let (first, second) = (
+            LocalFs::new(folder.path().to_owned(), &"x:y".into()),
+            LocalFs::new(folder.path().to_owned(), &"x:y".into()),
+        );
         assert_eq!(first.claim().await.unwrap(), Claim::Granted);
         assert_eq!(first.claim().await.unwrap(), Claim::Granted, "to the holder itself, always");
         let holder = format!("process {}", std::process::id());

@@ -11,8 +11,8 @@ mod exchange;
 mod probe;
 pub(crate) mod variables;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;

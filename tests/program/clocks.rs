@@ -6,9 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 
-use auditsync::destination::datadog::{Compression, Datadog, Intake, Labels, Settings};
 use auditsync::component::Context;
 use auditsync::dead_letter::DeadLetters;
+use auditsync::destination::datadog::{Compression, Datadog, Intake, Labels, Settings};
 use auditsync::destination::{Delivery, Destination as _, PageNumber, Shipment};
 use auditsync::event::{Event, Fields};
 use auditsync::failure::Failure;

@@ -74,7 +74,8 @@ impl Setup {
 
     /// The lines of the dead-letter file.
     pub fn dead_letters(&self) -> Vec<serde_json::Value> {
-        let text = std::fs::read_to_string(self.folder().join("auditsync-sectigo-datadog.dead-letters.ndjson")).unwrap_or_default();
+        let text = std::fs::read_to_string(self.folder().join("auditsync-sectigo-datadog.dead-letters.ndjson"))
+            .unwrap_or_default();
         text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect()
     }
 

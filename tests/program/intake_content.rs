@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use auditsync::destination::datadog::{Compression, Datadog, Intake, Labels, Settings};
-use auditsync::destination::{Delivery, Destination as _, PageNumber, Shipment};
 use auditsync::component::Context;
 use auditsync::dead_letter::DeadLetters;
+use auditsync::destination::datadog::{Compression, Datadog, Intake, Labels, Settings};
+use auditsync::destination::{Delivery, Destination as _, PageNumber, Shipment};
 use auditsync::event::Event;
 use auditsync::failure::{Class, Failure};
 use auditsync::http;
@@ -205,7 +205,10 @@ async fn a_key_that_is_revoked_is_blamed() {
     let mut delivery = open(&datadog, events(10, &BTreeSet::new(), &BTreeSet::new()));
     for _ in 0..30 {
         let error = delivery.attempt(Timestamp::now(), &Heartbeat::default()).await.unwrap_err();
-        assert!(error.class() == Class::CredentialsRejected && error.to_string().contains("rejected the API key"), "{error}");
+        assert!(
+            error.class() == Class::CredentialsRejected && error.to_string().contains("rejected the API key"),
+            "{error}"
+        );
     }
     assert_eq!((dead_letters(&path).len(), intake.count()), (0, 0));
 }

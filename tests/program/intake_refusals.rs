@@ -174,7 +174,8 @@ async fn several_poisoned_entries_are_put_aside_wherever_they_stand() {
     assert!(ended.stderr.contains("delivered=94") && ended.stderr.contains("dead_lettered=6"), "{}", ended.stderr);
     let ours = assert_the_others_once(&stage, &ids);
     assert!(ours.iter().all(|entry| entry["auditsync"]["notice"] == "dead_letter"), "{ours:?}");
-    let mut kept: Vec<_> = stage.setup.dead_letters().iter().map(|line| line["id"].as_str().unwrap().to_owned()).collect();
+    let mut kept: Vec<_> =
+        stage.setup.dead_letters().iter().map(|line| line["id"].as_str().unwrap().to_owned()).collect();
     let mut wanted = ids.map(str::to_owned);
     kept.sort();
     wanted.sort();

@@ -134,7 +134,11 @@ async fn what_is_counted_is_what_the_far_sides_saw_whatever_fails() {
     assert_shows(&scrape, "auditsync_retries_total{component=\"source\",reason=\"unavailable\"}", 3);
     assert_shows(&scrape, "auditsync_requests_total{component=\"source\",status=\"5xx\"}", 1);
     assert_shows(&scrape, "auditsync_requests_total{component=\"source\",status=\"none\"}", 2);
-    assert_shows(&scrape, "auditsync_requests_total{component=\"token_endpoint\",status=\"2xx\"}", stage.scm.token_requests());
+    assert_shows(
+        &scrape,
+        "auditsync_requests_total{component=\"token_endpoint\",status=\"2xx\"}",
+        stage.scm.token_requests(),
+    );
     assert_shows(&scrape, "auditsync_sync_duration_seconds_count{result=\"complete\"}", 1);
     assert_shows(&scrape, "auditsync_state_saves_total{result=\"conflict\"}", 0);
     assert!(value(&scrape, "auditsync_state_saves_total{result=\"saved\"}") >= 2.0);

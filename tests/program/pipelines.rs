@@ -149,6 +149,8 @@ async fn a_pipeline_that_fails_for_good_is_not_ready_and_the_other_goes_on() {
         let ended = stage.setup.run(&["health", "--ready", "--pipeline", pipeline]).await;
         assert_eq!(ended.code(), Some(code), "{pipeline}: {}", ended.everything());
     }
+    let delivered = "auditsync_events_delivered_total{pipeline=\"sectigo:stdout\"} 25";
+    probe.until("/metrics", |answer| answer.body.contains(delivered)).await;
     let scrape = probe.get("/metrics").await.body;
     for line in [
         "auditsync_pipeline_failures_total{pipeline=\"sectigo:datadog\"} 1",

@@ -111,7 +111,13 @@ async fn the_place_is_not_set_under_a_living_instance_and_is_under_a_dead_one() 
     let refused = stage.setup.run(&set).await;
     assert_eq!(refused.code(), Some(75), "{}", refused.stderr);
     let holder = format!("process {} on ", daemon.id());
-    assert!(refused.stderr.contains(&holder) && refused.stderr.contains("holds the lease") && refused.stderr.contains("is in use by"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains(&holder)
+            && refused.stderr.contains("holds the lease")
+            && refused.stderr.contains("is in use by"),
+        "{}",
+        refused.stderr
+    );
     daemon.signal("KILL").await;
     daemon.ended().await;
     let done = stage.setup.run(&set).await;
@@ -148,7 +154,11 @@ async fn a_state_moves_from_backend_to_backend() {
     let back = ["state", "migrate", "--to", "localfs"];
     let refused = stage.setup.run(&back).await;
     assert_eq!(refused.code(), Some(64), "{}", refused.stderr);
-    assert!(refused.stderr.contains("there is a state at ./auditsync-sectigo-datadog.json already"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("there is a state at ./auditsync-sectigo-datadog.json already"),
+        "{}",
+        refused.stderr
+    );
     assert_eq!(stage.setup.state().unwrap()["cursor"], first);
     let done = stage.setup.run(&[&back[..], &["--yes"]].concat()).await;
     assert_eq!(done.code(), Some(0), "{}", done.stderr);

@@ -168,7 +168,11 @@ async fn a_document_of_another_pipeline_is_left_alone() {
 
 #[tokio::test]
 async fn check_refuses_a_document_of_another_pipeline() {
-    refused(&altered(|document| document["pipeline"] = json!("digicert:s3")).await, &["digicert:s3", "sectigo:datadog"]).await;
+    refused(
+        &altered(|document| document["pipeline"] = json!("digicert:s3")).await,
+        &["digicert:s3", "sectigo:datadog"],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -466,5 +470,9 @@ async fn a_disk_that_fills_up_leaves_the_last_document_whole() {
     assert_eq!(world.setup.state().unwrap()["cursor"]["at"], "first", "the first document is still there whole");
     let next = world.setup.run(&[]).await;
     assert_eq!(next.code(), Some(0), "{}", next.stderr);
-    assert_eq!((world.intake.count(), world.intake.ids().len()), (250 + delivered, 250), "those pages alone came twice");
+    assert_eq!(
+        (world.intake.count(), world.intake.ids().len()),
+        (250 + delivered, 250),
+        "those pages alone came twice"
+    );
 }

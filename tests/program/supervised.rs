@@ -80,8 +80,7 @@ async fn readiness_standing_life_and_stop_are_told_in_this_order() {
     let (stage, supervisor) = (patient().await, Supervisor::new());
     stage.push(25, 1500, 2);
     let daemon = supervisor.start(&stage);
-    let told =
-        supervisor.told_until("the standing", |message| message.starts_with("STATUS=synced up to 2")).await;
+    let told = supervisor.told_until("the standing", |message| message.starts_with("STATUS=synced up to 2")).await;
     assert_eq!(told[0], "READY=1", "{told:?}");
     let standing = told.last().unwrap();
     assert!(standing.contains("s behind at ") && standing.ends_with("; 25 delivered"), "{standing}");
@@ -137,8 +136,7 @@ async fn a_stand_by_is_ready_says_so_and_is_no_hang() {
     let mut first = stage.setup.start(&[]);
     first.says("synced").await;
     let second = supervisor.start(&stage);
-    let told =
-        supervisor.told_until("standby", |message| message.starts_with("STATUS=standby: process ")).await;
+    let told = supervisor.told_until("standby", |message| message.starts_with("STATUS=standby: process ")).await;
     assert_eq!(told[0], "READY=1", "{told:?}");
     supervisor.is_fed_on().await;
     stop(second).await;

@@ -98,7 +98,9 @@ async fn live(world: &Arc<World>, number: usize, plan: &LifePlan) {
         Ending::Ended(Ok(Outcome::Interrupted { uncertain })) => {
             let may_repeat = world.ledger().uncertain();
             if uncertain < may_repeat {
-                world.ledger().violated(format!("{may_repeat} events may be repeated, but only {uncertain} are reported"));
+                world
+                    .ledger()
+                    .violated(format!("{may_repeat} events may be repeated, but only {uncertain} are reported"));
             }
             world.ledger().broke_off();
         }

@@ -52,7 +52,15 @@ proptest! {
 fn a_burst_of_late_records_is_not_taken_for_a_history_that_changes() {
     let known = Burst { at: -100, millis: 0, count: 30, step: 1000, copies: 0, told: Told::Right, late: 0 };
     let late = Burst { at: -250, count: 25, late: 100, ..known };
-    let life = LifePlan { mode: Mode::Once, ahead: 0, clock_set: None, busy: 0, cue: Cue::Time(100_000), end: End::Stop, rest: 0 };
+    let life = LifePlan {
+        mode: Mode::Once,
+        ahead: 0,
+        clock_set: None,
+        busy: 0,
+        cue: Cue::Time(100_000),
+        end: End::Stop,
+        rest: 0,
+    };
     let plan = Plan {
         bursts: vec![known, late],
         paging: Paging { sizes: vec![20], order: Order::Ascending, last: LastPage::NoToken },

@@ -253,19 +253,21 @@ pub(crate) fn plans(trouble: Trouble, late: bool) -> impl Strategy<Value = Plan>
         (spells(store_fault(trouble)), spells(confirmation_fault())),
         vec(life(trouble), 0..6),
     )
-        .prop_map(move |((seed, knobs, bursts, paging, expire), source, destination, (store, confirmations), lives)| Plan {
-            seed,
-            beyond_delay: if late { knobs.overlap } else { 0 },
-            tokens_expire: expire && trouble == Trouble::Any,
-            knobs,
-            bursts,
-            paging,
-            source,
-            destination,
-            store,
-            confirmations,
-            lives,
-        })
+        .prop_map(
+            move |((seed, knobs, bursts, paging, expire), source, destination, (store, confirmations), lives)| Plan {
+                seed,
+                beyond_delay: if late { knobs.overlap } else { 0 },
+                tokens_expire: expire && trouble == Trouble::Any,
+                knobs,
+                bursts,
+                paging,
+                source,
+                destination,
+                store,
+                confirmations,
+                lives,
+            },
+        )
 }
 
 fn knobs(trouble: Trouble, overlap: Vec<u32>) -> impl Strategy<Value = Knobs> {
@@ -396,13 +398,7 @@ fn life(trouble: Trouble) -> impl Strategy<Value = LifePlan> {
     let ahead = prop_oneof![3 => Just(0_i16), 1 => -200_i16..200];
     let clock_set = proptest::option::weighted(0.2, (0_u32..200_000, -200_i16..200));
     let busy = prop_oneof![5 => Just(0_u8), 1 => 1_u8..4];
-    (mode, ahead, clock_set, busy, cue, end, 0_u32..600_000).prop_map(|(mode, ahead, clock_set, busy, cue, end, rest)| LifePlan {
-        mode,
-        ahead,
-        clock_set,
-        busy,
-        cue,
-        end,
-        rest,
-    })
+    (mode, ahead, clock_set, busy, cue, end, 0_u32..600_000).prop_map(
+        |(mode, ahead, clock_set, busy, cue, end, rest)| LifePlan { mode, ahead, clock_set, busy, cue, end, rest },
+    )
 }

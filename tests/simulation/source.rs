@@ -10,9 +10,9 @@ use bytes::Bytes;
 use jiff::{Timestamp, Unit};
 use tokio::time::Instant;
 
-use auditsync::event::Event;
 use auditsync::clock::{Clock, LocalTime};
 use auditsync::component::Check;
+use auditsync::event::Event;
 use auditsync::failure::{Class, Failure};
 use auditsync::server_time::{ServerClock, TOLERANCE};
 use auditsync::source::sectigo::moment::Moment;
@@ -101,7 +101,9 @@ impl ModelSource {
             Some(SourceFault::AccessTokenRefused) => {
                 return Err(failure(Class::TokenRejected, "the model's server rejected the access token"));
             }
-            Some(SourceFault::Refused) => return Err(failure(Class::Refused, "the model's server refused the request")),
+            Some(SourceFault::Refused) => {
+                return Err(failure(Class::Refused, "the model's server refused the request"));
+            }
             Some(SourceFault::Unreadable) => {
                 return Ok(Answer::Page { body: Bytes::from_static(b"[{\"id\":"), token: None, date: None, asked });
             }
@@ -171,11 +173,17 @@ impl ModelSource {
             match step {
                 Step::Note => return Ok(self.nothing_but(cursor, &Position::InRange(range.noting_refusal()), begun)),
                 Step::Again(after) => {
-                    return Err(failure(Class::Retryable { after: Some(after) }, "the model's server refused the page"));
+                    return Err(failure(
+                        Class::Retryable { after: Some(after) },
+                        "the model's server refused the page",
+                    ));
                 }
                 Step::Final => self.refusals.lock().unwrap().answered(),
             }
-            let again = range.clone().token_refused(self.cut()).ok_or_else(|| failure(Class::Unreadable, "tokens of the smallest range are refused"))?;
+            let again = range
+                .clone()
+                .token_refused(self.cut())
+                .ok_or_else(|| failure(Class::Unreadable, "tokens of the smallest range are refused"))?;
             self.permit(&range, &again);
             return Ok(self.nothing_but(cursor, &Position::InRange(again), begun));
         };
@@ -188,9 +196,7 @@ impl ModelSource {
         if let Some(end) = too_early {
             return match range.shortened_to(end, self.cut()) {
                 Some(shorter) => Ok(self.nothing_but(cursor, &Position::InRange(shorter), begun)),
-                None if !is_idle => {
-                    Err(failure(Class::Stalled, "the cursor lies ahead of the server's clock"))
-                }
+                None if !is_idle => Err(failure(Class::Stalled, "the cursor lies ahead of the server's clock")),
                 None => {
                     self.not_ahead(since)?;
                     Ok(nothing(cursor, Then::CaughtUp))
@@ -270,7 +276,9 @@ impl Source for ModelSource {
         self.life.pass().await;
         match fault {
             Some(ConfirmationFault::Slow(millis)) => take(millis).await,
-            Some(ConfirmationFault::Fails) => return Err(failure(Class::Retryable { after: None }, "a confirmation failed")),
+            Some(ConfirmationFault::Fails) => {
+                return Err(failure(Class::Retryable { after: None }, "a confirmation failed"));
+            }
             None => {}
         }
         self.world.confirmed(cursor);

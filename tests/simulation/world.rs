@@ -18,7 +18,9 @@ use crate::api::Api;
 use crate::documents::Documents;
 use crate::history::{History, ORIGIN};
 use crate::ledger::Ledger;
-use crate::plan::{ConfirmationFault, Cue, DestinationFault, End, Knobs, LifePlan, Plan, SourceFault, Spell, StoreFault};
+use crate::plan::{
+    ConfirmationFault, Cue, DestinationFault, End, Knobs, LifePlan, Plan, SourceFault, Spell, StoreFault,
+};
 
 /// A life that begins and ends more calls than this goes round in a circle.
 const MOST_CALLS: u32 = 30_000;
@@ -128,7 +130,14 @@ pub(crate) struct Life {
 impl Life {
     pub(crate) fn new(number: usize, plan: Option<&LifePlan>) -> Self {
         let (calls, deliveries) = (AtomicU32::new(0), AtomicU32::new(0));
-        Self { number, shutdown: Shutdown::default(), plan: plan.copied(), calls, deliveries, over: CancellationToken::new() }
+        Self {
+            number,
+            shutdown: Shutdown::default(),
+            plan: plan.copied(),
+            calls,
+            deliveries,
+            over: CancellationToken::new(),
+        }
     }
 
     /// Every call passes here before and after its effect: it may be the moment at which the life is to end.

@@ -46,7 +46,10 @@ impl Remote for InABucket {
     }
 
     fn open_at(&self, address: SocketAddr) -> Arc<Gcs> {
-        Arc::new(Gcs::new(Settings { emulator: Some(format!("http://{address}")), ..settings(&self.0) }, &"sectigo:datadog".into()))
+        Arc::new(Gcs::new(
+            Settings { emulator: Some(format!("http://{address}")), ..settings(&self.0) },
+            &"sectigo:datadog".into(),
+        ))
     }
 }
 

@@ -64,8 +64,14 @@ impl Batch {
     ) -> io::Result<Self> {
         let Workbench { body, compressor } = workbench;
         let end = range.end.min(range.start.saturating_add(MOST_ENTRIES)).min(events.len());
-        let mut batch =
-            Self { range: range.start..range.start, body: Vec::new(), uncompressed: 0, restamped: 0, cut: Vec::new(), room: None };
+        let mut batch = Self {
+            range: range.start..range.start,
+            body: Vec::new(),
+            uncompressed: 0,
+            restamped: 0,
+            cut: Vec::new(),
+            room: None,
+        };
         let raw: usize = events.get(range.start..end).unwrap_or_default().iter().map(|event| event.raw().len()).sum();
         body.clear();
         body.reserve(LARGEST_BODY.min(raw + (end - range.start) * USUAL_ENTRY));

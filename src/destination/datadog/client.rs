@@ -197,7 +197,9 @@ impl Client {
                 missing.map_or(Error::NotTheIntake { address, status, variable, is_relay: true }, Error::from)
             }
             Meaning::KeyRejected => self.key_rejected(address, &reply, &key),
-            Meaning::Unavailable => Error::Unavailable { address, status, after: reply.retry_after(), reason: reason() },
+            Meaning::Unavailable => {
+                Error::Unavailable { address, status, after: reply.retry_after(), reason: reason() }
+            }
             Meaning::Refused => Error::RefusesAll { address, reason: shown(), variable },
         };
         // An answer that names a time to wait is about load; a key that was changed or is gone explains itself.
@@ -289,8 +291,7 @@ impl Client {
             // Before the key or the address is blamed: perhaps it is what was sent.
             Err(Stopped { error, again: Some(_) }) if !matches!(error.class(), Class::Retryable { .. }) => {
                 let reason = ledger.remember(|work| work.doubts.all().first().map(|doubt| doubt.reason.clone()));
-                let accepts_others =
-                    ledger.tally().accepted > before || examination.accepts_a_notice().await;
+                let accepts_others = ledger.tally().accepted > before || examination.accepts_a_notice().await;
                 Err(match reason {
                     Some(reason) if accepts_others => self.refuses_some(reason),
                     _ => error,

@@ -29,7 +29,9 @@ pub enum Error {
         reason: Excerpt,
     },
     /// The intake rejected the key.
-    #[error("{address} rejected the API key ({status}: {reason}); check {variable}, and that the key belongs to {site}")]
+    #[error(
+        "{address} rejected the API key ({status}: {reason}); check {variable}, and that the key belongs to {site}"
+    )]
     KeyRejected {
         /// Where the call went.
         address: Address,
@@ -62,7 +64,9 @@ pub enum Error {
         cause: SecretError,
     },
     /// The intake refuses whatever is sent.
-    #[error("{address} refuses everything ({reason}); nothing becomes a dead letter and the cursor stays; check {variable}")]
+    #[error(
+        "{address} refuses everything ({reason}); nothing becomes a dead letter and the cursor stays; check {variable}"
+    )]
     RefusesAll {
         /// Where the call went.
         address: Address,

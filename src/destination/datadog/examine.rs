@@ -9,9 +9,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::client::Client;
+use super::error::Error;
 use super::isolate::{Settling, Stopped};
 use super::ledger::Ledger;
-use super::error::Error;
 use crate::event::Event;
 
 /// Each single entry is sent so often in one call; the rest of the evidence has to come from later calls, after the engine's backoff.

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::batch::Batch;
+use super::client::{Body, Client, Setback};
 use super::entry::Form;
+use super::error::Error;
 use super::ledger::Ledger;
 use super::misdated::Misdated;
 use super::response::Meaning;
-use super::client::{Body, Client, Setback};
-use super::error::Error;
 use crate::event::Event;
 
 /// Why a batch is not settled.

@@ -80,7 +80,8 @@ impl<'a> Ledger<'a> {
             work.progress.count(Tally { accepted, restamped, truncated, ..Tally::default() });
             work.doubts.settled(range);
             work.doubts.others_accepted();
-            work.letters.add(cut.into_iter().map(|index| Letter::new(index, Fate::Truncated, reason_to_cut.to_owned())));
+            work.letters
+                .add(cut.into_iter().map(|index| Letter::new(index, Fate::Truncated, reason_to_cut.to_owned())));
             work.progress.events().get(range.clone()).unwrap_or_default().iter().filter_map(Event::time).max()
         });
         self.metrics.accepted(accepted, restamped, truncated, newest);

@@ -16,8 +16,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::batch::{Batch, Workbench};
 use super::entry::{EntryWriter, Form};
-use super::{Compression, IN_FLIGHT};
 use super::error::Error;
+use super::{Compression, IN_FLIGHT};
 use crate::event::Event;
 use crate::task;
 

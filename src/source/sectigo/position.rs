@@ -509,11 +509,7 @@ mod tests {
         let halved = in_range(first).token_refused(CUT).unwrap();
         assert_eq!((halved.until(), halved.from()), (at("12:30:00"), at("11:55:00")));
         let third = halved.take([records("11:56:00", 0..60), records("12:00:01", 60..80)].concat(), None).unwrap();
-        assert_eq!(
-            (third.deduplicated, third.fresh.len()),
-            (80, 0),
-            "read anew once, a range is remembered whole"
-        );
+        assert_eq!((third.deduplicated, third.fresh.len()), (80, 0), "read anew once, a range is remembered whole");
     }
 
     #[test]

@@ -46,7 +46,7 @@ enum Meaning {
 
 /// The table of spellings, folded: lower case, without `_`, `-`, `.` and spaces; an inner object's key follows its parent's.
 fn meaning(folded: &[u8]) -> Option<Meaning> {
-    use Field::{Action, Category, ClientAddress, Details, Id, Outcome, Service, ActorEmail, ActorId, ActorName};
+    use Field::{Action, ActorEmail, ActorId, ActorName, Category, ClientAddress, Details, Id, Outcome, Service};
     let (field, rank) = match folded {
         b"id" => (Id, 0),
         b"eventid" | b"recordid" | b"auditid" | b"auditrecordid" => (Id, 1),
@@ -74,7 +74,9 @@ fn meaning(folded: &[u8]) -> Option<Meaning> {
         b"email" | b"actoremail" | b"adminemail" | b"usermail" => (ActorEmail, 1),
         b"clientip" | b"clientipaddress" => (ClientAddress, 0),
         b"ip" | b"ipaddress" | b"remoteip" | b"sourceip" | b"userip" => (ClientAddress, 1),
-        b"remoteaddress" | b"remoteaddr" | b"clientaddress" | b"sourceaddress" | b"networkclientip" => (ClientAddress, 2),
+        b"remoteaddress" | b"remoteaddr" | b"clientaddress" | b"sourceaddress" | b"networkclientip" => {
+            (ClientAddress, 2)
+        }
         b"timestamp" => return Some(Meaning::Time(0)),
         b"created" | b"createdat" | b"creationtime" | b"creationdate" | b"createddate" | b"createdon"
         | b"datecreated" => {

@@ -3,8 +3,8 @@
 //! Google's library retries for up to five minutes, lost preconditions and refused connections included, and has no limit of
 //! time for one request. Here it neither retries nor resumes, and a call is dropped when its time is up.
 
-use std::future::Future;
 use parking_lot::Mutex;
+use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;

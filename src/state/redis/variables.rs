@@ -54,7 +54,8 @@ pub(crate) const PREFIX: Variable<String> = Variable::text(
 );
 
 /// All of them, for the tables.
-pub(crate) const VARIABLES: &[&Spec] = &[&ADDRESS.spec, &PASSWORD.spec, &USERNAME.spec, &DB.spec, &TLS.spec, &PREFIX.spec];
+pub(crate) const VARIABLES: &[&Spec] =
+    &[&ADDRESS.spec, &PASSWORD.spec, &USERNAME.spec, &DB.spec, &TLS.spec, &PREFIX.spec];
 
 /// What an address says.
 struct Address {
@@ -164,7 +165,10 @@ mod tests {
     fn the_vendors_host_and_port_are_enough() {
         let found = read(&[(ADDRESS.spec.name, "redis:6380")]).unwrap();
         assert_eq!((found.host.as_str(), found.port, found.tls, found.database), ("redis", 6380, false, 0));
-        assert_eq!((found.username.is_none(), password(&found), found.key.as_str()), (true, None, "auditsync:here:there"));
+        assert_eq!(
+            (found.username.is_none(), password(&found), found.key.as_str()),
+            (true, None, "auditsync:here:there")
+        );
         assert_eq!(read(&[(ADDRESS.spec.name, "redis")]).unwrap().port, 6379);
         assert_eq!(read(&[(ADDRESS.spec.name, "[::1]:7000")]).unwrap().host, "::1");
     }

@@ -113,8 +113,18 @@ mod tests {
     fn what_starts_at_zero_is_there_before_anything_happened() {
         let text = scrape_after(|_| ());
         assert!(text.contains("auditsync_events_delivered_total{pipeline=\"c:d\"} 0\n"), "{text}");
-        assert!(text.contains("auditsync_requests_total{pipeline=\"a:b\",component=\"token_endpoint\",status=\"none\"} 0\n"), "{text}");
-        assert!(text.contains("auditsync_request_duration_seconds_bucket{pipeline=\"a:b\",component=\"source\",le=\"+Inf\"} 0\n"), "{text}");
+        assert!(
+            text.contains(
+                "auditsync_requests_total{pipeline=\"a:b\",component=\"token_endpoint\",status=\"none\"} 0\n"
+            ),
+            "{text}"
+        );
+        assert!(
+            text.contains(
+                "auditsync_request_duration_seconds_bucket{pipeline=\"a:b\",component=\"source\",le=\"+Inf\"} 0\n"
+            ),
+            "{text}"
+        );
         assert!(!text.contains("timestamp_seconds"), "a time that is not known is absent, not 1970: {text}");
     }
 
@@ -156,12 +166,24 @@ mod tests {
         // The time of the last save is new, and a line each for its type and help are not counted.
         assert_eq!(after, before + 2, "a series that the table does not announce:\n{text}");
         assert!(
-            !text.lines().any(|line| line.starts_with("auditsync_retries_total{pipeline=\"a:b\"") && line.ends_with(" 0")),
+            !text
+                .lines()
+                .any(|line| line.starts_with("auditsync_retries_total{pipeline=\"a:b\"") && line.ends_with(" 0")),
             "{text}"
         );
-        assert!(text.contains("auditsync_requests_total{pipeline=\"a:b\",component=\"source\",status=\"none\"} 1\n"), "{text}");
-        assert!(text.contains("auditsync_requests_total{pipeline=\"a:b\",component=\"source\",status=\"2xx\"} 1\n"), "{text}");
-        assert!(text.contains("auditsync_active{pipeline=\"a:b\"} 1\n") && text.contains("auditsync_ready{pipeline=\"a:b\"} 1\n"), "{text}");
+        assert!(
+            text.contains("auditsync_requests_total{pipeline=\"a:b\",component=\"source\",status=\"none\"} 1\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("auditsync_requests_total{pipeline=\"a:b\",component=\"source\",status=\"2xx\"} 1\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("auditsync_active{pipeline=\"a:b\"} 1\n")
+                && text.contains("auditsync_ready{pipeline=\"a:b\"} 1\n"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -238,10 +238,7 @@ pub const METRICS: &[Metric] = &[
         &[],
         "Failures that ended the pipeline while others go on. It starts again after 5 minutes.",
     ),
-    Metric {
-        by_pipeline: false,
-        ..row(BUILD_INFO, AT_ONCE, "always 1", &[VERSION], "The version of auditsync.")
-    },
+    Metric { by_pipeline: false, ..row(BUILD_INFO, AT_ONCE, "always 1", &[VERSION], "The version of auditsync.") },
 ];
 
 #[cfg(test)]

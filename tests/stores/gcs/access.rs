@@ -210,7 +210,8 @@ async fn a_machine_without_a_metadata_server_has_no_credentials() {
     let fake = FakeGcs::start(GcsOptions::default()).await;
     // No name has a part of 64 letters: the resolver says so without asking anyone.
     let nowhere = || mds::Builder::default().with_endpoint(format!("http://{}.invalid", "x".repeat(64))).build();
-    let message = refused(Gcs::with_credentials(settings(&fake), &"sectigo:datadog".into(), nowhere).load().await, &WHERE);
+    let message =
+        refused(Gcs::with_credentials(settings(&fake), &"sectigo:datadog".into(), nowhere).load().await, &WHERE);
     assert!(message.contains("dns error"), "{message}");
 }
 

@@ -23,7 +23,10 @@ async fn the_object_is_named_for_the_source_under_the_prefix() {
         assert!(store.load().await.unwrap().is_some());
     }
     let keys = fake.keys().into_iter().collect::<BTreeSet<_>>();
-    assert!(keys.contains("auditsync-sectigo-datadog.json") && keys.contains("audit/auditsync-sectigo-datadog.json"), "{keys:?}");
+    assert!(
+        keys.contains("auditsync-sectigo-datadog.json") && keys.contains("audit/auditsync-sectigo-datadog.json"),
+        "{keys:?}"
+    );
 }
 
 #[tokio::test]
