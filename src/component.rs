@@ -71,11 +71,13 @@ impl Context {
     }
 }
 
+type Build<T, C> = dyn Fn(&C) -> Arc<T> + Send + Sync;
+
 /// A component of which every variable was read and is valid. It can be built again and again from a `C`: a pipeline that failed starts
 /// with new parts.
 pub struct Configured<T: ?Sized, C = Context> {
     secrets: Vec<Secret>,
-    build: Box<dyn Fn(&C) -> Arc<T> + Send + Sync>,
+    build: Box<Build<T, C>>,
 }
 
 impl<T: ?Sized, C> Configured<T, C> {

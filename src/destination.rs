@@ -173,6 +173,8 @@ pub trait Delivery: Send {
     }
 }
 
+type Read = fn(&mut Reader<'_>, &Product) -> Result<Configured<dyn Destination>, Noted>;
+
 /// A kind of destination, for the registry.
 #[derive(Debug)]
 pub struct Kind {
@@ -185,7 +187,7 @@ pub struct Kind {
     /// The age up to which it takes an event with the event's own time; none where it takes any.
     pub oldest: Option<std::time::Duration>,
     /// Reads its variables, for a pipeline that begins at this product.
-    pub(crate) read: fn(&mut Reader<'_>, &Product) -> Result<Configured<dyn Destination>, Noted>,
+    pub(crate) read: Read,
     /// Reads what a dry run needs: the destination then prints what the real one would send.
-    pub(crate) preview: fn(&mut Reader<'_>, &Product) -> Result<Configured<dyn Destination>, Noted>,
+    pub(crate) preview: Read,
 }

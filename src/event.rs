@@ -20,8 +20,11 @@ pub struct Event {
     severity: Severity,
     repaired: bool,
     /// Fields that do not stand in the record; for nearly every event there are none.
-    derived: Option<Box<[(Field, Cow<'static, str>)]>>,
+    derived: Option<Box<[Derived]>>,
 }
+
+/// A field that does not stand in the record, and its text.
+type Derived = (Field, Cow<'static, str>);
 
 /// How serious an event is. The rules belong to its source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]

@@ -330,9 +330,12 @@ impl Answer {
             }
         };
         let reply = self.reply(body);
-        let missing = missing.map(|cause| match cause.is_timeout() {
-            true => self.timed_out,
-            false => Error::BrokenOff { address: self.address, cause: cause.without_url() },
+        let missing = missing.map(|cause| {
+            if cause.is_timeout() {
+                self.timed_out
+            } else {
+                Error::BrokenOff { address: self.address, cause: cause.without_url() }
+            }
         });
         (reply, missing)
     }

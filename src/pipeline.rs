@@ -121,13 +121,12 @@ impl Config {
         let telemetry = telemetry::variables::settings(&mut reader);
         let listen_variable = reader.name(&telemetry::variables::LISTEN.spec);
         let proxies = reader.check_proxies();
-        let build = || {
+        let read = || {
             proxies?;
             let pipelines = pipelines.into_iter().collect::<Result<_, Noted>>()?;
             Ok(Self { pipelines, listen: listen?, listen_variable, telemetry: telemetry?, warnings: Vec::new() })
         };
-        let built = build();
-        let config = mistakes.conclude(built, &warnings)?;
+        let config = mistakes.conclude(read(), &warnings)?;
         Ok(Self { warnings, ..config })
     }
 
@@ -175,7 +174,8 @@ impl Pipeline {
                 store.kind.name
             ));
         }
-        (interval?, lookback?);
+        interval?;
+        lookback?;
         Ok(Self {
             name: wanted.name.clone(),
             settings,

@@ -152,6 +152,18 @@ mod tests {
         }
     }
 
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
     fn shipment(records: &[&'static str]) -> Shipment {
         let events = records.iter().map(|raw| Event::new(Bytes::from_static(raw.as_bytes()), None, Fields::default()));
         Shipment { page: PageNumber(7), from: Cursor::default(), to: Cursor::default(), events: events.collect() }
@@ -165,15 +177,6 @@ mod tests {
     #[tokio::test]
     async fn each_event_is_one_line_whatever_line_ends_stand_in_it() {
         let written = Arc::new(Mutex::new(Vec::new()));
-        struct Shared(Arc<Mutex<Vec<u8>>>);
-        impl Write for Shared {
-            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                self.0.lock().write(bytes)
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
         let printer = Printer::new("a buffer", Metrics::of(&"here:there".into()), Shared(Arc::clone(&written)), raw);
         let mut delivery = printer.open(shipment(&["{\"a\":\n1}", "{\r\n}"]), Timestamp::UNIX_EPOCH);
         let acknowledged = delivery.attempt(Timestamp::UNIX_EPOCH, &Heartbeat::default()).await.unwrap();
