@@ -8,7 +8,7 @@ use crate::{dead_letter, destination, engine, http, source, state, telemetry};
 pub const SOURCES: &[&source::Kind] = &[&source::sectigo::KIND];
 
 /// The kinds of destinations.
-pub const DESTINATIONS: &[&destination::Kind] = &[&destination::datadog::KIND, &destination::stdout::KIND];
+pub const DESTINATIONS: &[&destination::Kind] = &[&destination::datadog::KIND, &destination::fluentd::KIND, &destination::stdout::KIND];
 
 /// The kinds of state stores that this build has.
 pub const STORES: &[&state::Kind] = &[
