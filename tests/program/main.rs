@@ -15,6 +15,8 @@ mod contradiction;
 mod daemon;
 mod dry_run;
 mod first_sync;
+mod fluentd;
+mod fluentd_tls;
 mod health;
 mod instances;
 mod intake_content;
