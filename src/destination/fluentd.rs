@@ -143,7 +143,7 @@ impl Destination for Fluentd {
             checks.push(self.check_tag(Some("check"), now.wall).await);
         }
         checks.push(Check::unknown(
-            "onward delivery",
+            "delivery",
             "an accepted event is in the receiver's buffer at most: look at the end of its outputs for the event with \"auditsync\":\"check\". \
              If it is not there, no match rule takes the tag, or the <parse> section dropped it",
         ));

@@ -192,3 +192,90 @@ impl Delivery for Sending {
         self.progress.unanswered() + self.under_way
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use wiremock::matchers::method;
+    use wiremock::{Mock, MockServer, ResponseTemplate};
+
+    use super::*;
+    use crate::component::Context;
+    use crate::config::read_pairs;
+    use crate::dead_letter::DeadLetters;
+    use crate::destination::fluentd::variables;
+    use crate::event::{Field, Fields};
+    use crate::http;
+    use crate::source::Cursor;
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    fn event(session: Option<&'static str>) -> Event {
+        let event = Event::new(Bytes::from_static(b"{}"), None, Fields::default());
+        event.with_derived(session.map(|id| (Field::SessionId, id.into())).into_iter().collect())
+    }
+
+    fn delivery(server: &MockServer, letters: Option<&std::path::Path>, events: Vec<Event>) -> Sending {
+        let (url, sessions) = (format!("{}/audit.log", server.uri()), format!("{}/session", server.uri()));
+        let settings = read_pairs(&[("FLUENTD_URL", &url), ("FLUENTD_SESSION_URL", &sessions)], variables::settings);
+        let http = http::Settings { timeout: Duration::from_secs(60), timeout_variable: "AUDITSYNC_HTTP_TIMEOUT".into() };
+        let path = letters.map(|folder| folder.join("dead-letters.ndjson"));
+        let letters = DeadLetters::new("here:there".into(), path, "AUDITSYNC_DEAD_LETTER_PATH".into());
+        let client = Arc::new(Client::new(settings.unwrap(), &Context::new("here:there".into(), http, letters)));
+        let shipment =
+            Shipment { page: PageNumber(1), from: Cursor::default(), to: Cursor::default(), events: events.into() };
+        Sending::new(client, shipment)
+    }
+
+    async fn server(answer: ResponseTemplate) -> MockServer {
+        let server = MockServer::start().await;
+        Mock::given(method("POST")).respond_with(answer).mount(&server).await;
+        server
+    }
+
+    #[tokio::test]
+    async fn events_of_a_recorded_session_go_to_an_address_of_their_own() {
+        let server = server(ResponseTemplate::new(200)).await;
+        let session = Some("8d38-44");
+        let mut sending = delivery(&server, None, vec![event(None), event(session), event(session), event(None)]);
+        sending.attempt(NOW, &Heartbeat::default()).await.unwrap();
+        let requests = server.received_requests().await.unwrap();
+        let sent: Vec<_> =
+            requests.iter().map(|request| (request.url.path(), std::str::from_utf8(&request.body).unwrap())).collect();
+        assert_eq!(sent, [("/audit.log", "[{}]"), ("/session.8d38-44.log", "[{},{}]"), ("/audit.log", "[{}]")]);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_cut_off_counts_as_one_without_an_answer() {
+        let server = server(ResponseTemplate::new(200).set_delay(Duration::from_secs(60))).await;
+        let mut sending = delivery(&server, None, vec![event(None); 3]);
+        let heart = Heartbeat::default();
+        let cut_off = async {
+            while server.received_requests().await.unwrap().is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            _ = sending.attempt(NOW, &heart) => panic!("it was answered"),
+            () = cut_off => {}
+        }
+        assert_eq!((sending.unanswered(), sending.tally().accepted), (3, 0));
+        assert!(sending.has_begun());
+    }
+
+    #[tokio::test]
+    async fn a_dead_letter_whose_writing_is_cut_off_is_written_once() {
+        let (server, folder) = (server(ResponseTemplate::new(200)).await, tempfile::tempdir().unwrap());
+        let mut sending = delivery(&server, Some(folder.path()), vec![event(None); 2]);
+        sending.due.push_back(Suspect { index: 1, reason: "400".to_owned() });
+        // The writing begins, and nobody waits for its end.
+        assert!(futures_util::future::poll_immediate(Box::pin(sending.write_letters(NOW))).await.is_none());
+        sending.attempt(NOW, &Heartbeat::default()).await.unwrap();
+        let written = std::fs::read_to_string(folder.path().join("dead-letters.ndjson")).unwrap();
+        assert_eq!(written.lines().count(), 1);
+        let Tally { accepted, dead_lettered, .. } = sending.tally();
+        assert_eq!((accepted, dead_lettered), (1, 1));
+    }
+}
