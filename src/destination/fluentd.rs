@@ -58,7 +58,9 @@ pub const KIND: Kind = Kind {
     oldest: None,
     read: |reader, _| {
         let settings = variables::settings(reader)?;
-        Ok(Configured::new(move |context| -> Arc<dyn Destination> { Arc::new(Fluentd::new(settings.clone(), context)) }))
+        Ok(Configured::new(move |context| -> Arc<dyn Destination> {
+            Arc::new(Fluentd::new(settings.clone(), context))
+        }))
     },
     preview,
 };
@@ -156,7 +158,9 @@ impl Client {
     fn refuses_all(&self, address: Address, reason: String, record: Option<&[u8]>) -> Error {
         let mut hint = String::new();
         if record.is_some_and(record::has_time_as_text) {
-            hint.push_str("; Fluentd without <parse> refuses a record with a text under `time`: add <parse> with @type json");
+            hint.push_str(
+                "; Fluentd without <parse> refuses a record with a text under `time`: add <parse> with @type json",
+            );
         }
         if self.settings.compression == Compression::Gzip {
             hint.push_str("; Fluent Bit before 2.2.1 does not read gzip: set ");
@@ -166,4 +170,3 @@ impl Client {
         Error::RefusesAll { address, reason, hint }
     }
 }
-

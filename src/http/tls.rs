@@ -69,7 +69,9 @@ impl TlsError {
     /// The variable that names the file.
     pub fn variable(&self) -> &VariableName {
         match self {
-            Self::Unreadable { variable, .. } | Self::Unfit { variable, .. } | Self::Unusable { variable, .. } => variable,
+            Self::Unreadable { variable, .. } | Self::Unfit { variable, .. } | Self::Unusable { variable, .. } => {
+                variable
+            }
         }
     }
 }
@@ -242,9 +244,10 @@ pub(super) fn fault(error: &(dyn std::error::Error + 'static)) -> Option<TlsFaul
         Cause::InvalidCertificate(_) | Cause::NoCertificatesPresented => Some(TlsFault::ServerUntrusted),
         Cause::InvalidMessage(_) | Cause::PeerIncompatible(_) => Some(TlsFault::Incompatible),
         Cause::AlertReceived(alert) => match alert {
-            Alert::ProtocolVersion | Alert::InsufficientSecurity | Alert::UnrecognisedName | Alert::NoApplicationProtocol => {
-                Some(TlsFault::Incompatible)
-            }
+            Alert::ProtocolVersion
+            | Alert::InsufficientSecurity
+            | Alert::UnrecognisedName
+            | Alert::NoApplicationProtocol => Some(TlsFault::Incompatible),
             Alert::CloseNotify | Alert::InternalError | Alert::UserCanceled => None,
             _ => Some(TlsFault::ClientRefused),
         },
@@ -279,7 +282,8 @@ mod tests {
     use super::*;
 
     fn pair() -> (String, String) {
-        let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(["client".to_owned()]).unwrap();
+        let rcgen::CertifiedKey { cert, signing_key } =
+            rcgen::generate_simple_self_signed(["client".to_owned()]).unwrap();
         (cert.pem(), signing_key.serialize_pem())
     }
 
@@ -339,7 +343,9 @@ mod tests {
         let of = |error: rustls::Error| fault(&io::Error::other(io::Error::other(error)));
         let alert = |alert| of(rustls::Error::AlertReceived(alert));
         use rustls::AlertDescription as Alert;
-        for refused in [Alert::CertificateRequired, Alert::UnknownCA, Alert::CertificateExpired, Alert::HandshakeFailure] {
+        for refused in
+            [Alert::CertificateRequired, Alert::UnknownCA, Alert::CertificateExpired, Alert::HandshakeFailure]
+        {
             assert_eq!(alert(refused), Some(TlsFault::ClientRefused), "{refused:?}");
         }
         assert_eq!(alert(Alert::ProtocolVersion), Some(TlsFault::Incompatible));

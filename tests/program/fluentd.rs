@@ -96,7 +96,8 @@ impl Stand {
     /// Everything put into the source has arrived once and in order, but for what is at `missing`.
     pub fn assert_all_once_but(&self, missing: &[usize]) {
         let expected = self.pushed.borrow();
-        let expected = expected.iter().enumerate().filter(|(place, _)| !missing.contains(place)).map(|(_, id)| id.clone());
+        let expected =
+            expected.iter().enumerate().filter(|(place, _)| !missing.contains(place)).map(|(_, id)| id.clone());
         assert_eq!(self.fluentd.ids(), expected.collect::<Vec<_>>());
         self.assert_protocol();
     }
@@ -123,7 +124,9 @@ impl Stand {
 
     /// Up to when everything is delivered, as the state has it.
     pub fn cursor(&self) -> Option<Value> {
-        read_lines(&self.setup.folder().join("auditsync-sectigo-fluentd.json")).first().map(|state| state["cursor"].clone())
+        read_lines(&self.setup.folder().join("auditsync-sectigo-fluentd.json"))
+            .first()
+            .map(|state| state["cursor"].clone())
     }
 }
 
@@ -140,7 +143,10 @@ fn refusing_poison() -> FluentdOptions {
 async fn records_arrive_as_arrays_in_order_with_the_tag_of_the_path_and_their_time_twice() {
     for (kind, tag) in [(FluentdKind::Fluentd, "audit.pki-log"), (FluentdKind::FluentBit, "audit_pki_log")] {
         let stand = Stand::of(FluentdOptions { kind, ..FluentdOptions::default() }).await;
-        let stand = { let url = stand.fluentd.url("audit/pki-log"); stand.with("FLUENTD_URL", url) };
+        let stand = {
+            let url = stand.fluentd.url("audit/pki-log");
+            stand.with("FLUENTD_URL", url)
+        };
         stand.push(250);
         stand.run_to(0).await;
         stand.assert_all_once();
@@ -199,8 +205,10 @@ async fn what_a_receiver_would_drop_after_a_200_is_sent_in_another_form() {
     let stand = Stand::usual().await;
     let deep = format!("{}1{}", "[".repeat(120), "]".repeat(120));
     let at = ago(60);
-    let record = |id: &str, member: &str| {
-        Record { id: id.to_owned(), at, json: format!(r#"{{"id":"{id}","created":"{at}","details":{member}}}"#) }
+    let record = |id: &str, member: &str| Record {
+        id: id.to_owned(),
+        at,
+        json: format!(r#"{{"id":"{id}","created":"{at}","details":{member}}}"#),
     };
     stand.push_all(vec![
         record("half-character", r#""\ud800""#),
@@ -211,14 +219,18 @@ async fn what_a_receiver_would_drop_after_a_200_is_sent_in_another_form() {
     stand.run_to(0).await;
     stand.assert_all_once();
     let details: Vec<_> = stand.fluentd.events().into_iter().map(|(_, event)| event["details"].clone()).collect();
-    assert_eq!((&details[0], &details[1], &details[3]), (&"\u{fffd}".into(), &"18446744073709551616".into(), &"1e999".into()));
+    assert_eq!(
+        (&details[0], &details[1], &details[3]),
+        (&"\u{fffd}".into(), &"18446744073709551616".into(), &"1e999".into())
+    );
 }
 
 #[tokio::test]
 async fn malformed_bytes_of_the_source_never_reach_the_receiver() {
     let stand = Stand::usual().await;
     let at = ago(60);
-    let record = |id: &str, details: &str| Record::raw(at, format!(r#"{{"id":"{id}","created":"{at}","details":"{details}"}}"#));
+    let record =
+        |id: &str, details: &str| Record::raw(at, format!(r#"{{"id":"{id}","created":"{at}","details":"{details}"}}"#));
     stand.push_all(vec![record("one", "MALFORMED"), record("two", "sound")]);
     stand.scm.corrupt(&[("MALFORMED", b"\xff\xfe")]);
     stand.run_to(0).await;
@@ -276,7 +288,8 @@ async fn a_receiver_that_refuses_every_record_and_takes_only_our_own_events_empt
 #[tokio::test]
 async fn a_text_under_time_is_refused_by_the_default_parser_and_the_message_says_so() {
     let at = ago(60);
-    let records = || (0..3).map(|n| Record::raw(at, format!(r#"{{"id":"{n}","created":"{at}","time":"{at}"}}"#))).collect();
+    let records =
+        || (0..3).map(|n| Record::raw(at, format!(r#"{{"id":"{n}","created":"{at}","time":"{at}"}}"#))).collect();
     let stand = Stand::usual().await;
     stand.push_all(records());
     let ended = stand.run_without_patience_to(75).await;
@@ -291,7 +304,8 @@ async fn a_text_under_time_is_refused_by_the_default_parser_and_the_message_says
 
 #[tokio::test]
 async fn gzip_that_the_receiver_does_not_read_is_named() {
-    let stand = Stand::of(FluentdOptions { kind: FluentdKind::FluentBit, reads_gzip: false, ..FluentdOptions::default() });
+    let stand =
+        Stand::of(FluentdOptions { kind: FluentdKind::FluentBit, reads_gzip: false, ..FluentdOptions::default() });
     let stand = stand.await.with("FLUENTD_COMPRESSION", "gzip");
     stand.push(5);
     let ended = stand.run_without_patience_to(75).await;
@@ -311,6 +325,33 @@ async fn an_array_over_the_receivers_limit_is_halved_and_the_next_ones_are_small
 }
 
 #[tokio::test]
+async fn a_receiver_that_closes_the_connection_on_a_large_array_gets_smaller_ones() {
+    let options = FluentdOptions {
+        kind: FluentdKind::FluentBit,
+        max_body_bytes: 4_000_000,
+        closes_when_too_large: true,
+        ..FluentdOptions::default()
+    };
+    let stand = Stand::of(options).await.with("FLUENTD_BATCH_BYTES", "64MiB");
+    stand.push_all(Records::seeded(1).size(200_000).between(ago(1500), ago(2), 60));
+    stand.run_to(0).await;
+    stand.assert_all_once();
+    assert!(stand.fluentd.requests()[0].bytes == 0 && stand.fluentd.requests().len() < 10);
+}
+
+#[tokio::test]
+async fn records_at_fault_in_a_row_are_dead_letters_and_a_long_row_is_the_receivers_doing() {
+    for (n, row, code) in [(60, 20..30, 0), (30, 20..30, 0), (60, 20..40, 75)] {
+        let stand = Stand::of(refusing_poison()).await;
+        let places: Vec<_> = row.collect();
+        stand.push_poisoned(n, &places);
+        stand.run_without_patience_to(code).await;
+        let kept = if code == 0 { places.len() } else { 0 };
+        assert_eq!(stand.dead_letters().len(), kept, "{n} {places:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_record_over_the_receivers_limit_is_a_dead_letter_among_others() {
     let stand = Stand::of(FluentdOptions { max_body_bytes: 20_000, ..FluentdOptions::default() }).await;
     let mut records = Records::seeded(1).between(ago(1500), ago(2), 50);
@@ -324,7 +365,9 @@ async fn a_record_over_the_receivers_limit_is_a_dead_letter_among_others() {
 
 #[tokio::test]
 async fn an_outage_is_retried_until_it_is_over() {
-    for fault in [Fault::Status(503), Fault::Status(500), Fault::Status(429), Fault::Status(408), Fault::NotJson, Fault::Reset] {
+    for fault in
+        [Fault::Status(503), Fault::Status(500), Fault::Status(429), Fault::Status(408), Fault::NotJson, Fault::Reset]
+    {
         let stand = Stand::usual().await;
         stand.push(150);
         stand.fluentd.script(Fault::PASS);
@@ -383,10 +426,17 @@ async fn a_redirect_is_configuration_and_no_event_follows_it() {
 #[tokio::test]
 async fn a_check_sends_a_marked_event_and_says_what_it_cannot_prove() {
     let stand = Stand::usual().await;
-    let stand = { let url = stand.fluentd.url("session"); stand.with("FLUENTD_SESSION_URL", url) };
+    let stand = {
+        let url = stand.fluentd.url("session");
+        stand.with("FLUENTD_SESSION_URL", url)
+    };
     let ended = stand.setup.run(&["check"]).await;
     assert_eq!(ended.code(), Some(0), "{}", ended.everything());
-    assert!(ended.stdout.contains("accepted by http://127.0.0.1") && ended.stdout.contains("no match rule takes the tag"), "{}", ended.stdout);
+    assert!(
+        ended.stdout.contains("accepted by http://127.0.0.1") && ended.stdout.contains("no match rule takes the tag"),
+        "{}",
+        ended.stdout
+    );
     let notices = stand.fluentd.notices();
     assert!(notices.len() == 2 && notices.iter().all(|notice| notice["auditsync"] == "check"));
     let tags: Vec<_> = stand.fluentd.requests().into_iter().map(|request| request.tag).collect();

@@ -114,7 +114,8 @@ async fn a_pair_that_is_replaced_while_running_is_used_without_a_lost_or_doubled
 #[tokio::test]
 async fn a_daemon_whose_pair_the_receiver_stops_taking_keeps_its_cursor_and_goes_on_with_a_new_pair() {
     let (old, new) = (Authority::new("old"), Authority::new("new"));
-    let stand = stand_with(&old.server(&["127.0.0.1"]), &old, &old, Some(&old.client("before"))).await.with(LOOP, "true");
+    let stand =
+        stand_with(&old.server(&["127.0.0.1"]), &old, &old, Some(&old.client("before"))).await.with(LOOP, "true");
     stand.push(100);
     let mut daemon = stand.setup.start(&[]);
     stand.fluentd.wait_for_events(100).await;
@@ -149,7 +150,8 @@ async fn the_certificates_that_certs_makes_serve_both_sides() {
     assert_eq!(made.code(), Some(0), "{}", made.stderr);
     let read = |name: &str| std::fs::read_to_string(out.join(name)).unwrap();
     let server = Pair { certificate: read("server.crt"), key: read("server.key") };
-    let tls = FluentdOptions { tls: Some(server), client_authorities: vec![read("ca.crt")], ..FluentdOptions::default() };
+    let tls =
+        FluentdOptions { tls: Some(server), client_authorities: vec![read("ca.crt")], ..FluentdOptions::default() };
     let receiver = Stand::of(tls).await;
     // The printed variables are used as they are, at the fake's port.
     let url = receiver.fluentd.url("audit.log");

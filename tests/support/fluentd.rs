@@ -20,11 +20,11 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
+use super::Fault;
 use super::fault::{self, FaultPlan, Requested};
 use super::intake::Predicate;
 use super::reply::{Answer, Reply};
 use super::watched::Watched;
-use super::Fault;
 use inspect::{Inspection, inspect};
 
 mod certificates;
@@ -55,6 +55,8 @@ pub struct FluentdOptions {
     pub client_authorities: Vec<String>,
     /// Bodies of more bytes than this, as sent, are answered 413.
     pub max_body_bytes: usize,
+    /// Instead of 413, the connection is closed.
+    pub closes_when_too_large: bool,
     /// A success; none for the receiver's own.
     pub success: Option<u16>,
     /// Whether there is no `<parse>` section: a text under `time` is then refused.
@@ -73,6 +75,7 @@ impl Default for FluentdOptions {
             tls: None,
             client_authorities: Vec::new(),
             max_body_bytes: 32 * 1024 * 1024,
+            closes_when_too_large: false,
             success: None,
             has_default_parser: true,
             refuses: None,
@@ -228,7 +231,12 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send, number: usize, client: Option<Vec<u8>>, shared: &Arc<Shared>) {
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send,
+    number: usize,
+    client: Option<Vec<u8>>,
+    shared: &Arc<Shared>,
+) {
     let last = parking_lot::Mutex::new(None::<Instant>);
     let service = service_fn(|request: Request<Incoming>| {
         let unused = last.lock().take().map_or(Duration::ZERO, |last| last.elapsed());
@@ -248,7 +256,12 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send, number: usize
     let _ = builder.serve_connection(TokioIo::new(stream), service).await;
 }
 
-async fn answer(request: Request<Incoming>, connection: usize, client: Option<Vec<u8>>, shared: &Arc<Shared>) -> Response {
+async fn answer(
+    request: Request<Incoming>,
+    connection: usize,
+    client: Option<Vec<u8>>,
+    shared: &Arc<Shared>,
+) -> Response {
     let (head, body) = request.into_parts();
     if head.method == Method::GET {
         // Fluentd answers every GET so, and makes no event of it.
@@ -274,7 +287,8 @@ async fn answer(request: Request<Incoming>, connection: usize, client: Option<Ve
             connection,
             client,
         });
-        (state.requests.len() - 1, state.faults.next())
+        let closes = shared.options.closes_when_too_large && body.len() > shared.options.max_body_bytes;
+        (state.requests.len() - 1, if closes { Some(Fault::Reset) } else { state.faults.next() })
     });
     let _under_way = UnderWay { shared, tag };
     fault::pause_for(shared.options.latency).await;

@@ -32,7 +32,12 @@ pub(super) struct Batch {
 
 impl Batch {
     /// Writes events from the beginning of `range`, as many as may be in one request; at least one.
-    pub(super) fn fill(events: &[Event], range: &Range<usize>, limits: Limits, compression: Compression) -> io::Result<Self> {
+    pub(super) fn fill(
+        events: &[Event],
+        range: &Range<usize>,
+        limits: Limits,
+        compression: Compression,
+    ) -> io::Result<Self> {
         let first = range.start.min(events.len());
         let events = events.get(first..range.end.min(events.len())).unwrap_or_default();
         let session = events.first().and_then(session);
@@ -145,7 +150,8 @@ mod tests {
     #[test]
     fn gzip_carries_the_same_body() {
         use std::io::Read as _;
-        let batch = Batch::fill(&events(50, 100), &(0..50), Limits { bytes: 1 << 20, ..LIMITS }, Compression::Gzip).unwrap();
+        let batch =
+            Batch::fill(&events(50, 100), &(0..50), Limits { bytes: 1 << 20, ..LIMITS }, Compression::Gzip).unwrap();
         let mut body = Vec::new();
         flate2::read::GzDecoder::new(batch.body.as_slice()).read_to_end(&mut body).unwrap();
         assert_eq!(body.len(), batch.uncompressed);

@@ -189,4 +189,3 @@ fn is_web_page(reply: &Reply) -> bool {
     let kind = reply.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     kind.trim_start().to_ascii_lowercase().starts_with("text/html")
 }
-

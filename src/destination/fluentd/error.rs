@@ -75,7 +75,9 @@ pub(super) enum Error {
         variable: VariableName,
     },
     /// A web page with a success: a portal or a proxy answers instead of the receiver.
-    #[error("{address} answered {status} with a web page: another server answers instead of the receiver; check {variable} and the proxy")]
+    #[error(
+        "{address} answered {status} with a web page: another server answers instead of the receiver; check {variable} and the proxy"
+    )]
     NotTheReceiver {
         /// Where the call went.
         address: Address,
@@ -113,14 +115,16 @@ impl Error {
 
     fn class(&self) -> Class {
         match self {
-            Self::Http(http::Error::TooLarge { .. }) | Self::NotTheReceiver { .. } | Self::Unwritten(_) | Self::Batch(_) => {
-                Class::Retryable { after: None }
-            }
+            Self::Http(http::Error::TooLarge { .. })
+            | Self::NotTheReceiver { .. }
+            | Self::Unwritten(_)
+            | Self::Batch(_) => Class::Retryable { after: None },
             Self::Http(error) => error.class(),
             Self::Status { status, after, .. } => Class::of_status(*status, *after),
-            Self::ServerUntrusted { .. } | Self::ClientRefused { .. } | Self::NoCommonTls { .. } | Self::Redirected { .. } => {
-                Class::Refused
-            }
+            Self::ServerUntrusted { .. }
+            | Self::ClientRefused { .. }
+            | Self::NoCommonTls { .. }
+            | Self::Redirected { .. } => Class::Refused,
             // An operator has to act, and no configuration of ours is surely wrong.
             Self::RefusesAll { .. } => Class::Stalled,
         }

@@ -1,8 +1,11 @@
 //! Whether a record that is refused alone is at fault, or the receiver refuses all: the decisions, apart from the sending.
 //!
 //! A receiver that refuses everything must not empty the log into the dead-letter file. So a refused record is a *suspect* until the receiver
-//! has accepted another record after it. Where no other is at hand, a stand-in of our own is sent. The stand-in convicts one
-//! suspect, and more only where the receiver has accepted a record of the same page.
+//! has accepted another record after it. At the end of a page no other is at hand, and a stand-in of our own is sent. The stand-in is enough where
+//! the receiver has accepted a record of the same page, and else for one lone record. A long row of suspects is the receiver's doing.
+
+/// So many records in a row may be at fault themselves.
+const LONGEST_ROW: usize = 16;
 
 /// A record that was refused alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +14,17 @@ pub(super) struct Suspect {
     pub(super) index: usize,
     /// What the receiver answered.
     pub(super) reason: String,
+}
+
+/// What is to be done about the suspects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Nothing yet.
+    GoOn,
+    /// A stand-in is sent. If it is refused, the receiver refuses all.
+    SendStandIn,
+    /// The receiver refuses all, whatever it says to stand-ins.
+    BlameReceiver,
 }
 
 /// What speaks for and against the records of one attempt.
@@ -39,15 +53,26 @@ impl Evidence {
         std::mem::take(&mut self.suspects)
     }
 
-    /// The suspect that a stand-in is to be sent for. `is_last`: no other record follows.
-    pub(super) fn wants_stand_in(&self, is_last: bool) -> Option<&Suspect> {
-        if self.suspects.len() > 1 || is_last { self.suspects.last() } else { None }
+    /// What is to be done about the suspects. `is_last`: no other record follows.
+    pub(super) fn step(&self, is_last: bool) -> Step {
+        match self.suspects.len() {
+            0 => Step::GoOn,
+            length if length > LONGEST_ROW => Step::BlameReceiver,
+            // At the second one, so that a receiver that refuses everything is found out early.
+            length if is_last || length == 2 => Step::SendStandIn,
+            _ => Step::GoOn,
+        }
     }
 
-    /// A stand-in was accepted: gives the suspects that are at fault themselves; none where that is not enough.
+    /// A stand-in was accepted, and no other record follows: gives the suspects that are at fault themselves; none where that is not enough.
     pub(super) fn stand_in_accepted(&mut self) -> Vec<Suspect> {
         let is_enough = self.has_accepted || (self.may_convict_alone && self.suspects.len() == 1);
         if is_enough { std::mem::take(&mut self.suspects) } else { Vec::new() }
+    }
+
+    /// The suspect that was refused last.
+    pub(super) fn last(&self) -> Option<&Suspect> {
+        self.suspects.last()
     }
 
     /// Whether nothing speaks against the receiver.
@@ -68,9 +93,10 @@ mod tests {
     fn a_record_that_is_accepted_convicts_those_refused_before() {
         let mut evidence = Evidence::new(false, false);
         evidence.refused(suspect(3));
-        assert_eq!(evidence.wants_stand_in(false), None);
+        assert_eq!(evidence.step(false), Step::GoOn);
         assert_eq!(evidence.accepted(), [suspect(3)]);
         assert!(evidence.is_clear());
+        assert_eq!(evidence.step(true), Step::GoOn);
     }
 
     #[test]
@@ -79,7 +105,7 @@ mod tests {
         assert_eq!(evidence.accepted(), []);
         evidence.refused(suspect(8));
         evidence.refused(suspect(9));
-        assert_eq!(evidence.wants_stand_in(false), Some(&suspect(9)));
+        assert_eq!(evidence.step(true), Step::SendStandIn);
         assert_eq!(evidence.stand_in_accepted(), [suspect(8), suspect(9)]);
     }
 
@@ -87,7 +113,7 @@ mod tests {
     fn a_stand_in_alone_convicts_one_record_and_never_a_second() {
         let mut alone = Evidence::new(false, true);
         alone.refused(suspect(0));
-        assert_eq!(alone.wants_stand_in(true), Some(&suspect(0)));
+        assert_eq!(alone.step(true), Step::SendStandIn);
         assert_eq!(alone.stand_in_accepted(), [suspect(0)]);
 
         let mut two = Evidence::new(false, true);
@@ -99,5 +125,18 @@ mod tests {
         let mut another = Evidence::new(false, false);
         another.refused(suspect(0));
         assert_eq!(another.stand_in_accepted(), []);
+    }
+
+    #[test]
+    fn a_long_row_of_refusals_is_the_receivers_doing() {
+        let mut evidence = Evidence::new(true, true);
+        let steps: Vec<_> = (0..17)
+            .map(|index| {
+                evidence.refused(suspect(index));
+                evidence.step(false)
+            })
+            .collect();
+        assert_eq!(steps.iter().filter(|step| **step == Step::SendStandIn).count(), 1);
+        assert_eq!((steps[1], steps[15], steps[16]), (Step::SendStandIn, Step::GoOn, Step::BlameReceiver));
     }
 }

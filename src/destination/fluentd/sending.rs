@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use super::batch::Batch;
 use super::client::{Client, Setback};
 use super::error::Error;
-use super::evidence::{Evidence, Suspect};
+use super::evidence::{Evidence, Step, Suspect};
 use super::{Compression, record};
 use crate::dead_letter::{Fate, Unwritten};
 use crate::destination::{Acknowledged, Delivery, PageNumber, Progress, Shipment, Tally};
@@ -65,7 +65,7 @@ impl Sending {
                 }
                 Err(Setback::Refused { reason, .. }) => {
                     evidence.refused(Suspect { index: sent.start, reason });
-                    self.try_stand_in(&mut evidence, work.is_empty(), session.as_deref(), heart).await?;
+                    self.examine(&mut evidence, work.is_empty(), session.as_deref(), heart).await?;
                 }
                 Err(Setback::Failed(error)) => return Err(error),
             }
@@ -114,40 +114,53 @@ impl Sending {
         self.progress.note_unanswered(std::mem::take(&mut self.under_way));
     }
 
-    /// Sends a stand-in where one is due. An error means: nothing shows that the receiver accepts other records.
-    async fn try_stand_in(
+    /// Finds out about the suspects, as far as it is time. An error means: nothing shows that the receiver accepts other records.
+    async fn examine(
         &mut self,
         evidence: &mut Evidence,
         is_last: bool,
         session: Option<&str>,
         heart: &Heartbeat,
     ) -> Result<(), Error> {
-        let Some(Suspect { index, reason }) = evidence.wants_stand_in(is_last).cloned() else { return Ok(()) };
+        let (step, suspect) = (evidence.step(is_last), evidence.last().cloned());
+        let Some(Suspect { index, reason }) = suspect.filter(|_| step != Step::GoOn) else { return Ok(()) };
         let mut refused = Vec::new();
         if let Some(event) = self.progress.events().get(index) {
             record::write(&mut refused, event);
         }
-        let kept_in = self.client.dead_letters.location();
-        let note = format!("stands in for a record that this receiver refuses, to find out whether it refuses all; the record is kept in {kept_in}");
-        self.progress.count(Tally { requests: 1, ..Tally::default() });
-        let answer = self.client.post_own(session, record::stand_in(&refused, &note)).await;
-        match answer {
-            Ok(()) => {
-                heart.beat();
-                let convicted = evidence.stand_in_accepted();
-                if !convicted.is_empty() && self.progress.tally().accepted == 0 {
-                    self.client.has_convicted_alone.store(true, Ordering::Relaxed);
-                }
-                self.due.extend(convicted);
+        if step == Step::SendStandIn && self.send_stand_in(&refused, session, heart).await? {
+            if !is_last {
+                return Ok(());
             }
-            Err(Setback::Refused { .. }) => {}
-            Err(Setback::Failed(error)) => return Err(error),
+            let convicted = evidence.stand_in_accepted();
+            if !convicted.is_empty() && self.progress.tally().accepted == 0 {
+                self.client.has_convicted_alone.store(true, Ordering::Relaxed);
+            }
+            self.due.extend(convicted);
         }
         if evidence.is_clear() {
             return Ok(());
         }
         let address = Address::of(&self.client.target(session).0);
         Err(self.client.refuses_all(address, reason, Some(&refused)))
+    }
+
+    /// Sends a stand-in for a written record; whether the receiver accepts it.
+    async fn send_stand_in(&mut self, refused: &[u8], session: Option<&str>, heart: &Heartbeat) -> Result<bool, Error> {
+        let kept_in = self.client.dead_letters.location();
+        let note = format!(
+            "stands in for a record that this receiver refuses, to find out whether it refuses all; dead letters are kept in {kept_in}"
+        );
+        self.progress.count(Tally { requests: 1, ..Tally::default() });
+        let answer = self.client.post_own(session, record::stand_in(refused, &note)).await;
+        match answer {
+            Ok(()) => {
+                heart.beat();
+                Ok(true)
+            }
+            Err(Setback::Refused { .. }) => Ok(false),
+            Err(Setback::Failed(error)) => Err(error),
+        }
     }
 
     /// Writes the dead letters that are due. After an error the rest is still due.
@@ -220,7 +233,8 @@ mod tests {
     fn delivery(server: &MockServer, letters: Option<&std::path::Path>, events: Vec<Event>) -> Sending {
         let (url, sessions) = (format!("{}/audit.log", server.uri()), format!("{}/session", server.uri()));
         let settings = read_pairs(&[("FLUENTD_URL", &url), ("FLUENTD_SESSION_URL", &sessions)], variables::settings);
-        let http = http::Settings { timeout: Duration::from_secs(60), timeout_variable: "AUDITSYNC_HTTP_TIMEOUT".into() };
+        let http =
+            http::Settings { timeout: Duration::from_secs(60), timeout_variable: "AUDITSYNC_HTTP_TIMEOUT".into() };
         let path = letters.map(|folder| folder.join("dead-letters.ndjson"));
         let letters = DeadLetters::new("here:there".into(), path, "AUDITSYNC_DEAD_LETTER_PATH".into());
         let client = Arc::new(Client::new(settings.unwrap(), &Context::new("here:there".into(), http, letters)));

@@ -171,7 +171,8 @@ fn tls(reader: &mut Reader<'_>) -> Result<Tls, Noted> {
     let tls = Tls { ca, identity };
     if tls.ca.is_some() || tls.identity.is_some() {
         tls.verify().map_err(|error| {
-            let spec = [&CA.spec, &CERT.spec, &KEY.spec].into_iter().find(|spec| reader.name(spec) == *error.variable());
+            let spec =
+                [&CA.spec, &CERT.spec, &KEY.spec].into_iter().find(|spec| reader.name(spec) == *error.variable());
             reader.refuse(spec.unwrap_or(&CERT.spec), crate::failure::Chain(&error).to_string())
         })?;
     }

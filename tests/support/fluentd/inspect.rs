@@ -91,7 +91,9 @@ impl Inspection {
                 Ok(Unique { record, twice: None }) if levels(&record) <= MOST_LEVELS && stores_numbers(&record) => {
                     self.records.push(record);
                 }
-                Ok(Unique { twice: Some(name), .. }) => self.violations.push(format!("{name:?} stands twice in an object")),
+                Ok(Unique { twice: Some(name), .. }) => {
+                    self.violations.push(format!("{name:?} stands twice in an object"))
+                }
                 Ok(_) => self.violations.push("nested too deep, or a number that is not stored".to_owned()),
                 Err(error) => self.refuse(400, &format!("no object that can be stored: {error}")),
             }
@@ -99,7 +101,8 @@ impl Inspection {
         let refuses = |record: &Value| options.refuses.as_ref().is_some_and(|refuses| refuses.holds(record));
         let has_text_time = |record: &Value| options.has_default_parser && record["time"].is_string();
         if self.records.iter().any(has_text_time) {
-            self.refusal.get_or_insert((400, "400 Bad Request\ncan't convert String into an exact number\n".to_owned()));
+            self.refusal
+                .get_or_insert((400, "400 Bad Request\ncan't convert String into an exact number\n".to_owned()));
         } else if self.records.iter().any(refuses) {
             self.refusal.get_or_insert((400, "400 Bad Request\na fault of the test\n".to_owned()));
         }
@@ -112,9 +115,10 @@ impl Kind {
         let path = path.trim_matches('/');
         match self {
             Self::Fluentd => path.split('/').collect::<Vec<_>>().join("."),
-            Self::FluentBit => {
-                path.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '_' | '.') { c } else { '_' }).collect()
-            }
+            Self::FluentBit => path
+                .chars()
+                .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '_' | '.') { c } else { '_' })
+                .collect(),
         }
     }
 }
