@@ -39,6 +39,8 @@ impl Setup {
             .with("SECTIGO_AUDIT_SYNC_DELAY", "0s")
             .with("SECTIGO_AUDIT_SYNC_INTERVAL", "5s")
             .with("SECTIGO_AUDIT_RETRY_BUDGET", "30s")
+            // A sync that delivers nothing logs at this level alone.
+            .with("SECTIGO_AUDIT_LOG_LEVEL", "debug")
     }
 
     /// With no variable at all.
@@ -70,7 +72,7 @@ impl Setup {
         Some(serde_json::from_slice(&bytes).expect("the state document is JSON"))
     }
 
-    /// The records put aside.
+    /// The lines of the dead-letter file.
     pub fn dead_letters(&self) -> Vec<serde_json::Value> {
         let text = std::fs::read_to_string(self.folder().join("auditsync-sectigo-datadog.dead-letters.ndjson")).unwrap_or_default();
         text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect()
@@ -157,6 +159,20 @@ impl Daemon {
     /// What it has said to standard error so far.
     pub fn stderr(&self) -> String {
         self.stderr.lock().expect("no reader panics").clone()
+    }
+
+    /// Waits until what it has printed to standard output is as `wanted`.
+    pub async fn prints(&mut self, wanted: impl Fn(&str) -> bool) {
+        let heard = async {
+            while !wanted(&self.stdout.lock().expect("no reader panics")) {
+                if self.hears.changed().await.is_err() {
+                    break;
+                }
+            }
+        };
+        let in_time = tokio::time::timeout(PATIENCE, heard).await.is_ok();
+        let printed = self.stdout.lock().expect("no reader panics").clone();
+        assert!(in_time && wanted(&printed), "it never printed that, but:\n{printed}\nand logged:\n{}", self.stderr());
     }
 
     /// Waits until it has said `text` to standard error.

@@ -104,7 +104,7 @@ async fn who_stands_by_is_ready_and_who_takes_over_says_so() {
     assert_eq!(beside.series("auditsync_active").await.to_bits(), 0.0_f64.to_bits());
 
     stop(first).await;
-    second.says("taking over").await;
+    second.says("failover").await;
     let told = beside.until("/readyz", |answer| answer.json()["status"] == "ready").await;
     assert_eq!(told.status, 200);
     assert_eq!(beside.series("auditsync_active").await.to_bits(), 1.0_f64.to_bits());
@@ -129,7 +129,7 @@ async fn who_is_followed_while_it_stood_still_counts_the_conflict_and_stands_by(
     second.says("standby").await;
     assert_eq!(beside.get("/readyz").await.json()["status"], "standby");
     first.signal("STOP").await;
-    second.says("taking over").await;
+    second.says("failover").await;
     beside.until("/readyz", |answer| answer.json()["status"] == "ready").await;
     first.signal("CONT").await;
     probe.until("/readyz", |answer| answer.json()["status"] == "standby").await;
@@ -238,7 +238,7 @@ async fn a_one_shot_run_beside_a_daemon_with_the_same_variables_does_without_the
     let second = Stage::usual().await.with(LISTEN, probe.address());
     second.push(5, 60, 2);
     let ended = second.run_to(0).await;
-    assert!(ended.stderr.contains("somebody else answers there; this run does without"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("another process answers there; this run does without"), "{}", ended.stderr);
     second.assert_all_once();
     stop(daemon).await;
 }

@@ -8,7 +8,7 @@ use crate::daemon::{Daemon, Setup};
 use crate::support::{FakeIntake, FakeScm, Fault, IntakeOptions, Record, Records, ScmOptions};
 
 const STANDING_BY: &str = "another instance is active; this one is on standby";
-const TAKING_OVER: &str = "the other instance has ended; taking over";
+const TAKING_OVER: &str = "the other instance has ended; failover";
 
 async fn fakes() -> (FakeScm, FakeIntake) {
     (FakeScm::start(ScmOptions::default()).await, FakeIntake::start(IntakeOptions::default()).await)
@@ -69,7 +69,7 @@ async fn a_second_daemon_stands_by_and_takes_over_from_one_that_is_killed() {
     first.signal("KILL").await;
     assert_eq!(first.ended().await.code(), None);
     second.says(TAKING_OVER).await;
-    second.says("going on where the last run ended").await;
+    second.says("continuing from the stored cursor").await;
     second.says("synced").await;
     stopped(second).await;
     assert_eq!((intake.ids().len(), intake.count()), (750, 850), "the page in flight came twice, and nothing else");
@@ -87,7 +87,7 @@ async fn a_stand_by_takes_over_from_one_that_stops_and_repeats_nothing() {
     let mut second = setup.start(&[]);
     second.says(STANDING_BY).await;
     first.signal("TERM").await;
-    first.says("asked to stop").await;
+    first.says("shutting down").await;
     intake.release();
     assert_eq!(first.ended().await.code(), Some(0));
     second.says(TAKING_OVER).await;

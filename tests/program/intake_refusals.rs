@@ -211,7 +211,7 @@ async fn without_a_file_a_refused_record_is_logged_whole() {
     let stage = with_intake(refusing(&["bad"], true)).await.with("SECTIGO_AUDIT_STORAGE_BACKEND", "memory");
     push_with(&stage, 100, &[(42, "bad")]);
     let ended = stage.run_to(0).await;
-    let told = ended.stderr.lines().find(|line| line.contains("the intake refused a record")).unwrap();
+    let told = ended.stderr.lines().find(|line| line.contains("the destination refused a record")).unwrap();
     assert!(told.contains("poison") && told.contains("bad") && told.contains("login"), "{told}");
     assert_the_others_once(&stage, &["bad"]);
 }
@@ -312,7 +312,7 @@ async fn an_entry_that_a_firewall_answers_with_403_is_dead_lettered_and_the_key_
     // At first contact, in one page: nothing but a notice tells it from a refused key.
     let ended = stage.run_to(0).await;
     assert!(ended.stderr.contains("delivered=99") && ended.stderr.contains("dead_lettered=1"), "{}", ended.stderr);
-    assert!(!ended.stderr.contains("refused the API key"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("rejected the API key"), "{}", ended.stderr);
     assert_the_others_once(&stage, &["bad"]);
     let rejected = stage.setup.dead_letters();
     assert_eq!((rejected.len(), &rejected[0]["id"]), (1, &"bad".into()));

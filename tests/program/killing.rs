@@ -79,7 +79,7 @@ impl Drain {
         loop {
             let mut daemon = setup.start(&[]);
             // It listens for signals from then on.
-            daemon.says("auditsync starts").await;
+            daemon.says("the pipeline starts").await;
             let drained = tokio::select! {
                 biased;
                 () = intake.wait_for_ids(BACKLOG) => true,

@@ -8,10 +8,10 @@ use crate::stage::{Stage, stop};
 use crate::support::{FakeIntake, IntakeOptions, Moto, Proxy, RedisServer, ScmOptions};
 
 const STANDING_BY: &str = "another instance is active; this one is on standby";
-const TAKING_OVER: &str = "the other instance has ended or gives no sign of life; taking over";
-const LAPSED: &str = "the lease could not be renewed in time";
-const STEPPED_DOWN: &str = "another instance has taken over";
-const BEGINS: &str = "this is the first synchronisation";
+const TAKING_OVER: &str = "the other instance has ended or has no heartbeat; failover";
+const LAPSED: &str = "the lease was not renewed in time";
+const STEPPED_DOWN: &str = "another instance is active, or the state was changed by an operator";
+const BEGINS: &str = "this is the first sync";
 const TTL: Duration = Duration::from_secs(15);
 const PAGE: usize = 100;
 const BACKLOG: usize = 10_000;
@@ -75,7 +75,7 @@ fn repeats(intake: &FakeIntake) -> usize {
 
 /// The state in Redis.
 fn state(server: &RedisServer) -> serde_json::Value {
-    serde_json::from_str(&server.command(&["GET", "auditsync:sectigo"])).expect("a state document")
+    serde_json::from_str(&server.command(&["GET", "auditsync:sectigo:datadog"])).expect("a state document")
 }
 
 /// What a take-over came to.
@@ -127,7 +127,7 @@ async fn a_leader_on_redis_that_is_killed_is_followed_and_nothing_is_lost() {
         let address = server.address();
         async move {
             let stage = stage(Duration::from_millis(20), &address).await;
-            let stage = stage.with("SECTIGO_AUDIT_REDIS_KEY", format!("round-{round}"));
+            let stage = stage.with("SECTIGO_AUDIT_REDIS_PREFIX", format!("round-{round}"));
             killed_in_the_midst(stage, 500 + round * 900 % 8000).await
         }
     });
@@ -310,7 +310,7 @@ async fn a_redis_that_lost_its_data_is_written_anew() {
         stage.intake.wait_for_entries(entries).await;
         server.kill();
         server.restart();
-        first.says_so_often("the state is gone from its store; it is written anew", times).await;
+        first.says_so_often("the state is gone from its store; it is stored again", times).await;
     }
     stage.intake.wait_for_ids(3000).await;
     stop(first).await;
@@ -329,14 +329,14 @@ async fn a_replica_that_lags_behind_and_is_promoted_is_written_forward() {
     first.says(BEGINS).await;
     stage.intake.wait_for_entries(500).await;
     let asked = Instant::now();
-    while replica.command(&["EXISTS", "auditsync:sectigo"]) != "1" {
+    while replica.command(&["EXISTS", "auditsync:sectigo:datadog"]) != "1" {
         assert!(asked.elapsed() < Duration::from_secs(60), "the replica hears of the state");
     }
     // It hears no more of the other, and gets its place later.
     assert_eq!(replica.command(&["REPLICAOF", "NO", "ONE"]), "OK");
     stage.intake.wait_for_entries(1500).await;
     proxy.lead_to(replica.address().parse().unwrap());
-    first.says("the store holds an older state than it did; it is written forward").await;
+    first.says("the store holds an older state than before; it is replaced by the newer cursor").await;
     stage.intake.wait_for_ids(3000).await;
     stop(first).await;
     stage.assert_all_once();

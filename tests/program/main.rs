@@ -29,6 +29,7 @@ mod lease;
 mod memory;
 mod metrics;
 mod pipeline;
+mod pipelines;
 mod probe;
 mod rotation;
 mod secrets;

@@ -113,12 +113,12 @@ async fn what_is_counted_is_what_the_far_sides_saw_whatever_fails() {
     assert_shows(&scrape, "auditsync_events_possibly_duplicated_total", without_answer.sum());
     assert_shows(&scrape, "auditsync_events_read_total", 50);
     assert_shows(&scrape, "auditsync_events_deduplicated_total", 0);
-    let to_intake = |status| format!("auditsync_requests_total{{side=\"destination\",status=\"{status}\"}}");
+    let to_intake = |status| format!("auditsync_requests_total{{component=\"destination\",status=\"{status}\"}}");
     assert_shows(&scrape, &to_intake("2xx"), answered(Some(202)));
     assert_shows(&scrape, &to_intake("4xx"), answered(Some(400)) + answered(Some(429)));
     assert_shows(&scrape, &to_intake("5xx"), 1);
     assert_shows(&scrape, &to_intake("none"), 1);
-    assert_shows(&scrape, "auditsync_request_duration_seconds_count{side=\"destination\"}", requests.len());
+    assert_shows(&scrape, "auditsync_request_duration_seconds_count{component=\"destination\"}", requests.len());
     assert_shows(
         &scrape,
         "auditsync_request_body_sent_bytes_total",
@@ -129,11 +129,11 @@ async fn what_is_counted_is_what_the_far_sides_saw_whatever_fails() {
         "auditsync_request_body_uncompressed_bytes_total",
         requests.iter().map(|request| request.bytes).sum(),
     );
-    assert_shows(&scrape, "auditsync_retries_total{side=\"destination\",reason=\"unavailable\"}", 3);
-    assert_shows(&scrape, "auditsync_retries_total{side=\"source\",reason=\"unavailable\"}", 3);
-    assert_shows(&scrape, "auditsync_requests_total{side=\"source\",status=\"5xx\"}", 1);
-    assert_shows(&scrape, "auditsync_requests_total{side=\"source\",status=\"none\"}", 2);
-    assert_shows(&scrape, "auditsync_requests_total{side=\"token\",status=\"2xx\"}", stage.scm.token_requests());
+    assert_shows(&scrape, "auditsync_retries_total{component=\"destination\",reason=\"unavailable\"}", 3);
+    assert_shows(&scrape, "auditsync_retries_total{component=\"source\",reason=\"unavailable\"}", 3);
+    assert_shows(&scrape, "auditsync_requests_total{component=\"source\",status=\"5xx\"}", 1);
+    assert_shows(&scrape, "auditsync_requests_total{component=\"source\",status=\"none\"}", 2);
+    assert_shows(&scrape, "auditsync_requests_total{component=\"token\",status=\"2xx\"}", stage.scm.token_requests());
     assert_shows(&scrape, "auditsync_sync_duration_seconds_count{result=\"complete\"}", 1);
     assert_shows(&scrape, "auditsync_state_saves_total{result=\"conflict\"}", 0);
     assert!(value(&scrape, "auditsync_state_saves_total{result=\"saved\"}") >= 2.0);

@@ -104,9 +104,14 @@ impl Probe {
     }
 }
 
-/// The value of a series in a scrape.
+/// The value of a series of the default pipeline in a scrape.
 pub fn value(scrape: &str, series: &str) -> f64 {
-    let line = scrape.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    const PIPELINE: &str = "pipeline=\"sectigo:datadog\"";
+    let series = match series.split_once('{') {
+        Some((name, labels)) => format!("{name}{{{PIPELINE},{labels}"),
+        None => format!("{series}{{{PIPELINE}}}"),
+    };
+    let line = scrape.lines().find_map(|line| line.strip_prefix(&series)?.strip_prefix(' '));
     let line = line.unwrap_or_else(|| panic!("no {series} in\n{scrape}"));
     line.parse().expect("a number")
 }

@@ -212,7 +212,7 @@ async fn a_rejected_record_is_kept_with_a_reason_that_holds_no_key() {
         assert_eq!(rejected.len(), 1, "{}", ended.stderr);
         let reason = rejected[0]["reason"].as_str().unwrap();
         assert!(reason.contains(ECHO) && reason.contains(HIDDEN), "{reason}");
-        nothing_shown("rejected record", &setup, &ended);
+        nothing_shown("dead letter", &setup, &ended);
     }
 }
 

@@ -28,7 +28,7 @@ async fn run_after_run_goes_on_where_the_last_one_ended() {
     let stage = stage.with(DELAY, "0s");
     stage.push(5, 30, 2);
     let ended = stage.run_to(0).await;
-    assert!(ended.stderr.contains("going on where the last run ended"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("continuing from the stored cursor"), "{}", ended.stderr);
     stage.assert_all_once();
     assert!(std::fs::read_dir(stage.setup.folder()).unwrap().next().is_none(), "nothing is left in the folder");
 }
@@ -38,14 +38,14 @@ async fn state_show_prints_the_document_and_where_it_is() {
     let server = RedisServer::start();
     let stage = on_redis(&server).await;
     let none = stage.setup.run(&["state", "show"]).await;
-    let place = format!("redis://{}/0 key auditsync:sectigo", server.address());
-    assert!(none.stderr.contains(&format!("no state yet at {place}")), "{}", none.stderr);
+    let place = format!("redis://{}/0 key auditsync:sectigo:datadog", server.address());
+    assert!(none.stderr.contains(&format!("there is no state yet at {place}")), "{}", none.stderr);
     stage.push(5, 1500, 2);
     stage.run_to(0).await;
     let shown = stage.setup.run(&["state", "show"]).await;
     assert!(shown.stderr.contains(&format!("the state at {place}")), "{}", shown.stderr);
     let document: serde_json::Value = serde_json::from_str(&shown.stdout).unwrap();
-    assert_eq!((&document["source"], &document["lease"]), (&"sectigo".into(), &serde_json::Value::Null));
+    assert_eq!((&document["pipeline"], &document["lease"]), (&"sectigo:datadog".into(), &serde_json::Value::Null));
 }
 
 #[tokio::test]
@@ -116,7 +116,7 @@ async fn the_place_is_not_set_under_a_living_instance_and_is_under_a_dead_one() 
     daemon.ended().await;
     let done = stage.setup.run(&set).await;
     assert_eq!(done.code(), Some(0), "{}", done.stderr);
-    assert!(server.command(&["GET", "auditsync:sectigo"]).contains("2026-03-01T12:00:00Z"));
+    assert!(server.command(&["GET", "auditsync:sectigo:datadog"]).contains("2026-03-01T12:00:00Z"));
 }
 
 #[tokio::test]
@@ -161,9 +161,9 @@ async fn there_is_nothing_to_move_from_an_empty_place_or_to_memory_or_to_itself(
     let stage = on_redis(&server).await;
     for (to, code, says) in [
         ("localfs", 64, "there is no state at"),
-        ("memory", 64, "would be forgotten at once"),
-        ("redis", 64, "already; --to names another backend"),
-        ("floppy", 78, "must be localfs, redis, s3, gcs or memory"),
+        ("memory", 64, "is lost when the process ends"),
+        ("redis", 64, "already; --to names another store"),
+        ("floppy", 78, "must be one of localfs, redis, s3, gcs, memory"),
         ("s3", 78, "AUDITSYNC_S3_BUCKET: is required but not set"),
     ] {
         let ended = stage.setup.run(&["state", "migrate", "--to", to]).await;
@@ -214,7 +214,7 @@ async fn a_one_shot_run_gives_up_on_a_store_that_is_not_there_and_has_asked_for_
     stage.push(25, 1500, 2);
     let ended = stage.run_to(74).await;
     assert!(
-        ended.stderr.contains("cannot read the state at redis://127.0.0.1:1/0 key auditsync:sectigo"),
+        ended.stderr.contains("cannot read the state at redis://127.0.0.1:1/0 key auditsync:sectigo:datadog"),
         "{}",
         ended.stderr
     );
@@ -259,7 +259,7 @@ async fn an_address_with_a_password_is_shown_nowhere() {
     }
     // Beside the test entry of `check`.
     stage.assert_none_lost();
-    assert_eq!(server.command(&["-a", "hunter2", "-n", "1", "EXISTS", "auditsync:sectigo"]), "1");
+    assert_eq!(server.command(&["-a", "hunter2", "-n", "1", "EXISTS", "auditsync:sectigo:datadog"]), "1");
 }
 
 /// A certificate for `localhost` that nobody else signed, and its key, in these files.

@@ -122,8 +122,8 @@ async fn altered(change: impl FnOnce(&mut Value)) -> Vec<u8> {
 const WAY_OUT: &str = "auditsync state set --since";
 
 #[tokio::test]
-async fn a_corrupt_document_is_left_alone_and_the_way_out_is_told() {
-    refused(b"{\"version\": 1, \"source\"", &[WAY_OUT]).await;
+async fn a_corrupt_document_is_left_alone_and_the_way_out_is_named() {
+    refused(b"{\"version\": 1, \"pipeline\"", &[WAY_OUT]).await;
 }
 
 #[tokio::test]
@@ -154,21 +154,21 @@ async fn a_document_whose_newer_layout_is_quite_another_is_left_alone_too() {
 }
 
 #[tokio::test]
-async fn a_document_of_another_source_is_left_alone() {
-    let bytes = altered(|document| document["source"] = json!("digicert")).await;
+async fn a_document_of_another_pipeline_is_left_alone() {
+    let bytes = altered(|document| document["pipeline"] = json!("digicert:s3")).await;
     let world = World::with(recent(3, 5)).await;
     fs::write(world.path(), &bytes).unwrap();
     let ended = world.setup.run(&[]).await;
     assert_eq!(ended.code(), Some(74), "{}", ended.stderr);
-    for told in [STATE, "\"digicert\"", "\"sectigo\"", "place of its own"] {
+    for told in [STATE, "digicert:s3", "sectigo:datadog", "location of its own"] {
         assert!(ended.stderr.contains(told), "{told}: {}", ended.stderr);
     }
     assert_eq!((world.bytes(), world.intake.hits()), (bytes, 0));
 }
 
 #[tokio::test]
-async fn check_refuses_a_document_of_another_source() {
-    refused(&altered(|document| document["source"] = json!("digicert")).await, &["digicert", "sectigo"]).await;
+async fn check_refuses_a_document_of_another_pipeline() {
+    refused(&altered(|document| document["pipeline"] = json!("digicert:s3")).await, &["digicert:s3", "sectigo:datadog"]).await;
 }
 
 #[tokio::test]
@@ -349,7 +349,7 @@ async fn a_document_put_back_from_a_copy_is_written_forward() {
     fs::write(world.path(), &old).unwrap();
     daemon.says("synced").await;
     let ended = world.stopped(daemon).await;
-    assert!(ended.stderr.contains("older state than it did; it is written forward"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("older state than before; it is replaced by the newer cursor"), "{}", ended.stderr);
     assert_eq!(world.setup.run(&["run", "--once"]).await.code(), Some(0));
     world.delivered_once(450);
 }

@@ -9,9 +9,9 @@ use crate::killing::{Drain, rounds};
 use crate::support::{FakeIntake, FakeScm, Fault, IntakeOptions, Record, Records, ScmOptions};
 
 /// Said when a stop has been understood.
-const UNDERSTOOD: &str = "asked to stop";
+const UNDERSTOOD: &str = "shutting down";
 /// Said when not everything could be finished.
-const MAY_REPEAT: &str = "may be sent again";
+const MAY_REPEAT: &str = "may send it again";
 /// Said when everything could.
 const CLEAN: &str = "stopped; everything delivered is committed";
 

@@ -151,7 +151,7 @@ async fn an_engine_that_is_stuck_is_said_and_feeds_the_watchdog_no_longer() {
     let document = stage.setup.folder().join("auditsync-sectigo-datadog.json");
     assert!(Command::new("mkfifo").arg(document).status().await.unwrap().success());
     let mut daemon = supervisor.start(&stage);
-    daemon.says("the engine gives no sign of life; the watchdog is not fed until it does").await;
+    daemon.says("the engine makes no progress; systemd's watchdog gets no heartbeat until it does").await;
     supervisor.told_so_far();
     // Heard while it ends: little fits into the socket, and what does not is lost.
     let stopping = supervisor.told_until("the stop", |message| message.starts_with("STOPPING=1"));
