@@ -64,7 +64,7 @@ enum Command {
         #[command(flatten)]
         only: Only,
     },
-    /// Make certificates for mutual TLS with Fluentd or Fluent Bit, and print the configuration that goes with them.
+    /// Make certificates for mutual TLS with Fluentd or Fluent Bit, and say how to use them.
     #[cfg(feature = "tls")]
     Certs(certs::CertsArguments),
     /// List the environment variables: all of them, or those of one component.

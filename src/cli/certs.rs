@@ -1,7 +1,5 @@
-//! `auditsync certs`: a certificate authority, a server pair and a client pair for mutual TLS with Fluentd or Fluent Bit, and the
-//! configuration that goes with them.
+//! `auditsync certs`: a certificate authority, a server pair and a client pair for mutual TLS, and the configuration that uses them.
 
-use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::IpAddr;
@@ -19,6 +17,7 @@ use url::Host;
 use super::exit::Exit;
 use super::{print, say};
 use crate::failure::Chain;
+use crate::pipeline::registry;
 
 /// How long the certificates are valid.
 const VALID_FOR: Duration = Duration::from_hours(24 * 3650);
@@ -70,7 +69,7 @@ pub(super) fn certs(arguments: &CertsArguments) -> Exit {
     // The receiver wants whole paths. The folder exists by now.
     let out = fs::canonicalize(out).unwrap_or_else(|_| out.clone());
     let first = host.first().map_or("", String::as_str);
-    print(configuration(first, &out).trim_end());
+    print(registry::certificates_guide(first, &out).trim_end());
     Exit::Done
 }
 
@@ -157,76 +156,6 @@ fn write_new(path: &Path, file: &NewFile) -> io::Result<()> {
     let mut opened = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     opened.write_all(file.content.as_bytes())?;
     opened.sync_all()
-}
-
-/// The configuration of all three that uses the files in `folder`.
-fn configuration(host: &str, folder: &Path) -> String {
-    let path = |name: &str| folder.join(name).display().to_string();
-    let (ca, certificate, key) = (path("ca.crt"), path("server.crt"), path("server.key"));
-    let (client, client_key) = (path("client.crt"), path("client.key"));
-    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-    let mut text = String::new();
-    // Writing into memory cannot fail.
-    let _ = write!(
-        text,
-        "\
-# The keys are readable by their owner alone: give server.key to the user that the receiver runs as. ca.key issues further
-# certificates; keep it off these machines.
-
-# auditsync: .env
-FLUENTD_URL=https://{host}:8888/audit.log
-FLUENTD_CA={ca}
-FLUENTD_CERT={client}
-FLUENTD_KEY={client_key}
-
-# Fluentd: fluent.conf
-<source>
-  @type http
-  port 8888
-  <transport tls>
-    client_cert_auth true
-    ca_path {ca}
-    cert_path {certificate}
-    private_key_path {key}
-  </transport>
-  <parse>
-    @type json
-    time_key evt_time
-    time_type string
-    time_format %iso8601
-    keep_time_key true
-  </parse>
-</source>
-# A buffer belongs into the output. On the disk it outlives a crash.
-<match audit.** session.**>
-  @type file
-  path /var/log/fluent/audit
-  <buffer>
-    @type file
-    path /var/log/fluent/audit-buffer
-  </buffer>
-</match>
-
-# Fluent Bit: fluent-bit.conf
-[SERVICE]
-    storage.path /var/lib/fluent-bit
-[INPUT]
-    Name http
-    Listen 0.0.0.0
-    Port 8888
-    storage.type filesystem
-    tls on
-    tls.verify_client_cert on
-    tls.ca_file {ca}
-    tls.crt_file {certificate}
-    tls.key_file {key}
-[OUTPUT]
-    Name file
-    Match *
-    Path /var/log/fluent-bit
-"
-    );
-    text
 }
 
 #[cfg(test)]

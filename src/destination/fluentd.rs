@@ -10,6 +10,7 @@
 //! | `client` | one request, and what its answer means |
 //! | `sending` | the delivery of a page: halving what is refused |
 //! | `evidence` | whether a refused record is at fault, or the receiver |
+//! | `guide` | what `auditsync certs` prints |
 //!
 //! # Ways to lose events with a 200
 //!
@@ -40,12 +41,16 @@ use crate::source::Product;
 use crate::variable_name::VariableName;
 use client::{Client, Setback};
 use error::Error;
+#[cfg(feature = "tls")]
+pub(crate) use guide::certificates_guide;
 use sending::Sending;
 
 mod batch;
 mod client;
 mod error;
 mod evidence;
+#[cfg(feature = "tls")]
+mod guide;
 mod record;
 mod sending;
 pub(crate) mod variables;

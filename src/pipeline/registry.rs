@@ -96,6 +96,12 @@ pub(crate) fn store(name: &str) -> Result<&'static state::Kind, String> {
     Err(format!("must be one of {}", built.join(", ")))
 }
 
+/// The configuration that uses the files in `folder`, which `auditsync certs` made for a receiver on `host`.
+#[cfg(feature = "tls")]
+pub(crate) fn certificates_guide(host: &str, folder: &std::path::Path) -> String {
+    destination::fluentd::certificates_guide(host, folder)
+}
+
 /// Every part of the tables, in order.
 pub fn sections() -> Vec<Section> {
     let sources = SOURCES.iter().map(|kind| Section::of(kind.name, kind.title, &[kind.variables]));
