@@ -19,7 +19,7 @@
 //! | loss | here |
 //! |---|---|
 //! | malformed JSON is dropped | impossible: what is sent is valid JSON, see `record` |
-//! | a record in an array that is no object is skipped | impossible: only objects are sent |
+//! | a record in an array that is not an object is skipped | impossible: only objects are sent |
 //! | the parser takes `time` away, and the fraction of the second with it | the time is kept under `evt_time`, too |
 //! | an empty tag that no match rule takes | impossible: an address without a path is refused |
 //! | a memory buffer is lost in a crash of the receiver | documented: `<buffer>` with `@type file` in the output |

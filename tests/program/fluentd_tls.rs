@@ -133,7 +133,7 @@ async fn a_daemon_whose_pair_the_receiver_stops_taking_keeps_its_cursor_and_goes
 }
 
 #[tokio::test]
-async fn a_receiver_without_tls_is_told_from_one_with_it() {
+async fn a_receiver_without_tls_is_recognised_and_names_the_address() {
     let stand = Stand::usual().await;
     let url = stand.fluentd.url("audit.log").replace("http://", "https://");
     let stand = stand.with("FLUENTD_URL", url);

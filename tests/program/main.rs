@@ -16,6 +16,7 @@ mod daemon;
 mod dry_run;
 mod first_sync;
 mod fluentd;
+mod fluentd_refusals;
 mod fluentd_tls;
 mod health;
 mod instances;

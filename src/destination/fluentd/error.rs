@@ -28,7 +28,7 @@ pub(super) enum Error {
         cause: http::Error,
     },
     /// It refused the TLS handshake over the client certificate.
-    #[error("{address} refuses the client certificate; {}", if *is_given { format!("check {certificate}: its authority and its dates") } else { format!("it requires one: set {certificate} and its key") })]
+    #[error("{address} refuses the client certificate; {}", remedy(certificate, *is_given))]
     ClientRefused {
         /// Where the call went.
         address: Address,
@@ -67,7 +67,7 @@ pub(super) enum Error {
         address: Address,
         /// The answer's status.
         status: u16,
-        /// The wait that it asked for.
+        /// The wait of its `Retry-After`.
         after: Option<Duration>,
         /// The beginning of its body.
         reason: Excerpt,
@@ -105,6 +105,14 @@ pub(super) enum Error {
     /// A worker thread of ours failed.
     #[error("a batch could not be prepared")]
     Batch(#[source] std::io::Error),
+}
+
+fn remedy(certificate: &VariableName, is_given: bool) -> String {
+    if is_given {
+        format!("check {certificate}: its authority and its dates")
+    } else {
+        format!("it requires one: set {certificate} and its key")
+    }
 }
 
 impl Error {

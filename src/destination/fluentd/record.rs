@@ -5,7 +5,7 @@
 //!
 //! | in the record | a receiver | what is sent |
 //! |---|---|---|
-//! | no object | drops it | an object with the record under `record` |
+//! | anything but an object | drops it | an object with the record under `record` |
 //! | half a surrogate pair, as `\ud800` | cannot parse it | `\ufffd` |
 //! | an integer beyond 64 bits, a number beyond a double | cannot store it, or stores another | the number as a string |
 //! | more than 24 levels | cannot read it back from its buffer (msgpack-c has 32) | what is deeper, as a string of JSON |

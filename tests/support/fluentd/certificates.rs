@@ -98,7 +98,7 @@ impl Pair {
         paths
     }
 
-    /// TLS for a server with this pair, which requires a client certificate of these `authorities`, in PEM; of none: of nobody.
+    /// TLS for a server with this pair, which requires a client certificate of these `authorities`, in PEM. Without authorities it requires none.
     pub(super) fn server_config(&self, authorities: &[String]) -> Arc<ServerConfig> {
         let provider = Arc::new(default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));

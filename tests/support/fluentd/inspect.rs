@@ -49,7 +49,7 @@ pub(super) fn inspect(
         inspection.refuse(400, "'json' or 'msgpack' parameter is required");
     }
     if uri.path().trim_matches('/').is_empty() || uri.query().is_some() {
-        inspection.violations.push(format!("{uri} is no address with a tag alone"));
+        inspection.violations.push(format!("{uri} is not an address with a tag alone"));
     }
     if method != Method::POST {
         inspection.violations.push(format!("{method} with a body"));
@@ -95,7 +95,7 @@ impl Inspection {
                     self.violations.push(format!("{name:?} stands twice in an object"))
                 }
                 Ok(_) => self.violations.push("nested too deep, or a number that is not stored".to_owned()),
-                Err(error) => self.refuse(400, &format!("no object that can be stored: {error}")),
+                Err(error) => self.refuse(400, &format!("not an object that can be stored: {error}")),
             }
         }
         let refuses = |record: &Value| options.refuses.as_ref().is_some_and(|refuses| refuses.holds(record));
