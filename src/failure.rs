@@ -55,7 +55,7 @@ pub enum Class {
     Unreadable,
     /// The server contradicts itself. To go on would lose or repeat events.
     Stalled,
-    /// The reader of our output has closed it.
+    /// Our output cannot be written any more, as when its reader has gone.
     Closed,
     /// No retry can help.
     Fatal,

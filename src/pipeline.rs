@@ -17,7 +17,7 @@ use crate::state::{self, StateStore};
 use crate::telemetry::liveness::{Liveness, Pace};
 use crate::variable_name::VariableName;
 use crate::{http, telemetry};
-use registry::{PIPELINES, Wanted};
+use registry::{BACKEND, PIPELINES, Wanted};
 
 pub mod registry;
 pub(crate) mod supervisor;
@@ -221,10 +221,9 @@ impl Pipeline {
 impl Store {
     /// Reads which store holds the state of `pipeline`, and the variables of that store.
     pub(crate) fn read(reader: &mut Reader<'_>, pipeline: &PipelineName) -> Result<Self, Noted> {
-        let backend = &state::variables::BACKEND;
-        let kind = reader.find_with(backend, registry::store)?.ok_or_else(|| reader.refuse(&backend.spec, "is not set"))?;
+        let kind = reader.get(&BACKEND)?;
         let configured = (kind.read)(reader, pipeline)?;
-        Ok(Self { kind, variable: reader.name(&backend.spec), configured })
+        Ok(Self { kind, variable: reader.name(&BACKEND.spec), configured })
     }
 
     /// Builds it. Nothing is called yet.
@@ -294,8 +293,8 @@ impl StateConfig {
 
     /// The same of one pipeline for another `backend`.
     pub(crate) fn for_backend(environment: Environment, wanted: &Wanted, backend: &str) -> Result<Self, ConfigError> {
-        let names = wanted.owner().names(&state::variables::BACKEND.spec);
-        let first = names.first().map_or(state::variables::BACKEND.spec.name, String::as_str);
+        let names = wanted.owner().names(&BACKEND.spec);
+        let first = names.first().map_or(BACKEND.spec.name, String::as_str);
         let environment = environment.with(first, backend);
         let owner = wanted.owner();
         config::read(&environment, &owner, &[], |reader| {

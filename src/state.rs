@@ -31,7 +31,6 @@ pub mod readonly;
 pub mod redis;
 #[cfg(feature = "s3")]
 pub mod s3;
-pub(crate) mod variables;
 
 /// What a client of a store said.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;

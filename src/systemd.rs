@@ -1,8 +1,16 @@
 //! Notifications to systemd (`sd_notify(3)`): ready, status, watchdog, stopping. Under any other supervisor there are none.
 //!
+//! The crate `sd-notify` writes the messages and reads the watchdog's variables. Its sends block while systemd does not read, and would then
+//! hold up every pipeline, so the socket is ours and does not block.
+//!
 //! The watchdog gets its heartbeat as long as every engine is alive, which is to say that it makes progress or that its announced wait goes
 //! on. A timer of its own would only hide a hang.
 
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -21,51 +29,83 @@ const BEATS: u32 = 4;
 const ENDING: Duration = Duration::from_secs(5);
 
 /// The way to systemd.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Notifier {
+    socket: UnixDatagram,
+    address: SocketAddr,
     is_stopping: AtomicBool,
 }
 
 impl Notifier {
+    /// A way to the socket called `name`: a path, or with a first `@` a name in Linux's abstract namespace.
+    pub fn to(name: &OsStr) -> io::Result<Self> {
+        let address = match name.as_bytes() {
+            [b'/', ..] => SocketAddr::from_pathname(name)?,
+            [b'@', name @ ..] => abstract_address(name)?,
+            _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a path nor an abstract name")),
+        };
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket, address, is_stopping: AtomicBool::new(false) })
+    }
+
     /// The configuration is good and the work begins.
     pub fn ready(&self) {
-        notify(&[NotifyState::Ready]);
+        self.notify(&[NotifyState::Ready]);
     }
 
     /// Secrets are read again; [`Self::ready`] ends it. The time lets `Type=notify-reload` know which reload is meant.
     pub fn reloading(&self) {
         let now = NotifyState::monotonic_usec_now();
-        notify(&[NotifyState::Reloading].into_iter().chain(now).collect::<Vec<_>>());
+        self.notify(&[NotifyState::Reloading].into_iter().chain(now).collect::<Vec<_>>());
     }
 
     /// A shutdown has begun that may take up to `timeout`, even if `TimeoutStopSec=` is less. Sent once.
     pub fn stopping(&self, timeout: Duration) {
         if !self.is_stopping.swap(true, Ordering::Relaxed) {
             let longest = u32::try_from((timeout + ENDING).as_micros()).unwrap_or(u32::MAX);
-            notify(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(longest)]);
+            self.notify(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(longest)]);
         }
     }
 
     /// Why the process ends, for `systemctl status` to show afterwards.
     pub fn failed(&self, reason: impl std::fmt::Display) {
-        notify(&[NotifyState::Status(&reason.to_string().replace(char::is_control, " "))]);
+        self.notify(&[NotifyState::Status(&reason.to_string().replace(char::is_control, " "))]);
     }
 
     /// Sends the status of the pipelines and the watchdog's heartbeats, for as long as it is polled.
     pub async fn attend(&self, observed: &[Observed]) {
-        attend(observed, watchdog(), notify).await;
+        attend(observed, watchdog(), |state| self.notify(state)).await;
     }
+
+    /// Sends a message. One that systemd has no room for is dropped, as one that nobody receives.
+    fn notify(&self, state: &[NotifyState<'_>]) {
+        let message = state.iter().fold(String::new(), |mut message, state| {
+            // Writing into memory cannot fail.
+            let _ = writeln!(message, "{state}");
+            message
+        });
+        if let Err(error) = self.socket.send_to_addr(message.trim_end().as_bytes(), &self.address) {
+            tracing::debug!(%error, message, "systemd could not be notified");
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn abstract_address(name: &[u8]) -> io::Result<SocketAddr> {
+    use std::os::linux::net::SocketAddrExt as _;
+
+    SocketAddr::from_abstract_name(name)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn abstract_address(_: &[u8]) -> io::Result<SocketAddr> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// How long systemd waits for a heartbeat of this process; none where it does not.
 fn watchdog() -> Option<Duration> {
     sd_notify::watchdog_enabled().filter(|within| !within.is_zero())
-}
-
-fn notify(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::debug!(%error, "systemd could not be notified");
-    }
 }
 
 async fn attend(observed: &[Observed], watchdog: Option<Duration>, notify: impl Fn(&[NotifyState<'_>])) {

@@ -1,5 +1,6 @@
 //! `auditsync run --dry-run`: prints what would be sent. Nothing is sent, written or locked.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +36,12 @@ pub(super) async fn dry_run(config: Config) -> Exit {
     gravest
 }
 
+fn is_broken_pipe(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let cause = std::iter::successors(Some(cause), |cause| cause.source());
+    let mut errors = cause.filter_map(|cause| cause.downcast_ref::<io::Error>());
+    errors.any(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
 async fn print(pipeline: Pipeline, shutdown: &Shutdown) -> Exit {
     // Nothing in flight would be missed.
     let settings = Settings { mode: Mode::Once, shutdown_timeout: Duration::ZERO, ..pipeline.settings };
@@ -50,7 +57,7 @@ async fn print(pipeline: Pipeline, shutdown: &Shutdown) -> Exit {
         Ok(Outcome::Done) => Exit::Done,
         Ok(Outcome::Stopped | Outcome::Interrupted { .. }) => Exit::TryAgain,
         // The reader has seen enough.
-        Err(Error::GivenUp { reason: Reason::Closed, .. }) => Exit::Done,
+        Err(Error::GivenUp { reason: Reason::Closed, cause, .. }) if is_broken_pipe(&cause) => Exit::Done,
         Err(error) => {
             let exit = Exit::from(&error);
             tracing::error!(exit_code = exit.code(), "{}", Chain(&error));

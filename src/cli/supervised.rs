@@ -6,10 +6,14 @@ use std::sync::Arc;
 use crate::systemd::Notifier;
 use crate::telemetry::listener::Observed;
 
+/// The variable that names systemd's socket.
+const SOCKET: &str = "NOTIFY_SOCKET";
+
 /// The way to systemd, if it expects notifications.
 pub(super) fn notifier() -> Option<Arc<Notifier>> {
-    env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty())?;
-    Some(Arc::new(Notifier::default()))
+    let name = env::var_os(SOCKET).filter(|name| !name.is_empty())?;
+    let notifier = Notifier::to(&name);
+    notifier.map(Arc::new).inspect_err(|error| tracing::warn!(%error, "{SOCKET} cannot be used; systemd gets no notification")).ok()
 }
 
 /// From now on systemd gets the status of the pipelines, and the heartbeats of its watchdog.

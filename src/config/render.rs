@@ -18,7 +18,7 @@ const UNBROKEN: char = '\u{a0}';
 const HELP_HEAD: &str = "\
 auditsync is configured by variables alone: from the environment, or from the file .env in the current folder (the environment wins).
 An empty value means: not set. Times are written as 90s, 5m or 1h 30m. Any variable that begins with AUDITSYNC_ or DD_ may be set for
-one source alone, by the source's prefix: SECTIGO_AUDIT_SYNC_INTERVAL before AUDITSYNC_SYNC_INTERVAL, SECTIGO_AUDIT_DD_TAGS before DD_TAGS.
+one source alone, by the source's prefix: SOURCE_AUDIT_SYNC_INTERVAL before AUDITSYNC_SYNC_INTERVAL, SOURCE_AUDIT_DD_TAGS before DD_TAGS.
 ";
 
 const ENV_HEAD: &str = "\
@@ -26,7 +26,7 @@ const ENV_HEAD: &str = "\
 # this file, and an empty value means: not set. Times are written as 90s, 5m or 1h 30m.
 #
 # Any variable that begins with AUDITSYNC_ or DD_ may be set for one source alone, by the source's
-# prefix: SECTIGO_AUDIT_SYNC_INTERVAL before AUDITSYNC_SYNC_INTERVAL, SECTIGO_AUDIT_DD_TAGS before DD_TAGS.
+# prefix: SOURCE_AUDIT_SYNC_INTERVAL before AUDITSYNC_SYNC_INTERVAL, SOURCE_AUDIT_DD_TAGS before DD_TAGS.
 #
 # Put every secret in single quotes: between them everything is taken as it is. Outside of quotes,
 # $name is replaced by another variable's value, a # after a blank begins a comment, and quotes and

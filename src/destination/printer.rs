@@ -1,6 +1,6 @@
 //! A destination that prints lines: for pipes, and for a dry run that shows what another destination would send.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -51,8 +51,8 @@ struct Unwritten {
 
 impl From<Unwritten> for Failure {
     fn from(error: Unwritten) -> Self {
-        let class = if error.cause.kind() == ErrorKind::BrokenPipe { Class::Closed } else { Class::Retryable { after: None } };
-        Self::new(class, error)
+        // A part of the lines may be written: a retry would print them twice.
+        Self::new(Class::Closed, error)
     }
 }
 
@@ -133,7 +133,7 @@ mod tests {
 
     impl Write for Gone {
         fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-            Err(ErrorKind::BrokenPipe.into())
+            Err(io::ErrorKind::BrokenPipe.into())
         }
 
         fn flush(&mut self) -> io::Result<()> {
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_that_has_gone_is_told_from_a_disk_that_is_full() {
+    async fn an_output_that_cannot_be_written_is_not_tried_twice() {
         let mut delivery = Printer::new("a pipe", Gone, raw).open(shipment(&["{}"]), Timestamp::UNIX_EPOCH);
         let failure = delivery.attempt(Timestamp::UNIX_EPOCH, &Heartbeat::default()).await.unwrap_err();
         assert_eq!(failure.class(), Class::Closed);

@@ -49,7 +49,7 @@ pub(crate) const LEASE_TTL: Variable<Duration> = Variable::time(
     "AUDITSYNC_LEASE_TTL",
     "60s",
     Bounds::seconds(15, 10 * MINUTE).whole_seconds(),
-    "On redis, s3 and gcs: how long a standby waits for a silent active instance.",
+    "How long a standby waits for an active instance without a heartbeat, on stores that machines share.",
 );
 
 /// All of them, for the tables.

@@ -34,6 +34,15 @@ pub(crate) const PIPELINES: Variable<Vec<Wanted>> = Variable::new(
     "Pipelines, as source:destination, separated by commas. A label tells two sources of a kind apart: source.label:destination.",
 );
 
+/// Which store holds the state.
+pub(crate) const BACKEND: Variable<&'static state::Kind> = Variable::new(
+    Scope::Shared,
+    "AUDITSYNC_STORAGE_BACKEND",
+    Preset::Value("localfs"),
+    |text, _| store(text),
+    "Where the state is stored: localfs (a folder), redis, s3, gcs, or memory (lost when the process ends).",
+);
+
 /// A pipeline that the configuration names.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
@@ -83,7 +92,7 @@ fn unknown(what: &str, name: &str, known: impl Iterator<Item = &'static str>) ->
 }
 
 /// The state store called `name`.
-pub(crate) fn store(name: &str) -> Result<&'static state::Kind, String> {
+fn store(name: &str) -> Result<&'static state::Kind, String> {
     let name = name.to_ascii_lowercase();
     if let Some(kind) = STORES.iter().find(|kind| kind.name == name) {
         return Ok(kind);
@@ -106,8 +115,7 @@ pub(crate) fn certificates_guide(host: &str, folder: &std::path::Path) -> String
 pub fn sections() -> Vec<Section> {
     let sources = SOURCES.iter().map(|kind| Section::of(kind.name, kind.title, &[kind.variables]));
     let destinations = DESTINATIONS.iter().map(|kind| Section::of(kind.name, kind.title, &[kind.variables]));
-    let mut stores = vec![state::variables::VARIABLES];
-    stores.extend(STORES.iter().map(|kind| kind.variables));
+    let stores: Vec<_> = [&[&BACKEND.spec][..]].into_iter().chain(STORES.iter().map(|kind| kind.variables)).collect();
     let shared = [
         Section::of(
             "sync",

@@ -102,3 +102,34 @@ async fn of_several_pipelines_each_has_its_status_and_one_that_hangs_stops_the_h
     assert_eq!(sent.last().map(|(at, _)| *at), Some(90), "the call may take 110 s");
     drop(hanging);
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn both_kinds_of_socket_are_reached_and_one_that_is_not_read_holds_up_nothing() {
+    use std::os::linux::net::SocketAddrExt as _;
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let name = format!("auditsync-test-{}", std::process::id());
+    let abstract_name = SocketAddr::from_abstract_name(name.as_bytes()).unwrap();
+    for (listener, address) in [
+        (UnixDatagram::bind(&path).unwrap(), path.into_os_string()),
+        (UnixDatagram::bind_addr(&abstract_name).unwrap(), format!("@{name}").into()),
+    ] {
+        let notifier = Notifier::to(&address).unwrap();
+        notifier.ready();
+        notifier.stopping(seconds(25));
+        notifier.stopping(seconds(25));
+        notifier.reloading();
+        (0..1000).for_each(|_| notifier.ready());
+        let mut buffer = [0; 200];
+        let mut next = || {
+            let length = listener.recv(&mut buffer).unwrap();
+            String::from_utf8(buffer[..length].to_vec()).unwrap()
+        };
+        assert_eq!(next(), "READY=1");
+        assert_eq!(next(), "STOPPING=1\nEXTEND_TIMEOUT_USEC=30000000");
+        assert!(next().starts_with("RELOADING=1\nMONOTONIC_USEC="), "a second stop is not sent again");
+    }
+    assert!(Notifier::to(OsStr::new("vsock:2:1234")).is_err());
+}

@@ -80,8 +80,8 @@ async fn every_variable_is_listed_with_its_default() {
         ("DD_TAGS", ""),
         ("DD_ENV", ""),
         ("DD_HOSTNAME", "[default: this machine's name]"),
-        ("DD_SERVICE", "[default: sectigo-scm]"),
-        ("DD_SOURCE", "[default: sectigo]"),
+        ("DD_SERVICE", "[default: the source's product]"),
+        ("DD_SOURCE", "[default: the source's name]"),
         ("DD_LOGS_CONFIG_LOGS_DD_URL", "[default: the intake of DD_SITE]"),
         ("DD_LOGS_CONFIG_LOGS_NO_SSL", "[default: false]"),
         ("DD_LOGS_CONFIG_COMPRESSION_KIND", "[default: gzip]"),
@@ -197,7 +197,7 @@ async fn every_mistake_is_in_one_message_with_its_value_and_rule() {
     assert_eq!(ended.code(), Some(78));
     for told in [
         "SECTIGO_AUDIT_API_CLIENT_ID: is required",
-        "SECTIGO_AUDIT_SYNC_INTERVAL=\"3s\": must be a time from 5s to 18h",
+        "SECTIGO_AUDIT_SYNC_INTERVAL=\"3s\": must be a time from 5s to 7d",
         "SECTIGO_AUDIT_LOG_LEVEL=\"loud\": must be one of trace, debug, info, warn, error",
         "SECTIGO_AUDIT_LOCAL_STORAGE_PATH=\"no/such/folder\": it does not exist",
         "DD_SITE=\"app.datadoghq.com\": ",
@@ -639,7 +639,7 @@ async fn every_line_of_a_json_log_is_json() {
 }
 
 #[tokio::test]
-async fn each_cycle_is_told_in_one_line_with_its_counts() {
+async fn each_sync_has_one_line_with_its_counts() {
     let (scm, intake) = fakes().await;
     scm.push(recent(17, 250));
     let setup =
@@ -657,9 +657,9 @@ async fn each_cycle_is_told_in_one_line_with_its_counts() {
     assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
     let lines: Vec<Value> = ended.stderr.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
     let cycles: Vec<&Value> = lines.iter().filter(|line| line["message"] == "synced").collect();
-    assert!(cycles.iter().all(|cycle| cycle["level"] == "INFO"));
+    assert!(cycles.iter().all(|cycle| (cycle["level"] == "INFO") == (cycle["delivered"] != 0)));
     let counts = |cycle: &Value| {
-        ["read", "delivered", "rejected", "restamped", "truncated"].map(|name| cycle[name].as_u64().unwrap())
+        ["read", "delivered", "dead_lettered", "restamped", "truncated"].map(|name| cycle[name].as_u64().unwrap())
     };
     assert_eq!(counts(cycles[0]), [250, 250, 0, 0, 0]);
     // Others may have followed before the signal came.

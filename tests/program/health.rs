@@ -32,14 +32,14 @@ async fn a_daemon_is_alive_at_once_and_ready_after_its_first_synchronisation() {
     stage.scm.hold();
     let mut daemon = started(&stage.setup).await;
     let alive = probe.get("/healthz").await;
-    assert_eq!((alive.status, alive.body.as_str()), (200, "{\"status\":\"alive\"}\n"));
+    assert_eq!((alive.status, alive.body.as_str()), (200, "{\"status\":\"alive\",\"pipelines\":[{\"pipeline\":\"sectigo:datadog\",\"status\":\"alive\"}]}\n"));
     let unready = probe.get("/readyz").await;
     let told = unready.json();
     assert_eq!((unready.status, &told["status"]), (503, &"not ready".into()));
     assert_eq!(told["reason"], "no sync has succeeded since the start");
     assert!(told["last_success"].is_null() && told["last_error"].is_null(), "{told}");
     let ended = stage.setup.run(&["health"]).await;
-    assert_eq!((ended.code(), ended.stdout.as_str()), (Some(0), "{\"status\":\"alive\"}\n"), "{}", ended.stderr);
+    assert_eq!((ended.code(), ended.stdout.as_str()), (Some(0), "{\"status\":\"alive\",\"pipelines\":[{\"pipeline\":\"sectigo:datadog\",\"status\":\"alive\"}]}\n"), "{}", ended.stderr);
     let ended = stage.setup.run(&["health", "--ready"]).await;
     assert_eq!(ended.code(), Some(75), "{}", ended.everything());
     assert!(ended.stdout.contains("no sync has succeeded"), "{}", ended.stdout);
@@ -164,7 +164,7 @@ async fn strangers_get_nothing_but_short_answers() {
     }
     let head = probe.send(b"HEAD /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert_eq!((head.status, head.body.as_str()), (200, ""));
-    assert!(head.head.contains("content-length: 19"), "{head:?}");
+    assert!(head.head.contains("content-length: 81"), "{head:?}");
     assert!(head.head.contains("cache-control: no-store"), "{head:?}");
     stop(daemon).await;
 }

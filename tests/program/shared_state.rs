@@ -65,8 +65,8 @@ async fn check_says_whether_the_store_can_be_written_and_who_holds_the_lease() {
     daemon.says("synced").await;
     let held = stage.setup.run(&["check"]).await;
     let said = line(&held.stdout, "state");
-    let holder = format!("the lease is with process {} on ", daemon.id());
-    assert!(said.contains(&holder) && said.ends_with("for 15s after each sign of life"), "{said}");
+    let holder = format!("process {} on ", daemon.id());
+    assert!(said.contains(&holder) && said.ends_with("holds the lease, for 15s after each heartbeat"), "{said}");
     // It was written to, and the holder did not notice.
     stop(daemon).await;
 }
@@ -110,8 +110,8 @@ async fn the_place_is_not_set_under_a_living_instance_and_is_under_a_dead_one() 
     let set = ["state", "set", "--since", "2026-03-01T12:00:00Z", "--yes"];
     let refused = stage.setup.run(&set).await;
     assert_eq!(refused.code(), Some(75), "{}", refused.stderr);
-    let holder = format!("is held by process {} on ", daemon.id());
-    assert!(refused.stderr.contains(&holder) && refused.stderr.contains("is in use by"), "{}", refused.stderr);
+    let holder = format!("process {} on ", daemon.id());
+    assert!(refused.stderr.contains(&holder) && refused.stderr.contains("holds the lease") && refused.stderr.contains("is in use by"), "{}", refused.stderr);
     daemon.signal("KILL").await;
     daemon.ended().await;
     let done = stage.setup.run(&set).await;

@@ -297,7 +297,7 @@ async fn changed_by_someone_else(seed: u64, edit: impl FnOnce(&mut Value)) {
     let told = format!("{STATE} was changed by someone else");
     assert!(ended.stderr.contains(&told), "{}", ended.stderr);
     assert_eq!(world.bytes(), edited, "not overwritten");
-    assert_eq!(world.intake.count(), 100, "nothing was delivered after the page whose commit failed");
+    assert!(world.intake.count() <= 200, "at most one page was delivered beyond the one whose commit failed");
 }
 
 #[tokio::test]
@@ -370,7 +370,7 @@ async fn a_deleted_document_is_written_anew_with_a_warning() {
 }
 
 #[tokio::test]
-async fn nothing_further_is_delivered_until_the_commit_is_in() {
+async fn one_further_page_is_delivered_until_the_commit_is_in() {
     let (world, mut daemon) = World::with(recent(16, 350)).await.with_a_page_held().await;
     let before = world.bytes();
     // A folder that is not empty where the new document is to be written: this fails for root as well.
@@ -379,7 +379,9 @@ async fn nothing_further_is_delivered_until_the_commit_is_in() {
     world.intake.release();
     daemon.says("failures=2").await;
     assert!(daemon.stderr().contains("the state store failed"), "{}", daemon.stderr());
-    assert_eq!((world.intake.count(), world.intake.requests().len()), (100, 1), "the second page waits");
+    world.intake.wait_for_entries(200).await;
+    daemon.says("failures=3").await;
+    assert_eq!((world.intake.count(), world.intake.requests().len()), (200, 2), "the third page waits");
     assert_eq!(world.bytes(), before);
     fs::remove_dir_all(&obstacle).unwrap();
     daemon.says("the state store works again").await;
@@ -459,9 +461,10 @@ async fn a_disk_that_fills_up_leaves_the_last_document_whole() {
     let stderr = String::from_utf8(ended.stderr).unwrap();
     assert_eq!(ended.status.code(), Some(74), "{stderr}");
     assert!(stderr.contains("the state store failed") && stderr.contains("cannot write the state at"), "{stderr}");
-    assert_eq!((world.intake.count(), world.intake.requests().len()), (100, 1), "nothing further was delivered");
+    let delivered = world.intake.count();
+    assert!(delivered <= 200, "at most one page was delivered beyond the one whose commit failed: {delivered}");
     assert_eq!(world.setup.state().unwrap()["cursor"]["at"], "first", "the first document is still there whole");
     let next = world.setup.run(&[]).await;
     assert_eq!(next.code(), Some(0), "{}", next.stderr);
-    assert_eq!((world.intake.count(), world.intake.ids().len()), (350, 250), "that page alone came twice");
+    assert_eq!((world.intake.count(), world.intake.ids().len()), (250 + delivered, 250), "those pages alone came twice");
 }

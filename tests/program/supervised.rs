@@ -42,7 +42,7 @@ impl Supervisor {
             let Ok(length) = tokio::time::timeout(PATIENCE, self.socket.recv(&mut buffer)).await else {
                 panic!("{what} was never told, but {told:?}");
             };
-            told.push(String::from_utf8(buffer[..length.unwrap()].to_vec()).unwrap());
+            told.push(String::from_utf8(buffer[..length.unwrap()].to_vec()).unwrap().trim_end().to_owned());
         }
         told
     }
@@ -62,7 +62,7 @@ impl Supervisor {
         let mut told = Vec::new();
         let mut buffer = [0; 4096];
         while let Ok(length) = self.socket.try_recv(&mut buffer) {
-            told.push(String::from_utf8(buffer[..length].to_vec()).unwrap());
+            told.push(String::from_utf8(buffer[..length].to_vec()).unwrap().trim_end().to_owned());
         }
         told
     }

@@ -10,7 +10,7 @@ const HEAD: &str = "\
 With `AUDITSYNC_HTTP_LISTEN` set, `/metrics` shows these in Prometheus's text format. A scrape config and alert rules are in
 `deploy/prometheus/`. Counters begin at 0 when the process starts; `rate()` and `increase()` take that into account.
 
-Every metric but `auditsync_build_info` has the label `pipeline`, such as `sectigo:datadog`.
+Every metric but `auditsync_build_info` has the label `pipeline`, the pipeline's name.
 
 Times are seconds since 1970 (`…_timestamp_seconds`), from which a query makes durations:
 
