@@ -9,8 +9,7 @@ use serde_json::Value;
 use crate::daemon::{Ended, Setup};
 use crate::stage::ago;
 use crate::support::{
-    FakeFluentd, FakeIntake, FakeScm, Fault, FluentdKind, FluentdOptions, IntakeOptions, Predicate, Record, Records,
-    ScmOptions,
+    FakeFluentd, FakeIntake, FakeScm, Fault, FluentdKind, FluentdOptions, IntakeOptions, Record, Records, ScmOptions,
 };
 
 const BUDGET: &str = "SECTIGO_AUDIT_RETRY_BUDGET";

@@ -92,7 +92,7 @@ impl Inspection {
                     self.records.push(record);
                 }
                 Ok(Unique { twice: Some(name), .. }) => {
-                    self.violations.push(format!("{name:?} stands twice in an object"))
+                    self.violations.push(format!("{name:?} stands twice in an object"));
                 }
                 Ok(_) => self.violations.push("nested too deep, or a number that is not stored".to_owned()),
                 Err(error) => self.refuse(400, &format!("not an object that can be stored: {error}")),
