@@ -4,7 +4,9 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use auditsync::http::{self, Client, Error, Method, Place, Redaction, Server, Settings};
+use auditsync::component::Component;
+use auditsync::http::{self, Address, Client, Error, Method, Redaction, Settings};
+use auditsync::telemetry::metrics::Metrics;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use url::Url;
@@ -12,13 +14,17 @@ use wiremock::matchers::{any, header, method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 fn client() -> Client {
-    Client::new(Settings { timeout: Duration::from_secs(10) })
+    client_with(Duration::from_secs(10))
+}
+
+fn client_with(timeout: Duration) -> Client {
+    Client::new(Settings { timeout, timeout_variable: "AUDITSYNC_HTTP_TIMEOUT".into() }, Metrics::of(&"model:model".into()))
 }
 
 async fn call(client: &Client, verb: Method, url: &str, limit: usize) -> Result<http::Reply, Error> {
     let url = Url::parse(url).unwrap();
     let request = client.request(verb, url.clone()).unwrap().header("authorization", "Bearer secret").body("payload");
-    http::exchange(Server::Source, request, &Place::of(&url), limit, &Redaction::none()).await
+    client.exchange(Component::Source, request, &Address::of(&url), limit, &Redaction::none()).await
 }
 
 async fn server_that_gives(response: ResponseTemplate) -> MockServer {
@@ -34,7 +40,7 @@ fn gzipped(body: &[u8]) -> ResponseTemplate {
 }
 
 #[tokio::test]
-async fn no_redirect_is_followed_and_it_says_where_it_led() {
+async fn no_redirect_is_followed_and_the_error_names_its_target() {
     let elsewhere = server_that_gives(ResponseTemplate::new(200)).await;
     for status in [301, 302, 303, 307, 308] {
         let location = format!("{}/stolen", elsewhere.uri());
@@ -60,7 +66,7 @@ async fn a_body_is_bounded_after_decompression() {
 }
 
 #[tokio::test]
-async fn every_request_says_who_we_are() {
+async fn every_request_names_the_program_and_its_version() {
     let server = MockServer::start().await;
     let us = concat!("auditsync/", env!("CARGO_PKG_VERSION"));
     Mock::given(method("GET"))
@@ -75,7 +81,7 @@ async fn every_request_says_who_we_are() {
 #[tokio::test]
 async fn an_answer_that_does_not_come_in_time_names_the_variable() {
     let server = server_that_gives(ResponseTemplate::new(200).set_delay(Duration::from_secs(30))).await;
-    let client = Client::new(Settings { timeout: Duration::from_millis(100) });
+    let client = client_with(Duration::from_millis(100));
     let error = call(&client, Method::GET, &server.uri(), 1000).await.unwrap_err();
     assert!(error.to_string().contains("HTTP_TIMEOUT"), "{error}");
     assert!(error.may_have_arrived());

@@ -8,14 +8,16 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
-use auditsync::engine::clock::Clock;
-use auditsync::engine::stop::Stop;
-use auditsync::engine::{Error, Mode, Outcome, Settings, Sync};
+use auditsync::clock::Clock;
+use auditsync::engine::shutdown::Shutdown;
+use auditsync::engine::{Engine, Error, Mode, Outcome, Parts, Settings};
+use auditsync::telemetry::liveness::{Liveness, Pace};
+use auditsync::telemetry::metrics::Metrics;
 
 use crate::plan::{End, InstancePlan, Plan};
 use crate::world::{Row, Shared, Sink, Summary, World};
 
-const GRACE: Duration = Duration::from_secs(25);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// A healthy run that takes longer does not end at all.
 const LONGEST_RECOVERY: Duration = Duration::from_secs(100_000);
@@ -33,7 +35,7 @@ async fn simulate(plan: &Plan) -> Result<Summary, String> {
     futures_util::future::join_all(lives).await;
     world.heal();
     let number = plan.instances.len();
-    let healthy = engine(&world, number, Mode::Once, Duration::from_millis(100), Stop::new(GRACE));
+    let healthy = engine(&world, number, Mode::Once, Duration::from_millis(100), Shutdown::default());
     match timeout(LONGEST_RECOVERY, healthy.run()).await {
         Ok(Ok(Outcome::Done)) => {}
         other => return Err(format!("a healthy run ended with {other:?}")),
@@ -45,15 +47,15 @@ async fn simulate(plan: &Plan) -> Result<Summary, String> {
 
 async fn live(world: &Arc<World>, number: usize, plan: InstancePlan) {
     sleep(Duration::from_secs(plan.starts.into())).await;
-    let stop = Stop::new(GRACE);
+    let shutdown = Shutdown::default();
     let latency = Duration::from_millis(plan.latency.into());
-    let sync = engine(world, number, Mode::Loop, latency, stop.clone());
+    let engine = engine(world, number, Mode::Loop, latency, shutdown.clone());
     let still = match plan.end {
         End::StandsStill(millis) => Duration::from_millis(millis.into()),
         End::Crash | End::Stop => Duration::ZERO,
     };
     let life = Duration::from_secs(plan.lasts.into());
-    let mut running = Process { inner: Box::pin(sync.run()), still_from: Instant::now() + life, still, asleep: None };
+    let mut running = Process { inner: Box::pin(engine.run()), still_from: Instant::now() + life, still, asleep: None };
     let life = if still.is_zero() { life } else { life * 2 + still };
     let ended = tokio::select! {
         biased;
@@ -63,7 +65,7 @@ async fn live(world: &Arc<World>, number: usize, plan: InstancePlan) {
     let ended = match ended {
         None if plan.end == End::Crash => return,
         None => {
-            stop.request();
+            shutdown.request();
             running.await
         }
         Some(ended) => ended,
@@ -96,20 +98,23 @@ impl<F: Future<Output = Result<Outcome, Error>>> Future for Process<F> {
     }
 }
 
-fn engine(world: &Arc<World>, instance: usize, mode: Mode, latency: Duration, stop: Stop) -> Sync {
+fn engine(world: &Arc<World>, instance: usize, mode: Mode, latency: Duration, shutdown: Shutdown) -> Engine {
     let settings = Settings {
         mode,
         interval: Duration::from_secs(30),
         retry_budget: Duration::from_secs(300),
-        shutdown_grace: GRACE,
+        shutdown_timeout: SHUTDOWN_TIMEOUT,
         lease_ttl: Duration::from_secs(world.plan.lease),
     };
-    Sync::new(
-        Arc::new(Row(Arc::clone(world))),
-        Arc::new(Sink { world: Arc::clone(world), instance, latency }),
-        Arc::new(Shared { world: Arc::clone(world), instance }),
-        settings,
-        Clock::starting_at(world.now()),
-        stop,
-    )
+    let pipeline = "row:sink".into();
+    let parts = Parts {
+        metrics: Metrics::of(&pipeline),
+        pipeline,
+        source: Arc::new(Row(Arc::clone(world))),
+        destination: Arc::new(Sink { world: Arc::clone(world), instance, latency }),
+        store: Arc::new(Shared { world: Arc::clone(world), instance }),
+        clock: Clock::starting_at(world.now()),
+        liveness: Liveness::new(Pace { interval: settings.interval, exchange: Duration::from_secs(60) }),
+    };
+    Engine::new(parts, settings, shutdown)
 }

@@ -9,11 +9,14 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-use auditsync::destination::{self, Delivery, Destination, Receipt, Tally};
+use auditsync::clock::LocalTime;
+use auditsync::component::Check;
+use auditsync::destination::{Acknowledged, Delivery, Destination, Shipment, Tally};
 use auditsync::event::{Event, Fields};
-use auditsync::server_time::LocalTime;
-use auditsync::source::{self, Cursor, Page, Source};
+use auditsync::failure::{Class, Failure};
+use auditsync::source::{Cursor, Page, Source, Then};
 use auditsync::state::{Claim, Document, Error, StateStore, Version};
+use auditsync::telemetry::liveness::Heartbeat;
 
 use crate::plan::{Accident, End, Fault, Loss, Plan};
 
@@ -23,7 +26,7 @@ pub(crate) const ORIGIN: Timestamp = Timestamp::constant(1_772_366_400, 0);
 /// A store's client gives up after this long.
 const LONGEST_CALL: Duration = Duration::from_secs(3);
 
-const PLACE: &str = "the model's store";
+const LOCATION: &str = "the model's store";
 
 /// What a case came to.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +37,7 @@ pub(crate) struct Summary {
     pub(crate) begun_after: Option<Duration>,
     /// How many calls the store refused.
     pub(crate) refused: usize,
-    /// How often the source was told that nobody will ask soon.
+    /// How often the source was paused.
     pub(crate) pauses: usize,
 }
 
@@ -62,6 +65,8 @@ struct Oracle {
     saving: HashMap<usize, usize>,
     /// The first event of each page that each instance has begun to send.
     sent: HashSet<(usize, Bytes)>,
+    /// How many pages each instance has begun since its save under way began.
+    begun_while_saving: HashMap<usize, usize>,
     /// Every document so far.
     history: Vec<Document>,
     /// Whether the store had its accident.
@@ -135,11 +140,11 @@ impl World {
         let mut oracle = self.oracle();
         let version = oracle.held.as_ref().map(|(_, version)| Version(version.to_string()));
         if version.as_ref() != expected {
-            return Err(Error::Conflict { place: PLACE.to_owned(), cause: None });
+            return Err(Error::Conflict { location: LOCATION.to_owned(), cause: None });
         }
-        let state = document.read(PLACE)?;
+        let state = document.read(LOCATION)?;
         let place: usize = state.cursor.decode().unwrap();
-        // Who begins anew on an emptied store does not know better; who does is to overrule it.
+        // An instance that starts over on an emptied store does not know better; one that does overrules it.
         if state.first && oracle.had_accident {
             oracle.begun.insert(instance, begun);
             oracle.saves += 1;
@@ -179,13 +184,27 @@ impl World {
         oracle.held = before.map(|document| (document, saves));
     }
 
-    /// Nothing further is begun while the state is being written; what was cut off goes on when the lease allows.
+    /// One further page is begun while the state is being written; what was cut off goes on when the lease allows.
     fn begins(&self, instance: usize, events: &[Event]) {
         let mut oracle = self.oracle();
         let is_writing = oracle.saving.get(&instance).is_some_and(|saves| *saves > 0);
         let is_new = oracle.sent.insert((instance, events[0].raw().clone()));
         if is_writing && is_new {
-            oracle.violated(format!("instance {instance} began a page while it was writing the state"));
+            let begun = oracle.begun_while_saving.entry(instance).or_default();
+            *begun += 1;
+            if *begun > 1 {
+                oracle.violated(format!("instance {instance} began two pages while it was writing the state"));
+            }
+        }
+    }
+
+    /// Events arrived.
+    fn accepts(&self, events: &[Event]) {
+        let mut oracle = self.oracle();
+        oracle.first_accepted.get_or_insert_with(Instant::now);
+        for event in events {
+            let number: usize = std::str::from_utf8(event.raw()).unwrap().parse().unwrap();
+            *oracle.accepted.entry(number).or_default() += 1;
         }
     }
 
@@ -193,7 +212,7 @@ impl World {
     fn has_sent(&self, instance: usize) {
         let lease = Duration::from_secs(self.plan.lease);
         let mut oracle = self.oracle();
-        // Who stood still notices only when it goes on.
+        // A process that stood still notices only when it goes on.
         let stood_still = self.plan.instances.get(instance).is_some_and(|plan| matches!(plan.end, End::StandsStill(_)));
         let late = oracle.begun.get(&instance).is_none_or(|begun| begun.elapsed() > lease * 4 / 5);
         if late && !stood_still {
@@ -218,8 +237,8 @@ pub(crate) struct Row(pub(crate) Arc<World>);
 
 #[async_trait]
 impl Source for Row {
-    fn name(&self) -> &'static str {
-        "row"
+    fn location(&self) -> String {
+        "the model's row".to_owned()
     }
 
     /// At the very first start it is the beginning. Later it is ahead of what was delivered, as where a backlog reaches back further than
@@ -232,27 +251,27 @@ impl Source for Row {
         Cursor::encode(&place).unwrap()
     }
 
-    fn position(&self, cursor: &Cursor) -> Result<Timestamp, source::Error> {
-        let place: i64 = cursor.decode().map_err(source::Error::Cursor)?;
+    fn reached(&self, cursor: &Cursor) -> Result<Timestamp, Failure> {
+        let place: i64 = cursor.decode().map_err(|cause| Failure::new(Class::Fatal, cause))?;
         Ok(ORIGIN + SignedDuration::from_secs(place))
     }
 
-    async fn next_page(&self, cursor: &Cursor, _: LocalTime) -> Result<Page, source::Error> {
+    async fn next_page(&self, cursor: &Cursor, _: LocalTime) -> Result<Page, Failure> {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let from: usize = cursor.decode().map_err(source::Error::Cursor)?;
+        let from: usize = cursor.decode().map_err(|cause| Failure::new(Class::Fatal, cause))?;
         let to = (from + self.0.plan.page).min(self.0.plan.events);
         let event = |number: usize| Event::new(Bytes::from(number.to_string()), None, Fields::default());
         let next = Cursor::encode(&to).unwrap();
-        let more = to < self.0.plan.events;
-        Ok(Page { events: (from..to).map(event).collect(), deduplicated: 0, next, more })
+        let then = if to < self.0.plan.events { Then::Now } else { Then::CaughtUp };
+        Ok(Page { events: (from..to).map(event).collect(), deduplicated: 0, next, progressed: to > from, then })
     }
 
     fn pause(&self) {
         self.0.oracle().pauses += 1;
     }
 
-    fn narrowed(&self, _: &Cursor, _: LocalTime) -> Option<Cursor> {
-        None
+    async fn check(&self, _: LocalTime) -> Vec<Check> {
+        Vec::new()
     }
 }
 
@@ -265,44 +284,64 @@ pub(crate) struct Sink {
 
 #[async_trait]
 impl Destination for Sink {
-    fn name(&self) -> &'static str {
-        "sink"
+    fn location(&self) -> String {
+        "the model's sink".to_owned()
     }
 
-    async fn deliver(&self, delivery: &mut Delivery, _: Timestamp) -> Result<Receipt, destination::Error> {
+    fn open(&self, shipment: Shipment, _: Timestamp) -> Box<dyn Delivery> {
+        let (world, instance, latency) = (Arc::clone(&self.world), self.instance, self.latency);
+        Box::new(SinkDelivery { world, instance, latency, shipment, tally: Tally::default(), unanswered: 0 })
+    }
+
+    async fn check(&self, _: LocalTime) -> Vec<Check> {
+        Vec::new()
+    }
+}
+
+/// One page.
+struct SinkDelivery {
+    world: Arc<World>,
+    instance: usize,
+    latency: Duration,
+    shipment: Shipment,
+    tally: Tally,
+    unanswered: usize,
+}
+
+#[async_trait]
+impl Delivery for SinkDelivery {
+    async fn attempt(&mut self, _: Timestamp, _: &Heartbeat) -> Result<Acknowledged, Failure> {
         self.world.is_sending(self.instance, "at its start");
-        self.world.begins(self.instance, delivery.events());
-        let request = UnderWay { sink: self, delivery };
-        tokio::time::sleep(self.latency / 2).await;
-        self.world.is_sending(self.instance, "on its arrival");
-        {
-            let mut oracle = self.world.oracle();
-            oracle.first_accepted.get_or_insert_with(Instant::now);
-            for event in request.delivery.events().iter() {
-                let number: usize = std::str::from_utf8(event.raw()).unwrap().parse().unwrap();
-                *oracle.accepted.entry(number).or_default() += 1;
-            }
-        }
-        tokio::time::sleep(self.latency / 2).await;
-        let accepted = request.delivery.events().len();
-        request.delivery.count(Tally { accepted, ..Tally::default() });
-        request.delivery.leave(Vec::new());
-        Ok(Receipt::Accepted)
+        self.world.begins(self.instance, &self.shipment.events);
+        let half = self.latency / 2;
+        let request = UnderWay(self);
+        tokio::time::sleep(half).await;
+        request.0.world.is_sending(request.0.instance, "on its arrival");
+        request.0.world.accepts(&request.0.shipment.events);
+        tokio::time::sleep(half).await;
+        request.0.tally.accepted = request.0.shipment.events.len();
+        Ok(Acknowledged::up_to(request.0.shipment.page))
+    }
+
+    fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    fn unanswered(&self) -> usize {
+        self.unanswered
     }
 }
 
 /// Ends when it is answered, and when it is cut off: then nobody knows whether it arrived.
-struct UnderWay<'a> {
-    sink: &'a Sink,
-    delivery: &'a mut Delivery,
-}
+struct UnderWay<'a>(&'a mut SinkDelivery);
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        if !self.delivery.is_complete() {
-            self.delivery.note_unanswered(self.delivery.events().len());
+        let delivery = &mut *self.0;
+        if delivery.tally.accepted == 0 {
+            delivery.unanswered += delivery.shipment.events.len();
         }
-        self.sink.world.has_sent(self.sink.instance);
+        delivery.world.has_sent(delivery.instance);
     }
 }
 
@@ -311,7 +350,10 @@ struct Saving<'a>(&'a Shared);
 
 impl<'a> Saving<'a> {
     fn begins(shared: &'a Shared) -> Self {
-        *shared.world.oracle().saving.entry(shared.instance).or_default() += 1;
+        let mut oracle = shared.world.oracle();
+        *oracle.saving.entry(shared.instance).or_default() += 1;
+        oracle.begun_while_saving.insert(shared.instance, 0);
+        drop(oracle);
         Self(shared)
     }
 }
@@ -376,13 +418,13 @@ impl Shared {
 }
 
 fn unavailable() -> Error {
-    Error::Unavailable { action: "reach", place: PLACE.to_owned(), cause: "a fault of the model".into() }
+    Error::Unavailable { action: "reach", location: LOCATION.to_owned(), cause: "a fault of the model".into() }
 }
 
 #[async_trait]
 impl StateStore for Shared {
-    fn place(&self) -> String {
-        PLACE.to_owned()
+    fn location(&self) -> String {
+        LOCATION.to_owned()
     }
 
     async fn claim(&self) -> Result<Claim, Error> {

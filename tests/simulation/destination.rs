@@ -1,57 +1,53 @@
 //! A destination that takes events, parts of them, or none, with or without a buffer.
 
 use std::collections::HashSet;
-use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use tokio::time::Instant;
 
-use auditsync::destination::{Delivery, Destination, Error, Receipt, Tally};
+use auditsync::clock::LocalTime;
+use auditsync::component::Check;
+use auditsync::destination::{Acknowledged, Delivery, Destination, PageNumber, Shipment, Tally};
+use auditsync::failure::{Class, Failure};
+use auditsync::telemetry::liveness::Heartbeat;
 
-use crate::ledger::PageNumber;
+use crate::ledger::Served;
 use crate::plan::{DestinationFault, Part};
-use crate::world::{Life, World, excerpt, place, take};
+use crate::world::{Life, World, failure, take};
 
 /// The destination as one process sees it: its buffer is lost with the process.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct ModelDestination {
     world: Arc<World>,
     life: Arc<Life>,
-    buffer: Mutex<Vec<(PageNumber, usize)>>,
+    buffer: Arc<Mutex<Buffer>>,
+}
+
+/// What is gathered.
+#[derive(Debug, Default)]
+struct Buffer {
+    events: Vec<(Served, usize)>,
+    /// The newest page that was gathered whole.
+    up_to: Option<PageNumber>,
+    /// When it was empty last.
+    since: Option<Instant>,
 }
 
 impl ModelDestination {
     pub(crate) fn new(world: Arc<World>, life: Arc<Life>) -> Self {
-        Self { world, life, buffer: Mutex::default() }
+        Self { world, life, buffer: Arc::default() }
     }
 
-    /// Settles some events: into the buffer where there is one.
-    fn take(&self, delivery: &mut Delivery, page: PageNumber, indices: &[usize]) {
-        for index in indices {
-            if self.world.knobs.buffer.is_some() {
-                self.buffer.lock().unwrap().push((page, *index));
-            } else {
-                self.world.ledger().arrived(page, *index);
-            }
-        }
-        settled(delivery, indices);
-        delivery.count(Tally { accepted: indices.len(), requests: 1, ..Tally::default() });
-    }
-
-    /// Rejects one event by itself and keeps it.
-    fn reject(&self, delivery: &mut Delivery, page: PageNumber, index: usize) {
-        self.world.ledger().arrived(page, index);
-        settled(delivery, &[index]);
-        delivery.count(Tally { rejected: 1, requests: 1, ..Tally::default() });
-    }
-
-    /// What is in the buffer goes where it is safe.
-    fn empty_buffer(&self) {
-        for (page, index) in self.buffer.lock().unwrap().drain(..) {
+    /// What is in the buffer is durable now.
+    fn empty_buffer(&self) -> Acknowledged {
+        let gathered = std::mem::take(&mut *self.buffer.lock().unwrap());
+        for (page, index) in gathered.events {
             self.world.ledger().arrived(page, index);
         }
+        Acknowledged { up_to: gathered.up_to, mark: None }
     }
 
     async fn call(&self) -> Option<DestinationFault> {
@@ -63,74 +59,26 @@ impl ModelDestination {
 
 #[async_trait]
 impl Destination for ModelDestination {
-    fn name(&self) -> &'static str {
-        "model"
+    fn location(&self) -> String {
+        "the model's destination".to_owned()
     }
 
-    async fn deliver(&self, delivery: &mut Delivery, _now: Timestamp) -> Result<Receipt, Error> {
-        let page = self.world.ledger().deliver(delivery.events());
-        if self.life.stop.is_requested() && !delivery.is_begun() {
-            self.world.ledger().violated(format!("page {page} was begun after the request to stop"));
-        }
-        let fault = self.call().await;
-        let open: Vec<_> = delivery.outstanding().iter().cloned().flatten().collect();
-        let failure = match fault {
-            None => {
-                self.take(delivery, page, &open);
-                None
-            }
-            Some(DestinationFault::Slow(millis)) => {
-                let (first, second) = open.split_at(open.len() / 2);
-                self.take(delivery, page, first);
-                take(millis).await;
-                self.life.pass_delivery().await;
-                self.take(delivery, page, second);
-                None
-            }
-            Some(DestinationFault::Unavailable(after)) => Some(unavailable(after)),
-            Some(DestinationFault::TakesPart(part)) => {
-                self.take(delivery, page, &of(&open, part));
-                (!delivery.is_complete()).then(|| unavailable(None))
-            }
-            Some(DestinationFault::Unanswered(part)) => {
-                let sent = of(&open, part);
-                for index in &sent {
-                    self.world.ledger().unanswered(page, *index);
-                }
-                delivery.note_unanswered(sent.len());
-                Some(unavailable(None))
-            }
-            Some(DestinationFault::RejectsOne(nth)) => {
-                let rejected = usize::from(nth) % open.len();
-                let others: Vec<_> = open.iter().copied().filter(|index| *index != open[rejected]).collect();
-                self.take(delivery, page, &others);
-                self.reject(delivery, page, open[rejected]);
-                None
-            }
-            Some(DestinationFault::RefusesAll) => Some(refuses_all()),
-        };
-        self.life.pass_delivery().await;
-        if let Some(failure) = failure {
-            return Err(failure);
-        }
-        let most = self.world.knobs.buffer.map_or(0, usize::from);
-        if self.buffer.lock().unwrap().len() < most {
-            return Ok(Receipt::Held);
-        }
-        self.empty_buffer();
-        Ok(Receipt::Accepted)
+    fn open(&self, shipment: Shipment, _now: Timestamp) -> Box<dyn Delivery> {
+        let outstanding = (0..shipment.events.len()).collect();
+        Box::new(ModelDelivery { to: self.clone(), shipment, outstanding, tally: Tally::default(), unanswered: 0 })
     }
 
-    fn is_holding(&self) -> bool {
-        !self.buffer.lock().unwrap().is_empty()
+    fn flush_due(&self) -> Option<Instant> {
+        let longest = Duration::from_secs(self.world.knobs.interval.into()) / 3;
+        self.buffer.lock().unwrap().since.map(|since| since + longest)
     }
 
-    async fn flush(&self) -> Result<(), Error> {
+    async fn flush(&self) -> Result<Acknowledged, Failure> {
         match self.call().await {
             Some(DestinationFault::Unavailable(after)) => return Err(unavailable(after)),
             Some(DestinationFault::RefusesAll) => return Err(refuses_all()),
             Some(DestinationFault::Unanswered(part)) => {
-                let held = self.buffer.lock().unwrap().clone();
+                let held = self.buffer.lock().unwrap().events.clone();
                 for (page, index) in of(&held, part) {
                     self.world.ledger().unanswered(page, index);
                 }
@@ -138,9 +86,124 @@ impl Destination for ModelDestination {
             }
             _ => {}
         }
-        self.empty_buffer();
+        let acknowledged = self.empty_buffer();
         self.life.pass_delivery().await;
-        Ok(())
+        Ok(acknowledged)
+    }
+
+    fn discard(&self) {
+        *self.buffer.lock().unwrap() = Buffer::default();
+    }
+
+    async fn check(&self, _now: LocalTime) -> Vec<Check> {
+        Vec::new()
+    }
+}
+
+/// One page.
+#[derive(Debug)]
+struct ModelDelivery {
+    to: ModelDestination,
+    shipment: Shipment,
+    outstanding: Vec<usize>,
+    tally: Tally,
+    unanswered: usize,
+}
+
+impl ModelDelivery {
+    /// Settles some events: into the buffer where there is one.
+    fn take(&mut self, page: Served, indices: &[usize]) {
+        for index in indices {
+            if self.to.world.knobs.buffer.is_some() {
+                self.to.buffer.lock().unwrap().events.push((page, *index));
+            } else {
+                self.to.world.ledger().arrived(page, *index);
+            }
+        }
+        self.settled(indices);
+        self.tally += Tally { accepted: indices.len(), requests: 1, ..Tally::default() };
+    }
+
+    /// Refuses one event by itself, as a dead letter.
+    fn refuse(&mut self, page: Served, index: usize) {
+        self.to.world.ledger().arrived(page, index);
+        self.settled(&[index]);
+        self.tally += Tally { dead_lettered: 1, requests: 1, ..Tally::default() };
+    }
+
+    fn settled(&mut self, indices: &[usize]) {
+        let settled: HashSet<_> = indices.iter().copied().collect();
+        self.outstanding.retain(|index| !settled.contains(index));
+    }
+}
+
+#[async_trait]
+impl Delivery for ModelDelivery {
+    async fn attempt(&mut self, _now: Timestamp, heart: &Heartbeat) -> Result<Acknowledged, Failure> {
+        let page = self.to.world.ledger().deliver(&self.shipment);
+        if self.to.life.shutdown.is_requested() && !self.has_begun() {
+            self.to.world.ledger().violated(format!("{page:?} was begun after the shutdown was requested"));
+        }
+        let fault = self.to.call().await;
+        heart.beat();
+        let open = self.outstanding.clone();
+        let failure = match fault {
+            None => {
+                self.take(page, &open);
+                None
+            }
+            Some(DestinationFault::Slow(millis)) => {
+                let (first, second) = open.split_at(open.len() / 2);
+                self.take(page, first);
+                take(millis).await;
+                self.to.life.pass_delivery().await;
+                self.take(page, second);
+                None
+            }
+            Some(DestinationFault::Unavailable(after)) => Some(unavailable(after)),
+            Some(DestinationFault::TakesPart(part)) => {
+                self.take(page, &of(&open, part));
+                (!self.outstanding.is_empty()).then(|| unavailable(None))
+            }
+            Some(DestinationFault::Unanswered(part)) => {
+                let sent = of(&open, part);
+                for index in &sent {
+                    self.to.world.ledger().unanswered(page, *index);
+                }
+                self.unanswered += sent.len();
+                Some(unavailable(None))
+            }
+            Some(DestinationFault::RefusesOne(nth)) => {
+                let refused = usize::from(nth) % open.len();
+                let others: Vec<_> = open.iter().copied().filter(|index| *index != open[refused]).collect();
+                self.take(page, &others);
+                self.refuse(page, open[refused]);
+                None
+            }
+            Some(DestinationFault::RefusesAll) => Some(refuses_all()),
+        };
+        self.to.life.pass_delivery().await;
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        let Some(most) = self.to.world.knobs.buffer else { return Ok(Acknowledged::up_to(self.shipment.page)) };
+        {
+            let mut buffer = self.to.buffer.lock().unwrap();
+            buffer.up_to = Some(self.shipment.page);
+            buffer.since.get_or_insert_with(Instant::now);
+            if buffer.events.len() < usize::from(most) {
+                return Ok(Acknowledged::default());
+            }
+        }
+        Ok(self.to.empty_buffer())
+    }
+
+    fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    fn unanswered(&self) -> usize {
+        self.unanswered
     }
 }
 
@@ -150,24 +213,11 @@ fn of<T: Copy>(all: &[T], part: Part) -> Vec<T> {
     all.iter().enumerate().filter(|(index, _)| chosen(*index)).map(|(_, one)| *one).collect()
 }
 
-fn settled(delivery: &mut Delivery, indices: &[usize]) {
-    let settled: HashSet<_> = indices.iter().copied().collect();
-    let open = delivery.outstanding().iter().cloned().flatten().filter(|index| !settled.contains(index));
-    let mut left: Vec<Range<usize>> = Vec::new();
-    for index in open {
-        match left.last_mut() {
-            Some(range) if range.end == index => range.end += 1,
-            _ => left.push(index..index + 1),
-        }
-    }
-    delivery.leave(left);
-}
-
-fn unavailable(after: Option<u8>) -> Error {
+fn unavailable(after: Option<u8>) -> Failure {
     let after = after.map(|seconds| Duration::from_secs(seconds.into()));
-    Error::Unavailable { place: place(), status: 503, after, reason: excerpt() }
+    failure(Class::Retryable { after }, "the model's destination is unavailable")
 }
 
-fn refuses_all() -> Error {
-    Error::RefusesAll { place: place(), reason: "a fault of the model".to_owned(), variable: "MODEL_URL".into() }
+fn refuses_all() -> Failure {
+    failure(Class::Refused, "the model's destination refuses everything")
 }

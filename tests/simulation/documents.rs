@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use auditsync::source::Cursor;
 use auditsync::state::{Document, Nonce, Version};
 
-use crate::ledger::PageNumber;
+use crate::ledger::Pages;
 
 /// The life of someone else.
 const NOBODY: usize = usize::MAX;
@@ -18,7 +19,7 @@ pub(crate) struct Written {
     /// Which life wrote it.
     pub(crate) life: usize,
     /// How many pages are behind its cursor.
-    pub(crate) behind: PageNumber,
+    pub(crate) behind: Pages,
     /// The document that it replaced.
     before: Option<usize>,
 }
@@ -48,13 +49,18 @@ impl Documents {
         Some((&self.written[held], Version(format!("v{held}"))))
     }
 
+    /// Whether a document with this cursor was ever held.
+    pub(crate) fn was_ever_held(&self, cursor: &Cursor) -> bool {
+        self.written.iter().any(|written| written.document.read("the model").unwrap().cursor == *cursor)
+    }
+
     /// Whether a save that expects this would go through.
     pub(crate) fn is_at(&self, expected: Option<&Version>) -> bool {
         self.held().map(|(_, version)| version).as_ref() == expected
     }
 
     /// Replaces what is held.
-    pub(crate) fn write(&mut self, document: Document, life: usize, behind: PageNumber) -> Version {
+    pub(crate) fn write(&mut self, document: Document, life: usize, behind: Pages) -> Version {
         self.written.push(Written { document, life, behind, before: self.held });
         self.held = Some(self.written.len() - 1);
         Version(format!("v{}", self.written.len() - 1))

@@ -6,9 +6,11 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use tokio::time::{sleep, timeout};
 
+use auditsync::clock::Clock;
+use auditsync::engine::{Engine, Error, Mode, Outcome, Parts, Settings};
 use auditsync::state;
-use auditsync::engine::clock::Clock;
-use auditsync::engine::{Error, Mode, Outcome, Settings, Sync};
+use auditsync::telemetry::liveness::{Liveness, Pace};
+use auditsync::telemetry::metrics::Metrics;
 
 use crate::destination::ModelDestination;
 use crate::plan::{Cue, End, LifePlan, Plan};
@@ -66,13 +68,26 @@ async fn simulate(plan: &Plan) -> Result<Summary, String> {
 
 /// One run of the engine with whatever befalls it.
 async fn live(world: &Arc<World>, number: usize, plan: &LifePlan) {
-    let life = Arc::new(Life::new(number, Duration::from_secs(world.knobs.grace.into()), Some(plan)));
+    let life = Arc::new(Life::new(number, Some(plan)));
     begin(world);
     // Without the server's time, a clock that is ahead cannot be noticed.
-    let ahead = if world.knobs.dated { plan.ahead } else { plan.ahead.min(0) };
+    let bounded = |ahead: i16| if world.knobs.dated { ahead } else { ahead.min(0) };
+    let clock = Clock::starting_at(world.now());
+    clock.set_ahead(bounded(plan.ahead).into());
     let budget = Duration::from_secs(world.knobs.budget.into());
-    let sync = engine(world, &life, plan.mode, budget, ahead, plan.busy);
-    let ending = run_until_over(world, &life, sync, plan).await;
+    let engine = engine(world, &life, plan.mode, budget, &clock, plan.busy);
+    let set_clock = async {
+        if let Some((at, ahead)) = plan.clock_set {
+            sleep(Duration::from_millis(at.into())).await;
+            clock.set_ahead(bounded(ahead).into());
+        }
+        std::future::pending().await
+    };
+    let ending = tokio::select! {
+        biased;
+        never = set_clock => never,
+        ending = run_until_over(world, &life, engine, plan) => ending,
+    };
     if life.goes_round() {
         world.ledger().violated("it goes round in a circle");
     }
@@ -83,7 +98,7 @@ async fn live(world: &Arc<World>, number: usize, plan: &LifePlan) {
         Ending::Ended(Ok(Outcome::Interrupted { uncertain })) => {
             let may_repeat = world.ledger().uncertain();
             if uncertain < may_repeat {
-                world.ledger().violated(format!("{may_repeat} events may be repeated, but only {uncertain} are told"));
+                world.ledger().violated(format!("{may_repeat} events may be repeated, but only {uncertain} are reported"));
             }
             world.ledger().broke_off();
         }
@@ -95,8 +110,8 @@ async fn live(world: &Arc<World>, number: usize, plan: &LifePlan) {
 }
 
 /// Waits for a life's end, and brings it about when it is time.
-async fn run_until_over(world: &World, life: &Life, sync: Sync, plan: &LifePlan) -> Ending {
-    let mut running = std::pin::pin!(sync.run());
+async fn run_until_over(world: &World, life: &Life, engine: Engine, plan: &LifePlan) -> Ending {
+    let mut running = std::pin::pin!(engine.run());
     let at = match plan.cue {
         Cue::Time(millis) => Duration::from_millis(millis.into()),
         Cue::Call(_) | Cue::Delivery(_) => LONGEST_LIFE,
@@ -105,23 +120,23 @@ async fn run_until_over(world: &World, life: &Life, sync: Sync, plan: &LifePlan)
         biased;
         ended = &mut running => return Ending::Ended(ended),
         () = life.over() => return Ending::Crashed,
-        () = life.stop.requested() => {}
+        () = life.shutdown.requested() => {}
         () = sleep(at) => {
             if plan.end == End::Crash {
                 return Ending::Crashed;
             }
-            life.stop.request();
+            life.shutdown.request();
         }
     }
-    let grace = Duration::from_secs(world.knobs.grace.into());
+    let longest = Duration::from_secs(world.knobs.shutdown_timeout.into());
     let patience = match plan.end {
-        End::StopTwice(millis) => grace.min(Duration::from_millis(millis.into())),
-        End::Crash | End::Stop => grace,
+        End::StopTwice(millis) => longest.min(Duration::from_millis(millis.into())),
+        End::Crash | End::Stop => longest,
     };
     let too_long = async {
         sleep(patience).await;
-        if patience < grace {
-            life.stop.request();
+        if patience < longest {
+            life.shutdown.request();
         }
         sleep(Duration::from_millis(1)).await;
     };
@@ -130,7 +145,7 @@ async fn run_until_over(world: &World, life: &Life, sync: Sync, plan: &LifePlan)
         ended = &mut running => Ending::Ended(ended),
         () = life.over() => Ending::Crashed,
         () = too_long => {
-            world.ledger().violated("a stop took longer than its grace");
+            world.ledger().violated("a shutdown took longer than its timeout");
             Ending::Crashed
         }
     }
@@ -138,23 +153,25 @@ async fn run_until_over(world: &World, life: &Life, sync: Sync, plan: &LifePlan)
 
 /// A run that nothing stands in the way of.
 async fn recover(world: &Arc<World>, number: usize) {
-    let life = Arc::new(Life::new(number, Duration::from_secs(25), None));
+    let life = Arc::new(Life::new(number, None));
     begin(world);
     let end = world.now() - SignedDuration::from_secs(i64::from(world.knobs.delay) + 1);
     // A refused page token is requested again for some seconds.
     let budget = Duration::from_secs(world.knobs.budget.max(60).into());
-    let sync = engine(world, &life, Mode::Once, budget, 0, 0);
+    let engine = engine(world, &life, Mode::Once, budget, &Clock::starting_at(world.now()), 0);
     let ending = tokio::select! {
         biased;
-        ended = timeout(LONGEST_RECOVERY, sync.run()) => ended.ok(),
+        ended = timeout(LONGEST_RECOVERY, engine.run()) => ended.ok(),
         () = life.over() => None,
     };
     match ending {
         Some(Ok(Outcome::Done)) => {}
         other => return world.ledger().violated(format!("a healthy run ended with {other:?}")),
     }
+    let stored = world.documents().held().map(|(written, _)| written.document.read("the model").unwrap().cursor);
     let mut ledger = world.ledger();
     ledger.ended_well();
+    ledger.check_confirmed(&stored.unwrap_or_default());
     match ledger.position() {
         Some(position) if position >= end => ledger.settle(position),
         position => ledger.violated(format!("a healthy run came to {position:?} and not to {end}")),
@@ -166,27 +183,29 @@ fn begin(world: &World) {
     let held = world.documents().held().map(|(written, _)| written.clone());
     let position = held.as_ref().map(|written| {
         let state = written.document.read("model").unwrap();
-        auditsync::source::sectigo::position(&state.cursor).unwrap()
+        (auditsync::source::sectigo::KIND.reached)(&state.cursor).unwrap()
     });
     world.ledger().begin_life(held.map_or(0, |written| written.behind), position);
 }
 
-fn engine(world: &Arc<World>, life: &Arc<Life>, mode: Mode, retry_budget: Duration, ahead: i16, busy: u8) -> Sync {
+fn engine(world: &Arc<World>, life: &Arc<Life>, mode: Mode, retry_budget: Duration, clock: &Clock, busy: u8) -> Engine {
     let knobs = world.knobs;
     let settings = Settings {
         mode,
         interval: Duration::from_secs(knobs.interval.into()),
         retry_budget,
-        shutdown_grace: Duration::from_secs(knobs.grace.into()),
+        shutdown_timeout: Duration::from_secs(knobs.shutdown_timeout.into()),
         lease_ttl: Duration::from_secs(60),
     };
-    let clock = Clock::starting_at(world.now() + SignedDuration::from_secs(ahead.into()));
-    Sync::new(
-        Arc::new(ModelSource::new(Arc::clone(world), Arc::clone(life), clock)),
-        Arc::new(ModelDestination::new(Arc::clone(world), Arc::clone(life))),
-        Arc::new(ModelStore::new(Arc::clone(world), Arc::clone(life), busy)),
-        settings,
-        clock,
-        life.stop.clone(),
-    )
+    let pipeline = "model:model".into();
+    let parts = Parts {
+        metrics: Metrics::of(&pipeline),
+        pipeline,
+        source: Arc::new(ModelSource::new(Arc::clone(world), Arc::clone(life), clock.clone())),
+        destination: Arc::new(ModelDestination::new(Arc::clone(world), Arc::clone(life))),
+        store: Arc::new(ModelStore::new(Arc::clone(world), Arc::clone(life), busy)),
+        clock: clock.clone(),
+        liveness: Liveness::new(Pace { interval: settings.interval, exchange: Duration::from_secs(60) }),
+    };
+    Engine::new(parts, settings, life.shutdown.clone())
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use auditsync::destination::Shipment;
 use auditsync::event::Event;
 use auditsync::source::Cursor;
 
@@ -20,7 +21,11 @@ use crate::plan::Knobs;
 const IN_FLIGHT: usize = 2;
 
 /// Number of a page in the order of serving; pages are delivered in this order.
-pub(crate) type PageNumber = usize;
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Served(usize);
+
+/// How many pages there are, or the number of the next one.
+pub(crate) type Pages = usize;
 
 #[derive(Debug)]
 pub(crate) struct Ledger {
@@ -30,14 +35,14 @@ pub(crate) struct Ledger {
     delivered: Vec<usize>,
     /// How many of these may be repeats.
     permitted: Vec<usize>,
-    pages: Vec<Served>,
+    pages: Vec<ServedPage>,
     /// Pages before this one belong to earlier lives.
-    life: PageNumber,
+    life: Pages,
     /// The next page to be delivered.
-    next: PageNumber,
-    delivering: Option<(PageNumber, Arc<[Event]>)>,
+    next: Pages,
+    delivering: Option<(Pages, Arc<[Event]>)>,
     /// Pages before this one are behind the newest cursor that was stored.
-    committed: PageNumber,
+    committed: Pages,
     /// When the first attempt was made to store what is not stored yet.
     storing_since: Option<Instant>,
     /// When the store last answered.
@@ -50,11 +55,13 @@ pub(crate) struct Ledger {
     /// What this life learnt, once the store holds what follows from there.
     begins: Option<Timestamp>,
     position: Option<Timestamp>,
+    /// The cursor that the source was informed of last.
+    confirmed: Option<Cursor>,
     violation: Option<String>,
 }
 
 #[derive(Debug)]
-struct Served {
+struct ServedPage {
     contents: Vec<Content>,
     /// Which of them the destination has taken.
     arrived: Vec<bool>,
@@ -69,7 +76,7 @@ pub(crate) struct Stored<'a> {
     /// The records of the range's pages before the one that the cursor leads to.
     pub(crate) before: Vec<Content>,
     /// Pages behind the document that is replaced.
-    pub(crate) base: PageNumber,
+    pub(crate) base: Pages,
 }
 
 impl Ledger {
@@ -92,6 +99,7 @@ impl Ledger {
             corrects: None,
             begins: None,
             position: None,
+            confirmed: None,
             violation: None,
         }
     }
@@ -121,30 +129,31 @@ impl Ledger {
         self.permitted.iter().sum()
     }
 
-    /// A page is given to the engine.
+    /// The source gives a page to the engine.
     pub(crate) fn serve(&mut self, fresh: &[Event], next: Cursor) {
         let contents: Option<Vec<_>> = fresh.iter().map(|event| self.history.content(event.raw())).collect();
         let Some(contents) = contents else { return self.violated("a page holds what is no record") };
         let arrived = vec![false; contents.len()];
-        let leads_to = auditsync::source::sectigo::position(&next).ok();
+        let leads_to = (auditsync::source::sectigo::KIND.reached)(&next).ok();
         if leads_to < self.first {
             self.corrected = self.corrected.into_iter().chain(leads_to).min();
             self.corrects = self.corrects.or(leads_to);
         }
-        self.pages.push(Served { contents, arrived, next });
+        self.pages.push(ServedPage { contents, arrived, next });
     }
 
     /// A delivery is begun or goes on; gives the page that it is.
-    pub(crate) fn deliver(&mut self, events: &Arc<[Event]>) -> PageNumber {
+    pub(crate) fn deliver(&mut self, shipment: &Shipment) -> Served {
+        let events = &shipment.events;
         if let Some((page, known)) = &self.delivering
             && Arc::ptr_eq(known, events)
         {
-            return *page;
+            return Served(*page);
         }
         let page = (self.next..self.pages.len()).find(|page| !self.pages[*page].contents.is_empty());
         let Some(page) = page else {
             self.violated("a page was delivered that was not served");
-            return self.pages.len().saturating_sub(1);
+            return Served(self.pages.len().saturating_sub(1));
         };
         let same = self.pages[page]
             .contents
@@ -158,33 +167,33 @@ impl Ledger {
         self.check_nothing_waits_for_the_store(page);
         self.next = page + 1;
         self.delivering = Some((page, Arc::clone(events)));
-        page
+        Served(page)
     }
 
-    /// What was taken before has to be stored before more is delivered, unless the store or the destination asked for time.
-    fn check_nothing_waits_for_the_store(&mut self, page: PageNumber) {
-        let waits = (self.committed.max(self.life)..page).any(|page| self.has_arrived(page));
+    /// Beside the page at hand, only one page may be taken and not stored, unless the store or the destination needs time.
+    fn check_nothing_waits_for_the_store(&mut self, page: Pages) {
+        let waits = (self.committed.max(self.life)..page).filter(|page| self.has_arrived(*page)).count() >= IN_FLIGHT;
         let excused = self.knobs.buffer.is_some() || (self.knobs.paced && self.storing_since.is_none());
         if waits && !excused {
-            self.violated(format!("page {page} was delivered before the one before it was stored"));
+            self.violated(format!("page {page} was delivered before the last but one was stored"));
         }
     }
 
-    fn has_arrived(&self, page: PageNumber) -> bool {
+    fn has_arrived(&self, page: Pages) -> bool {
         self.pages[page].arrived.contains(&true)
     }
 
-    /// The destination has taken (or rejected and kept) an event.
-    pub(crate) fn arrived(&mut self, page: PageNumber, index: usize) {
+    /// The destination has taken (or refused, as a dead letter) an event.
+    pub(crate) fn arrived(&mut self, Served(page): Served, index: usize) {
         let page = &mut self.pages[page];
         self.delivered[page.contents[index]] += 1;
         page.arrived[index] = true;
     }
 
     /// An event arrived, and the engine could not learn of it.
-    pub(crate) fn unanswered(&mut self, page: PageNumber, index: usize) {
+    pub(crate) fn unanswered(&mut self, page: Served, index: usize) {
         self.arrived(page, index);
-        self.permitted[self.pages[page].contents[index]] += 1;
+        self.permitted[self.pages[page.0].contents[index]] += 1;
     }
 
     /// These may arrive once more.
@@ -221,7 +230,7 @@ impl Ledger {
     }
 
     /// The store has taken a cursor. Gives the number of pages behind it.
-    pub(crate) fn stored(&mut self, stored: &Stored<'_>) -> PageNumber {
+    pub(crate) fn stored(&mut self, stored: &Stored<'_>) -> Pages {
         let page = (self.life..self.pages.len()).rev().find(|page| self.pages[*page].next == *stored.cursor);
         let behind = page.map_or(stored.base, |page| page + 1);
         if let Some(page) = (self.life..behind).find(|page| self.pages[*page].arrived.contains(&false)) {
@@ -268,7 +277,19 @@ impl Ledger {
         pages.map(|page| self.pages[page].arrived.iter().filter(|arrived| **arrived).count()).sum()
     }
 
-    /// A run is over without having been asked to end, or not in time.
+    /// The source was informed that everything before this cursor is stored.
+    pub(crate) fn confirmed(&mut self, cursor: &Cursor) {
+        self.confirmed = Some(cursor.clone());
+    }
+
+    /// The source knows of the stored `cursor` at the end of a healthy run.
+    pub(crate) fn check_confirmed(&mut self, cursor: &Cursor) {
+        if self.confirmed.as_ref() != Some(cursor) {
+            self.violated("the source was not informed of the stored cursor");
+        }
+    }
+
+    /// A run is over without a shutdown, or not in time.
     pub(crate) fn broke_off(&mut self) {
         if self.knobs.buffer.is_some() {
             return;
@@ -293,7 +314,7 @@ impl Ledger {
     }
 
     /// The next run starts with a document that `behind` pages are behind, at `position`.
-    pub(crate) fn begin_life(&mut self, behind: PageNumber, position: Option<Timestamp>) {
+    pub(crate) fn begin_life(&mut self, behind: Pages, position: Option<Timestamp>) {
         let mut again = HashMap::<Content, usize>::new();
         for page in &self.pages[behind..] {
             for (content, arrived) in page.contents.iter().zip(&page.arrived) {

@@ -52,7 +52,7 @@ proptest! {
 fn a_burst_of_late_records_is_not_taken_for_a_history_that_changes() {
     let known = Burst { at: -100, millis: 0, count: 30, step: 1000, copies: 0, told: Told::Right, late: 0 };
     let late = Burst { at: -250, count: 25, late: 100, ..known };
-    let life = LifePlan { mode: Mode::Once, ahead: 0, busy: 0, cue: Cue::Time(100_000), end: End::Stop, rest: 0 };
+    let life = LifePlan { mode: Mode::Once, ahead: 0, clock_set: None, busy: 0, cue: Cue::Time(100_000), end: End::Stop, rest: 0 };
     let plan = Plan {
         bursts: vec![known, late],
         paging: Paging { sizes: vec![20], order: Order::Ascending, last: LastPage::NoToken },
@@ -67,7 +67,7 @@ fn a_burst_of_late_records_is_not_taken_for_a_history_that_changes() {
 fn a_page_token_that_has_expired_does_not_hold_up_the_smallest_range() {
     let burst = Burst { at: -3, millis: 500, count: 6, step: 1, copies: 0, told: Told::Right, late: 0 };
     let end = End::Crash;
-    let life = LifePlan { mode: Mode::Loop, ahead: 0, busy: 0, cue: Cue::Delivery(6), end, rest: 0 };
+    let life = LifePlan { mode: Mode::Loop, ahead: 0, clock_set: None, busy: 0, cue: Cue::Delivery(6), end, rest: 0 };
     let quiet = Plan::quiet();
     let plan = Plan {
         knobs: Knobs { delay: 0, window: 1, overlap: 0, lookback: 5, ..quiet.knobs },

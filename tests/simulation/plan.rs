@@ -20,6 +20,8 @@ pub(crate) struct Plan {
     pub(crate) source: Vec<Spell<SourceFault>>,
     pub(crate) destination: Vec<Spell<DestinationFault>>,
     pub(crate) store: Vec<Spell<StoreFault>>,
+    /// What befalls the calls that inform the source of a stored cursor.
+    pub(crate) confirmations: Vec<Spell<ConfirmationFault>>,
     pub(crate) lives: Vec<LifePlan>,
     /// Whether page tokens given out before the last, healthy run are refused in it.
     pub(crate) tokens_expire: bool,
@@ -37,9 +39,10 @@ impl Plan {
             lookback: 1500,
             interval: 60,
             budget: 300,
-            grace: 25,
+            shutdown_timeout: 25,
             paced: false,
             buffer: None,
+            pause: None,
             dated: true,
             rewrites: false,
             source_latency: 180,
@@ -54,6 +57,7 @@ impl Plan {
             source: Vec::new(),
             destination: Vec::new(),
             store: Vec::new(),
+            confirmations: Vec::new(),
             lives: Vec::new(),
             tokens_expire: false,
             beyond_delay: 0,
@@ -70,11 +74,13 @@ pub(crate) struct Knobs {
     pub(crate) lookback: u32,
     pub(crate) interval: u32,
     pub(crate) budget: u32,
-    pub(crate) grace: u32,
+    pub(crate) shutdown_timeout: u32,
     /// Whether the store wants a second between two writes.
     pub(crate) paced: bool,
     /// How many events the destination gathers before it takes them; none without a buffer.
     pub(crate) buffer: Option<u8>,
+    /// How long the source needs between two pages, in seconds; none where the next one can be read at once.
+    pub(crate) pause: Option<u8>,
     /// Whether the server's answers carry its time.
     pub(crate) dated: bool,
     /// Whether the server writes a record's keys in another order each time.
@@ -165,8 +171,8 @@ pub(crate) enum DestinationFault {
     TakesPart(Part),
     /// Takes a part, and nobody learns of it.
     Unanswered(Part),
-    /// Rejects one event by itself.
-    RejectsOne(u8),
+    /// Refuses one event by itself.
+    RefusesOne(u8),
     RefusesAll,
 }
 
@@ -185,12 +191,20 @@ pub(crate) enum StoreFault {
     Overtaken,
 }
 
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum ConfirmationFault {
+    Slow(u16),
+    Fails,
+}
+
 /// One run of the engine.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LifePlan {
     pub(crate) mode: Mode,
     /// By how many seconds this machine's clock is ahead of the server's.
     pub(crate) ahead: i16,
+    /// When an operator sets it, in milliseconds, and to how many seconds ahead.
+    pub(crate) clock_set: Option<(u32, i16)>,
     /// How often the claim on the state is refused first.
     pub(crate) busy: u8,
     pub(crate) cue: Cue,
@@ -236,10 +250,10 @@ pub(crate) fn plans(trouble: Trouble, late: bool) -> impl Strategy<Value = Plan>
         (any::<u64>(), knobs(trouble, overlap), vec(burst(late), 1..14), paging(), any::<bool>()),
         spells(source_fault(trouble)),
         spells(destination_fault(trouble)),
-        spells(store_fault(trouble)),
+        (spells(store_fault(trouble)), spells(confirmation_fault())),
         vec(life(trouble), 0..6),
     )
-        .prop_map(move |((seed, knobs, bursts, paging, expire), source, destination, store, lives)| Plan {
+        .prop_map(move |((seed, knobs, bursts, paging, expire), source, destination, (store, confirmations), lives)| Plan {
             seed,
             beyond_delay: if late { knobs.overlap } else { 0 },
             tokens_expire: expire && trouble == Trouble::Any,
@@ -249,6 +263,7 @@ pub(crate) fn plans(trouble: Trouble, late: bool) -> impl Strategy<Value = Plan>
             source,
             destination,
             store,
+            confirmations,
             lives,
         })
 }
@@ -256,22 +271,24 @@ pub(crate) fn plans(trouble: Trouble, late: bool) -> impl Strategy<Value = Plan>
 fn knobs(trouble: Trouble, overlap: Vec<u32>) -> impl Strategy<Value = Knobs> {
     let mild = trouble == Trouble::Mild;
     // Long enough, where nothing may be cut short, to outlast all faults.
-    let (budget, grace) = if mild { (vec![7200], vec![7200]) } else { (vec![5, 60, 300], vec![1, 5, 25]) };
+    let (budget, shutdown_timeout) = if mild { (vec![7200], vec![7200]) } else { (vec![5, 60, 300], vec![1, 5, 25]) };
     let latency = || select(vec![0_u16, 3, 180, 1300]);
     (
         (select(vec![0_u32, 5, 30]), select(vec![45_u32, 600, 3600]), select(overlap)),
-        (select(vec![0_u32, 300, 1500, 1500]), select(vec![60_u32, 300]), select(budget), select(grace)),
+        (select(vec![0_u32, 300, 1500, 1500]), select(vec![60_u32, 300]), select(budget), select(shutdown_timeout)),
         (any::<bool>(), proptest::option::weighted(0.25, 1_u8..60), any::<bool>(), any::<bool>()),
+        proptest::option::weighted(0.15, 0_u8..40),
         (latency(), latency(), latency()),
     )
-        .prop_map(|(cut, times, (paced, buffer, dated, rewrites), latencies)| Knobs {
+        .prop_map(|(cut, times, (paced, buffer, dated, rewrites), pause, latencies)| Knobs {
+            pause,
             delay: cut.0,
             window: cut.1,
             overlap: cut.2,
             lookback: times.0,
             interval: times.1,
             budget: times.2,
-            grace: times.3,
+            shutdown_timeout: times.3,
             paced,
             buffer,
             dated,
@@ -340,7 +357,7 @@ fn destination_fault(trouble: Trouble) -> BoxedStrategy<DestinationFault> {
         2 => slow,
         2 => unavailable,
         3 => any::<Part>().prop_map(DestinationFault::TakesPart),
-        1 => any::<u8>().prop_map(DestinationFault::RejectsOne),
+        1 => any::<u8>().prop_map(DestinationFault::RefusesOne),
         1 => Just(DestinationFault::RefusesAll),
     ];
     if trouble == Trouble::Mild {
@@ -359,6 +376,10 @@ fn store_fault(trouble: Trouble) -> BoxedStrategy<StoreFault> {
     prop_oneof![8 => mild, 2 => (0_u8..4).prop_map(StoreFault::GoesBack), 1 => Just(StoreFault::Overtaken)].boxed()
 }
 
+fn confirmation_fault() -> BoxedStrategy<ConfirmationFault> {
+    prop_oneof![(0_u16..3000).prop_map(ConfirmationFault::Slow), Just(ConfirmationFault::Fails)].boxed()
+}
+
 fn life(trouble: Trouble) -> impl Strategy<Value = LifePlan> {
     let mode = select(vec![Mode::Loop, Mode::Once]);
     let time = prop_oneof![0_u32..6_000, 0_u32..120_000, 0_u32..1_000_000].prop_map(Cue::Time);
@@ -373,10 +394,12 @@ fn life(trouble: Trouble) -> impl Strategy<Value = LifePlan> {
         prop_oneof![2 => Just(End::Crash), 2 => Just(End::Stop), 1 => (0_u16..30_000).prop_map(End::StopTwice)].boxed()
     };
     let ahead = prop_oneof![3 => Just(0_i16), 1 => -200_i16..200];
+    let clock_set = proptest::option::weighted(0.2, (0_u32..200_000, -200_i16..200));
     let busy = prop_oneof![5 => Just(0_u8), 1 => 1_u8..4];
-    (mode, ahead, busy, cue, end, 0_u32..600_000).prop_map(|(mode, ahead, busy, cue, end, rest)| LifePlan {
+    (mode, ahead, clock_set, busy, cue, end, 0_u32..600_000).prop_map(|(mode, ahead, clock_set, busy, cue, end, rest)| LifePlan {
         mode,
         ahead,
+        clock_set,
         busy,
         cue,
         end,

@@ -11,7 +11,10 @@ use jiff::{Timestamp, Unit};
 use tokio::time::Instant;
 
 use auditsync::event::Event;
-use auditsync::server_time::{LocalTime, ServerClock, TOLERANCE};
+use auditsync::clock::{Clock, LocalTime};
+use auditsync::component::Check;
+use auditsync::failure::{Class, Failure};
+use auditsync::server_time::{ServerClock, TOLERANCE};
 use auditsync::source::sectigo::moment::Moment;
 use auditsync::source::sectigo::position::{
     Contradiction, Cut, InRange, PageToken, Position, end_of_history, first_since,
@@ -19,11 +22,10 @@ use auditsync::source::sectigo::position::{
 use auditsync::source::sectigo::refusals::{Refusals, Step};
 use auditsync::source::sectigo::stability::Stability;
 use auditsync::source::sectigo::{self, page, repair};
-use auditsync::source::{Cursor, Error, Page, Source};
-use auditsync::engine::clock::Clock;
+use auditsync::source::{Cursor, Page, Source, Then};
 
-use crate::plan::SourceFault;
-use crate::world::{Life, World, excerpt, place, take};
+use crate::plan::{ConfirmationFault, SourceFault};
+use crate::world::{Life, World, address, failure, take};
 
 #[derive(Debug)]
 pub(crate) struct ModelSource {
@@ -70,27 +72,36 @@ impl ModelSource {
     }
 
     /// The page is the engine's from here on.
-    fn page(&self, events: Vec<Event>, deduplicated: usize, next: &Position, begun: LocalTime) -> Page {
+    fn page(&self, cursor: &Cursor, sifted: (Vec<Event>, usize), next: &Position, begun: LocalTime) -> Page {
+        let (events, deduplicated) = sifted;
         let more = match next {
             Position::InRange(_) => true,
             Position::First { since } | Position::Idle { since, .. } => *since < self.end(begun),
         };
-        Page { events, deduplicated, next: Cursor::encode(next).unwrap(), more }
+        let before: Position = cursor.decode().unwrap();
+        let progressed = !events.is_empty() || next.since() > before.since();
+        let pause = self.world.knobs.pause.map(|seconds| Then::After(Duration::from_secs(seconds.into())));
+        let then = if more { pause.unwrap_or(Then::Now) } else { Then::CaughtUp };
+        Page { events, deduplicated, next: Cursor::encode(next).unwrap(), progressed, then }
     }
 
-    async fn ask(&self, range: &InRange) -> Result<Answer, Error> {
+    fn nothing_but(&self, cursor: &Cursor, next: &Position, begun: LocalTime) -> Page {
+        self.page(cursor, (Vec::new(), 0), next, begun)
+    }
+
+    async fn ask(&self, range: &InRange) -> Result<Answer, Failure> {
         let (latency, asked) = (self.world.knobs.source_latency, self.clock.local());
         take(latency / 2).await;
         match self.world.source_script.next() {
             Some(SourceFault::Slow(millis)) => take(millis).await,
             Some(SourceFault::Unavailable(after)) => {
                 let after = after.map(|seconds| Duration::from_secs(seconds.into()));
-                return Err(Error::Unavailable { place: place(), status: 503, after, reason: excerpt() });
+                return Err(failure(Class::Retryable { after }, "the model's server is unavailable"));
             }
             Some(SourceFault::AccessTokenRefused) => {
-                return Err(Error::TokenRefused { place: place(), reason: excerpt(), variable: "MODEL_ID" });
+                return Err(failure(Class::TokenRejected, "the model's server rejected the access token"));
             }
-            Some(SourceFault::Refused) => return Err(refused()),
+            Some(SourceFault::Refused) => return Err(failure(Class::Refused, "the model's server refused the request")),
             Some(SourceFault::Unreadable) => {
                 return Ok(Answer::Page { body: Bytes::from_static(b"[{\"id\":"), token: None, date: None, asked });
             }
@@ -112,10 +123,10 @@ impl ModelSource {
     }
 
     /// As the real source reads the server's clock where nothing else is to be requested.
-    async fn read_clock(&self, since: Moment) -> Result<(), Error> {
+    async fn read_clock(&self, since: Moment) -> Result<(), Failure> {
         let second = Position::starting_at(since.before(Duration::from_secs(1))).enter(since, self.cut()).unwrap();
         if let Answer::Page { date, asked, .. } = self.ask(&second).await? {
-            self.server_clock.note(&place(), date, (asked, self.clock.local()));
+            self.server_clock.note(&address(), date, (asked, self.clock.local()));
         }
         Ok(())
     }
@@ -128,81 +139,76 @@ impl ModelSource {
         (!by.is_zero() && (by > TOLERANCE || is_void)).then(|| Position::starting_at(corrected))
     }
 
-    fn not_ahead(&self, since: Moment) -> Result<(), Error> {
+    fn not_ahead(&self, since: Moment) -> Result<(), Failure> {
         let now = self.clock.local();
         let theirs = self.server_time(now);
         if since <= Moment::from(theirs.unwrap_or(now.wall)).after(TOLERANCE) {
             return Ok(());
         }
-        let (place, since) = (place(), since.into());
-        Err(match theirs {
-            Some(theirs) => Error::AheadOfTheSource { place, since, theirs },
-            None => Error::AheadOfThisMachine { place, since, ours: now.wall },
-        })
+        Err(failure(Class::Stalled, "the cursor lies ahead of the clock"))
     }
 
-    async fn next(&self, cursor: &Cursor, begun: LocalTime) -> Result<Page, Error> {
-        let position: Position = cursor.decode().map_err(Error::Cursor)?;
+    async fn next(&self, cursor: &Cursor, begun: LocalTime) -> Result<Page, Failure> {
+        let position: Position = cursor.decode().map_err(|cause| Failure::new(Class::Fatal, cause))?;
         let is_idle = !matches!(position, Position::InRange(_));
         let is_first = matches!(position, Position::First { .. });
         let since = position.since();
         if is_idle && self.end(begun) <= since && self.server_time(self.clock.local()).is_none() {
             self.read_clock(since).await?;
             if self.end(begun) > since {
-                return Ok(Page { events: Vec::new(), deduplicated: 0, next: cursor.clone(), more: true });
+                return Ok(nothing(cursor, Then::Now));
             }
         }
         if is_first && let Some(corrected) = self.first_corrected(since, false) {
-            return Ok(self.page(Vec::new(), 0, &corrected, begun));
+            return Ok(self.nothing_but(cursor, &corrected, begun));
         }
         let Some(range) = self.enter(position, begun) else {
             self.not_ahead(since)?;
-            return Ok(Page { events: Vec::new(), deduplicated: 0, next: cursor.clone(), more: false });
+            return Ok(nothing(cursor, Then::CaughtUp));
         };
         let Answer::Page { body, token, date, asked } = self.ask(&range).await? else {
             let step = self.refusals.lock().unwrap().refused(&range, 400, Instant::now());
             match step {
-                Step::Note => return Ok(self.page(Vec::new(), 0, &Position::InRange(range.noting_refusal()), begun)),
+                Step::Note => return Ok(self.nothing_but(cursor, &Position::InRange(range.noting_refusal()), begun)),
                 Step::Again(after) => {
-                    return Err(Error::PageRefused { place: place(), status: 400, reason: excerpt(), after });
+                    return Err(failure(Class::Retryable { after: Some(after) }, "the model's server refused the page"));
                 }
                 Step::Final => self.refusals.lock().unwrap().answered(),
             }
-            let again = range.clone().token_refused(self.cut()).ok_or_else(smallest_refused)?;
+            let again = range.clone().token_refused(self.cut()).ok_or_else(|| failure(Class::Unreadable, "tokens of the smallest range are refused"))?;
             self.permit(&range, &again);
-            return Ok(self.page(Vec::new(), 0, &Position::InRange(again), begun));
+            return Ok(self.nothing_but(cursor, &Position::InRange(again), begun));
         };
         self.refusals.lock().unwrap().answered();
-        self.server_clock.note(&place(), date, (asked, self.clock.local()));
+        self.server_clock.note(&address(), date, (asked, self.clock.local()));
         let too_early = self.too_early(&range, date);
         if is_first && let Some(corrected) = self.first_corrected(since, too_early.is_some()) {
-            return Ok(self.page(Vec::new(), 0, &corrected, begun));
+            return Ok(self.nothing_but(cursor, &corrected, begun));
         }
-        let range_since = range.since().into();
         if let Some(end) = too_early {
             return match range.shortened_to(end, self.cut()) {
-                Some(shorter) => Ok(self.page(Vec::new(), 0, &Position::InRange(shorter), begun)),
+                Some(shorter) => Ok(self.nothing_but(cursor, &Position::InRange(shorter), begun)),
                 None if !is_idle => {
-                    Err(Error::AheadOfTheSource { place: place(), since: range_since, theirs: end.into() })
+                    Err(failure(Class::Stalled, "the cursor lies ahead of the server's clock"))
                 }
                 None => {
                     self.not_ahead(since)?;
-                    Ok(Page { events: Vec::new(), deduplicated: 0, next: cursor.clone(), more: false })
+                    Ok(nothing(cursor, Then::CaughtUp))
                 }
             };
         }
         let read = if range.is_tolerant() { repair::records } else { page::records };
-        let records = read(&body).map_err(|cause| Error::Unreadable { place: place(), reason: cause.to_string() })?;
+        let records = read(&body).map_err(|cause| Failure::new(Class::Unreadable, cause))?;
         let outcome = self.stability.lock().unwrap().sift(range, records, token, self.cut(), Instant::now());
         let sifted = outcome.map_err(|contradiction| match contradiction {
-            Contradiction::Unstable { expected } => Error::Unstable { place: place(), expected },
+            Contradiction::Unstable { .. } => failure(Class::Retryable { after: None }, "known records are missing"),
             Contradiction::Looping { .. } => {
                 self.world.ledger().violated("pages that all differ were taken for a circle");
-                Error::Looping { place: place() }
+                failure(Class::Stalled, "the same pages come again")
             }
         })?;
         let sifted = sifted.sifted;
-        Ok(self.page(sifted.fresh, sifted.deduplicated, &sifted.next, begun))
+        Ok(self.page(cursor, (sifted.fresh, sifted.deduplicated), &sifted.next, begun))
     }
 
     /// The range that was read is read `again` from its start. As a whole, all that lies in the next one's overlap is remembered, and only
@@ -226,8 +232,8 @@ impl ModelSource {
 
 #[async_trait]
 impl Source for ModelSource {
-    fn name(&self) -> &'static str {
-        "model"
+    fn location(&self) -> String {
+        "the model's server".to_owned()
     }
 
     fn first_cursor(&self, now: Timestamp) -> Cursor {
@@ -235,20 +241,20 @@ impl Source for ModelSource {
         Cursor::encode(&Position::First { since: Moment::from(now).before(lookback) }).unwrap()
     }
 
-    fn position(&self, cursor: &Cursor) -> Result<Timestamp, Error> {
-        sectigo::position(cursor)
+    fn reached(&self, cursor: &Cursor) -> Result<Timestamp, Failure> {
+        (sectigo::KIND.reached)(cursor)
     }
 
     fn server_time(&self, now: LocalTime) -> Option<Timestamp> {
         self.server_clock.at(now, now)
     }
 
-    async fn next_page(&self, cursor: &Cursor, begun: LocalTime) -> Result<Page, Error> {
+    async fn next_page(&self, cursor: &Cursor, begun: LocalTime) -> Result<Page, Failure> {
         if !self.world.ledger().has_begun() {
             self.world.ledger().violated("something was asked for before the first cursor was stored");
         }
-        if self.life.stop.is_requested() {
-            self.world.ledger().violated("something was asked for after the request to stop");
+        if self.life.shutdown.is_requested() {
+            self.world.ledger().violated("something was asked for after the shutdown was requested");
         }
         self.life.pass().await;
         let page = self.next(cursor, begun).await;
@@ -257,6 +263,22 @@ impl Source for ModelSource {
             self.world.ledger().serve(&page.events, page.next.clone());
         }
         page
+    }
+
+    async fn committed(&self, cursor: &Cursor) -> Result<(), Failure> {
+        let fault = self.world.confirmation_script.next();
+        self.life.pass().await;
+        match fault {
+            Some(ConfirmationFault::Slow(millis)) => take(millis).await,
+            Some(ConfirmationFault::Fails) => return Err(failure(Class::Retryable { after: None }, "a confirmation failed")),
+            None => {}
+        }
+        self.world.confirmed(cursor);
+        Ok(())
+    }
+
+    async fn check(&self, _now: LocalTime) -> Vec<Check> {
+        Vec::new()
     }
 
     fn narrowed(&self, cursor: &Cursor, begun: LocalTime) -> Option<Cursor> {
@@ -268,10 +290,7 @@ impl Source for ModelSource {
     }
 }
 
-fn smallest_refused() -> Error {
-    Error::Unreadable { place: place(), reason: "tokens of the smallest range are refused".to_owned() }
-}
-
-fn refused() -> Error {
-    Error::Refused { place: place(), status: 400, reason: excerpt(), variable: "MODEL_URL" }
+/// An empty page that leads nowhere.
+fn nothing(cursor: &Cursor, then: Then) -> Page {
+    Page { events: Vec::new(), deduplicated: 0, next: cursor.clone(), progressed: false, then }
 }

@@ -14,7 +14,7 @@ use crate::ledger::Stored;
 use crate::plan::StoreFault;
 use crate::world::{Life, World, take};
 
-const PLACE: &str = "the model's store";
+const LOCATION: &str = "the model's store";
 
 #[derive(Debug)]
 pub(crate) struct ModelStore {
@@ -80,31 +80,31 @@ pub(crate) fn land_straggler(world: &World, life: usize, now: bool) {
 /// Compares and swaps, and has the ledger look at it.
 fn replace(world: &World, life: usize, document: &Document, expected: Option<&Version>) -> Result<Version, Error> {
     if !world.documents().is_at(expected) {
-        return Err(Error::Conflict { place: PLACE.to_owned(), cause: None });
+        return Err(Error::Conflict { location: LOCATION.to_owned(), cause: None });
     }
     if world.documents().was_overtaken(life) {
         world.ledger().violated("another writer's document was overwritten");
     }
     let base = world.documents().held().map_or(0, |(written, _)| written.behind);
-    let state = document.read(PLACE)?;
+    let state = document.read(LOCATION)?;
     let position: Position = state.cursor.decode().unwrap();
     let before = match &position {
         Position::InRange(range) => range.token().map_or_else(Vec::new, |token| world.api().before(&token.0)),
         Position::First { .. } | Position::Idle { .. } => Vec::new(),
     };
-    let position = sectigo::position(&state.cursor).unwrap();
+    let position = (sectigo::KIND.reached)(&state.cursor).unwrap();
     let behind = world.ledger().stored(&Stored { cursor: &state.cursor, position, before, base });
     Ok(world.documents().write(document.clone(), life, behind))
 }
 
 fn failure(action: &'static str) -> Error {
-    Error::Io { action, place: PLACE.to_owned(), cause: std::io::Error::other("a fault of the model") }
+    Error::Io { action, location: LOCATION.to_owned(), cause: std::io::Error::other("a fault of the model") }
 }
 
 #[async_trait]
 impl StateStore for ModelStore {
-    fn place(&self) -> String {
-        PLACE.to_owned()
+    fn location(&self) -> String {
+        LOCATION.to_owned()
     }
 
     async fn claim(&self) -> Result<Claim, Error> {

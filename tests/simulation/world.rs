@@ -9,14 +9,16 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use auditsync::http::{Excerpt, Place, Redaction};
-use auditsync::engine::stop::Stop;
+use auditsync::engine::shutdown::Shutdown;
+use auditsync::failure::{Class, Failure};
+use auditsync::http::Address;
+use auditsync::source::Cursor;
 
 use crate::api::Api;
 use crate::documents::Documents;
 use crate::history::{History, ORIGIN};
 use crate::ledger::Ledger;
-use crate::plan::{Cue, DestinationFault, End, Knobs, LifePlan, Plan, SourceFault, Spell, StoreFault};
+use crate::plan::{ConfirmationFault, Cue, DestinationFault, End, Knobs, LifePlan, Plan, SourceFault, Spell, StoreFault};
 
 /// A life that begins and ends more calls than this goes round in a circle.
 const MOST_CALLS: u32 = 30_000;
@@ -29,6 +31,7 @@ pub(crate) struct World {
     pub(crate) source_script: Script<SourceFault>,
     pub(crate) destination_script: Script<DestinationFault>,
     pub(crate) store_script: Script<StoreFault>,
+    pub(crate) confirmation_script: Script<ConfirmationFault>,
     begun: Instant,
     api: Mutex<Api>,
     documents: Mutex<Documents>,
@@ -43,6 +46,7 @@ impl World {
             source_script: Script::new(&plan.source),
             destination_script: Script::new(&plan.destination),
             store_script: Script::new(&plan.store),
+            confirmation_script: Script::new(&plan.confirmations),
             begun: Instant::now(),
             api: Mutex::new(Api::new(Arc::clone(&history), plan.paging.clone(), plan.seed, plan.knobs.rewrites)),
             documents: Mutex::new(Documents::default()),
@@ -68,11 +72,22 @@ impl World {
         self.ledger.lock().unwrap()
     }
 
+    /// The source was informed of a stored cursor: it may forget all before it.
+    pub(crate) fn confirmed(&self, cursor: &Cursor) {
+        let is_stored = self.documents().was_ever_held(cursor);
+        let mut ledger = self.ledger();
+        if !is_stored {
+            ledger.violated("the source was informed of a cursor that was never stored");
+        }
+        ledger.confirmed(cursor);
+    }
+
     /// From now on everything works.
     pub(crate) fn heal(&self) {
         self.source_script.clear();
         self.destination_script.clear();
         self.store_script.clear();
+        self.confirmation_script.clear();
     }
 }
 
@@ -103,7 +118,7 @@ impl<F: Copy> Script<F> {
 #[derive(Debug)]
 pub(crate) struct Life {
     pub(crate) number: usize,
-    pub(crate) stop: Stop,
+    pub(crate) shutdown: Shutdown,
     plan: Option<LifePlan>,
     calls: AtomicU32,
     deliveries: AtomicU32,
@@ -111,9 +126,9 @@ pub(crate) struct Life {
 }
 
 impl Life {
-    pub(crate) fn new(number: usize, grace: Duration, plan: Option<&LifePlan>) -> Self {
+    pub(crate) fn new(number: usize, plan: Option<&LifePlan>) -> Self {
         let (calls, deliveries) = (AtomicU32::new(0), AtomicU32::new(0));
-        Self { number, stop: Stop::new(grace), plan: plan.copied(), calls, deliveries, over: CancellationToken::new() }
+        Self { number, shutdown: Shutdown::default(), plan: plan.copied(), calls, deliveries, over: CancellationToken::new() }
     }
 
     /// Every call passes here before and after its effect: it may be the moment at which the life is to end.
@@ -138,7 +153,7 @@ impl Life {
     async fn end(&self, end: End) {
         match end {
             End::Crash => self.die().await,
-            End::Stop | End::StopTwice(_) => self.stop.request(),
+            End::Stop | End::StopTwice(_) => self.shutdown.request(),
         }
     }
 
@@ -158,14 +173,14 @@ impl Life {
     }
 }
 
-/// Where all calls go.
-pub(crate) fn place() -> Place {
-    Place::of(&"http://model.invalid/".parse().unwrap())
+/// Where all calls to the server go.
+pub(crate) fn address() -> Address {
+    Address::of(&"http://model.invalid/".parse().unwrap())
 }
 
-/// What an answer says.
-pub(crate) fn excerpt() -> Excerpt {
-    Excerpt::of(b"a fault of the model", &Redaction::none())
+/// A failure of the model.
+pub(crate) fn failure(class: Class, what: &'static str) -> Failure {
+    Failure::new(class, what)
 }
 
 /// Time that a call takes.
