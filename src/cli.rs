@@ -16,6 +16,8 @@ use crate::pipeline::{self, Config, HealthConfig, Purpose, StateConfig};
 use crate::telemetry;
 use exit::Exit;
 
+#[cfg(feature = "tls")]
+mod certs;
 mod check;
 mod dry_run;
 mod exit;
@@ -62,6 +64,9 @@ enum Command {
         #[command(flatten)]
         only: Only,
     },
+    /// Make certificates for mutual TLS with Fluentd or Fluent Bit, and say how to use them.
+    #[cfg(feature = "tls")]
+    Certs(certs::CertsArguments),
     /// List the environment variables: all of them, or those of one component.
     Variables {
         /// The component, such as sectigo, datadog or stdout; or sync, state or program.
@@ -160,6 +165,10 @@ fn dispatch(command: Command) -> Result<Exit, Exit> {
         // The list of variables helps whoever has a mistake in `.env`.
         return Ok(variables(component.as_deref()));
     }
+    #[cfg(feature = "tls")]
+    if let Command::Certs(arguments) = &command {
+        return Ok(certs::certs(arguments));
+    }
     config::dotenv::load(Path::new(".env"), registry::known_in_dotenv).map_err(|error| {
         say(&format!("auditsync: {}", Chain(&error)));
         Exit::Configuration
@@ -195,6 +204,8 @@ fn dispatch(command: Command) -> Result<Exit, Exit> {
             begin(telemetry, &[]);
             runtime.block_on(state::state(command, states, &wanted))
         }
+        #[cfg(feature = "tls")]
+        Command::Certs(_) => Exit::Done,
         Command::Variables { .. } => Exit::Done,
     };
     // A call that hangs in a thread for blocking work must not keep the process.

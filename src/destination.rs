@@ -19,6 +19,7 @@ use crate::source::{Cursor, Product};
 use crate::telemetry::liveness::Heartbeat;
 
 pub mod datadog;
+pub mod fluentd;
 mod printer;
 mod progress;
 pub mod stdout;

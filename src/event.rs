@@ -75,11 +75,13 @@ pub enum Field {
     ActorEmail,
     /// The address that it was done from.
     ClientAddress,
+    /// The session of whose recording it is a part.
+    SessionId,
 }
 
 impl Field {
     /// How many there are.
-    pub const COUNT: usize = Self::ClientAddress as usize + 1;
+    pub const COUNT: usize = Self::SessionId as usize + 1;
 }
 
 /// Where a field's JSON value stands in the raw record.

@@ -19,15 +19,21 @@ use crate::telemetry::metrics::{Exchange, Metrics};
 use crate::variable_name::VariableName;
 
 mod excerpt;
+mod tls;
 pub(crate) mod variables;
 
 pub use excerpt::{Excerpt, Redaction};
+use tls::Rotating;
+pub use tls::{PemFile, Tls, TlsError, TlsFault};
 
 /// What identifies us to servers.
 pub const USER_AGENT: &str = concat!("auditsync/", env!("CARGO_PKG_VERSION"));
 
 /// The longest time to get a connection; the configured time-out bounds the whole exchange.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long an unused connection is kept, where a component sets nothing else.
+const IDLE: Duration = Duration::from_secs(50);
 
 /// So many bytes that an answer announces are made room for at once; for more when they have come.
 const LARGEST_TO_BELIEVE: usize = 8 * 1024 * 1024;
@@ -39,6 +45,17 @@ pub struct Settings {
     pub timeout: Duration,
     /// The variable that sets it, for messages.
     pub timeout_variable: VariableName,
+}
+
+/// How the connections of one component differ from the usual ones.
+#[derive(Debug, Clone, Default)]
+pub struct Connections {
+    /// Its certificate authority and client certificate.
+    pub tls: Tls,
+    /// How long an unused connection is kept: shorter than the server keeps it. None: the usual time.
+    pub idle: Option<Duration>,
+    /// Whether HTTP/2 is not offered.
+    pub http1_only: bool,
 }
 
 /// Where a call goes, fit to be shown: an address without user, password or query.
@@ -106,6 +123,9 @@ pub enum Error {
         /// Where the call was to go.
         address: Address,
     },
+    /// The component's TLS files cannot be used.
+    #[error("TLS cannot be set up; check {}", .0.variable())]
+    Tls(#[source] TlsError),
     /// No connection, or it broke before an answer began.
     #[error("no answer from {address}")]
     Unanswered {
@@ -159,7 +179,7 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::Setup(_) | Self::NoTls { .. } => Class::Fatal,
-            Self::Redirected { .. } => Class::Refused,
+            Self::Redirected { .. } | Self::Tls(_) => Class::Refused,
             Self::TooLarge { .. } => Class::Unreadable,
             Self::Unanswered { .. } | Self::TimedOut { .. } | Self::BrokenOff { .. } => {
                 Class::Retryable { after: None }
@@ -172,7 +192,15 @@ impl Error {
         match self {
             Self::Unanswered { cause, .. } => !cause.is_connect() && !cause.is_builder(),
             Self::TimedOut { .. } | Self::BrokenOff { .. } | Self::TooLarge { .. } => true,
-            Self::Setup(_) | Self::NoTls { .. } | Self::Redirected { .. } => false,
+            Self::Setup(_) | Self::NoTls { .. } | Self::Tls(_) | Self::Redirected { .. } => false,
+        }
+    }
+
+    /// What the failure says about TLS; none where it says nothing.
+    pub fn tls_fault(&self) -> Option<TlsFault> {
+        match self {
+            Self::Unanswered { cause, .. } | Self::BrokenOff { cause, .. } => tls::fault(cause),
+            _ => None,
         }
     }
 }
@@ -184,14 +212,25 @@ impl Error {
 pub struct Client {
     settings: Settings,
     metrics: Metrics,
-    encrypted: OnceLock<reqwest::Client>,
+    connections: Connections,
+    encrypted: Rotating,
     plain: OnceLock<reqwest::Client>,
 }
 
 impl Client {
     /// A client with these time-outs, whose exchanges `metrics` counts. Nothing is set up yet.
     pub fn new(settings: Settings, metrics: Metrics) -> Self {
-        Self { settings, metrics, encrypted: OnceLock::new(), plain: OnceLock::new() }
+        Self::of(settings, metrics, Connections::default())
+    }
+
+    fn of(settings: Settings, metrics: Metrics, connections: Connections) -> Self {
+        let encrypted = Rotating::new(connections.tls.clone());
+        Self { settings, metrics, connections, encrypted, plain: OnceLock::new() }
+    }
+
+    /// A client of the same pipeline for one component, with connections like these.
+    pub fn with(&self, connections: Connections) -> Self {
+        Self::of(self.settings.clone(), self.metrics.clone(), connections)
     }
 
     /// A request to `url`, to be completed and given to [`Self::exchange`].
@@ -203,27 +242,26 @@ impl Client {
         if encrypted && !cfg!(feature = "tls") {
             return Err(Error::NoTls { address: Address::of(&url) });
         }
-        let slot = if encrypted { &self.encrypted } else { &self.plain };
-        let client = match slot.get() {
+        let client = match self.plain.get() {
+            _ if encrypted => &self.encrypted.client(|| self.builder())?,
             Some(client) => client,
-            None => slot.get_or_init({
-                let client = self.build(encrypted)?;
-                || client
-            }),
+            None => {
+                let client = self.builder().no_proxy().build().map_err(Error::Setup)?;
+                self.plain.get_or_init(|| client)
+            }
         };
         Ok(client.request(method, url))
     }
 
-    fn build(&self, proxied: bool) -> Result<reqwest::Client, Error> {
+    fn builder(&self) -> reqwest::ClientBuilder {
         let builder = reqwest::Client::builder()
             .user_agent(USER_AGENT)
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT.min(self.settings.timeout))
             .timeout(self.settings.timeout)
             .tcp_keepalive(Duration::from_secs(30))
-            .pool_idle_timeout(Duration::from_secs(50));
-        let builder = if proxied { builder } else { builder.no_proxy() };
-        builder.build().map_err(Error::Setup)
+            .pool_idle_timeout(self.connections.idle.unwrap_or(IDLE));
+        if self.connections.http1_only { builder.http1_only() } else { builder }
     }
 
     /// Makes one call to `server` and waits for the head of its answer. A redirect is an error, which shows where it leads to without

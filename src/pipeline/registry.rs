@@ -8,7 +8,8 @@ use crate::{dead_letter, destination, engine, http, source, state, telemetry};
 pub const SOURCES: &[&source::Kind] = &[&source::sectigo::KIND];
 
 /// The kinds of destinations.
-pub const DESTINATIONS: &[&destination::Kind] = &[&destination::datadog::KIND, &destination::stdout::KIND];
+pub const DESTINATIONS: &[&destination::Kind] =
+    &[&destination::datadog::KIND, &destination::fluentd::KIND, &destination::stdout::KIND];
 
 /// The kinds of state stores that this build has.
 pub const STORES: &[&state::Kind] = &[
@@ -105,6 +106,12 @@ fn store(name: &str) -> Result<&'static state::Kind, String> {
         return Err(format!("this build leaves out the backend {name} (the cargo feature {name}); it has {built}"));
     }
     Err(format!("must be one of {}", built.join(", ")))
+}
+
+/// The configuration that uses the files in `folder`, which `auditsync certs` made for a receiver on `host`.
+#[cfg(feature = "tls")]
+pub(crate) fn certificates_guide(host: &str, folder: &std::path::Path) -> String {
+    destination::fluentd::certificates_guide(host, folder)
 }
 
 /// Every part of the tables, in order.

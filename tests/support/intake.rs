@@ -66,7 +66,7 @@ impl Predicate {
         Self(Arc::new(asks))
     }
 
-    fn holds(&self, entry: &Value) -> bool {
+    pub fn holds(&self, entry: &Value) -> bool {
         (self.0)(entry)
     }
 }

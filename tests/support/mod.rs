@@ -1,7 +1,7 @@
 //! Fakes of both ends of the pipe and servers for the state, for black-box tests, the demo and the benches.
 //!
 //! [`FakeScm`] is the source: a token endpoint and the audit API in one server. [`FakeIntake`] is the
-//! destination: the logs intake and the key check. Both are real HTTP servers on `127.0.0.1` with a free
+//! destination: the logs intake and the key check. [`FakeFluentd`] is the HTTP input of Fluentd or Fluent Bit. Both are real HTTP servers on `127.0.0.1` with a free
 //! port, end when they are dropped, and hold the client to the documented protocol: whatever breaks it
 //! is kept in `violations()`. [`Records`] makes what flows between them.
 //!
@@ -39,6 +39,8 @@
 
 mod encoding;
 mod fault;
+#[cfg(feature = "tls")]
+mod fluentd;
 mod gcs;
 mod intake;
 #[cfg(feature = "s3")]
@@ -55,6 +57,8 @@ mod undated;
 mod watched;
 
 pub use fault::Fault;
+#[cfg(feature = "tls")]
+pub use fluentd::{Authority, FakeFluentd, FluentdOptions, FluentdRequest, Kind as FluentdKind, Pair};
 pub use gcs::{FakeGcs, GcsOptions, Permissions as GcsPermissions};
 pub use intake::{FakeIntake, IntakeOptions, IntakeRequest, Predicate};
 #[cfg(feature = "s3")]

@@ -1,0 +1,295 @@
+//! The delivery of a page: batch after batch, halving what is refused until the record at fault stands alone.
+//!
+//! An attempt may be cut off at any await. So what was answered is noted in the delivery at once, and a dead letter that is being written is
+//! finished by the next attempt.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio::task::JoinHandle;
+
+use super::batch::Batch;
+use super::client::{Client, Setback};
+use super::error::Error;
+use super::evidence::{Evidence, Step, Suspect};
+use super::{Compression, record};
+use crate::dead_letter::{Fate, Unwritten};
+use crate::destination::{Acknowledged, Delivery, PageNumber, Progress, Shipment, Tally};
+use crate::event::Event;
+use crate::failure::Failure;
+use crate::http::Address;
+use crate::task;
+use crate::telemetry::liveness::Heartbeat;
+
+pub(super) struct Sending {
+    client: Arc<Client>,
+    page: PageNumber,
+    progress: Progress,
+    /// Events in the request that is under way.
+    under_way: usize,
+    /// Dead letters that are due, the next one first.
+    due: VecDeque<Suspect>,
+    /// The writing of the first of them, which goes on when nobody waits for it.
+    writing: Option<JoinHandle<Result<(), Unwritten>>>,
+}
+
+impl Sending {
+    pub(super) fn new(client: Arc<Client>, shipment: Shipment) -> Self {
+        let progress = Progress::new(shipment.events);
+        Self { client, page: shipment.page, progress, under_way: 0, due: VecDeque::new(), writing: None }
+    }
+
+    async fn send_all(&mut self, now: Timestamp, heart: &Heartbeat) -> Result<(), Error> {
+        let mut work: Vec<_> = self.progress.outstanding().iter().rev().cloned().collect();
+        let has_accepted = self.progress.tally().accepted > 0;
+        let mut evidence = Evidence::new(has_accepted, !self.client.has_convicted_alone.load(Ordering::Relaxed));
+        while let Some(range) = work.pop() {
+            let batch = self.batch(range.clone()).await?;
+            let (sent, session, size) = (batch.range.clone(), batch.session.clone(), batch.uncompressed);
+            if sent.end < range.end {
+                work.push(sent.end..range.end);
+            }
+            match self.send(batch, heart).await {
+                Ok(()) => self.due.extend(evidence.accepted()),
+                Err(Setback::Refused { reason, is_too_large }) if sent.len() > 1 => {
+                    tracing::warn!(events = sent.len(), %reason, "the receiver refused a batch; its halves are sent");
+                    if is_too_large {
+                        self.client.was_too_large(size);
+                    }
+                    let middle = sent.start + sent.len() / 2;
+                    work.extend([middle..sent.end, sent.start..middle]);
+                }
+                Err(Setback::Refused { reason, .. }) => {
+                    evidence.refused(Suspect { index: sent.start, reason });
+                    self.examine(&mut evidence, work.is_empty(), session.as_deref(), heart).await?;
+                }
+                Err(Setback::Failed(error)) => return Err(error),
+            }
+            self.write_letters(now).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the batch at the beginning of `range`; compression is done in a thread for blocking work.
+    async fn batch(&self, range: Range<usize>) -> Result<Batch, Error> {
+        let (limits, compression) = (self.client.limits(), self.client.settings.compression);
+        let events = Arc::clone(self.progress.events());
+        let filled = match compression {
+            Compression::None => Batch::fill(&events, &range, limits, compression),
+            Compression::Gzip => {
+                let filling = tokio::task::spawn_blocking(move || Batch::fill(&events, &range, limits, compression));
+                task::outcome(filling.await).flatten()
+            }
+        };
+        filled.map_err(Error::Batch)
+    }
+
+    async fn send(&mut self, batch: Batch, heart: &Heartbeat) -> Result<(), Setback> {
+        let Batch { range, session, body, uncompressed } = batch;
+        self.progress.count(Tally { requests: 1, bytes: body.len() as u64, ..Tally::default() });
+        self.under_way = range.len();
+        let client = Arc::clone(&self.client);
+        let answer = client.post(session.as_deref(), body, uncompressed).await;
+        if matches!(&answer, Err(Setback::Failed(error)) if error.may_have_arrived()) {
+            self.note_unanswered();
+            return answer;
+        }
+        self.under_way = 0;
+        heart.beat();
+        if answer.is_ok() {
+            self.progress.settle(&range);
+            self.progress.count(Tally { accepted: range.len(), ..Tally::default() });
+            client.has_convicted_alone.store(false, Ordering::Relaxed);
+            let events = self.progress.events().get(range.clone()).unwrap_or_default();
+            client.metrics.accepted(range.len(), 0, 0, events.iter().filter_map(Event::time).max());
+        }
+        answer
+    }
+
+    fn note_unanswered(&mut self) {
+        self.progress.note_unanswered(std::mem::take(&mut self.under_way));
+    }
+
+    /// Finds out about the suspects, as far as it is time. An error means: nothing shows that the receiver accepts other records.
+    async fn examine(
+        &mut self,
+        evidence: &mut Evidence,
+        is_last: bool,
+        session: Option<&str>,
+        heart: &Heartbeat,
+    ) -> Result<(), Error> {
+        let (step, suspect) = (evidence.step(is_last), evidence.last().cloned());
+        let Some(Suspect { index, reason }) = suspect.filter(|_| step != Step::GoOn) else { return Ok(()) };
+        let mut refused = Vec::new();
+        if let Some(event) = self.progress.events().get(index) {
+            record::write(&mut refused, event);
+        }
+        if step == Step::SendStandIn && self.send_stand_in(&refused, session, heart).await? {
+            if !is_last {
+                return Ok(());
+            }
+            let convicted = evidence.stand_in_accepted();
+            if !convicted.is_empty() && self.progress.tally().accepted == 0 {
+                self.client.has_convicted_alone.store(true, Ordering::Relaxed);
+            }
+            self.due.extend(convicted);
+        }
+        if evidence.is_clear() {
+            return Ok(());
+        }
+        let address = Address::of(&self.client.target(session).0);
+        Err(self.client.refuses_all(address, reason, Some(&refused)))
+    }
+
+    /// Sends a stand-in for a written record; whether the receiver accepts it.
+    async fn send_stand_in(&mut self, refused: &[u8], session: Option<&str>, heart: &Heartbeat) -> Result<bool, Error> {
+        let kept_in = self.client.dead_letters.location();
+        let note = format!(
+            "stands in for a record that this receiver refuses, to find out whether it refuses all; dead letters are kept in {kept_in}"
+        );
+        self.progress.count(Tally { requests: 1, ..Tally::default() });
+        let answer = self.client.post_own(session, record::stand_in(refused, &note)).await;
+        match answer {
+            Ok(()) => {
+                heart.beat();
+                Ok(true)
+            }
+            Err(Setback::Refused { .. }) => Ok(false),
+            Err(Setback::Failed(error)) => Err(error),
+        }
+    }
+
+    /// Writes the dead letters that are due. After an error the rest is still due.
+    async fn write_letters(&mut self, now: Timestamp) -> Result<(), Error> {
+        while let Some(Suspect { index, reason }) = self.due.front().cloned() {
+            let writing = self.writing.get_or_insert_with(|| {
+                let (letters, events) = (self.client.dead_letters.clone(), Arc::clone(self.progress.events()));
+                tokio::spawn(async move {
+                    match events.get(index) {
+                        Some(event) => letters.keep(event, Fate::Refused, &reason, now).await,
+                        None => Ok(()),
+                    }
+                })
+            });
+            let written = writing.await;
+            self.writing = None;
+            task::outcome(written).map_err(Error::Batch)??;
+            self.due.pop_front();
+            self.progress.settle(&(index..index + 1));
+            self.progress.count(Tally { dead_lettered: 1, ..Tally::default() });
+            self.client.metrics.dead_lettered();
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Delivery for Sending {
+    async fn attempt(&mut self, now: Timestamp, heart: &Heartbeat) -> Result<Acknowledged, Failure> {
+        // The attempt before was cut off.
+        self.note_unanswered();
+        self.write_letters(now).await?;
+        self.send_all(now, heart).await?;
+        Ok(Acknowledged::up_to(self.page))
+    }
+
+    fn tally(&self) -> Tally {
+        self.progress.tally()
+    }
+
+    fn unanswered(&self) -> usize {
+        self.progress.unanswered() + self.under_way
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use wiremock::matchers::method;
+    use wiremock::{Mock, MockServer, ResponseTemplate};
+
+    use super::*;
+    use crate::component::Context;
+    use crate::config::read_pairs;
+    use crate::dead_letter::DeadLetters;
+    use crate::destination::fluentd::variables;
+    use crate::event::{Field, Fields};
+    use crate::http;
+    use crate::source::Cursor;
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    fn event(session: Option<&'static str>) -> Event {
+        let event = Event::new(Bytes::from_static(b"{}"), None, Fields::default());
+        event.with_derived(session.map(|id| (Field::SessionId, id.into())).into_iter().collect())
+    }
+
+    fn delivery(server: &MockServer, letters: Option<&std::path::Path>, events: Vec<Event>) -> Sending {
+        let (url, sessions) = (format!("{}/audit.log", server.uri()), format!("{}/session", server.uri()));
+        let settings = read_pairs(&[("FLUENTD_URL", &url), ("FLUENTD_SESSION_URL", &sessions)], variables::settings);
+        let http =
+            http::Settings { timeout: Duration::from_secs(60), timeout_variable: "AUDITSYNC_HTTP_TIMEOUT".into() };
+        let path = letters.map(|folder| folder.join("dead-letters.ndjson"));
+        let letters = DeadLetters::new("here:there".into(), path, "AUDITSYNC_DEAD_LETTER_PATH".into());
+        let client = Arc::new(Client::new(settings.unwrap(), &Context::new("here:there".into(), http, letters)));
+        let shipment =
+            Shipment { page: PageNumber(1), from: Cursor::default(), to: Cursor::default(), events: events.into() };
+        Sending::new(client, shipment)
+    }
+
+    async fn server(answer: ResponseTemplate) -> MockServer {
+        let server = MockServer::start().await;
+        Mock::given(method("POST")).respond_with(answer).mount(&server).await;
+        server
+    }
+
+    #[tokio::test]
+    async fn events_of_a_recorded_session_go_to_an_address_of_their_own() {
+        let server = server(ResponseTemplate::new(200)).await;
+        let session = Some("8d38-44");
+        let mut sending = delivery(&server, None, vec![event(None), event(session), event(session), event(None)]);
+        sending.attempt(NOW, &Heartbeat::default()).await.unwrap();
+        let requests = server.received_requests().await.unwrap();
+        let sent: Vec<_> =
+            requests.iter().map(|request| (request.url.path(), std::str::from_utf8(&request.body).unwrap())).collect();
+        assert_eq!(sent, [("/audit.log", "[{}]"), ("/session.8d38-44.log", "[{},{}]"), ("/audit.log", "[{}]")]);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_cut_off_counts_as_one_without_an_answer() {
+        let server = server(ResponseTemplate::new(200).set_delay(Duration::from_secs(60))).await;
+        let mut sending = delivery(&server, None, vec![event(None); 3]);
+        let heart = Heartbeat::default();
+        let cut_off = async {
+            while server.received_requests().await.unwrap().is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            _ = sending.attempt(NOW, &heart) => panic!("it was answered"),
+            () = cut_off => {}
+        }
+        assert_eq!((sending.unanswered(), sending.tally().accepted), (3, 0));
+        assert!(sending.has_begun());
+    }
+
+    #[tokio::test]
+    async fn a_dead_letter_whose_writing_is_cut_off_is_written_once() {
+        let (server, folder) = (server(ResponseTemplate::new(200)).await, tempfile::tempdir().unwrap());
+        let mut sending = delivery(&server, Some(folder.path()), vec![event(None); 2]);
+        sending.due.push_back(Suspect { index: 1, reason: "400".to_owned() });
+        // The writing begins, and nobody waits for its end.
+        assert!(futures_util::future::poll_immediate(Box::pin(sending.write_letters(NOW))).await.is_none());
+        sending.attempt(NOW, &Heartbeat::default()).await.unwrap();
+        let written = std::fs::read_to_string(folder.path().join("dead-letters.ndjson")).unwrap();
+        assert_eq!(written.lines().count(), 1);
+        let Tally { accepted, dead_lettered, .. } = sending.tally();
+        assert_eq!((accepted, dead_lettered), (1, 1));
+    }
+}
