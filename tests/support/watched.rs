@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 /// Longer than any honest wait, shorter than the patience of whoever watches the tests.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 pub(super) struct Watched<T>(watch::Sender<T>);
 
@@ -40,7 +40,7 @@ impl<T> Watched<T> {
     /// Waits for `met`, described by `what`.
     ///
     /// # Panics
-    /// After a minute.
+    /// After three minutes.
     pub(super) async fn expect(&self, what: &str, met: impl FnMut(&T) -> bool) {
         let waited = timeout(PATIENCE, self.wait_until(met)).await;
         assert!(waited.is_ok(), "waited {PATIENCE:?} for {what} in vain");
@@ -49,7 +49,7 @@ impl<T> Watched<T> {
     /// Waits until `count` has reached `wanted` of `what`.
     ///
     /// # Panics
-    /// After a minute.
+    /// After three minutes.
     pub(super) async fn expect_count(&self, wanted: usize, what: &str, count: impl Fn(&T) -> usize) {
         let met = |state: &T| count(state) >= wanted;
         if timeout(PATIENCE, self.wait_until(met)).await.is_err() {
