@@ -1,5 +1,6 @@
 //! The documents of the model's store. They survive every crash.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -36,6 +37,8 @@ pub(crate) struct Straggler {
 #[derive(Debug, Default)]
 pub(crate) struct Documents {
     written: Vec<Written>,
+    /// The cursors of all of them.
+    cursors: HashSet<String>,
     held: Option<usize>,
     straggler: Option<Straggler>,
     /// The life that someone else came between.
@@ -51,7 +54,7 @@ impl Documents {
 
     /// Whether a document with this cursor was ever held.
     pub(crate) fn was_ever_held(&self, cursor: &Cursor) -> bool {
-        self.written.iter().any(|written| written.document.read("the model").unwrap().cursor == *cursor)
+        self.cursors.contains(&cursor.to_string())
     }
 
     /// Whether a save that expects this would go through.
@@ -61,6 +64,7 @@ impl Documents {
 
     /// Replaces what is held.
     pub(crate) fn write(&mut self, document: Document, life: usize, behind: Pages) -> Version {
+        self.cursors.insert(document.read("the model").unwrap().cursor.to_string());
         self.written.push(Written { document, life, behind, before: self.held });
         self.held = Some(self.written.len() - 1);
         Version(format!("v{}", self.written.len() - 1))
