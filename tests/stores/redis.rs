@@ -176,7 +176,7 @@ async fn a_key_that_holds_something_else_is_left_alone() {
     for said in
         [refusal(store.load().await), refusal(store.save(&document(1), None).await), refusal(store.probe().await)]
     {
-        assert!(said.contains("name another with AUDITSYNC_REDIS_KEY"), "{said}");
+        assert!(said.contains("choose another beginning with AUDITSYNC_REDIS_PREFIX"), "{said}");
     }
     assert_eq!(server.command(&["LRANGE", KEY, "0", "-1"]), "precious");
 }

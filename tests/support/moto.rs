@@ -118,11 +118,11 @@ impl Moto {
 
     /// A user with a policy, as long as the server does not check anyone.
     pub async fn user(&self, name: &str, policy: &str) -> Keys {
-        self.iam(&[("Action", "CreateUser"), ("ActorName", name)]).await;
+        self.iam(&[("Action", "CreateUser"), ("UserName", name)]).await;
         let document =
-            [("Action", "PutUserPolicy"), ("ActorName", name), ("PolicyName", "p"), ("PolicyDocument", policy)];
+            [("Action", "PutUserPolicy"), ("UserName", name), ("PolicyName", "p"), ("PolicyDocument", policy)];
         self.iam(&document).await;
-        let made = self.iam(&[("Action", "CreateAccessKey"), ("ActorName", name)]).await;
+        let made = self.iam(&[("Action", "CreateAccessKey"), ("UserName", name)]).await;
         let of = |tag: &str| {
             let (_, rest) = made.split_once(&format!("<{tag}>")).expect("a key");
             rest.split_once('<').expect("the end of a key").0.to_owned()
