@@ -281,28 +281,29 @@ impl Engine {
     }
 
     async fn syncs(&self) -> Result<(), Halt> {
+        let ended = self.rounds().await;
+        if !matches!(&ended, Err(halt) if halt.forbids_saving()) {
+            // The lease is released, so that no standby has to wait for its end.
+            self.release().await?;
+        }
+        ended
+    }
+
+    async fn rounds(&self) -> Result<(), Halt> {
+        self.resume().await?;
         loop {
             let begun = Instant::now();
-            let mut ended = self.sync().await;
-            if ended.is_ok() {
-                self.retries.liveness.succeeds();
+            self.sync().await?;
+            self.retries.liveness.succeeds();
+            if self.settings.mode == Mode::Once {
+                return Ok(());
             }
-            if ended.is_ok() && self.settings.mode == Mode::Loop {
-                let rest = self.settings.interval.saturating_sub(begun.elapsed());
-                ended = match self.while_flushing(self.rest(rest)).await {
-                    Ok(true) => {
-                        self.retries.progress();
-                        continue;
-                    }
-                    Ok(false) => self.finish().await.and(Err(Halt::Stopped)),
-                    Err(halt) => Err(halt),
-                };
+            let rest = self.settings.interval.saturating_sub(begun.elapsed());
+            if !self.while_flushing(self.rest(rest)).await? {
+                self.finish().await?;
+                return Err(Halt::Stopped);
             }
-            if !matches!(&ended, Err(halt) if halt.forbids_saving()) {
-                // The lease is released, so that no standby has to wait for its end.
-                self.release().await?;
-            }
-            return ended;
+            self.retries.progress();
         }
     }
 

@@ -1,10 +1,10 @@
 //! Delivering a page, however long it takes, and only while no other instance may deliver.
 
-use super::retry::Call;
+use super::commit::Delivered;
 use super::sync::Upcoming;
 use super::{Engine, Error, Halt};
 use crate::component::Component;
-use crate::destination::{Acknowledged, Delivery, PageNumber, Tally};
+use crate::destination::{Acknowledged, Delivery, PageNumber, Resumed, Tally};
 use crate::failure::{Chain, Failure};
 use crate::state;
 
@@ -108,33 +108,58 @@ impl Engine {
         if !self.ledger.lock().is_gathering() {
             return Ok(());
         }
-        let mut call = self.retries.call(Component::Destination);
-        loop {
-            let cause = match self.flush_once(&call).await {
-                Ok(acknowledged) => {
-                    call.succeeded();
-                    self.retries.progress();
-                    self.ledger.lock().acknowledge(acknowledged);
-                    self.changed.notify_waiters();
-                    return Ok(());
-                }
-                Err(cause) => cause,
-            };
-            let decision = call.failed(cause.class());
-            if let Some(reason) = call.persist(decision, &cause, true).await? {
-                return Err(Error::GivenUp { component: Component::Destination, reason, cause }.into());
-            }
-        }
+        let acknowledged = self.while_active(true, || self.destination.flush()).await?;
+        self.retries.progress();
+        self.ledger.lock().acknowledge(acknowledged);
+        self.changed.notify_waiters();
+        Ok(())
     }
 
-    async fn flush_once(&self, call: &Call<'_>) -> Result<Acknowledged, Failure> {
+    /// Lets the destination say whether it already has what follows the stored cursor. If so, the cursor behind that is stored before the
+    /// source is read.
+    pub(super) async fn resume(&self) -> Result<(), Halt> {
+        let Delivered { cursor, mark } = self.ledger.lock().start();
+        let resumed = self.while_active(false, || self.destination.resume(&cursor, mark.as_ref())).await?;
+        let Some(Resumed { cursor, mark }) = resumed else { return Ok(()) };
+        tracing::info!(%cursor, "the destination already has what follows the stored cursor; its cursor is stored");
+        self.ledger.lock().adopt(Delivered { cursor, mark });
+        self.changed.notify_waiters();
+        self.committed().await;
+        Ok(())
+    }
+
+    /// Calls the destination until it succeeds, and only while no other instance may. A shutdown ends the retries, unless they go on
+    /// `through_shutdown`.
+    async fn while_active<T, F>(&self, through_shutdown: bool, make: impl Fn() -> F) -> Result<T, Halt>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let mut call = self.retries.call(Component::Destination);
         loop {
-            self.lease_clock.sure().await;
-            let _calling = call.begins();
-            tokio::select! {
+            self.lease_is_certain(through_shutdown).await?;
+            self.lock_is_held(through_shutdown).await?;
+            let calling = call.begins();
+            let answer = tokio::select! {
                 biased;
-                () = self.lease_clock.lapse() => tracing::warn!("{LAPSED}"),
-                flushed = self.destination.flush() => return flushed,
+                () = self.shutdown.requested(), if !through_shutdown => return Err(Halt::Stopped),
+                () = self.lease_clock.lapse() => None,
+                answer = make() => Some(answer),
+            };
+            drop(calling);
+            let cause = match answer {
+                Some(Ok(answer)) => {
+                    call.succeeded();
+                    return Ok(answer);
+                }
+                Some(Err(cause)) => cause,
+                None => {
+                    tracing::warn!("{LAPSED}");
+                    continue;
+                }
+            };
+            let decision = call.failed(cause.class());
+            if let Some(reason) = call.persist(decision, &cause, through_shutdown).await? {
+                return Err(Error::GivenUp { component: Component::Destination, reason, cause }.into());
             }
         }
     }

@@ -12,7 +12,6 @@ use super::ledger::Ledger;
 use super::retry::DURING_SHUTDOWN;
 use super::{CLOCK_IS_SET, Engine, Error, Halt, Mode};
 use crate::component::Component;
-use crate::destination::Resumed;
 use crate::failure::Chain;
 use crate::state::lease::{Chance, Watch};
 use crate::state::{self, Claim};
@@ -51,7 +50,6 @@ impl Engine {
         };
         self.retries.liveness.is_active();
         self.metrics.is_active(true);
-        self.resume(committer).await?;
         let Some(delivered) = committer.delivered().cloned() else { return Ok(()) };
         let since = self.reached(&delivered.cursor)?;
         self.metrics.reached(since);
@@ -62,35 +60,6 @@ impl Engine {
             tracing::info!(%location, %since, "continuing from the stored cursor");
         }
         *self.ledger.lock() = Ledger::starting_at(delivered, self.store.pace(), Some(Instant::now()));
-        Ok(())
-    }
-
-    /// Lets the destination say whether it already has what follows the stored cursor, and commits that.
-    async fn resume(&self, committer: &mut Committer) -> Result<(), Halt> {
-        let Some(Delivered { cursor, mark }) = committer.delivered().cloned() else { return Ok(()) };
-        let mut call = self.retries.call(Component::Destination);
-        let resumed = loop {
-            let calling = call.begins();
-            let answer = tokio::select! {
-                biased;
-                () = self.shutdown.requested() => return Err(Halt::Stopped),
-                answer = self.destination.resume(&cursor, mark.as_ref()) => answer,
-            };
-            drop(calling);
-            let cause = match answer {
-                Ok(resumed) => break resumed,
-                Err(cause) => cause,
-            };
-            let decision = call.failed(cause.class());
-            if let Some(reason) = call.wait(decision, &cause).await? {
-                return Err(Error::GivenUp { component: Component::Destination, reason, cause }.into());
-            }
-        };
-        if let Some(Resumed { cursor, mark }) = resumed {
-            tracing::info!(%cursor, "the destination already has what follows the stored cursor; its cursor is stored");
-            committer.advance(Delivered { cursor, mark });
-            self.save(committer, Save::Pending).await?;
-        }
         Ok(())
     }
 
@@ -347,7 +316,7 @@ impl Engine {
             };
             failures += 1;
             self.metrics.retried(Component::Source, cause.class());
-            self.ledger.lock().not_confirmed(&cursor);
+            self.ledger.lock().not_confirmed();
             self.changed.notify_waiters();
             let pause = Backoff::QUICK.wait(failures, fastrand::f64());
             tracing::warn!(

@@ -28,7 +28,7 @@ pub(super) struct Ledger {
     committed: PageNumber,
     acknowledged: Option<ToCommit>,
     to_confirm: Option<Cursor>,
-    /// Whether the source failed to confirm it so far.
+    /// Whether the last confirmation failed: then nothing waits for the next one.
     confirmation_failed: bool,
     /// How long the store wants to be left alone after a save.
     pace: Duration,
@@ -65,6 +65,18 @@ impl Ledger {
     /// The cursor from which the source is read.
     pub(super) fn front(&self) -> Cursor {
         self.front.clone()
+    }
+
+    /// Where this instance became active.
+    pub(super) fn start(&self) -> Delivered {
+        Delivered { cursor: self.front.clone(), mark: self.mark.clone() }
+    }
+
+    /// The destination already has everything up to `delivered`, which is to be stored.
+    pub(super) fn adopt(&mut self, delivered: Delivered) {
+        self.mark = delivered.mark;
+        let page = self.open(delivered.cursor, 0);
+        self.taken(page);
     }
 
     /// A page with so many events was read up to `to`.
@@ -132,7 +144,6 @@ impl Ledger {
         let Some(page) = page.filter(|page| *page > self.committed) else { return };
         while self.pages.front().is_some_and(|entry| entry.page <= page) {
             self.to_confirm = self.pages.pop_front().map(|entry| entry.to);
-            self.confirmation_failed = false;
         }
         self.committed = page;
         if self.acknowledged.as_ref().is_some_and(|to_commit| to_commit.page <= page) {
@@ -159,13 +170,14 @@ impl Ledger {
         self.acknowledged.is_none() && (self.to_confirm.is_none() || self.confirmation_failed)
     }
 
-    /// The source failed to confirm `cursor`. It is called again, and nothing waits for it.
-    pub(super) fn not_confirmed(&mut self, cursor: &Cursor) {
-        self.confirmation_failed |= self.to_confirm.as_ref() == Some(cursor);
+    /// The source failed to confirm a cursor. It is called again, and nothing waits for it until it succeeds.
+    pub(super) fn not_confirmed(&mut self) {
+        self.confirmation_failed = true;
     }
 
     /// The source has confirmed `cursor`.
     pub(super) fn confirmed(&mut self, cursor: &Cursor) {
+        self.confirmation_failed = false;
         if self.to_confirm.as_ref() == Some(cursor) {
             self.to_confirm = None;
         }

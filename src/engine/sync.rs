@@ -32,7 +32,7 @@ impl Engine {
         // Whatever ended it, what is delivered is committed, unless the store failed.
         match &ended {
             Err(halt) if halt.forbids_saving() => {}
-            Ok(()) if self.settings.mode == Mode::Loop => self.committed().await,
+            Ok(()) if self.settings.mode == Mode::Loop => self.while_flushing(self.committed()).await?,
             _ => self.finish().await?,
         }
         let reached = self.source.reached(&self.ledger.lock().front()).ok();
@@ -143,7 +143,7 @@ impl Engine {
     }
 
     /// Waits until every acknowledged page is committed, and the source was informed if it could be.
-    async fn committed(&self) {
+    pub(super) async fn committed(&self) {
         loop {
             let changed = self.changed.notified();
             if self.ledger.lock().is_settled() {
