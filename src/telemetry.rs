@@ -40,7 +40,7 @@ impl Default for Settings {
 }
 
 /// What libraries may say. Below warnings they would tell requests with their headers and addresses with their queries, which
-/// is where secrets are; so no level asked for by a user reaches them.
+/// is where secrets are; so no level that a user sets reaches them.
 const LIBRARIES: LevelFilter = LevelFilter::WARN;
 
 /// Starts logging, once for the process; a second call changes nothing.

@@ -6,10 +6,11 @@ use auditsync::destination::datadog::batch::{Batch, LARGEST_BODY, MOST_ENTRIES, 
 use auditsync::destination::datadog::entry::{CUT_ENTRY, EntryWriter, Form, LARGEST_ENTRY};
 use auditsync::destination::datadog::{Compression, Labels};
 use auditsync::event::Event;
+use auditsync::source::sectigo::cursor::{Cut, SectigoCursor};
 use auditsync::source::sectigo::fingerprint::Fingerprint;
 use auditsync::source::sectigo::moment::Moment;
 use auditsync::source::sectigo::page;
-use auditsync::source::sectigo::position::{Cut, PageToken, Position};
+use auditsync::source::sectigo::range::PageToken;
 use bytes::Bytes;
 use jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
@@ -62,14 +63,15 @@ fn check_range(events: Vec<Event>) {
     let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
     let cut = Cut { window: minutes(60), overlap: minutes(60) };
     let end = Moment::from(NOW);
-    let range = Position::starting_at(end.before(minutes(60))).enter(end, cut).expect("there is an hour to ask for");
+    let range =
+        SectigoCursor::starting_at(end.before(minutes(60))).enter(end, cut).expect("there is an hour to ask for");
     let total = events.len();
     let sifted = range.take(events.clone(), Some(PageToken("t".into()))).expect("a first page contradicts nothing");
     assert_eq!((sifted.fresh.len(), sifted.already_delivered), (total, 0));
-    let Position::InRange(range) = sifted.next else { return };
+    let SectigoCursor::InRange(range) = sifted.next else { return };
     let sifted = range.take(Vec::new(), None).expect("an empty page contradicts nothing");
     let next = serde_json::to_string(&sifted.next).expect("a position is JSON");
-    let next: Position = serde_json::from_str(&next).expect("a position is read as it was written");
+    let next: SectigoCursor = serde_json::from_str(&next).expect("a position is read as it was written");
     assert_eq!(next, sifted.next);
     let again = next.enter(end.after(minutes(1)), cut).expect("there is a minute to ask for");
     if let Ok(sifted) = again.take(events, None) {

@@ -100,6 +100,6 @@ async fn check_state(store: &dyn StateStore, pipeline: &Pipeline, source: &dyn S
 }
 
 /// Prints a line for a part.
-fn line(verdict: &str, part: &str, line: impl Display) {
-    print(&format!("{verdict:<8} {part:<14} {line}"));
+fn line(result: &str, part: &str, line: impl Display) {
+    print(&format!("{result:<8} {part:<14} {line}"));
 }

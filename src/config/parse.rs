@@ -1,4 +1,4 @@
-//! From the text of one value to its type; what is wrong is said as the rule that it breaks.
+//! From the text of one value to its type. An error names the rule that the value breaks.
 
 use std::fmt;
 use std::io::ErrorKind;

@@ -27,7 +27,7 @@ pub struct Printer {
 }
 
 impl Printer {
-    /// Prints to `out`, called `location` in messages, what `format` makes of each event.
+    /// Prints each event to `out`, formatted by `format`. Messages call it `location`.
     pub fn new(
         location: &'static str,
         metrics: Metrics,

@@ -1,7 +1,7 @@
 //! How long an active instance may rely on its own lease.
 //!
 //! It counts from the moment at which it *began* its last successful save. A standby counts from when it saw that save, which is later. So
-//! the active instance stops calling the destination before a standby may take over.
+//! the active instance stops calling the destination before a standby may become active.
 
 use std::time::Duration;
 

@@ -1,16 +1,15 @@
 //! Sectigo Certificate Manager's audit API, as described at `audit.scm.devx.sectigo.com`.
 //!
-//! `position` holds what is decided (which range, which page, what was delivered before), `api` the calls, `ahead` makes the next one
+//! `cursor` and `range` hold what is decided (which range, which page, what was delivered before), `api` the calls, `ahead` makes the next one
 //! early, and this file joins them.
 
 use std::sync::Arc;
-
-use parking_lot::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use url::Url;
 
@@ -26,21 +25,23 @@ use crate::server_time::{ServerClock, TOLERANCE};
 use crate::task;
 use ahead::Ahead;
 use api::{Api, PageAnswer, PageRequest, Refusal};
+use cursor::{Cut, SectigoCursor, end_of_history, first_since};
 use error::Error;
 use moment::Moment;
-use position::{Contradiction, Cut, InRange, PageToken, Position, Sifted, end_of_history, first_since};
+use range::{Contradiction, InRange, PageToken, Sifted};
 use refusals::{Refusals, Step};
 use stability::{Outcome, Stability, Turn};
 
 mod ahead;
 mod api;
+pub mod cursor;
 mod error;
 pub mod fingerprint;
 mod members;
 pub mod moment;
 pub mod overlap;
 pub mod page;
-pub mod position;
+pub mod range;
 pub mod record;
 pub mod refusals;
 pub mod repair;
@@ -55,7 +56,7 @@ pub const KIND: Kind = Kind {
     title: "Sectigo audit API",
     product: Product { name: "sectigo", service: "sectigo-scm" },
     variables: variables::VARIABLES,
-    cursor_at: |since| Cursor::encode(&Position::starting_at(since.into())).ok(),
+    cursor_at: |since| Cursor::encode(&SectigoCursor::starting_at(since.into())).ok(),
     reached,
     read: |reader| {
         let settings = variables::settings(reader)?;
@@ -143,7 +144,7 @@ impl Sectigo {
     async fn check_page(&self, now: Timestamp) -> Result<usize, Error> {
         let end = end_of_history(now, None, self.delay);
         let since = end.before(Duration::from_secs(3600));
-        let range = Position::starting_at(since).enter(end, Cut { window: Duration::from_secs(3600), ..self.cut });
+        let range = SectigoCursor::starting_at(since).enter(end, Cut { window: Duration::from_secs(3600), ..self.cut });
         let Some(range) = range else { return Ok(0) };
         match self.api.get(&request(&range)).await? {
             PageAnswer::Page { reply, access, call } => {
@@ -172,10 +173,10 @@ impl Sectigo {
         end_of_history(begun.wall, self.server_clock.past(begun, self.clock.local()), self.delay)
     }
 
-    /// The range that follows `position`, in the history of a sync that began then; none where nothing is to be requested.
-    fn enter(&self, position: Position, begun: LocalTime) -> Option<InRange> {
+    /// The range that follows `cursor`, in the history of a sync that began then; none where nothing is to be requested.
+    fn enter(&self, cursor: SectigoCursor, begun: LocalTime) -> Option<InRange> {
         let cut = Cut { window: *self.window.lock(), ..self.cut };
-        position.enter(self.end(begun), cut)
+        cursor.enter(self.end(begun), cut)
     }
 
     /// Reads the server's clock: requests the second before `since` and ignores its records. Without it, nobody would notice that there
@@ -190,7 +191,7 @@ impl Sectigo {
 
     /// Where the very first sync has to begin instead of at `since`, now that the server's clock is known. Within the tolerance
     /// it stays, unless the answer `is_void` anyway.
-    fn first_corrected(&self, since: Moment, is_void: bool) -> Option<Position> {
+    fn first_corrected(&self, since: Moment, is_void: bool) -> Option<SectigoCursor> {
         let now = self.clock.local();
         let theirs = self.server_time(now)?;
         let corrected = first_since(since, now.wall, theirs, self.lookback);
@@ -202,7 +203,7 @@ impl Sectigo {
             %since, begins = %corrected, server = %theirs, ours = %now.wall,
             "the first sync begins earlier than stored, by the server's clock: this machine's clock was ahead"
         );
-        Some(Position::starting_at(corrected))
+        Some(SectigoCursor::starting_at(corrected))
     }
 
     /// A cursor far in the future was made by a wrong clock. To wait for it would lose what happens until then.
@@ -286,14 +287,14 @@ impl Sectigo {
     }
 
     /// The API refused a page's token: where to go on, if the same page is not to be requested again.
-    fn refused(&self, range: InRange, refusal: Refusal) -> Result<Position, Error> {
+    fn refused(&self, range: InRange, refusal: Refusal) -> Result<SectigoCursor, Error> {
         let Refusal { status, reason } = refusal;
         let address = self.api.address();
         let step = self.refusals.lock().refused(&range, status, Instant::now());
         match step {
             Step::Note => {
                 tracing::warn!(%address, status, %reason, "the API refused the next page of a range; the same page is requested again");
-                return Ok(Position::InRange(range.noting_refusal()));
+                return Ok(SectigoCursor::InRange(range.noting_refusal()));
             }
             Step::Again(after) => return Err(Error::PageRefused { address, status, reason, after }),
             Step::Final if !refusals::may_mean_the_token(status) => {
@@ -308,7 +309,7 @@ impl Sectigo {
         );
         let reason = format!("in a range of one second, {status}: {reason}");
         let again = range.token_refused(self.cut).ok_or(Error::Unreadable { address, reason })?;
-        Ok(Position::InRange(again))
+        Ok(SectigoCursor::InRange(again))
     }
 
     /// The page behind `cursor` that leads to `next`.
@@ -316,22 +317,22 @@ impl Sectigo {
         &self,
         cursor: &Cursor,
         sifted: (Vec<Event>, usize),
-        next: &Position,
+        next: &SectigoCursor,
         begun: LocalTime,
     ) -> Result<Page, Error> {
         let (events, deduplicated) = sifted;
         let more = match next {
-            Position::InRange(_) => true,
-            Position::First { since } | Position::Idle { since, .. } => *since < self.end(begun),
+            SectigoCursor::InRange(_) => true,
+            SectigoCursor::First { since } | SectigoCursor::Idle { since, .. } => *since < self.end(begun),
         };
         let progressed =
-            !events.is_empty() || Some(next.since()) > cursor.decode().ok().map(|before: Position| before.since());
+            !events.is_empty() || Some(next.since()) > cursor.decode().ok().map(|before: SectigoCursor| before.since());
         let then = if more { Then::Now } else { Then::CaughtUp };
         Ok(Page { events, deduplicated, next: Cursor::encode(next).map_err(Error::Cursor)?, progressed, then })
     }
 
     /// An empty page behind `cursor` that leads to `next`.
-    fn nothing_but(&self, cursor: &Cursor, next: &Position, begun: LocalTime) -> Result<Page, Error> {
+    fn nothing_but(&self, cursor: &Cursor, next: &SectigoCursor, begun: LocalTime) -> Result<Page, Error> {
         self.page(cursor, (Vec::new(), 0), next, begun)
     }
 }
@@ -349,7 +350,7 @@ impl Source for Sectigo {
 
     fn first_cursor(&self, now: Timestamp) -> Cursor {
         let since = Moment::from(now).before(self.lookback);
-        Cursor::encode(&Position::First { since }).unwrap_or_default()
+        Cursor::encode(&SectigoCursor::First { since }).unwrap_or_default()
     }
 
     fn reached(&self, cursor: &Cursor) -> Result<Timestamp, Failure> {
@@ -369,11 +370,10 @@ impl Source for Sectigo {
     }
 
     fn narrowed(&self, cursor: &Cursor, begun: LocalTime) -> Option<Cursor> {
-        let position: Position = cursor.decode().ok()?;
-        let narrowed = self.enter(position, begun)?.halved(self.cut)?;
+        let narrowed = self.enter(cursor.decode().ok()?, begun)?.halved(self.cut)?;
         // Behind what cannot be read there may be more of it: ranges grow again little by little.
         *self.window.lock() = narrowed.length().max(SHORTEST_WINDOW);
-        Cursor::encode(&Position::InRange(narrowed)).ok()
+        Cursor::encode(&SectigoCursor::InRange(narrowed)).ok()
     }
 
     async fn check(&self, now: LocalTime) -> Vec<Check> {
@@ -391,16 +391,16 @@ impl Source for Sectigo {
 
 /// Up to when everything before `cursor` is delivered; needs no connection.
 fn reached(cursor: &Cursor) -> Result<Timestamp, Failure> {
-    let position: Position = cursor.decode().map_err(Error::Cursor)?;
-    Ok(position.since().into())
+    let cursor: SectigoCursor = cursor.decode().map_err(Error::Cursor)?;
+    Ok(cursor.since().into())
 }
 
 impl Sectigo {
     async fn next(&self, cursor: &Cursor, begun: LocalTime) -> Result<Page, Error> {
-        let position: Position = cursor.decode().map_err(Error::Cursor)?;
-        let is_idle = !matches!(position, Position::InRange(_));
-        let is_first = matches!(position, Position::First { .. });
-        let since = position.since();
+        let start: SectigoCursor = cursor.decode().map_err(Error::Cursor)?;
+        let is_idle = !matches!(start, SectigoCursor::InRange(_));
+        let is_first = matches!(start, SectigoCursor::First { .. });
+        let since = start.since();
         if is_idle && self.end(begun) <= since && self.server_time(self.clock.local()).is_none() {
             self.read_clock(since).await?;
             if self.end(begun) > since {
@@ -411,7 +411,7 @@ impl Sectigo {
         if is_first && let Some(corrected) = self.first_corrected(since, false) {
             return self.nothing_but(cursor, &corrected, begun);
         }
-        let Some(range) = self.enter(position, begun) else {
+        let Some(range) = self.enter(start, begun) else {
             self.not_ahead(since)?;
             return Ok(nothing(cursor, Then::CaughtUp));
         };
@@ -434,7 +434,7 @@ impl Sectigo {
             tracing::debug!(%end, "the API's clock is not there yet; a shorter range is requested");
             let theirs = end.after(self.delay).into();
             return match range.shortened_to(end, self.cut) {
-                Some(shorter) => self.nothing_but(cursor, &Position::InRange(shorter), begun),
+                Some(shorter) => self.nothing_but(cursor, &SectigoCursor::InRange(shorter), begun),
                 // Within a range, the clock already showed a time that it does not show any more: to request again at once would spin.
                 None if !is_idle => Err(self.ahead(since, theirs)),
                 None => {
@@ -457,7 +457,7 @@ impl Sectigo {
             self.ahead.cut_off();
         }
         let sifted = sifted?;
-        if matches!(sifted.next, Position::Idle { .. }) {
+        if matches!(sifted.next, SectigoCursor::Idle { .. }) {
             let mut window = self.window.lock();
             *window = window.saturating_mul(2).min(self.cut.window);
         }

@@ -9,7 +9,7 @@
 //! | replace it | `storage.objects.create` and `storage.objects.delete` ([objects.insert][insert], [IAM for JSON][iam]) |
 //! | be told that it is missing | `storage.objects.list` |
 //!
-//! The role Storage Object User on the bucket has them all. The bucket itself is never asked for, so no `storage.buckets.*`.
+//! The role Storage Object User on the bucket has them all. No call reads the bucket itself, so no `storage.buckets.*`.
 //!
 //! A missing object answers 404, [as documented][codes], to those who may list the bucket. To others it answers 403
 //! ([seen by users][seen]), since the difference would tell them what exists. A first start could so not be told from a
@@ -63,7 +63,7 @@ const IMPOSSIBLE: i64 = i64::MAX;
 
 const CREDENTIALS: &str = "Google's Application Default Credentials are taken from the file that GOOGLE_APPLICATION_CREDENTIALS \
                            names, else from the login of `gcloud auth application-default login`, else from the service account \
-                           of the machine (its metadata server); put valid ones in one of these places";
+                           of the machine (its metadata server); put valid ones into one of these";
 
 const OBEYS: &str = "keep the state in Google Cloud Storage itself, or with an emulator that obeys ifGenerationMatch";
 
@@ -111,7 +111,7 @@ enum Known {
 impl Gcs {
     /// The state of `pipeline` in the bucket that `settings` name: `<prefix>/auditsync-sectigo-datadog.json`.
     ///
-    /// Nothing is asked for before the first call: neither credentials nor the bucket.
+    /// Nothing is requested before the first call: neither credentials nor the bucket.
     pub fn new(settings: Settings, pipeline: &PipelineName) -> Self {
         if settings.emulator.is_some() {
             Self::with_credentials(settings, pipeline, || Ok(anonymous::Builder::new().build()))

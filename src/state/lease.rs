@@ -16,12 +16,12 @@ pub const LOOKS: u32 = 12;
 /// A standby looks no less often than this: where a lease was given back, there is no reason to wait.
 const LONGEST_LOOK: Duration = Duration::from_secs(5);
 
-/// Who works on a shared document, and for how long without a sign of life.
+/// Which instance is active on a shared document, and for how long without a heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
     /// The holder, for people.
     pub holder: String,
-    /// How long the document may stay unchanged before another may take over, in seconds.
+    /// How long the document may stay unchanged before another may become active, in seconds.
     pub ttl_seconds: u64,
 }
 
@@ -36,7 +36,7 @@ impl Lease {
     /// The longest lease; a document that asks for more was not written by us.
     pub const LONGEST: Duration = Duration::from_secs(600);
 
-    /// How long the document may stay unchanged before another may take over.
+    /// How long the document may stay unchanged before another may become active.
     pub fn length(&self) -> Duration {
         Duration::from_secs(self.ttl_seconds).min(Self::LONGEST)
     }
@@ -45,7 +45,7 @@ impl Lease {
 /// What a standby may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Chance {
-    /// Take over.
+    /// Become active.
     Take,
     /// Look again after this long at the latest.
     Wait(Duration),
@@ -83,8 +83,8 @@ impl Watch {
     }
 }
 
-/// Waits until nobody works on the document, for commands that change it by hand, and gives it. [`Error::Busy`] as soon as somebody shows
-/// a sign of life; `waiting` is told once whom for, and how long at most.
+/// Waits until no instance is active on the document, for commands that change it by hand, and returns it. [`Error::Busy`] as soon as a
+/// heartbeat is seen. `waiting` is called once, with the holder and the longest wait.
 pub async fn idle(
     store: &dyn StateStore,
     waiting: impl FnOnce(&str, Duration),

@@ -26,7 +26,7 @@ impl StateStore for ReadOnly {
         self.inner.location()
     }
 
-    /// Always granted: no lock or lease is asked for, since none is needed to read.
+    /// Always granted: reading needs no lock and no lease.
     async fn claim(&self) -> Result<Claim, Error> {
         Ok(Claim::Granted)
     }

@@ -266,7 +266,7 @@ impl Failure {
             Self::Timeout => return format!("no answer within {}", humantime::format_duration(LONGEST_CALL)),
             Self::Login(error) | Self::Database(error) | Self::Call(error) => error,
         };
-        // What the server said is quoted; what the system said is told as it is.
+        // The server's words are quoted; the system's are shown as they are.
         match error.kind() {
             ErrorKind::Server(_) | ErrorKind::Extension => {
                 let said = format!("{} {}", error.code().unwrap_or_default(), error.detail().unwrap_or_default());
@@ -285,7 +285,7 @@ fn is_refused_login(error: &RedisError) -> bool {
     match error.kind() {
         ErrorKind::AuthenticationFailed => true,
         ErrorKind::Extension => error.code() == Some("WRONGPASS"),
-        // A password where none is asked for, and a user name where there are no users yet.
+        // A password where the server has none, and a user name where there are no users yet.
         ErrorKind::Server(ServerErrorKind::ResponseError) => error.detail().is_some_and(|said| said.contains("AUTH")),
         _ => false,
     }

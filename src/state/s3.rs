@@ -59,7 +59,7 @@ pub struct Settings {
     pub prefix: String,
     /// Whether the bucket is named in the path rather than in the host; some compatible stores want it.
     pub force_path_style: bool,
-    /// How the store is told to encrypt the object; without it, as the bucket is set.
+    /// How the store is to encrypt the object; without it, as the bucket is set.
     pub encryption: Option<Encryption>,
 }
 
@@ -99,7 +99,7 @@ enum Found {
     Hidden(Failure),
 }
 
-/// What the store is asked for.
+/// A call to the store.
 #[derive(Clone, Copy)]
 enum Asked<'a> {
     Get,

@@ -15,10 +15,9 @@ use auditsync::component::Check;
 use auditsync::event::Event;
 use auditsync::failure::{Class, Failure};
 use auditsync::server_time::{ServerClock, TOLERANCE};
+use auditsync::source::sectigo::cursor::{Cut, SectigoCursor, end_of_history, first_since};
 use auditsync::source::sectigo::moment::Moment;
-use auditsync::source::sectigo::position::{
-    Contradiction, Cut, InRange, PageToken, Position, end_of_history, first_since,
-};
+use auditsync::source::sectigo::range::{Contradiction, InRange, PageToken};
 use auditsync::source::sectigo::refusals::{Refusals, Step};
 use auditsync::source::sectigo::stability::Stability;
 use auditsync::source::sectigo::{self, page, repair};
@@ -62,7 +61,7 @@ impl ModelSource {
         end_of_history(begun.wall, self.server_clock.past(begun, self.clock.local()), self.delay())
     }
 
-    fn enter(&self, position: Position, begun: LocalTime) -> Option<InRange> {
+    fn enter(&self, position: SectigoCursor, begun: LocalTime) -> Option<InRange> {
         position.enter(self.end(begun), self.cut())
     }
 
@@ -72,20 +71,20 @@ impl ModelSource {
     }
 
     /// The page is the engine's from here on.
-    fn page(&self, cursor: &Cursor, sifted: (Vec<Event>, usize), next: &Position, begun: LocalTime) -> Page {
+    fn page(&self, cursor: &Cursor, sifted: (Vec<Event>, usize), next: &SectigoCursor, begun: LocalTime) -> Page {
         let (events, deduplicated) = sifted;
         let more = match next {
-            Position::InRange(_) => true,
-            Position::First { since } | Position::Idle { since, .. } => *since < self.end(begun),
+            SectigoCursor::InRange(_) => true,
+            SectigoCursor::First { since } | SectigoCursor::Idle { since, .. } => *since < self.end(begun),
         };
-        let before: Position = cursor.decode().unwrap();
+        let before: SectigoCursor = cursor.decode().unwrap();
         let progressed = !events.is_empty() || next.since() > before.since();
         let pause = self.world.knobs.pause.map(|seconds| Then::After(Duration::from_secs(seconds.into())));
         let then = if more { pause.unwrap_or(Then::Now) } else { Then::CaughtUp };
         Page { events, deduplicated, next: Cursor::encode(next).unwrap(), progressed, then }
     }
 
-    fn nothing_but(&self, cursor: &Cursor, next: &Position, begun: LocalTime) -> Page {
+    fn nothing_but(&self, cursor: &Cursor, next: &SectigoCursor, begun: LocalTime) -> Page {
         self.page(cursor, (Vec::new(), 0), next, begun)
     }
 
@@ -126,19 +125,19 @@ impl ModelSource {
 
     /// As the real source reads the server's clock where nothing else is to be requested.
     async fn read_clock(&self, since: Moment) -> Result<(), Failure> {
-        let second = Position::starting_at(since.before(Duration::from_secs(1))).enter(since, self.cut()).unwrap();
+        let second = SectigoCursor::starting_at(since.before(Duration::from_secs(1))).enter(since, self.cut()).unwrap();
         if let Answer::Page { date, asked, .. } = self.ask(&second).await? {
             self.server_clock.note(&address(), date, (asked, self.clock.local()));
         }
         Ok(())
     }
 
-    fn first_corrected(&self, since: Moment, is_void: bool) -> Option<Position> {
+    fn first_corrected(&self, since: Moment, is_void: bool) -> Option<SectigoCursor> {
         let now = self.clock.local();
         let theirs = self.server_time(now)?;
         let corrected = first_since(since, now.wall, theirs, Duration::from_secs(self.world.knobs.lookback.into()));
         let by = since.since(corrected);
-        (!by.is_zero() && (by > TOLERANCE || is_void)).then(|| Position::starting_at(corrected))
+        (!by.is_zero() && (by > TOLERANCE || is_void)).then(|| SectigoCursor::starting_at(corrected))
     }
 
     fn not_ahead(&self, since: Moment) -> Result<(), Failure> {
@@ -151,9 +150,9 @@ impl ModelSource {
     }
 
     async fn next(&self, cursor: &Cursor, begun: LocalTime) -> Result<Page, Failure> {
-        let position: Position = cursor.decode().map_err(|cause| Failure::new(Class::Fatal, cause))?;
-        let is_idle = !matches!(position, Position::InRange(_));
-        let is_first = matches!(position, Position::First { .. });
+        let position: SectigoCursor = cursor.decode().map_err(|cause| Failure::new(Class::Fatal, cause))?;
+        let is_idle = !matches!(position, SectigoCursor::InRange(_));
+        let is_first = matches!(position, SectigoCursor::First { .. });
         let since = position.since();
         if is_idle && self.end(begun) <= since && self.server_time(self.clock.local()).is_none() {
             self.read_clock(since).await?;
@@ -171,7 +170,9 @@ impl ModelSource {
         let Answer::Page { body, token, date, asked } = self.ask(&range).await? else {
             let step = self.refusals.lock().unwrap().refused(&range, 400, Instant::now());
             match step {
-                Step::Note => return Ok(self.nothing_but(cursor, &Position::InRange(range.noting_refusal()), begun)),
+                Step::Note => {
+                    return Ok(self.nothing_but(cursor, &SectigoCursor::InRange(range.noting_refusal()), begun));
+                }
                 Step::Again(after) => {
                     return Err(failure(
                         Class::Retryable { after: Some(after) },
@@ -185,7 +186,7 @@ impl ModelSource {
                 .token_refused(self.cut())
                 .ok_or_else(|| failure(Class::Unreadable, "tokens of the smallest range are refused"))?;
             self.permit(&range, &again);
-            return Ok(self.nothing_but(cursor, &Position::InRange(again), begun));
+            return Ok(self.nothing_but(cursor, &SectigoCursor::InRange(again), begun));
         };
         self.refusals.lock().unwrap().answered();
         self.server_clock.note(&address(), date, (asked, self.clock.local()));
@@ -195,7 +196,7 @@ impl ModelSource {
         }
         if let Some(end) = too_early {
             return match range.shortened_to(end, self.cut()) {
-                Some(shorter) => Ok(self.nothing_but(cursor, &Position::InRange(shorter), begun)),
+                Some(shorter) => Ok(self.nothing_but(cursor, &SectigoCursor::InRange(shorter), begun)),
                 None if !is_idle => Err(failure(Class::Stalled, "the cursor lies ahead of the server's clock")),
                 None => {
                     self.not_ahead(since)?;
@@ -244,7 +245,7 @@ impl Source for ModelSource {
 
     fn first_cursor(&self, now: Timestamp) -> Cursor {
         let lookback = Duration::from_secs(self.world.knobs.lookback.into());
-        Cursor::encode(&Position::First { since: Moment::from(now).before(lookback) }).unwrap()
+        Cursor::encode(&SectigoCursor::First { since: Moment::from(now).before(lookback) }).unwrap()
     }
 
     fn reached(&self, cursor: &Cursor) -> Result<Timestamp, Failure> {
@@ -290,11 +291,11 @@ impl Source for ModelSource {
     }
 
     fn narrowed(&self, cursor: &Cursor, begun: LocalTime) -> Option<Cursor> {
-        let position: Position = cursor.decode().ok()?;
+        let position: SectigoCursor = cursor.decode().ok()?;
         let range = self.enter(position, begun)?;
         let narrowed = range.clone().halved(self.cut())?;
         self.permit(&range, &narrowed);
-        Cursor::encode(&Position::InRange(narrowed)).ok()
+        Cursor::encode(&SectigoCursor::InRange(narrowed)).ok()
     }
 }
 

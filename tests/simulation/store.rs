@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use auditsync::source::sectigo;
-use auditsync::source::sectigo::position::Position;
+use auditsync::source::sectigo::cursor::SectigoCursor;
 use auditsync::state::{Claim, Document, Error, StateStore, Version};
 
 use crate::ledger::Stored;
@@ -87,10 +87,10 @@ fn replace(world: &World, life: usize, document: &Document, expected: Option<&Ve
     }
     let base = world.documents().held().map_or(0, |(written, _)| written.behind);
     let state = document.read(LOCATION)?;
-    let position: Position = state.cursor.decode().unwrap();
+    let position: SectigoCursor = state.cursor.decode().unwrap();
     let before = match &position {
-        Position::InRange(range) => range.token().map_or_else(Vec::new, |token| world.api().before(&token.0)),
-        Position::First { .. } | Position::Idle { .. } => Vec::new(),
+        SectigoCursor::InRange(range) => range.token().map_or_else(Vec::new, |token| world.api().before(&token.0)),
+        SectigoCursor::First { .. } | SectigoCursor::Idle { .. } => Vec::new(),
     };
     let position = (sectigo::KIND.reached)(&state.cursor).unwrap();
     let behind = world.ledger().stored(&Stored { cursor: &state.cursor, position, before, base });

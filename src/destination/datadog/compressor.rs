@@ -19,7 +19,7 @@ const GZIP_WINDOW: u8 = 15;
 /// 10.2 and 95 (bodies of 1000 entries, the best of five).
 const ZSTD_LEVEL: i32 = 1;
 
-/// Compresses one body after the other with the same tables: to have them anew from the system for each would cost more than to
+/// Compresses one body after the other with the same tables: to allocate them for each body would cost more than to
 /// wipe them.
 pub struct Compressor(Kind);
 

@@ -21,7 +21,7 @@ use super::{Compression, IN_FLIGHT};
 use crate::event::Event;
 use crate::task;
 
-/// What was made for a moment serves for so long after it. Entries are dated anew when they are 17 hours old, an hour before the
+/// What was made for a moment serves for so long after it. Entries get a new date when they are 17 hours old, an hour before the
 /// intake would drop them, so that minutes do no harm.
 const FRESH: Duration = Duration::from_secs(300);
 

@@ -31,7 +31,7 @@ pub(super) fn of(plain: &str) -> Vec<String> {
         }
     }
     spellings.push(form);
-    // Whatever else a server makes of the other characters, long runs of letters and digits it leaves as they are.
+    // However a server encodes the other characters, it leaves long runs of letters and digits as they are.
     let runs = plain.split(|c: char| !c.is_ascii_alphanumeric()).filter(|run| run.len() >= TELLING_RUN);
     spellings.extend(runs.map(str::to_owned));
     spellings

@@ -11,7 +11,7 @@ use url::Url;
 use super::error::Error;
 use super::moment::Moment;
 use super::page;
-use super::position::PageToken;
+use super::range::PageToken;
 use super::variables::{API_CLIENT_ID, API_TOKEN_URL};
 use crate::clock::{Clock, LocalTime};
 use crate::component::{Component, Context};

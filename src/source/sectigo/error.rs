@@ -25,7 +25,7 @@ pub enum Error {
         address: Address,
         /// The answer's status.
         status: u16,
-        /// The wait that it asked for.
+        /// The wait that it requested.
         after: Option<Duration>,
         /// The beginning of its body.
         reason: Excerpt,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::moment::Moment;
-use super::position::{InRange, PageToken};
+use super::range::{InRange, PageToken};
 
 /// So many refusals of one page count.
 const REFUSALS: u32 = 3;
@@ -78,16 +78,16 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
+    use crate::source::sectigo::cursor::{Cut, SectigoCursor};
     use crate::source::sectigo::page;
-    use crate::source::sectigo::position::{Cut, Position};
 
     fn range(token: &str) -> InRange {
         let cut = Cut { window: Duration::from_secs(3600), overlap: Duration::ZERO };
         let at = |second| Moment::from(Timestamp::from_second(second).unwrap());
-        let first = Position::starting_at(at(0)).enter(at(1000), cut).unwrap();
+        let first = SectigoCursor::starting_at(at(0)).enter(at(1000), cut).unwrap();
         let records = page::records(&Bytes::from_static(b"[{}]")).unwrap();
         match first.take(records, Some(PageToken(token.into()))).unwrap().next {
-            Position::InRange(range) => range,
+            SectigoCursor::InRange(range) => range,
             other => panic!("{other:?}"),
         }
     }

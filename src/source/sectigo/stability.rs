@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::cursor::{Cut, SectigoCursor};
 use super::moment::Moment;
-use super::position::{Contradiction, Cut, InRange, PageToken, Position, Sifted};
+use super::range::{Contradiction, InRange, PageToken, Sifted};
 use crate::event::Event;
 
 /// So many contradictions show that records are not stable. Two may come from one slow replica.
@@ -68,7 +69,7 @@ impl Stability {
             // Not one known record: to deliver this could repeat all of the overlap.
             Ok(sifted) if is_probe && sifted.deduplicated == 0 => Ok(without_overlap(range, cut, None)),
             Ok(sifted) => {
-                if sifted.deduplicated > 0 || matches!(sifted.next, Position::Idle { .. }) {
+                if sifted.deduplicated > 0 || matches!(sifted.next, SectigoCursor::Idle { .. }) {
                     self.contradicted = None;
                 }
                 let turn = (is_probe && std::mem::take(&mut self.is_off)).then_some(Turn::On);
@@ -95,7 +96,7 @@ impl Stability {
 
 /// Nothing is taken of the page; the same is requested without the overlap.
 fn without_overlap(range: InRange, cut: Cut, turn: Option<Turn>) -> Outcome {
-    let next = Position::InRange(range.despite_contradiction(cut));
+    let next = SectigoCursor::InRange(range.despite_contradiction(cut));
     Outcome { sifted: Sifted { fresh: Vec::new(), deduplicated: 0, shrunk: false, next }, turn }
 }
 
@@ -118,7 +119,7 @@ mod tests {
         records: Vec<(Moment, String)>,
         salt: u32,
         stability: Stability,
-        position: Position,
+        cursor: SectigoCursor,
         delivered: Vec<String>,
         turns: Vec<Turn>,
         asked: usize,
@@ -131,7 +132,7 @@ mod tests {
                 records: Vec::new(),
                 salt: 0,
                 stability: Stability::default(),
-                position: Position::starting_at(at("11:00:00")),
+                cursor: SectigoCursor::starting_at(at("11:00:00")),
                 delivered: Vec::new(),
                 turns: Vec::new(),
                 asked: 0,
@@ -151,7 +152,7 @@ mod tests {
 
         /// Reads up to `end`; `hidden` is what the server does not show of it.
         fn sync_hiding(&mut self, end: &str, now: Instant, hidden: fn(Moment) -> bool) -> Result<(), Contradiction> {
-            while let Some(range) = self.position.clone().enter(at(end), CUT) {
+            while let Some(range) = self.cursor.clone().enter(at(end), CUT) {
                 self.asked += 1;
                 assert!(self.asked < 1000, "it goes round in a circle");
                 let shown = self
@@ -167,7 +168,7 @@ mod tests {
                 let id = |event: &Event| event.text(crate::event::Field::Id).unwrap().into_owned();
                 self.delivered.extend(sifted.fresh.iter().map(id));
                 // As it is written and read.
-                self.position = serde_json::from_str(&serde_json::to_string(&sifted.next).unwrap()).unwrap();
+                self.cursor = serde_json::from_str(&serde_json::to_string(&sifted.next).unwrap()).unwrap();
             }
             Ok(())
         }
@@ -261,7 +262,7 @@ mod tests {
             world.happens(&begin, 30);
             world.salt += 1;
             world.sync(&end, now + Duration::from_secs(200 + 60 * minute)).unwrap();
-            assert!(serde_json::to_string(&world.position).unwrap().len() < 11 * 4096 + 1000);
+            assert!(serde_json::to_string(&world.cursor).unwrap().len() < 11 * 4096 + 1000);
         }
         assert_eq!(world.turns, [Turn::Off]);
         world.assert_all_once();

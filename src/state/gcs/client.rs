@@ -19,7 +19,7 @@ use super::failure::{Failure, Side};
 use crate::http::USER_AGENT;
 
 /// How long a call may take: finding credentials, an access token, connecting and the whole answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// The most that is read, in bytes. A state has under 50 kB.
 const LARGEST: usize = 1024 * 1024;
@@ -98,8 +98,8 @@ impl Client {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let deadline = Instant::now() + PATIENCE;
-        let late = |what: &str| Failure::Unavailable(format!("no {what} within {} s", PATIENCE.as_secs()));
+        let deadline = Instant::now() + LONGEST_WAIT;
+        let late = |what: &str| Failure::Unavailable(format!("no {what} within {} s", LONGEST_WAIT.as_secs()));
         let storage = match timeout_at(deadline, self.storage()).await {
             Ok(Ok(storage)) => storage,
             Ok(Err(failure)) => {

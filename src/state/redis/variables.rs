@@ -113,7 +113,7 @@ pub(crate) fn settings(reader: &mut Reader<'_>, pipeline: &PipelineName) -> Resu
     Ok(settings)
 }
 
-/// `host`, `host:port`, or an address with the scheme `redis` or `rediss`. What is wrong is said without quoting it.
+/// `host`, `host:port`, or an address with the scheme `redis` or `rediss`. An error does not quote it.
 fn parse(text: &str) -> Result<Address, &'static str> {
     const RULE: &str = "must be host:port, or redis://[user:password@]host:port/db, or rediss://… for TLS";
     let (url, tls) = match text.split_once("://") {

@@ -170,7 +170,7 @@ fn expected_region(message: &str) -> Option<&str> {
     message.split_once("expecting '")?.1.split('\'').next()
 }
 
-/// It is told to be put into a variable, so it must look like one.
+/// The message tells the operator to put it into a variable, so it must look like a region.
 fn is_region(name: &str) -> bool {
     (1..=40).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }

@@ -29,7 +29,7 @@ impl S3 {
         self.must_not_write(document, Condition::Absent).await
     }
 
-    /// Without a document there is one condition that does not hold, and a name of its own for what a bad store makes of it.
+    /// Without a document there is one condition that does not hold, and a name of its own for what a bad store writes.
     async fn probe_beside(&self) -> Result<(), Error> {
         let (key, condition) = (self.probe_key(), Condition::Unchanged(MADE_UP));
         match self.put(CHECK, &key, PROBE, condition).await? {

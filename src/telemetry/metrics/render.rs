@@ -82,7 +82,7 @@ mod tests {
         let stored = fs::read_to_string(&path).unwrap_or_default();
         assert!(
             stored == document(),
-            "docs/METRICS.md is not what the table says: run `UPDATE=1 cargo test --lib metrics` to write it anew"
+            "docs/METRICS.md is not what the table says: run `UPDATE=1 cargo test --lib metrics` to write it again"
         );
     }
 }

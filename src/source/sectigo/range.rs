@@ -1,13 +1,14 @@
-//! The cursor of the audit API: where we are in its history, and what an answer makes of it.
+//! One range of the audit API's history, and what a page of it changes.
 //!
-//! All of it is plain computation. A range is (`since`, `until`] in whole seconds; it is read from its overlap on, page by page, and when it
-//! is done its end is the next one's `since`.
+//! A range is (`since`, `until`] in whole seconds. It is read from its overlap on, page by page; its end is the next one's `since`. All of
+//! it is plain computation.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::cursor::{Cut, SectigoCursor};
 use super::fingerprint::{Fingerprint, Fingerprints};
 use super::moment::Moment;
 use super::overlap::{Expected, Keep, MOST, Tail};
@@ -17,42 +18,13 @@ use crate::event::Event;
 /// A first page that repeats none of at least this many known records shows that the records are not stable.
 const TELLING: usize = 20;
 
-/// The smallest range is read anew at once until so many of its tokens were refused; then a wait comes first.
+/// The smallest range is read again at once until so many of its tokens were refused; then a wait comes first.
 const MOST_REFUSALS: u32 = 32;
-
-/// How ranges are cut.
-#[derive(Debug, Clone, Copy)]
-pub struct Cut {
-    /// The longest range.
-    pub window: Duration,
-    /// How far a range reaches back into the one before.
-    pub overlap: Duration,
-}
 
 /// The server's handle of the next page.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PageToken(pub String);
-
-/// Where we are.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "at", rename_all = "snake_case")]
-pub enum Position {
-    /// Where the very first synchronisation begins by this machine's clock. No answer has confirmed that clock yet.
-    First {
-        /// The start less the lookback.
-        since: Moment,
-    },
-    /// Between two ranges: everything up to `since` is delivered.
-    Idle {
-        /// The end of the history so far.
-        since: Moment,
-        /// What lies just before it.
-        tail: Tail,
-    },
-    /// Within a range.
-    InRange(InRange),
-}
 
 /// A range of which some pages may have been delivered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,7 +41,7 @@ pub struct InRange {
     expected: Fingerprints,
     /// How many of those the first page has to hold, if it holds the whole overlap.
     sure: usize,
-    /// Met again, and not to be remembered for the next range; expected once more if this one is read anew.
+    /// Met again, and not to be remembered for the next range; expected once more if this one is read again.
     met: Fingerprints,
     /// To be remembered for the next range.
     keep: Keep,
@@ -98,8 +70,8 @@ pub struct Sifted {
     pub deduplicated: usize,
     /// The overlap had to shrink, because it holds more records than the state keeps.
     pub shrunk: bool,
-    /// Where we are behind the page.
-    pub next: Position,
+    /// The cursor behind the page.
+    pub next: SectigoCursor,
 }
 
 /// Why a page cannot be taken.
@@ -112,46 +84,21 @@ pub enum Contradiction {
     },
     /// Its pages go round in a circle.
     Looping {
-        /// The place behind the page, of which nothing is to be delivered: to see whether the server has left its circle.
+        /// The range behind the page, of which nothing is to be delivered: to see whether the server has left its circle.
         past: Box<InRange>,
     },
 }
 
-impl Position {
-    /// Just behind `since`, with nothing known of what lies before: it is never read again.
-    pub fn starting_at(since: Moment) -> Self {
-        let tail = Tail { from: since, delivered: Fingerprints::default(), dated: 0, repaired: false };
-        Self::Idle { since, tail }
-    }
-
-    /// Up to when everything is delivered.
-    pub fn since(&self) -> Moment {
-        match self {
-            Self::First { since } | Self::Idle { since, .. } | Self::InRange(InRange { since, .. }) => *since,
-        }
-    }
-
-    /// The range to go on with, in a history that ends at `end`; none where there is nothing to ask for yet.
-    pub fn enter(self, end: Moment, cut: Cut) -> Option<InRange> {
-        match self {
-            Self::InRange(range) => Some(range),
-            Self::First { since } => Self::starting_at(since).enter(end, cut),
-            Self::Idle { since, tail } => {
-                let until = end.min(since.after(cut.window));
-                if until <= since {
-                    return None;
-                }
-                let from = tail.from.max(since.before(cut.overlap)).min(since);
-                let sure = if from == tail.from { tail.dated } else { 0 };
-                // The overlap holds what could not be read otherwise; it must not fail this range.
-                let tolerant = tail.repaired && from < since;
-                Some(InRange { sure, tolerant, ..InRange::new(since, until, from, tail.delivered, cut) })
-            }
-        }
-    }
-}
-
 impl InRange {
+    /// The range up to `until` that follows `since`. It reaches back into what `tail` says of the time before.
+    pub(super) fn following(since: Moment, tail: Tail, until: Moment, cut: Cut) -> Self {
+        let from = tail.from.max(since.before(cut.overlap)).min(since);
+        let sure = if from == tail.from { tail.dated } else { 0 };
+        // The overlap holds what could not be read otherwise; it must not fail this range.
+        let tolerant = tail.repaired && from < since;
+        Self { sure, tolerant, ..Self::new(since, until, from, tail.delivered, cut) }
+    }
+
     fn new(since: Moment, until: Moment, from: Moment, expected: Fingerprints, cut: Cut) -> Self {
         let keep = Keep::new(until.before(cut.overlap).max(from), until);
         Self {
@@ -187,7 +134,7 @@ impl InRange {
         self.from
     }
 
-    /// The page to ask for; none for the first.
+    /// The page to request; none for the first.
     pub fn token(&self) -> Option<&PageToken> {
         self.token.as_ref()
     }
@@ -202,7 +149,7 @@ impl InRange {
         self.refused
     }
 
-    /// The same place, with a note that the page's token was refused.
+    /// The same range, with a note that the page's token was refused.
     pub fn noting_refusal(self) -> Self {
         Self { refused: true, ..self }
     }
@@ -219,7 +166,7 @@ impl InRange {
     }
 
     /// The same range for a server whose records are not stable: what should have come again is not expected any more, and the
-    /// overlap not asked for. What is known of it goes on to the next range, which can tell by it that the records are stable again.
+    /// overlap is not requested. What is known of it goes on to the next range, which can tell by it that the records are stable again.
     pub fn despite_contradiction(self, cut: Cut) -> Self {
         if self.token.is_some() {
             return Self { sure: 0, ..self };
@@ -234,9 +181,9 @@ impl InRange {
         Self { refusals: self.refusals, tolerant: self.tolerant, keep, ..range }
     }
 
-    /// The range read anew, up to `until`.
+    /// The same range to be read again, up to `until`.
     ///
-    /// What is known to be delivered of it is expected again; and since it may have to be read anew once more, all of it is
+    /// What is known to be delivered of it is expected again; and since it may have to be read once more, all of it is
     /// remembered from now on, as far as there is room.
     fn again_until(self, until: Moment, cut: Cut) -> Self {
         let known: Vec<_> = self.expected.iter().chain(self.met.iter()).chain(self.keep.fingerprints()).collect();
@@ -246,7 +193,7 @@ impl InRange {
         Self { refusals, keep, tolerant, ..Self::new(self.since, until, self.from, expected, cut) }
     }
 
-    /// The range ends earlier, since the server's clock has not come so far; to be asked before its first page is taken. None
+    /// The range ends earlier, since the server's clock has not come so far; to be called before its first page is taken. None
     /// if nothing is left of it.
     pub fn shortened_to(self, end: Moment, cut: Cut) -> Option<Self> {
         let keep = Keep::new(end.before(cut.overlap).max(self.from), end);
@@ -272,7 +219,7 @@ impl InRange {
         self.until.since(self.since) <= Duration::from_secs(1)
     }
 
-    /// A smaller question: the first half of the range; of one second, the same page with repairs; then that second from its start;
+    /// A smaller request: the first half of the range; of one second, the same page with repairs; then that second from its start;
     /// and at last without its overlap. None below that.
     pub fn halved(self, cut: Cut) -> Option<Self> {
         if !self.is_smallest() {
@@ -317,7 +264,7 @@ impl InRange {
         let (mut deduplicated, mut shrunk) = (0, false);
         let mut fresh = records;
         fresh.retain(|event| {
-            // A time outside the range that was asked for has been misread: it says nothing.
+            // A time outside the requested range has been misread: it says nothing.
             let time = event.time().filter(|time| self.from.is_before(*time) && !self.until.is_before(*time));
             let wanted = self.keep.wants(time);
             if expected.is_empty() && !wanted {
@@ -342,10 +289,10 @@ impl InRange {
         }
         self.expected = expected.remaining(&delivered);
         let next = if let Some(token) = token {
-            Position::InRange(Self { token: Some(token), ..self })
+            SectigoCursor::InRange(Self { token: Some(token), ..self })
         } else {
             let tail = Tail { repaired: self.repaired, ..self.keep.into_tail() };
-            Position::Idle { since: self.until, tail }
+            SectigoCursor::Idle { since: self.until, tail }
         };
         Ok(Sifted { fresh, deduplicated, shrunk, next })
     }
@@ -374,21 +321,6 @@ fn is_empty(trail: &Trail) -> bool {
     trail.is_empty()
 }
 
-/// The end of the history that may be requested: the server's time where it is known, else ours, less the delay.
-pub fn end_of_history(ours: Timestamp, theirs: Option<Timestamp>, delay: Duration) -> Moment {
-    Moment::from(theirs.unwrap_or(ours)).before(delay)
-}
-
-/// Where the very first synchronisation begins by the server's clock: never later than `since`, which our clock gave.
-///
-/// Our clock is taken to have been as far ahead at the start as it is now. Should it have been set since, the lookback counts from
-/// now. A clock that is behind only makes the lookback longer.
-pub fn first_since(since: Moment, ours: Timestamp, theirs: Timestamp, lookback: Duration) -> Moment {
-    let theirs = Moment::from(theirs);
-    let ahead = Moment::from(ours).since(theirs);
-    since.before(ahead).min(theirs.before(lookback))
-}
-
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
@@ -414,41 +346,20 @@ mod tests {
         PageToken(name.to_owned())
     }
 
-    fn enter(position: Position, end: &str) -> InRange {
-        position.enter(at(end), CUT).unwrap()
+    fn enter(cursor: SectigoCursor, end: &str) -> InRange {
+        cursor.enter(at(end), CUT).unwrap()
     }
 
     fn in_range(sifted: Sifted) -> InRange {
         match sifted.next {
-            Position::InRange(range) => range,
+            SectigoCursor::InRange(range) => range,
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn the_history_ends_by_the_servers_clock_where_it_is_known() {
-        let (ours, theirs) = (Timestamp::from(at("12:00:00")), Timestamp::from(at("13:00:00")));
-        let delay = Duration::from_secs(30);
-        assert_eq!(end_of_history(ours, Some(theirs), delay), at("12:59:30"), "ours is behind");
-        assert_eq!(end_of_history(theirs, Some(ours), delay), at("11:59:30"), "ours is ahead");
-        assert_eq!(end_of_history(ours, None, delay), at("11:59:30"));
-    }
-
-    #[test]
-    fn the_first_lookback_counts_from_the_servers_time() {
-        let lookback = Duration::from_secs(3600);
-        let first = |since, ours, theirs| first_since(at(since), at(ours).into(), at(theirs).into(), lookback);
-        assert_eq!(first("11:00:00", "12:00:00", "12:00:00"), at("11:00:00"));
-        assert_eq!(first("11:00:00", "15:00:00", "15:00:00"), at("11:00:00"), "an outage costs nothing");
-        assert_eq!(first("20:00:00", "21:00:00", "12:00:00"), at("11:00:00"), "nine hours ahead");
-        assert_eq!(first("20:00:00", "23:00:00", "14:00:00"), at("11:00:00"), "the same, after an outage of two hours");
-        assert_eq!(first("20:00:00", "12:05:00", "12:05:00"), at("11:05:00"), "our clock was set since");
-        assert_eq!(first("02:00:00", "03:00:00", "12:00:00"), at("02:00:00"), "nine hours behind");
-    }
-
-    #[test]
     fn a_backlog_is_read_in_windows_and_each_range_starts_in_the_one_before() {
-        let first = enter(Position::starting_at(at("08:00:00")), "12:00:00");
+        let first = enter(SectigoCursor::starting_at(at("08:00:00")), "12:00:00");
         assert_eq!(
             (first.from(), first.until()),
             (at("08:00:00"), at("09:00:00")),
@@ -463,7 +374,7 @@ mod tests {
 
     #[test]
     fn a_burst_larger_than_the_memory_is_not_taken_for_unstable_records() {
-        let range = enter(Position::starting_at(at("11:00:00")), "12:00:00");
+        let range = enter(SectigoCursor::starting_at(at("11:00:00")), "12:00:00");
         let burst: Vec<_> =
             (0..5000).map(|id| format!(r#"{{"id":{id},"created":"2026-03-01T11:59:10.5Z"}}"#)).collect();
         let burst = page::records(&Bytes::from(format!("[{}]", burst.join(",")))).unwrap();
@@ -477,7 +388,7 @@ mod tests {
     #[test]
     fn records_that_are_gone_contradict_those_that_were_there() {
         let delivered =
-            || enter(Position::starting_at(at("11:00:00")), "12:00:00").take(records("11:58:00", 0..30), None);
+            || enter(SectigoCursor::starting_at(at("11:00:00")), "12:00:00").take(records("11:58:00", 0..30), None);
         let next = || enter(delivered().unwrap().next, "12:01:00");
         assert_eq!(next().take(Vec::new(), None).unwrap_err(), Contradiction::Unstable { expected: 30 });
         assert_eq!(
@@ -494,9 +405,10 @@ mod tests {
     }
 
     #[test]
-    fn a_range_read_anew_repeats_nothing_that_is_remembered() {
-        let before =
-            enter(Position::starting_at(at("11:00:00")), "12:00:00").take(records("11:56:00", 0..60), None).unwrap();
+    fn a_range_read_again_repeats_nothing_that_is_remembered() {
+        let before = enter(SectigoCursor::starting_at(at("11:00:00")), "12:00:00")
+            .take(records("11:56:00", 0..60), None)
+            .unwrap();
         let range = enter(before.next, "13:00:00");
         let first =
             range.take([records("11:56:00", 0..60), records("12:00:01", 60..80)].concat(), Some(token("a"))).unwrap();
@@ -509,13 +421,14 @@ mod tests {
         let halved = in_range(first).token_refused(CUT).unwrap();
         assert_eq!((halved.until(), halved.from()), (at("12:30:00"), at("11:55:00")));
         let third = halved.take([records("11:56:00", 0..60), records("12:00:01", 60..80)].concat(), None).unwrap();
-        assert_eq!((third.deduplicated, third.fresh.len()), (80, 0), "read anew once, a range is remembered whole");
+        assert_eq!((third.deduplicated, third.fresh.len()), (80, 0), "read again, a range is remembered whole");
     }
 
     #[test]
     fn halving_ends_at_one_second_without_overlap() {
-        let before =
-            enter(Position::starting_at(at("11:00:00")), "12:00:00").take(records("11:56:00", 0..60), None).unwrap();
+        let before = enter(SectigoCursor::starting_at(at("11:00:00")), "12:00:00")
+            .take(records("11:56:00", 0..60), None)
+            .unwrap();
         let mut range = enter(before.next, "13:00:00");
         let mut steps = 0;
         while let Some(smaller) = range.clone().halved(CUT) {
@@ -534,7 +447,7 @@ mod tests {
     #[test]
     fn pages_that_go_in_a_circle_are_noticed() {
         for circle in 1..6 {
-            let mut range = enter(Position::starting_at(at("11:00:00")), "12:00:00");
+            let mut range = enter(SectigoCursor::starting_at(at("11:00:00")), "12:00:00");
             let mut looping = false;
             for page in 0..30 {
                 let name = (page % circle).to_string();
@@ -554,7 +467,7 @@ mod tests {
     #[test]
     fn a_server_that_leaves_its_circle_is_read_on_behind_it() {
         let page = |n: u64| records("11:10:00", n * 20..n * 20 + 20);
-        let range = enter(Position::starting_at(at("11:00:00")), "12:00:00");
+        let range = enter(SectigoCursor::starting_at(at("11:00:00")), "12:00:00");
         let range = in_range(range.take(page(0), Some(token("a"))).unwrap());
         let range = in_range(range.take(page(1), Some(token("b"))).unwrap());
         let past = |range: InRange, n, name| match range.take(page(n), Some(token(name))).unwrap_err() {
@@ -568,7 +481,7 @@ mod tests {
 
     #[test]
     fn one_handle_for_many_pages_is_no_circle() {
-        let mut range = enter(Position::starting_at(at("11:00:00")), "12:00:00");
+        let mut range = enter(SectigoCursor::starting_at(at("11:00:00")), "12:00:00");
         for page in 0..50 {
             range = in_range(range.take(records("11:10:00", page..page + 1), Some(token("scroll"))).unwrap());
         }
@@ -576,8 +489,9 @@ mod tests {
 
     #[test]
     fn a_slow_server_clock_shortens_a_range_and_keeps_what_is_known() {
-        let before =
-            enter(Position::starting_at(at("11:00:00")), "12:00:00").take(records("11:58:00", 0..30), None).unwrap();
+        let before = enter(SectigoCursor::starting_at(at("11:00:00")), "12:00:00")
+            .take(records("11:58:00", 0..30), None)
+            .unwrap();
         let range = enter(before.next, "12:01:00").shortened_to(at("12:00:20"), CUT).unwrap();
         assert_eq!((range.from(), range.until()), (at("11:55:00"), at("12:00:20")));
         assert_eq!(range.clone().take(records("11:58:00", 0..30), None).unwrap().deduplicated, 30);
