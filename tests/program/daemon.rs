@@ -86,7 +86,22 @@ impl Setup {
 
     /// Starts the binary, with further variables.
     pub fn start_with(&self, more: &[(&str, &str)], arguments: &[&str]) -> Daemon {
-        let mut child = self.command(arguments).envs(more.iter().copied()).spawn().expect("the binary starts");
+        let mut command = self.command(arguments);
+        command.envs(more.iter().copied());
+        Self::spawn(command)
+    }
+
+    /// Starts the binary under a limit for the size of files, in blocks of 512 bytes: what a full disk does, for root as well.
+    pub fn start_with_files_limited(&self, blocks: usize) -> Daemon {
+        let mut command = Command::new("sh");
+        // A write past the limit then fails with EFBIG instead of ending the process.
+        command.args(["-c", &format!("trap '' XFSZ; ulimit -f {blocks}; exec {}", env!("CARGO_BIN_EXE_auditsync"))]);
+        self.prepare(&mut command);
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Daemon {
+        let mut child = command.spawn().expect("the binary starts");
         let (said, hears) = watch::channel(());
         let (stdout, stderr) = (Arc::default(), Arc::default());
         let readers = [
@@ -99,8 +114,13 @@ impl Setup {
     /// What starts the binary, for a test that wants its outputs elsewhere.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_auditsync"));
+        command.args(arguments);
+        self.prepare(&mut command);
         command
-            .args(arguments)
+    }
+
+    fn prepare(&self, command: &mut Command) {
+        command
             .env_clear()
             .envs(&self.variables)
             .current_dir(self.folder())
@@ -108,7 +128,6 @@ impl Setup {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
-        command
     }
 
     /// Runs the binary to its end.

@@ -98,6 +98,25 @@ async fn a_stand_by_takes_over_from_one_that_stops_and_repeats_nothing() {
 }
 
 #[tokio::test]
+async fn an_instance_whose_lock_was_removed_and_taken_delivers_no_further_page() {
+    let (scm, intake) = fakes().await;
+    scm.push(recent(5, 750));
+    let setup = in_a_loop(&scm, &intake);
+    intake.hold();
+    let mut first = setup.start(&[]);
+    intake.wait_for_requests(1).await;
+    std::fs::remove_file(setup.folder().join("auditsync-sectigo-datadog.lock")).unwrap();
+    let mut second = setup.start(&[]);
+    intake.wait_for_requests(2).await;
+    intake.release();
+    first.says("another instance is active").await;
+    second.says("synced").await;
+    stopped(first).await;
+    stopped(second).await;
+    assert_eq!((intake.ids().len(), intake.count()), (750, 850), "the page in flight came twice, and nothing else");
+}
+
+#[tokio::test]
 async fn of_several_daemons_that_stand_by_one_takes_over() {
     let (scm, intake) = fakes().await;
     scm.push(recent(3, 250));

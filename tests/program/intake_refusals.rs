@@ -5,6 +5,7 @@ use serde_json::Value;
 use crate::stage::{Stage, ago, stop};
 use crate::support::{Fault, IntakeOptions, Predicate, Record, ScmOptions};
 
+const BACKEND: &str = "SECTIGO_AUDIT_STORAGE_BACKEND";
 const BUDGET: &str = "SECTIGO_AUDIT_RETRY_BUDGET";
 const INTAKE: &str = "DD_LOGS_CONFIG_LOGS_DD_URL";
 const LOOP: &str = "SECTIGO_AUDIT_SYNC_LOOP";
@@ -208,8 +209,34 @@ async fn a_rejected_file_that_cannot_be_written_fails_the_delivery_and_the_curso
 }
 
 #[tokio::test]
+async fn a_dead_letter_that_the_disk_holds_in_part_is_taken_back_and_the_cursor_stays() {
+    let stage = with_intake(refusing(&["bad"], true)).await.with(BUDGET, "0s").with(REJECTED, "./letters.ndjson");
+    push_with(&stage, 100, &[(42, "bad")]);
+    let (letters, before) = (stage.setup.folder().join("letters.ndjson"), format!("\"{}\"\n", "x".repeat(450)));
+    std::fs::write(&letters, &before).unwrap();
+    let ended = stage.setup.start_with_files_limited(1).ended().await;
+    assert_eq!(ended.code(), Some(75), "{}", ended.stderr);
+    assert!(ended.stderr.contains(REJECTED) && ended.stderr.contains("letters.ndjson"), "{}", ended.stderr);
+    assert_eq!(std::fs::read_to_string(&letters).unwrap(), before);
+    stage.run_to(0).await;
+    assert_eq!(stage.openings().last().unwrap().from, stage.openings()[0].from, "the cursor is where it was");
+    let after = std::fs::read_to_string(&letters).unwrap();
+    assert!(after.starts_with(&before) && after.lines().count() == 2 && after.contains("poison"), "{after}");
+}
+
+#[tokio::test]
+async fn without_a_file_a_log_that_cannot_be_written_fails_the_delivery() {
+    let stage = with_intake(refusing(&["bad"], true)).await.with(BUDGET, "0s").with(BACKEND, "memory");
+    push_with(&stage, 100, &[(42, "bad")]);
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = stage.setup.command(&[]);
+    let ended = command.stderr(full).spawn().unwrap().wait_with_output().await.unwrap();
+    assert_eq!(ended.status.code(), Some(75));
+}
+
+#[tokio::test]
 async fn without_a_file_a_refused_record_is_logged_whole() {
-    let stage = with_intake(refusing(&["bad"], true)).await.with("SECTIGO_AUDIT_STORAGE_BACKEND", "memory");
+    let stage = with_intake(refusing(&["bad"], true)).await.with(BACKEND, "memory");
     push_with(&stage, 100, &[(42, "bad")]);
     let ended = stage.run_to(0).await;
     let told = ended.stderr.lines().find(|line| line.contains("the destination refused a record")).unwrap();

@@ -3,12 +3,10 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::process::Command;
 
 use crate::daemon::{Daemon, Ended, Setup};
 use crate::support::{FakeIntake, FakeScm, Fault, IntakeOptions, Record, Records, ScmOptions};
@@ -414,42 +412,12 @@ async fn a_folder_that_was_away_is_written_to_again() {
     world.delivered_once(250);
 }
 
-/// The binary under a limit for the size of files, in blocks of 512 bytes: what a full disk does, for root as well.
-/// It is configured by `.env`, since it is started by a shell.
-async fn with_files_limited(world: &World, blocks: usize) -> std::process::Output {
-    let (client, key) = (ScmOptions::default(), IntakeOptions::default().api_key);
-    // The secret holds a single quote, which `.env` cannot.
-    fs::write(world.setup.folder().join("secret"), client.client_secret).unwrap();
-    let env = format!(
-        "SECTIGO_AUDIT_API_URL={}\nSECTIGO_AUDIT_API_CLIENT_ID={}\nSECTIGO_AUDIT_API_CLIENT_SECRET_FILE=secret\n\
-         DD_API_KEY={key}\nDD_LOGS_CONFIG_LOGS_DD_URL={}\nSECTIGO_AUDIT_SYNC_LOOP=false\n\
-         SECTIGO_AUDIT_SYNC_DELAY=0s\nSECTIGO_AUDIT_RETRY_BUDGET=1s\n",
-        world.scm.url(),
-        client.client_id,
-        world.intake.url(),
-    );
-    fs::write(world.setup.folder().join(".env"), env).unwrap();
-    // A write past the limit then fails with EFBIG instead of ending the process.
-    let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec {}", env!("CARGO_BIN_EXE_auditsync"));
-    let child = Command::new("sh")
-        .args(["-c", &script])
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .current_dir(world.setup.folder())
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let ended = tokio::time::timeout(Duration::from_secs(60), child).await.expect("it ends").unwrap();
-    fs::remove_file(world.setup.folder().join(".env")).unwrap();
-    ended
-}
-
 #[tokio::test]
 async fn a_full_disk_at_the_first_start_is_told_before_anything_is_asked_for() {
     let world = World::with(recent(18, 50)).await;
-    let ended = with_files_limited(&world, 0).await;
-    let stderr = String::from_utf8(ended.stderr).unwrap();
-    assert_eq!(ended.status.code(), Some(74), "{stderr}");
+    let ended = world.setup.start_with_files_limited(0).ended().await;
+    let stderr = &ended.stderr;
+    assert_eq!(ended.code(), Some(74), "{stderr}");
     assert!(stderr.contains("cannot write the state at") && stderr.contains(STATE), "{stderr}");
     assert_eq!((world.scm.hits(), world.intake.hits()), (0, 0));
     assert!(!world.path().exists(), "no half document");
@@ -460,10 +428,11 @@ async fn a_full_disk_at_the_first_start_is_told_before_anything_is_asked_for() {
 #[tokio::test]
 async fn a_disk_that_fills_up_leaves_the_last_document_whole() {
     // The first document fits below the limit; the next one, with the hashes of the first page, does not.
-    let world = World::with(since(19, 200, 250)).await;
-    let ended = with_files_limited(&world, 1).await;
-    let stderr = String::from_utf8(ended.stderr).unwrap();
-    assert_eq!(ended.status.code(), Some(74), "{stderr}");
+    let mut world = World::with(since(19, 200, 250)).await;
+    world.setup = world.setup.with("SECTIGO_AUDIT_RETRY_BUDGET", "1s");
+    let ended = world.setup.start_with_files_limited(1).ended().await;
+    let stderr = &ended.stderr;
+    assert_eq!(ended.code(), Some(74), "{stderr}");
     assert!(stderr.contains("the state store failed") && stderr.contains("cannot write the state at"), "{stderr}");
     let delivered = world.intake.count();
     assert!(delivered <= 200, "at most one page was delivered beyond the one whose commit failed: {delivered}");
