@@ -22,6 +22,8 @@ mod check;
 mod dry_run;
 mod exit;
 mod health;
+#[cfg(feature = "lambda")]
+mod lambda;
 mod run;
 mod signals;
 mod state;
@@ -183,6 +185,10 @@ fn dispatch(command: Command) -> Result<Exit, Exit> {
         Command::Run(RunArguments { dry_run: true, only, .. }) => {
             let config = Config::read(&environment, &only.of(all)?, Purpose::DryRun).map_err(mistaken)?;
             runtime.block_on(dry_run::dry_run(config))
+        }
+        #[cfg(feature = "lambda")]
+        Command::Run(RunArguments { only, .. }) if lambda::is_here() => {
+            runtime.block_on(lambda::serve(environment, only.of(all)?))
         }
         Command::Run(RunArguments { once, only, .. }) => {
             let config = Config::read(&environment, &only.of(all)?, Purpose::Run).map_err(mistaken)?;

@@ -70,6 +70,8 @@ pub(crate) enum Purpose {
     Run,
     /// To print what would be delivered: no destination is called, so none needs its credentials.
     DryRun,
+    /// To deliver from a function of AWS Lambda, whose memory and folders may be gone at the next invocation.
+    Lambda,
 }
 
 /// The pipelines that the environment names.
@@ -147,10 +149,13 @@ impl Pipeline {
         // All parts are read before the first one that failed ends this: each adds its own mistakes.
         let source = (wanted.source.read)(reader);
         let destination = match purpose {
-            Purpose::Run => (wanted.destination.read)(reader, &wanted.source.product),
+            Purpose::Run | Purpose::Lambda => (wanted.destination.read)(reader, &wanted.source.product),
             Purpose::DryRun => (wanted.destination.preview)(reader, &wanted.source.product),
         };
-        let store = Store::read(reader, &wanted.name);
+        let store = Store::read(reader, &wanted.name).and_then(|store| match purpose {
+            Purpose::Lambda => store.lasting_in_lambda(reader),
+            Purpose::Run | Purpose::DryRun => Ok(store),
+        });
         let settings = engine::variables::settings(reader);
         let http = http::variables::settings(reader);
         let dead_letters = dead_letters(wanted, reader, store.as_ref().ok());
@@ -231,6 +236,21 @@ impl Store {
     /// Builds it. Nothing is called yet.
     pub(crate) fn build(&self) -> Arc<dyn StateStore> {
         self.configured.build(&())
+    }
+
+    /// The same store, where a function of AWS Lambda finds its state again at the next invocation. A folder lasts there only on a mounted
+    /// file system, which Lambda mounts below `/mnt`: docs.aws.amazon.com/lambda/latest/dg/configuration-filesystem.html.
+    fn lasting_in_lambda(self, reader: &mut Reader<'_>) -> Result<Self, Noted> {
+        let is_lasting = match (self.kind.folder)(reader) {
+            Some(folder) => folder.starts_with("/mnt"),
+            None => self.kind.is_lasting,
+        };
+        if is_lasting {
+            return Ok(self);
+        }
+        let rule = "would lose its state between two invocations of an AWS Lambda function: use s3, redis or gcs, or a folder of a file \
+                    system that is mounted below /mnt";
+        Err(reader.refuse(&BACKEND.spec, rule))
     }
 }
 

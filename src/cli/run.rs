@@ -77,7 +77,7 @@ fn only_once(pipeline: &mut Pipeline) {
     pipeline.settings.mode = Mode::Once;
 }
 
-fn supervise(pipeline: Pipeline) -> Supervised {
+pub(super) fn supervise(pipeline: Pipeline) -> Supervised {
     Supervised { liveness: Liveness::new(pipeline.pace()), pipeline }
 }
 
@@ -87,7 +87,7 @@ fn observe(Supervised { pipeline, liveness }: &Supervised, is_alone: bool) -> Ob
 }
 
 /// The exit code of a pipeline, whose end is logged.
-fn exit_of(ended: &Ended, is_daemon: bool) -> Exit {
+pub(super) fn exit_of(ended: &Ended, is_daemon: bool) -> Exit {
     match ended {
         Ended::Run(Ok(Outcome::Done)) => Exit::Done,
         Ended::Run(Ok(outcome @ (Outcome::Stopped | Outcome::Interrupted { .. }))) => {

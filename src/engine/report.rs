@@ -83,21 +83,25 @@ impl Report {
     pub(super) fn end(&self, is_complete: bool, reached: Option<Timestamp>, summary: &mut Summary) {
         let took = self.begun.elapsed();
         self.metrics.sync_ended(is_complete, took);
-        let what = if is_complete { "synced" } else { "synced in part" };
-        self.counts.log(reached, took, what);
+        self.counts.log(reached, took, synced(is_complete));
         summary.add(self.counts.tally, reached);
     }
 
-    /// How the work stands behind a complete sync that ended `now`.
-    pub(super) fn status(&self, reached: Option<Timestamp>, now: Timestamp) -> String {
+    /// How the work stands behind a sync that ended `now`.
+    pub(super) fn status(&self, is_complete: bool, reached: Option<Timestamp>, now: Timestamp) -> String {
         let Tally { accepted, dead_lettered, .. } = self.counts.tally;
         let up_to = reached.map(|reached| {
             let behind = Duration::try_from(now.duration_since(reached)).unwrap_or_default();
             format!(" up to {reached}, {} behind", humantime::format_duration(Duration::from_secs(behind.as_secs())))
         });
         let dead_letters = if dead_lettered > 0 { format!(", {dead_lettered} dead letters") } else { String::new() };
-        format!("synced{} at {now:.0}; {accepted} delivered{dead_letters}", up_to.unwrap_or_default())
+        let up_to = up_to.unwrap_or_default();
+        format!("{}{up_to} at {now:.0}; {accepted} delivered{dead_letters}", synced(is_complete))
     }
+}
+
+const fn synced(is_complete: bool) -> &'static str {
+    if is_complete { "synced" } else { "synced in part" }
 }
 
 /// What the syncs of an hour did.

@@ -37,9 +37,7 @@ impl Engine {
         }
         let reached = self.source.reached(&self.ledger.lock().front()).ok();
         report.end(ended.is_ok(), reached, &mut self.summary.lock());
-        if ended.is_ok() {
-            self.retries.liveness.set_status(report.status(reached, self.now()));
-        }
+        self.retries.liveness.set_status(report.status(ended.is_ok(), reached, self.now()));
         ended
     }
 

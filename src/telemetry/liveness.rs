@@ -32,6 +32,7 @@ const STORE_CALL: Duration = Duration::from_secs(30);
 const INTERVALS: u32 = 3;
 
 /// The readiness of a pipeline that does not do what it should.
+const STANDBY: &str = "standby";
 const NOT_READY: &str = "not ready";
 
 /// What a wait is for.
@@ -130,6 +131,13 @@ pub struct Readiness {
     pub last_success: Option<Timestamp>,
     /// The error that was logged last, whether it is over or not.
     pub last_error: Option<LastError>,
+}
+
+impl Readiness {
+    /// Whether another instance is active.
+    pub fn is_standby(&self) -> bool {
+        self.status == STANDBY
+    }
 }
 
 impl Default for Liveness {
@@ -233,7 +241,7 @@ impl Liveness {
         let limit = self.pace.interval.saturating_mul(INTERVALS);
         let (status, reason) = match (&signs.holder, signs.success) {
             _ if signs.failed.is_some() => (NOT_READY, signs.failed.clone().unwrap_or_default()),
-            (Some(holder), _) => ("standby", format!("another instance is active: {holder}")),
+            (Some(holder), _) => (STANDBY, format!("another instance is active: {holder}")),
             (None, None) => (NOT_READY, "no sync has succeeded since the start".to_owned()),
             (None, Some((when, time))) => {
                 // While the host is suspended, only the wall clock goes on.

@@ -91,6 +91,13 @@ impl Setup {
         Self::spawn(command)
     }
 
+    /// Starts the binary, with further variables and without one.
+    pub fn start_without(&self, name: &str, more: &[(&str, &str)]) -> Daemon {
+        let mut command = self.command(&[]);
+        command.envs(more.iter().copied()).env_remove(name);
+        Self::spawn(command)
+    }
+
     /// Starts the binary under a limit for the size of files, in blocks of 512 bytes: what a full disk does, for root as well.
     pub fn start_with_files_limited(&self, blocks: usize) -> Daemon {
         let mut command = Command::new("sh");

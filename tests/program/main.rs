@@ -26,6 +26,8 @@ mod intake_entries;
 mod intake_faults;
 mod intake_refusals;
 mod killing;
+#[cfg(feature = "lambda")]
+mod lambda;
 mod lease;
 mod memory;
 mod metrics;

@@ -43,6 +43,7 @@ mod fault;
 mod fluentd;
 mod gcs;
 mod intake;
+mod lambda;
 #[cfg(feature = "s3")]
 mod moto;
 mod proxy;
@@ -61,6 +62,7 @@ pub use fault::Fault;
 pub use fluentd::{Authority, FakeFluentd, FluentdOptions, FluentdRequest, Kind as FluentdKind, Pair};
 pub use gcs::{FakeGcs, GcsOptions, Permissions as GcsPermissions};
 pub use intake::{FakeIntake, IntakeOptions, IntakeRequest, Predicate};
+pub use lambda::{FakeLambda, LambdaAnswer};
 #[cfg(feature = "s3")]
 pub use moto::{Keys, Moto};
 pub use proxy::{Proxy, Way};

@@ -1,0 +1,217 @@
+//! AWS Lambda: the same binary as a custom runtime, with one sync for each invocation.
+//!
+//! Lambda kills a function at its deadline and freezes it after its answer. So a sync ends before the deadline, and nothing goes on after
+//! the answer: docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use super::exit::Exit;
+use super::run::{exit_of, supervise};
+use super::{begin, mistaken, say};
+use crate::config::{ConfigError, Environment};
+use crate::engine::shutdown::Shutdown;
+use crate::engine::{self, Mode, Outcome};
+use crate::failure::Chain;
+use crate::pipeline::registry::Wanted;
+use crate::pipeline::supervisor::{self, Ended, Supervised};
+use crate::pipeline::{Config, Purpose};
+use crate::pipeline_name::PipelineName;
+use crate::state;
+
+/// Lambda sets it to the address of its runtime API.
+const RUNTIME_API: &str = "AWS_LAMBDA_RUNTIME_API";
+
+/// The time that a sync leaves before the deadline: a tenth of it, and at least this, but at most a third.
+const LEAST_RESERVE: Duration = Duration::from_secs(5);
+
+/// Telling Lambda why the function cannot start takes at most this.
+const LONGEST_REPORT: Duration = Duration::from_secs(2);
+
+/// Whether this process is a function of AWS Lambda.
+pub(super) fn is_here() -> bool {
+    std::env::var_os(RUNTIME_API).is_some()
+}
+
+/// Answers invocations until Lambda ends the process.
+pub(super) async fn serve(environment: Environment, wanted: Vec<Wanted>) -> Exit {
+    match Config::read(&environment, &wanted, Purpose::Lambda) {
+        Ok(config) => begin(config.telemetry, &config.warnings),
+        Err(error) => {
+            report_unfit(&error).await;
+            return mistaken(error);
+        }
+    }
+    let given = Arc::new((environment, wanted));
+    let answer = service_fn(|event: LambdaEvent<Value>| {
+        let given = Arc::clone(&given);
+        async move { invoke(&given.0, &given.1, left(event.context.deadline)).await }
+    });
+    match lambda_runtime::run(answer).await {
+        Ok(()) => Exit::Done,
+        Err(error) => {
+            say(&format!("auditsync: the runtime API of AWS Lambda failed: {}", Chain(error.as_ref())));
+            Exit::TryAgain
+        }
+    }
+}
+
+/// Lets Lambda show the mistakes of the configuration as the reason why the function did not start. They are logged as well, so a failure
+/// of this call costs nothing.
+async fn report_unfit(error: &ConfigError) {
+    let Ok(api) = std::env::var(RUNTIME_API) else { return };
+    let body = json!({"errorMessage": error.to_string(), "errorType": type_of(Exit::Configuration), "stackTrace": []});
+    let Ok(client) = reqwest::Client::builder().no_proxy().timeout(LONGEST_REPORT).build() else { return };
+    let call = client.post(format!("http://{api}/2018-06-01/runtime/init/error")).body(body.to_string());
+    let _ = call.header("Lambda-Runtime-Function-Error-Type", "Runtime.Configuration").send().await;
+}
+
+/// The time until `deadline`, in milliseconds since 1970.
+fn left(deadline: u64) -> Duration {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Duration::from_millis(deadline).saturating_sub(now)
+}
+
+/// The part of the time `left` in which nothing new begins.
+fn reserve(left: Duration) -> Duration {
+    (left / 10).max(LEAST_RESERVE).min(left / 3)
+}
+
+/// The answer to an invocation that failed in no pipeline.
+#[derive(Debug, Serialize)]
+struct Answer {
+    /// Whether the deadline came before everything was delivered: the next invocation continues.
+    more: bool,
+    pipelines: Vec<OfOne>,
+}
+
+#[derive(Debug, Serialize)]
+struct OfOne {
+    pipeline: PipelineName,
+    result: Success,
+    status: String,
+}
+
+/// How a pipeline ended that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Success {
+    /// Everything up to now is delivered.
+    Done,
+    /// The deadline came first.
+    More,
+    /// Another instance is active.
+    Standby,
+}
+
+/// Why an invocation failed: the gravest exit code, and each pipeline's error.
+#[derive(Debug)]
+struct Failed {
+    exit: Exit,
+    message: String,
+}
+
+impl From<Failed> for Diagnostic {
+    fn from(Failed { exit, message }: Failed) -> Self {
+        Self { error_type: type_of(exit).to_owned(), error_message: message }
+    }
+}
+
+/// The type of an error, by which an alarm can tell one kind from another.
+const fn type_of(exit: Exit) -> &'static str {
+    match exit {
+        Exit::Done | Exit::TryAgain => "AuditSync.TryAgain",
+        Exit::State => "AuditSync.State",
+        Exit::Credentials => "AuditSync.Credentials",
+        Exit::Bug => "AuditSync.Bug",
+        Exit::Usage | Exit::Configuration => "AuditSync.Configuration",
+    }
+}
+
+/// One sync of every pipeline, with the configuration read again: a secret may have been replaced since.
+async fn invoke(environment: &Environment, wanted: &[Wanted], left: Duration) -> Result<Answer, Failed> {
+    let config = Config::read(environment, wanted, Purpose::Lambda)
+        .map_err(|error| Failed { exit: Exit::Configuration, message: error.to_string() })?;
+    let (reserve, shutdown) = (reserve(left), Shutdown::default());
+    let pipelines: Vec<_> = config
+        .pipelines
+        .into_iter()
+        .map(|mut pipeline| {
+            bound(&mut pipeline.settings, left, reserve);
+            supervise(pipeline)
+        })
+        .collect();
+    let observed: HashMap<_, _> = pipelines
+        .iter()
+        .map(|Supervised { pipeline, liveness }| (pipeline.name.to_string(), liveness.clone()))
+        .collect();
+    let ended = tokio::select! {
+        ended = supervisor::run(pipelines, &shutdown) => ended,
+        never = request_after(left.saturating_sub(reserve), &shutdown) => match never {},
+    };
+    let mut failures = Vec::new();
+    let mut answer = Answer { more: false, pipelines: Vec::new() };
+    for (pipeline, ended) in ended {
+        let _span = tracing::info_span!("pipeline", name = %pipeline).entered();
+        let Some((result, liveness)) = success(&ended).zip(observed.get(pipeline.as_str())) else {
+            failures.push((exit_of(&ended, true), pipeline, ended));
+            continue;
+        };
+        let result = if liveness.readiness().is_standby() { Success::Standby } else { result };
+        answer.more |= result == Success::More;
+        answer.pipelines.push(OfOne { pipeline, result, status: liveness.status().borrow().clone() });
+    }
+    let Some(exit) = failures.iter().map(|(exit, ..)| *exit).max() else { return Ok(answer) };
+    let message = failures.iter().map(|(_, pipeline, ended)| match ended {
+        Ended::Run(Err(error)) => format!("{pipeline}: {}", Chain(error)),
+        Ended::Run(Ok(_)) | Ended::Panicked => {
+            format!("{pipeline}: a bug ended it; please report the lines in the log")
+        }
+    });
+    Err(Failed { exit, message: message.collect::<Vec<_>>().join("; ") })
+}
+
+/// One sync that ends, or gives up what is in flight, before the deadline.
+fn bound(settings: &mut engine::Settings, left: Duration, reserve: Duration) {
+    settings.mode = Mode::Once;
+    settings.retry_budget = settings.retry_budget.min(left.saturating_sub(reserve));
+    // What is left then is for the answer.
+    settings.shutdown_timeout = settings.shutdown_timeout.min(reserve * 4 / 5);
+}
+
+async fn request_after(time: Duration, shutdown: &Shutdown) -> Infallible {
+    sleep(time).await;
+    tracing::info!(
+        "the deadline of the invocation is near; what is in flight is finished, and the next invocation continues"
+    );
+    shutdown.request();
+    std::future::pending().await
+}
+
+fn success(ended: &Ended) -> Option<Success> {
+    match ended {
+        Ended::Run(Ok(Outcome::Done)) => Some(Success::Done),
+        Ended::Run(Ok(Outcome::Stopped | Outcome::Interrupted { .. })) => Some(Success::More),
+        Ended::Run(Err(engine::Error::State(state::Error::Busy { .. }))) => Some(Success::Standby),
+        Ended::Run(Err(_)) | Ended::Panicked => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenth_of_the_time_is_left_before_the_deadline() {
+        let reserve = |seconds| reserve(Duration::from_secs(seconds)).as_secs();
+        assert_eq!((reserve(900), reserve(60), reserve(30)), (90, 6, 5));
+        assert_eq!((reserve(9), reserve(0)), (3, 0), "of a short time, a third");
+    }
+}
