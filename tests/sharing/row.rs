@@ -1,0 +1,106 @@
+//! The source: rows of numbered events, each with a cursor of its own, and reports that have to be made before pages can be read.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::sleep;
+
+use auditsync::clock::LocalTime;
+use auditsync::component::Check;
+use auditsync::event::{Event, Fields};
+use auditsync::failure::{Class, Failure};
+use auditsync::source::{Cursor, Page, Source, Then};
+
+use crate::plan::Confirmations;
+use crate::world::{ORIGIN, Place, World};
+
+/// So many pages are read of each report.
+const PAGES_OF_A_REPORT: usize = 4;
+
+/// All rows, as one instance sees them.
+pub(crate) struct Rows {
+    pub(crate) world: Arc<World>,
+    pub(crate) instance: usize,
+}
+
+impl Rows {
+    fn read(cursor: &Cursor) -> Result<Place, Failure> {
+        cursor.decode().map_err(|cause| Failure::new(Class::Fatal, cause))
+    }
+}
+
+#[async_trait]
+impl Source for Rows {
+    fn location(&self) -> String {
+        "the model's rows".to_owned()
+    }
+
+    /// At the very first start it is the beginning. Later it is ahead of what was delivered, as where a backlog reaches back further than
+    /// the first sync would.
+    fn first_cursor(&self, now: Timestamp) -> Cursor {
+        // It is the beginning for all who are started in the first quarter of an hour.
+        let late = usize::try_from(now.duration_since(ORIGIN).as_secs() / 900).unwrap();
+        let stored = self.world.stored();
+        let begin = |row: &String| stored.as_ref().map_or(late, |stored| stored[row] + 50);
+        let rows = self.world.rows.iter().map(|(row, length)| (row.clone(), begin(row).min(*length)));
+        Cursor::encode(&rows.chain([(self.world.reports(), 0)]).collect::<Place>()).unwrap()
+    }
+
+    fn reached(&self, cursor: &Cursor) -> Result<Timestamp, Failure> {
+        let place = Self::read(cursor)?;
+        let earliest = self.world.rows.keys().map(|row| place[row]).min().unwrap();
+        Ok(ORIGIN + SignedDuration::from_secs(i64::try_from(earliest).unwrap()))
+    }
+
+    async fn next_page(&self, cursor: &Cursor, _: LocalTime) -> Result<Page, Failure> {
+        self.world.is_read(self.instance);
+        sleep(Duration::from_millis(50)).await;
+        let (mut place, page) = (Self::read(cursor)?, self.world.plan.page);
+        let unread = |place: &Place| {
+            let unread = self.world.rows.iter().filter(|(row, length)| place[*row] < **length);
+            unread.min_by_key(|(row, _)| place[*row]).map(|(row, length)| (row.clone(), *length))
+        };
+        let (mut events, mut then) = (Vec::new(), Then::CaughtUp);
+        if let Some((row, length)) = unread(&place) {
+            let read: usize = self.world.rows.keys().map(|row| place[row]).sum();
+            let reports = place.get_mut(&self.world.reports()).unwrap();
+            match self.world.plan.report {
+                Some(seconds) if *reports * PAGES_OF_A_REPORT * page <= read => {
+                    *reports += 1;
+                    then = Then::After(Duration::from_secs(seconds.into()));
+                }
+                _ => {
+                    let from = place.insert(row.clone(), length.min(place[&row] + page)).unwrap();
+                    let event = |number| Event::new(Bytes::from(format!("{row} {number}")), None, Fields::default());
+                    events = (from..place[&row]).map(event).collect();
+                    then = unread(&place).map_or(Then::CaughtUp, |_| Then::Now);
+                }
+            }
+        }
+        let next = Cursor::encode(&place).unwrap();
+        Ok(Page { events, deduplicated: 0, progressed: next != *cursor, next, then })
+    }
+
+    async fn committed(&self, cursor: &Cursor) -> Result<(), Failure> {
+        match self.world.confirmations() {
+            Confirmations::Succeed => {}
+            Confirmations::Fail => {
+                return Err(Failure::new(Class::Retryable { after: None }, "the model confirms nothing"));
+            }
+            Confirmations::Hang => sleep(Duration::from_hours(1)).await,
+        }
+        self.world.confirmed(cursor);
+        Ok(())
+    }
+
+    fn pause(&self) {
+        self.world.paused();
+    }
+
+    async fn check(&self, _: LocalTime) -> Vec<Check> {
+        Vec::new()
+    }
+}
