@@ -13,10 +13,13 @@ mod sink;
 mod store;
 mod world;
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
-use plan::{Accident, End, Fault, InstancePlan, Loss, Outage, Plan, plans};
+use plan::{Accident, Confirmations, End, Fault, InstancePlan, Loss, Outage, Plan, plans};
+use sink::GATHERED_FOR;
 
 /// `PROPTEST_CASES` asks for more cases. A failing case is printed whole and needs no file to be kept.
 fn cases() -> ProptestConfig {
@@ -162,4 +165,68 @@ fn a_lease_of_ones_own_is_not_waited_for() {
     plan.instances.truncate(1);
     let summary = instance::run(&plan).unwrap();
     assert!(summary.begun_after.unwrap().as_secs() < plan.lease, "{summary:?}");
+}
+
+#[test]
+fn a_sink_that_knows_what_it_has_gets_nothing_twice_at_a_crash() {
+    let mut repeats = 0;
+    for lasts in 1..30 {
+        let first = InstancePlan { runs: &[0], starts: 0, lasts, end: End::Crash, latency: 3100 };
+        let second = InstancePlan { starts: 1, lasts: 300, end: End::Stop, ..first };
+        for gathers in [0, 25] {
+            let plan = Plan { instances: vec![first, second], gathers, pace: 2500, ..Plan::quiet() };
+            repeats += instance::run(&plan).unwrap().repeats;
+            assert_eq!(instance::run(&Plan { resumes: true, ..plan }).unwrap().repeats, 0, "crashed after {lasts} s");
+        }
+    }
+    assert!(repeats > 0, "a crash came when it mattered");
+}
+
+#[test]
+fn a_resume_that_takes_longer_than_the_lease_keeps_it() {
+    let mut plan = Plan { resumes: true, events: 30, ..two(End::Stop, Vec::new()) };
+    plan.instances[0].latency = 40_000;
+    let summary = instance::run(&plan).unwrap();
+    assert!(summary.begun_after.unwrap().as_secs() >= 60, "the first instance resumed and delivered: {summary:?}");
+    // Where the lease cannot be renewed, the call is cut off, and the other instance follows.
+    let outage = Outage { from: 1000, lasts: 60_000, fault: Fault::Silent, instance: Some(0) };
+    let summary = instance::run(&Plan { outages: vec![outage], ..plan }).unwrap();
+    assert!(summary.begun_after.unwrap().as_secs() < 40, "{summary:?}");
+}
+
+#[test]
+fn nothing_waits_for_a_source_that_is_not_informed_of_what_is_stored() {
+    for confirmations in [Confirmations::Fail, Confirmations::Hang] {
+        // Twenty pages are gathered of five reports, which take a minute each. Then a sync follows each thirty seconds.
+        let instance = InstancePlan { runs: &[0], starts: 0, lasts: 900, end: End::Stop, latency: 300 };
+        let (instances, report) = (vec![instance], Some(60));
+        let plan = Plan { events: 200, instances, report, confirmations, gathers: 1000, ..Plan::quiet() };
+        let summary = instance::run(&plan).unwrap();
+        assert!(summary.gathered_for <= GATHERED_FOR + Duration::from_secs(1), "{confirmations:?}: {summary:?}");
+        assert!(summary.stopped_in <= Duration::from_secs(1), "{confirmations:?}: {summary:?}");
+        assert!(summary.reads >= 25 + 18, "{confirmations:?}: {summary:?}");
+    }
+}
+
+#[test]
+fn who_has_lost_the_lock_makes_nothing_durable() {
+    let instance = InstancePlan { runs: &[0], starts: 0, lasts: 100, end: End::Stop, latency: 300 };
+    // The first pages are gathered, and the flush is due while the next report is made.
+    let plan = Plan { instances: vec![instance], report: Some(60), gathers: 1000, ..Plan::quiet() };
+    for lock_lost in (500..90_000).step_by(1500).map(Some) {
+        instance::run(&Plan { lock_lost, ..plan.clone() }).unwrap();
+    }
+}
+
+#[test]
+fn each_pipeline_on_one_store_has_its_own_lease() {
+    let first = InstancePlan { runs: &[0], starts: 0, lasts: 300, end: End::Stop, latency: 300 };
+    let plan = Plan { instances: vec![first, InstancePlan { runs: &[1], ..first }], ..Plan::quiet() };
+    let summary = instance::run(&plan).unwrap();
+    assert!(summary.begun_after.unwrap().as_secs() < 2, "neither waited for the other: {summary:?}");
+    // The second instance takes over both pipelines, and the third finds each in its hands.
+    let both = InstancePlan { runs: &[0, 1], starts: 1, ..first };
+    let instances = vec![InstancePlan { lasts: 4, end: End::Crash, ..first }, both, both];
+    let summary = instance::run(&Plan { instances, ..plan }).unwrap();
+    assert!(summary.begun_after.unwrap().as_secs() < 3, "{summary:?}");
 }
