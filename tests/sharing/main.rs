@@ -209,6 +209,15 @@ fn nothing_waits_for_a_source_that_is_not_informed_of_what_is_stored() {
 }
 
 #[test]
+fn a_stop_waits_for_no_report_and_makes_durable_what_is_gathered() {
+    let instance = InstancePlan { runs: &[0], starts: 0, lasts: 65, end: End::Stop, latency: 300 };
+    let plan = Plan { instances: vec![instance], report: Some(60), gathers: 1000, ..Plan::quiet() };
+    let summary = instance::run(&plan).unwrap();
+    assert!(summary.stopped_in <= Duration::from_secs(1) && summary.repeats == 0, "{summary:?}");
+    assert!(summary.begun_after.unwrap() < Duration::from_secs(66), "{summary:?}");
+}
+
+#[test]
 fn who_has_lost_the_lock_makes_nothing_durable() {
     let instance = InstancePlan { runs: &[0], starts: 0, lasts: 100, end: End::Stop, latency: 300 };
     // The first pages are gathered, and the flush is due while the next report is made.

@@ -70,7 +70,9 @@ impl Source for Rows {
             match self.world.plan.report {
                 Some(seconds) if *reports * PAGES_OF_A_REPORT * page <= read => {
                     *reports += 1;
-                    then = Then::After(Duration::from_secs(seconds.into()));
+                    let time = Duration::from_secs(seconds.into());
+                    self.world.is_making_report(self.instance, time);
+                    then = Then::After(time);
                 }
                 _ => {
                     let from = place.insert(row.clone(), length.min(place[&row] + page)).unwrap();
@@ -97,7 +99,7 @@ impl Source for Rows {
     }
 
     fn pause(&self) {
-        self.world.paused();
+        self.world.paused(self.instance);
     }
 
     async fn check(&self, _: LocalTime) -> Vec<Check> {

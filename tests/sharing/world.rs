@@ -76,6 +76,8 @@ struct Oracle {
     objects: Vec<(Cursor, Cursor)>,
     /// What each instance is to store before it reads the source.
     adopted: HashMap<usize, Cursor>,
+    /// When the report is made that each instance waits for.
+    made_at: HashMap<usize, Instant>,
     /// The cursor in the store.
     place: Place,
     /// Every cursor that was ever stored.
@@ -276,6 +278,9 @@ impl World {
         if oracle.adopted.get(&instance).is_some_and(|cursor| !oracle.stored.contains(&cursor.to_string())) {
             oracle.violated(format!("instance {instance} read on before it stored what the sink already had"));
         }
+        if oracle.made_at.remove(&instance).is_some_and(|made_at| Instant::now() < made_at) {
+            oracle.violated(format!("instance {instance} read a report before it was made"));
+        }
     }
 
     pub(crate) fn confirmations(&self) -> Confirmations {
@@ -290,8 +295,15 @@ impl World {
         oracle.confirmed = Some(cursor.clone());
     }
 
-    pub(crate) fn paused(&self) {
-        self.oracle().summary.pauses += 1;
+    /// The instance is to wait for a report.
+    pub(crate) fn is_making_report(&self, instance: usize, time: Duration) {
+        self.oracle().made_at.insert(instance, Instant::now() + time);
+    }
+
+    pub(crate) fn paused(&self, instance: usize) {
+        let mut oracle = self.oracle();
+        oracle.summary.pauses += 1;
+        oracle.made_at.remove(&instance);
     }
 
     // The destination.
