@@ -75,11 +75,11 @@ fn a_stop_does_not_hammer_a_store_that_refuses_its_renewals() {
 }
 
 #[test]
-fn at_a_stop_and_when_it_is_followed_the_source_is_told_that_nobody_will_ask_soon() {
+fn at_a_stop_and_at_a_failover_the_source_is_paused() {
     let mut plan = two(End::Stop, Vec::new());
     plan.instances.truncate(1);
     assert_eq!(instance::run(&plan).unwrap().pauses, 1);
-    // The first is cut off and followed. At last the second stops, and the first has been standing by and asked for nothing.
+    // The first is cut off and followed. At last the second stops, and the first has been on standby and has read nothing.
     let outage = Outage { from: 3000, lasts: 200_000, fault: Fault::Silent, instance: Some(0) };
     assert_eq!(instance::run(&two(End::Stop, vec![outage])).unwrap().pauses, 2);
 }
@@ -102,7 +102,7 @@ fn an_instance_cut_off_from_the_store_is_followed() {
 
 #[test]
 fn an_instance_that_stood_still_forgets_what_it_was_about_to_write() {
-    // It stands still in the midst of its pages, is followed, and takes over again in the midst of the other's.
+    // It stands still in the midst of its pages, is followed, and becomes active again in the midst of the other's.
     let first = InstancePlan { runs: &[0], starts: 0, lasts: 40, end: End::StandsStill(60_000), latency: 100 };
     let second = InstancePlan { starts: 1, lasts: 110, end: End::Crash, ..first };
     for pace in [0, 2900] {
@@ -111,9 +111,9 @@ fn an_instance_that_stood_still_forgets_what_it_was_about_to_write() {
 }
 
 #[test]
-fn a_store_that_lost_its_data_is_written_anew_by_who_knows_best() {
+fn a_store_that_lost_its_data_is_written_again_by_who_knows_best() {
     for kind in [Loss::Everything, Loss::Newest(1), Loss::Newest(3)] {
-        // Also in the moment in which the stand-by looks first.
+        // Also in the moment in which the standby looks first.
         for at in (3000..9000).step_by(250) {
             let plan = Plan { accident: Some(Accident { at, kind }), ..two(End::Stop, Vec::new()) };
             let summary = instance::run(&plan).unwrap();
@@ -134,7 +134,7 @@ fn who_follows_on_a_store_that_lost_its_newest_data_goes_on_from_what_it_has_see
 
 #[test]
 fn a_newcomer_on_an_emptied_store_is_overruled_by_who_knows_better() {
-    // The holder, whose pages take long, or a stand-by alone; the newcomer begins when the store is empty.
+    // The holder, whose pages take long, or a standby alone; the newcomer begins when the store is empty.
     for (lasts, end) in [(400, End::Stop), (8, End::Crash)] {
         for at in (9500..10_500).step_by(100) {
             let holder = InstancePlan { runs: &[0], starts: 0, lasts, end, latency: 4000 };
@@ -233,7 +233,7 @@ fn each_pipeline_on_one_store_has_its_own_lease() {
     let plan = Plan { instances: vec![first, InstancePlan { runs: &[1], ..first }], ..Plan::quiet() };
     let summary = instance::run(&plan).unwrap();
     assert!(summary.begun_after.unwrap().as_secs() < 2, "neither waited for the other: {summary:?}");
-    // The second instance takes over both pipelines, and the third finds each in its hands.
+    // The second instance follows in both pipelines, and the third is on standby in both.
     let both = InstancePlan { runs: &[0, 1], starts: 1, ..first };
     let instances = vec![InstancePlan { lasts: 4, end: End::Crash, ..first }, both, both];
     let summary = instance::run(&Plan { instances, ..plan }).unwrap();

@@ -22,7 +22,7 @@ pub(crate) struct Plan {
     pub(crate) lease: u64,
     /// How long a call to the store takes, in milliseconds; half of it before the effect.
     pub(crate) store_latency: u64,
-    /// The time between two saves that the store asks for, in milliseconds.
+    /// The time between two saves that the store wants, in milliseconds.
     pub(crate) pace: u64,
     pub(crate) instances: Vec<InstancePlan>,
     pub(crate) outages: Vec<Outage>,
@@ -103,7 +103,7 @@ pub(crate) enum Fault {
     Refuses,
     /// Calls take effect, and their answers get lost.
     LosesAnswers,
-    /// Nobody waits any more when the store wakes up and does what it was asked.
+    /// Nobody waits any more when the store wakes up and does what it was to do.
     Late,
 }
 

@@ -15,7 +15,7 @@ use auditsync::failure::{Class, Failure};
 use auditsync::source::{Cursor, Page, Source, Then};
 
 use crate::plan::Confirmations;
-use crate::world::{ORIGIN, Place, World};
+use crate::world::{Numbers, ORIGIN, World};
 
 /// So many pages are read of each report.
 const PAGES_OF_A_REPORT: usize = 4;
@@ -27,7 +27,7 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    fn read(cursor: &Cursor) -> Result<Place, Failure> {
+    fn read(cursor: &Cursor) -> Result<Numbers, Failure> {
         cursor.decode().map_err(|cause| Failure::new(Class::Fatal, cause))
     }
 }
@@ -46,27 +46,27 @@ impl Source for Rows {
         let stored = self.world.stored();
         let begin = |row: &String| stored.as_ref().map_or(late, |stored| stored[row] + 50);
         let rows = self.world.rows.iter().map(|(row, length)| (row.clone(), begin(row).min(*length)));
-        Cursor::encode(&rows.chain([(self.world.reports(), 0)]).collect::<Place>()).unwrap()
+        Cursor::encode(&rows.chain([(self.world.reports(), 0)]).collect::<Numbers>()).unwrap()
     }
 
     fn reached(&self, cursor: &Cursor) -> Result<Timestamp, Failure> {
-        let place = Self::read(cursor)?;
-        let earliest = self.world.rows.keys().map(|row| place[row]).min().unwrap();
+        let read_to = Self::read(cursor)?;
+        let earliest = self.world.rows.keys().map(|row| read_to[row]).min().unwrap();
         Ok(ORIGIN + SignedDuration::from_secs(i64::try_from(earliest).unwrap()))
     }
 
     async fn next_page(&self, cursor: &Cursor, _: LocalTime) -> Result<Page, Failure> {
         self.world.is_read(self.instance);
         sleep(Duration::from_millis(50)).await;
-        let (mut place, page) = (Self::read(cursor)?, self.world.plan.page);
-        let unread = |place: &Place| {
-            let unread = self.world.rows.iter().filter(|(row, length)| place[*row] < **length);
-            unread.min_by_key(|(row, _)| place[*row]).map(|(row, length)| (row.clone(), *length))
+        let (mut read_to, page) = (Self::read(cursor)?, self.world.plan.page);
+        let unread = |read_to: &Numbers| {
+            let unread = self.world.rows.iter().filter(|(row, length)| read_to[*row] < **length);
+            unread.min_by_key(|(row, _)| read_to[*row]).map(|(row, length)| (row.clone(), *length))
         };
         let (mut events, mut then) = (Vec::new(), Then::CaughtUp);
-        if let Some((row, length)) = unread(&place) {
-            let read: usize = self.world.rows.keys().map(|row| place[row]).sum();
-            let reports = place.get_mut(&self.world.reports()).unwrap();
+        if let Some((row, length)) = unread(&read_to) {
+            let read: usize = self.world.rows.keys().map(|row| read_to[row]).sum();
+            let reports = read_to.get_mut(&self.world.reports()).unwrap();
             match self.world.plan.report {
                 Some(seconds) if *reports * PAGES_OF_A_REPORT * page <= read => {
                     *reports += 1;
@@ -75,14 +75,14 @@ impl Source for Rows {
                     then = Then::After(time);
                 }
                 _ => {
-                    let from = place.insert(row.clone(), length.min(place[&row] + page)).unwrap();
+                    let from = read_to.insert(row.clone(), length.min(read_to[&row] + page)).unwrap();
                     let event = |number| Event::new(Bytes::from(format!("{row} {number}")), None, Fields::default());
-                    events = (from..place[&row]).map(event).collect();
-                    then = unread(&place).map_or(Then::CaughtUp, |_| Then::Now);
+                    events = (from..read_to[&row]).map(event).collect();
+                    then = unread(&read_to).map_or(Then::CaughtUp, |_| Then::Now);
                 }
             }
         }
-        let next = Cursor::encode(&place).unwrap();
+        let next = Cursor::encode(&read_to).unwrap();
         Ok(Page { events, deduplicated: 0, progressed: next != *cursor, next, then })
     }
 

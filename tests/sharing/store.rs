@@ -1,4 +1,4 @@
-//! The state store: it compares and swaps, stands still, loses requests and answers, and does late what it was asked.
+//! The state store: it compares and swaps, stands still, loses requests and answers, and does late what it was to do.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -21,8 +21,8 @@ pub(crate) const ORIGIN: Timestamp = Timestamp::constant(1_772_366_400, 0);
 
 pub(crate) const LOCATION: &str = "the model's store";
 
-/// How far each row was read, and how many reports were made. All names begin with the pipeline's.
-pub(crate) type Place = BTreeMap<String, usize>;
+/// A number for each row, such as how far it was read, and in a cursor that of the reports. All names begin with the pipeline's.
+pub(crate) type Numbers = BTreeMap<String, usize>;
 
 /// What a case came to.
 #[derive(Debug, Clone, Copy, Default)]
@@ -59,7 +59,7 @@ pub(crate) struct World {
     pub(crate) plan: Plan,
     pub(crate) pipeline: PipelineName,
     /// How many events each row has.
-    pub(crate) rows: Place,
+    pub(crate) rows: Numbers,
     begun: Instant,
     oracle: Mutex<Oracle>,
 }
@@ -79,7 +79,7 @@ struct Oracle {
     /// When the report is made that each instance waits for.
     made_at: HashMap<usize, Instant>,
     /// The cursor in the store.
-    place: Place,
+    read_to: Numbers,
     /// Every cursor that was ever stored.
     stored: HashSet<String>,
     /// The cursor of which the source was informed last.
@@ -120,7 +120,7 @@ impl World {
     pub(crate) fn new(plan: &Plan, pipeline: usize) -> Self {
         let pipeline: PipelineName = format!("rows{pipeline}:sink").as_str().into();
         let length = |row| plan.events.div_ceil(row + 1);
-        let rows: Place = (0..plan.rows).map(|row| (format!("{pipeline}/{row}"), length(row))).collect();
+        let rows: Numbers = (0..plan.rows).map(|row| (format!("{pipeline}/{row}"), length(row))).collect();
         let accepted = rows.iter().map(|(row, length)| (row.clone(), vec![0; *length])).collect();
         let oracle = Mutex::new(Oracle { accepted, ..Oracle::default() });
         Self { plan: plan.clone(), pipeline, rows, begun: Instant::now(), oracle }
@@ -159,7 +159,7 @@ impl World {
             }
             summary.repeats += accepted.iter().sum::<usize>() - accepted.len();
         }
-        if oracle.confirmed != Cursor::encode(&oracle.place).ok() {
+        if oracle.confirmed != Cursor::encode(&oracle.read_to).ok() {
             return Err("the source was not informed of the last cursor".to_owned());
         }
         summary.begun_after = oracle.first_accepted.map(|at| at.duration_since(self.begun));
@@ -201,15 +201,15 @@ impl World {
             return Err(Error::Conflict { location: LOCATION.to_owned(), cause: None });
         }
         let state = document.read_for(&self.pipeline, LOCATION)?;
-        let place: Place = state.cursor.decode().unwrap();
+        let read_to: Numbers = state.cursor.decode().unwrap();
         let mut oracle = self.oracle();
         oracle.stored.insert(state.cursor.to_string());
         // An instance that starts over on an emptied store does not know better; one that does overrules it.
         if state.first && oracle.had_accident {
             return Ok(oracle.hold(document, instance, begun));
         }
-        for (name, to) in &place {
-            let before = oracle.place.get(name).copied().unwrap_or_default();
+        for (name, to) in &read_to {
+            let before = oracle.read_to.get(name).copied().unwrap_or_default();
             let missing = oracle.accepted.get(name).and_then(|row| row[..*to].iter().position(|times| *times == 0));
             if !name.starts_with(self.pipeline.as_str()) {
                 oracle.violated(format!("{} has {name} in its cursor", self.pipeline));
@@ -222,7 +222,7 @@ impl World {
             }
         }
         oracle.history.push(document.clone());
-        oracle.place = place;
+        oracle.read_to = read_to;
         Ok(oracle.hold(document, instance, begun))
     }
 
@@ -267,9 +267,9 @@ impl World {
     }
 
     /// The cursor in the store, once there is one.
-    pub(crate) fn stored(&self) -> Option<Place> {
+    pub(crate) fn stored(&self) -> Option<Numbers> {
         let oracle = self.oracle();
-        (oracle.saves > 0).then(|| oracle.place.clone())
+        (oracle.saves > 0).then(|| oracle.read_to.clone())
     }
 
     pub(crate) fn is_read(&self, instance: usize) {
@@ -351,9 +351,9 @@ impl World {
         let Some(((from, _), (_, to))) = first.zip(last) else { return (known, None) };
         // A report may have been made in between: the sink learns of no page without events.
         let rows = |cursor: &Cursor| {
-            let mut place: Place = cursor.decode().unwrap();
-            place.remove(&self.reports());
-            place
+            let mut read_to: Numbers = cursor.decode().unwrap();
+            read_to.remove(&self.reports());
+            read_to
         };
         if rows(&from) != rows(cursor) {
             oracle.violated(format!("object {known} begins at {from}, and the cursor with its mark is {cursor}"));
