@@ -36,23 +36,28 @@ async fn simulate(plan: &Plan) -> Result<Summary, String> {
     let worlds = [0, 1].map(|pipeline| Arc::new(World::new(plan, pipeline)));
     let lives = plan.instances.iter().enumerate().map(|(number, plan)| live(&worlds, number, *plan));
     futures_util::future::join_all(lives).await;
+    // Side by side, so that each begins while the first cursor of its pipeline is still the beginning.
+    let is_run = |pipeline: usize| plan.instances.iter().any(|instance| instance.runs.contains(&pipeline));
+    let run = worlds.iter().enumerate().filter(|(pipeline, _)| is_run(*pipeline));
+    let recoveries = run.map(|(_, world)| recover(world, plan.instances.len()));
     let mut summary = Summary::default();
-    for (pipeline, world) in worlds.iter().enumerate() {
-        if !plan.instances.iter().any(|instance| instance.runs.contains(&pipeline)) {
-            continue;
-        }
-        world.heal();
-        let number = plan.instances.len();
-        let healthy = engine(world, number, Mode::Once, Duration::from_millis(100), Shutdown::default());
-        match timeout(LONGEST_RECOVERY, healthy.run()).await {
-            Ok(Ok(Outcome::Done)) => {}
-            other => return Err(format!("a healthy run ended with {other:?}")),
-        }
-        // Saves that were late have had their chance.
-        sleep(Duration::from_secs(1)).await;
-        summary += world.verdict()?;
+    for recovered in futures_util::future::join_all(recoveries).await {
+        summary += recovered?;
     }
     Ok(summary)
+}
+
+/// A run that nothing stands in the way of.
+async fn recover(world: &Arc<World>, number: usize) -> Result<Summary, String> {
+    world.heal();
+    let healthy = engine(world, number, Mode::Once, Duration::from_millis(100), Shutdown::default());
+    match timeout(LONGEST_RECOVERY, healthy.run()).await {
+        Ok(Ok(Outcome::Done)) => {}
+        other => return Err(format!("a healthy run ended with {other:?}")),
+    }
+    // Saves that were late have had their chance.
+    sleep(Duration::from_secs(1)).await;
+    world.verdict()
 }
 
 async fn live(worlds: &[Arc<World>; 2], number: usize, plan: InstancePlan) {
