@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::backoff::Backoff;
 use super::commit::{Committer, Delivered, Sighting};
@@ -18,6 +18,9 @@ use crate::state::{self, Claim};
 
 /// How often a standby looks at the state.
 const STANDBY_LOOK: Duration = Duration::from_secs(1);
+
+/// What waits for the source to be informed of a stored cursor waits this long at most.
+const LONGEST_CONFIRMATION: Duration = Duration::from_secs(10);
 
 /// What a save is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -308,7 +311,18 @@ impl Engine {
                 changed.await;
                 continue;
             };
-            let Err(cause) = self.source.committed(&cursor).await else {
+            let mut confirming = self.source.committed(&cursor);
+            let confirmed = match timeout(LONGEST_CONFIRMATION, &mut confirming).await {
+                Ok(confirmed) => confirmed,
+                Err(_) => {
+                    self.not_confirmed();
+                    tracing::warn!(
+                        "the source takes long to be informed of what is delivered; nothing waits for that any more"
+                    );
+                    confirming.await
+                }
+            };
+            let Err(cause) = confirmed else {
                 failures = 0;
                 self.ledger.lock().confirmed(&cursor);
                 self.changed.notify_waiters();
@@ -316,8 +330,7 @@ impl Engine {
             };
             failures += 1;
             self.metrics.retried(Component::Source, cause.class());
-            self.ledger.lock().not_confirmed();
-            self.changed.notify_waiters();
+            self.not_confirmed();
             let pause = Backoff::QUICK.wait(failures, fastrand::f64());
             tracing::warn!(
                 error = %Chain(&cause), failures,
@@ -325,6 +338,11 @@ impl Engine {
             );
             tokio::time::sleep(pause).await;
         }
+    }
+
+    fn not_confirmed(&self) {
+        self.ledger.lock().not_confirmed();
+        self.changed.notify_waiters();
     }
 
     /// Another instance is active: it delivers what was in flight.

@@ -28,7 +28,7 @@ pub(super) struct Ledger {
     committed: PageNumber,
     acknowledged: Option<ToCommit>,
     to_confirm: Option<Cursor>,
-    /// Whether the last confirmation failed: then nothing waits for the next one.
+    /// Whether the last confirmation failed, or takes long: then nothing waits for the next one.
     confirmation_failed: bool,
     /// How long the store wants to be left alone after a save.
     pace: Duration,
@@ -170,7 +170,7 @@ impl Ledger {
         self.acknowledged.is_none() && (self.to_confirm.is_none() || self.confirmation_failed)
     }
 
-    /// The source failed to confirm a cursor. It is called again, and nothing waits for it until it succeeds.
+    /// The source failed to confirm a cursor, or takes long. Nothing waits for it until it succeeds.
     pub(super) fn not_confirmed(&mut self) {
         self.confirmation_failed = true;
     }

@@ -10,12 +10,15 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use auditsync::clock::Clock;
 use auditsync::engine::shutdown::Shutdown;
-use auditsync::engine::{Engine, Error, Mode, Outcome, Parts, Settings};
+use auditsync::engine::{Engine, Mode, Outcome, Parts, Settings};
 use auditsync::telemetry::liveness::{Liveness, Pace};
 use auditsync::telemetry::metrics::Metrics;
 
 use crate::plan::{End, InstancePlan, Plan};
-use crate::world::{Row, Shared, Sink, Summary, World};
+use crate::row::Rows;
+use crate::sink::Sink;
+use crate::store::Shared;
+use crate::world::{Summary, World};
 
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
 
@@ -30,12 +33,24 @@ pub(crate) fn run(plan: &Plan) -> Result<Summary, String> {
 }
 
 async fn simulate(plan: &Plan) -> Result<Summary, String> {
-    let world = Arc::new(World::new(plan));
-    let lives = plan.instances.iter().enumerate().map(|(number, plan)| live(&world, number, *plan));
+    let worlds = [0, 1].map(|pipeline| Arc::new(World::new(plan, pipeline)));
+    let lives = plan.instances.iter().enumerate().map(|(number, plan)| live(&worlds, number, *plan));
     futures_util::future::join_all(lives).await;
+    // Side by side, so that each begins while the first cursor of its pipeline is still the beginning.
+    let is_run = |pipeline: usize| plan.instances.iter().any(|instance| instance.runs.contains(&pipeline));
+    let run = worlds.iter().enumerate().filter(|(pipeline, _)| is_run(*pipeline));
+    let recoveries = run.map(|(_, world)| recover(world, plan.instances.len()));
+    let mut summary = Summary::default();
+    for recovered in futures_util::future::join_all(recoveries).await {
+        summary += recovered?;
+    }
+    Ok(summary)
+}
+
+/// A run that nothing stands in the way of.
+async fn recover(world: &Arc<World>, number: usize) -> Result<Summary, String> {
     world.heal();
-    let number = plan.instances.len();
-    let healthy = engine(&world, number, Mode::Once, Duration::from_millis(100), Shutdown::default());
+    let healthy = engine(world, number, Mode::Once, Duration::from_millis(100), Shutdown::default());
     match timeout(LONGEST_RECOVERY, healthy.run()).await {
         Ok(Ok(Outcome::Done)) => {}
         other => return Err(format!("a healthy run ended with {other:?}")),
@@ -45,23 +60,26 @@ async fn simulate(plan: &Plan) -> Result<Summary, String> {
     world.verdict()
 }
 
-async fn live(world: &Arc<World>, number: usize, plan: InstancePlan) {
+async fn live(worlds: &[Arc<World>; 2], number: usize, plan: InstancePlan) {
     sleep(Duration::from_secs(plan.starts.into())).await;
     let shutdown = Shutdown::default();
     let latency = Duration::from_millis(plan.latency.into());
-    let engine = engine(world, number, Mode::Loop, latency, shutdown.clone());
+    let worlds = plan.runs.iter().map(|pipeline| &worlds[*pipeline]);
+    let run = |world| engine(world, number, Mode::Loop, latency, shutdown.clone()).run();
+    let running = futures_util::future::join_all(worlds.clone().map(run));
     let still = match plan.end {
         End::StandsStill(millis) => Duration::from_millis(millis.into()),
         End::Crash | End::Stop => Duration::ZERO,
     };
     let life = Duration::from_secs(plan.lasts.into());
-    let mut running = Process { inner: Box::pin(engine.run()), still_from: Instant::now() + life, still, asleep: None };
+    let mut running = Process { inner: Box::pin(running), still_from: Instant::now() + life, still, asleep: None };
     let life = if still.is_zero() { life } else { life * 2 + still };
     let ended = tokio::select! {
         biased;
         ended = &mut running => Some(ended),
         () = sleep(life) => None,
     };
+    let requested = Instant::now();
     let ended = match ended {
         None if plan.end == End::Crash => return,
         None => {
@@ -70,8 +88,11 @@ async fn live(world: &Arc<World>, number: usize, plan: InstancePlan) {
         }
         Some(ended) => ended,
     };
-    if !matches!(ended, Ok(Outcome::Stopped | Outcome::Interrupted { .. })) {
-        world.violated(format!("instance {number} ended with {ended:?}"));
+    for (world, ended) in worlds.zip(ended) {
+        world.stopped_in(requested.elapsed());
+        if !matches!(ended, Ok(Outcome::Stopped | Outcome::Interrupted { .. })) {
+            world.violated(format!("instance {number} ended with {ended:?}"));
+        }
     }
 }
 
@@ -83,7 +104,7 @@ struct Process<F> {
     asleep: Option<Pin<Box<Sleep>>>,
 }
 
-impl<F: Future<Output = Result<Outcome, Error>>> Future for Process<F> {
+impl<F: Future> Future for Process<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
@@ -106,12 +127,11 @@ fn engine(world: &Arc<World>, instance: usize, mode: Mode, latency: Duration, sh
         shutdown_timeout: SHUTDOWN_TIMEOUT,
         lease_ttl: Duration::from_secs(world.plan.lease),
     };
-    let pipeline = "row:sink".into();
     let parts = Parts {
-        metrics: Metrics::of(&pipeline),
-        pipeline,
-        source: Arc::new(Row(Arc::clone(world))),
-        destination: Arc::new(Sink { world: Arc::clone(world), instance, latency }),
+        metrics: Metrics::of(&world.pipeline),
+        pipeline: world.pipeline.clone(),
+        source: Arc::new(Rows { world: Arc::clone(world), instance }),
+        destination: Arc::new(Sink { world: Arc::clone(world), instance, latency, gathered: Arc::default() }),
         store: Arc::new(Shared { world: Arc::clone(world), instance }),
         clock: Clock::starting_at(world.now()),
         liveness: Liveness::new(Pace { interval: settings.interval, exchange: Duration::from_secs(60) }),

@@ -1,49 +1,65 @@
-//! What all instances share: the store's document, the destination, and the oracle.
+//! What all instances of a pipeline share: the document in the store, the objects at the destination, and the oracle.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tokio::time::Instant;
 
-use auditsync::clock::LocalTime;
-use auditsync::component::Check;
-use auditsync::destination::{Acknowledged, Delivery, Destination, Shipment, Tally};
-use auditsync::event::{Event, Fields};
-use auditsync::failure::{Class, Failure};
-use auditsync::source::{Cursor, Page, Source, Then};
-use auditsync::state::{Claim, Document, Error, StateStore, Version};
-use auditsync::telemetry::liveness::Heartbeat;
+use auditsync::event::Event;
+use auditsync::pipeline_name::PipelineName;
+use auditsync::source::Cursor;
+use auditsync::state::{Document, Error, Version};
 
-use crate::plan::{Accident, End, Fault, Loss, Plan};
+use crate::plan::{Accident, Confirmations, End, Fault, Loss, Plan};
+use crate::sink::Gathered;
 
 /// The start of the simulation.
 pub(crate) const ORIGIN: Timestamp = Timestamp::constant(1_772_366_400, 0);
 
-/// A store's client gives up after this long.
-const LONGEST_CALL: Duration = Duration::from_secs(3);
+pub(crate) const LOCATION: &str = "the model's store";
 
-const LOCATION: &str = "the model's store";
+/// A number for each row, such as how far it was read, and in a cursor that of the reports. All names begin with the pipeline's.
+pub(crate) type Numbers = BTreeMap<String, usize>;
 
 /// What a case came to.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Summary {
     /// How many events came again.
     pub(crate) repeats: usize,
-    /// When the first event was accepted.
+    /// When the first event was accepted, of the pipeline that began last.
     pub(crate) begun_after: Option<Duration>,
     /// How many calls the store refused.
     pub(crate) refused: usize,
-    /// How often the source was paused.
+    /// How often the source was paused, and how often it was read.
     pub(crate) pauses: usize,
+    pub(crate) reads: usize,
+    /// The longest time from when an event was gathered to when the sink acknowledged it.
+    pub(crate) gathered_for: Duration,
+    /// The longest stop.
+    pub(crate) stopped_in: Duration,
 }
 
-/// Everything that is not an engine.
+impl std::ops::AddAssign for Summary {
+    fn add_assign(&mut self, other: Self) {
+        self.repeats += other.repeats;
+        self.begun_after = self.begun_after.max(other.begun_after);
+        self.refused += other.refused;
+        self.pauses += other.pauses;
+        self.reads += other.reads;
+        self.gathered_for = self.gathered_for.max(other.gathered_for);
+        self.stopped_in = self.stopped_in.max(other.stopped_in);
+    }
+}
+
+/// Everything of one pipeline that is not an engine.
 pub(crate) struct World {
     pub(crate) plan: Plan,
+    pub(crate) pipeline: PipelineName,
+    /// How many events each row has.
+    pub(crate) rows: Numbers,
     begun: Instant,
     oracle: Mutex<Oracle>,
 }
@@ -54,10 +70,20 @@ struct Oracle {
     saves: u64,
     /// Whose save was the last that took effect.
     holder: Option<usize>,
-    /// How often each event was accepted.
-    accepted: HashMap<usize, usize>,
+    /// How often each event of each row was accepted.
+    accepted: BTreeMap<String, Vec<usize>>,
+    /// The cursors before and behind each object of a sink that resumes.
+    objects: Vec<(Cursor, Cursor)>,
+    /// What each instance is to store before it reads the source.
+    adopted: HashMap<usize, Cursor>,
+    /// When the report is made that each instance waits for.
+    made_at: HashMap<usize, Instant>,
     /// The cursor in the store.
-    place: usize,
+    read_to: Numbers,
+    /// Every cursor that was ever stored.
+    stored: HashSet<String>,
+    /// The cursor of which the source was informed last.
+    confirmed: Option<Cursor>,
     violation: Option<String>,
     /// When the last effective save of each instance was begun.
     begun: HashMap<usize, Instant>,
@@ -65,15 +91,14 @@ struct Oracle {
     saving: HashMap<usize, usize>,
     /// The first event of each page that each instance has begun to send.
     sent: HashSet<(usize, Bytes)>,
-    /// How many pages each instance has begun since its save under way began.
-    begun_while_saving: HashMap<usize, usize>,
+    /// How many further pages each instance may begin during its save under way.
+    may_begin: HashMap<usize, usize>,
     /// Every document so far.
     history: Vec<Document>,
     /// Whether the store had its accident.
     had_accident: bool,
     first_accepted: Option<Instant>,
-    refused: usize,
-    pauses: usize,
+    summary: Summary,
     /// Whether the outages are over.
     is_healed: bool,
 }
@@ -82,11 +107,23 @@ impl Oracle {
     fn violated(&mut self, what: String) {
         self.violation.get_or_insert(what);
     }
+
+    fn hold(&mut self, document: &Document, instance: usize, begun: Instant) -> Version {
+        self.begun.insert(instance, begun);
+        self.saves += 1;
+        (self.held, self.holder) = (Some((document.clone(), self.saves)), Some(instance));
+        Version(self.saves.to_string())
+    }
 }
 
 impl World {
-    pub(crate) fn new(plan: &Plan) -> Self {
-        Self { plan: plan.clone(), begun: Instant::now(), oracle: Mutex::default() }
+    pub(crate) fn new(plan: &Plan, pipeline: usize) -> Self {
+        let pipeline: PipelineName = format!("rows{pipeline}:sink").as_str().into();
+        let length = |row| plan.events.div_ceil(row + 1);
+        let rows: Numbers = (0..plan.rows).map(|row| (format!("{pipeline}/{row}"), length(row))).collect();
+        let accepted = rows.iter().map(|(row, length)| (row.clone(), vec![0; *length])).collect();
+        let oracle = Mutex::new(Oracle { accepted, ..Oracle::default() });
+        Self { plan: plan.clone(), pipeline, rows, begun: Instant::now(), oracle }
     }
 
     fn oracle(&self) -> MutexGuard<'_, Oracle> {
@@ -95,6 +132,10 @@ impl World {
 
     pub(crate) fn now(&self) -> Timestamp {
         ORIGIN + self.begun.elapsed()
+    }
+
+    fn is_past(&self, millis: u32) -> bool {
+        self.begun.elapsed() >= Duration::from_millis(millis.into())
     }
 
     pub(crate) fn heal(&self) {
@@ -111,67 +152,85 @@ impl World {
         if let Some(violation) = &oracle.violation {
             return Err(violation.clone());
         }
-        let missing = (0..self.plan.events).find(|event| !oracle.accepted.contains_key(event));
-        if let Some(event) = missing {
-            return Err(format!("event {event} never came"));
+        let mut summary = oracle.summary;
+        for (row, accepted) in &oracle.accepted {
+            if let Some(number) = accepted.iter().position(|times| *times == 0) {
+                return Err(format!("event {number} of {row} never came"));
+            }
+            summary.repeats += accepted.iter().sum::<usize>() - accepted.len();
         }
-        let repeats = oracle.accepted.values().sum::<usize>() - oracle.accepted.len();
-        let begun_after = oracle.first_accepted.map(|at| at.duration_since(self.begun));
-        Ok(Summary { repeats, begun_after, refused: oracle.refused, pauses: oracle.pauses })
+        if oracle.confirmed != Cursor::encode(&oracle.read_to).ok() {
+            return Err("the source was not informed of the last cursor".to_owned());
+        }
+        summary.begun_after = oracle.first_accepted.map(|at| at.duration_since(self.begun));
+        Ok(summary)
     }
 
-    fn fault(&self, instance: usize) -> Option<Fault> {
+    // The store.
+
+    pub(crate) fn fault(&self, instance: usize) -> Option<Fault> {
         if self.oracle().is_healed {
             return None;
         }
-        let now = u32::try_from(self.begun.elapsed().as_millis()).unwrap_or(u32::MAX);
-        let is_on = |from: u32, lasts: u32| (from..from.saturating_add(lasts)).contains(&now);
-        let mut on = self.plan.outages.iter().filter(|outage| is_on(outage.from, outage.lasts));
+        let mut on = self
+            .plan
+            .outages
+            .iter()
+            .filter(|outage| self.is_past(outage.from) && !self.is_past(outage.from.saturating_add(outage.lasts)));
         on.find(|outage| outage.instance.is_none_or(|one| one == instance)).map(|outage| outage.fault)
     }
 
-    fn replace(
+    /// Whether this machine has the store's lock; none where the store has no locks.
+    pub(crate) fn has_lock(&self) -> Option<bool> {
+        self.plan.lock_lost.map(|at| self.oracle().is_healed || !self.is_past(at))
+    }
+
+    pub(crate) fn held(&self) -> Option<(Document, Version)> {
+        let held = self.oracle().held.clone();
+        held.map(|(document, version)| (document, Version(version.to_string())))
+    }
+
+    pub(crate) fn replace(
         &self,
         instance: usize,
         begun: Instant,
         document: &Document,
         expected: Option<&Version>,
     ) -> Result<Version, Error> {
-        let mut oracle = self.oracle();
-        let version = oracle.held.as_ref().map(|(_, version)| Version(version.to_string()));
-        if version.as_ref() != expected {
+        if self.held().map(|(_, version)| version).as_ref() != expected {
             return Err(Error::Conflict { location: LOCATION.to_owned(), cause: None });
         }
-        let state = document.read(LOCATION)?;
-        let place: usize = state.cursor.decode().unwrap();
+        let state = document.read_for(&self.pipeline, LOCATION)?;
+        let read_to: Numbers = state.cursor.decode().unwrap();
+        let mut oracle = self.oracle();
+        oracle.stored.insert(state.cursor.to_string());
         // An instance that starts over on an emptied store does not know better; one that does overrules it.
         if state.first && oracle.had_accident {
-            oracle.begun.insert(instance, begun);
-            oracle.saves += 1;
-            let saves = oracle.saves;
-            (oracle.held, oracle.holder) = (Some((document.clone(), saves)), Some(instance));
-            return Ok(Version(saves.to_string()));
+            return Ok(oracle.hold(document, instance, begun));
         }
-        if place < oracle.place {
-            let before = oracle.place;
-            oracle.violated(format!("the cursor went back from {before} to {place}"));
+        for (name, to) in &read_to {
+            let before = oracle.read_to.get(name).copied().unwrap_or_default();
+            let missing = oracle.accepted.get(name).and_then(|row| row[..*to].iter().position(|times| *times == 0));
+            if !name.starts_with(self.pipeline.as_str()) {
+                oracle.violated(format!("{} has {name} in its cursor", self.pipeline));
+            }
+            if *to < before {
+                oracle.violated(format!("{name} went back from {before} to {to}"));
+            }
+            if let Some(number) = missing {
+                oracle.violated(format!("{name} was moved to {to} before event {number} was durable"));
+            }
         }
-        if let Some(event) = (0..place).find(|event| !oracle.accepted.contains_key(event)) {
-            oracle.violated(format!("the cursor was moved to {place} before event {event} was accepted"));
-        }
-        oracle.begun.insert(instance, begun);
         oracle.history.push(document.clone());
-        oracle.saves += 1;
-        let saves = oracle.saves;
-        (oracle.held, oracle.holder, oracle.place) = (Some((document.clone(), saves)), Some(instance), place);
-        Ok(Version(saves.to_string()))
+        oracle.read_to = read_to;
+        Ok(oracle.hold(document, instance, begun))
     }
 
     /// The store loses its data, or a part, once, if it is time.
-    fn accident(&self) {
+    pub(crate) fn accident(&self) {
         let mut oracle = self.oracle();
         let Some(Accident { at, kind }) = self.plan.accident else { return };
-        if oracle.had_accident || self.begun.elapsed() < Duration::from_millis(at.into()) {
+        if oracle.had_accident || !self.is_past(at) {
             return;
         }
         oracle.had_accident = true;
@@ -184,270 +243,163 @@ impl World {
         oracle.held = before.map(|document| (document, saves));
     }
 
-    /// One further page is begun while the state is being written; what was cut off goes on when the lease allows.
-    fn begins(&self, instance: usize, events: &[Event]) {
+    pub(crate) fn refused(&self) {
+        self.oracle().summary.refused += 1;
+    }
+
+    /// Two pages may be uncommitted. Where the lease alone is renewed, none is.
+    pub(crate) fn saving(&self, instance: usize, document: &Document) {
+        let is_renewal = document.read(LOCATION).unwrap().cursor.decode().ok() == self.stored();
+        let mut oracle = self.oracle();
+        *oracle.saving.entry(instance).or_default() += 1;
+        oracle.may_begin.insert(instance, if is_renewal { 2 } else { 1 });
+    }
+
+    pub(crate) fn saved(&self, instance: usize) {
+        *self.oracle().saving.entry(instance).or_default() -= 1;
+    }
+
+    // The source.
+
+    /// The name of the number of reports.
+    pub(crate) fn reports(&self) -> String {
+        format!("{}/reports", self.pipeline)
+    }
+
+    /// The cursor in the store, once there is one.
+    pub(crate) fn stored(&self) -> Option<Numbers> {
+        let oracle = self.oracle();
+        (oracle.saves > 0).then(|| oracle.read_to.clone())
+    }
+
+    pub(crate) fn is_read(&self, instance: usize) {
+        let mut oracle = self.oracle();
+        oracle.summary.reads += 1;
+        if oracle.adopted.get(&instance).is_some_and(|cursor| !oracle.stored.contains(&cursor.to_string())) {
+            oracle.violated(format!("instance {instance} read on before it stored what the sink already had"));
+        }
+        if oracle.made_at.remove(&instance).is_some_and(|made_at| Instant::now() < made_at) {
+            oracle.violated(format!("instance {instance} read a report before it was made"));
+        }
+    }
+
+    pub(crate) fn confirmations(&self) -> Confirmations {
+        if self.oracle().is_healed { Confirmations::Succeed } else { self.plan.confirmations }
+    }
+
+    pub(crate) fn confirmed(&self, cursor: &Cursor) {
+        let mut oracle = self.oracle();
+        if !oracle.stored.contains(&cursor.to_string()) {
+            oracle.violated(format!("the source was informed of {cursor}, which was never stored"));
+        }
+        oracle.confirmed = Some(cursor.clone());
+    }
+
+    /// The instance is to wait for a report.
+    pub(crate) fn is_making_report(&self, instance: usize, time: Duration) {
+        self.oracle().made_at.insert(instance, Instant::now() + time);
+    }
+
+    pub(crate) fn paused(&self, instance: usize) {
+        let mut oracle = self.oracle();
+        oracle.summary.pauses += 1;
+        oracle.made_at.remove(&instance);
+    }
+
+    // The destination.
+
+    /// What was cut off goes on when the lease allows. A sink that gathers acknowledges late, and that holds up nothing.
+    pub(crate) fn begins(&self, instance: usize, events: &[Event]) {
         let mut oracle = self.oracle();
         let is_writing = oracle.saving.get(&instance).is_some_and(|saves| *saves > 0);
         let is_new = oracle.sent.insert((instance, events[0].raw().clone()));
-        if is_writing && is_new {
-            let begun = oracle.begun_while_saving.entry(instance).or_default();
-            *begun += 1;
-            if *begun > 1 {
-                oracle.violated(format!("instance {instance} began two pages while it was writing the state"));
+        if is_writing && is_new && self.plan.gathers == 0 {
+            let left = oracle.may_begin[&instance].checked_sub(1);
+            oracle.may_begin.insert(instance, left.unwrap_or_default());
+            if left.is_none() {
+                oracle.violated(format!("instance {instance} began a third page before the first was stored"));
             }
         }
     }
 
-    /// Events arrived.
-    fn accepts(&self, events: &[Event]) {
+    /// An object arrived, and is durable.
+    pub(crate) fn accepts(&self, object: &Gathered) {
         let mut oracle = self.oracle();
         oracle.first_accepted.get_or_insert_with(Instant::now);
-        for event in events {
-            let number: usize = std::str::from_utf8(event.raw()).unwrap().parse().unwrap();
-            *oracle.accepted.entry(number).or_default() += 1;
+        let ends = object.ends.clone().unwrap();
+        if self.plan.resumes {
+            match oracle.objects.get(object.number) {
+                // Its first request had no answer.
+                Some(known) if *known == ends => return,
+                None if oracle.objects.len() == object.number => oracle.objects.push(ends),
+                known => {
+                    let what = format!("object {} is {known:?}, and {ends:?} was to replace it", object.number);
+                    return oracle.violated(what);
+                }
+            }
+        }
+        for event in object.pages.iter().flat_map(|page| page.iter()) {
+            let (row, number) = std::str::from_utf8(event.raw()).unwrap().split_once(' ').unwrap();
+            oracle.accepted.get_mut(row).unwrap()[number.parse::<usize>().unwrap()] += 1;
         }
     }
 
+    /// How many objects there are, and the cursor behind those that follow the `known` ones, which end at `cursor`.
+    pub(crate) fn objects_behind(&self, cursor: &Cursor, known: usize) -> (usize, Option<Cursor>) {
+        let mut oracle = self.oracle();
+        let (first, last) = (oracle.objects.get(known).cloned(), oracle.objects.last().cloned());
+        let Some(((from, _), (_, to))) = first.zip(last) else { return (known, None) };
+        // A report may have been made in between: the sink learns of no page without events.
+        let rows = |cursor: &Cursor| {
+            let mut read_to: Numbers = cursor.decode().unwrap();
+            read_to.remove(&self.reports());
+            read_to
+        };
+        if rows(&from) != rows(cursor) {
+            oracle.violated(format!("object {known} begins at {from}, and the cursor with its mark is {cursor}"));
+        }
+        (oracle.objects.len(), Some(to))
+    }
+
+    /// An instance learnt from the sink where it is to go on.
+    pub(crate) fn resumed(&self, instance: usize, cursor: Option<Cursor>) {
+        let mut oracle = self.oracle();
+        oracle.adopted.remove(&instance);
+        oracle.adopted.extend(cursor.map(|cursor| (instance, cursor)));
+    }
+
+    pub(crate) fn gathered_for(&self, since: Option<Instant>) {
+        let mut oracle = self.oracle();
+        let gathered_for = since.unwrap().elapsed().max(oracle.summary.gathered_for);
+        oracle.summary.gathered_for = gathered_for;
+    }
+
     /// A request of `instance` to the destination has ended, one way or the other.
-    fn has_sent(&self, instance: usize) {
+    pub(crate) fn has_sent(&self, instance: usize) {
         let lease = Duration::from_secs(self.plan.lease);
         let mut oracle = self.oracle();
         // A process that stood still notices only when it goes on.
         let stood_still = self.plan.instances.get(instance).is_some_and(|plan| matches!(plan.end, End::StandsStill(_)));
         let late = oracle.begun.get(&instance).is_none_or(|begun| begun.elapsed() > lease * 4 / 5);
-        if late && !stood_still {
+        if late && !stood_still && self.plan.lock_lost.is_none() {
             oracle.violated(format!("a request of instance {instance} went on after four fifths of its lease"));
         }
     }
 
     /// A request to the destination is under way now, from `instance`.
-    fn is_sending(&self, instance: usize, when: &str) {
+    pub(crate) fn is_sending(&self, instance: usize, when: &str) {
+        let has_lock = self.has_lock();
         let mut oracle = self.oracle();
         // A store that lost everything has lost the lease, too.
         let lost = oracle.had_accident && matches!(self.plan.accident, Some(Accident { kind: Loss::Everything, .. }));
-        if oracle.holder != Some(instance) && !lost {
+        if !has_lock.unwrap_or(oracle.holder == Some(instance) || lost) {
             let holder = oracle.holder;
             oracle.violated(format!("instance {instance} had a request under way ({when}) in the time of {holder:?}"));
         }
     }
-}
 
-/// The row of events.
-pub(crate) struct Row(pub(crate) Arc<World>);
-
-#[async_trait]
-impl Source for Row {
-    fn location(&self) -> String {
-        "the model's row".to_owned()
-    }
-
-    /// At the very first start it is the beginning. Later it is ahead of what was delivered, as where a backlog reaches back further than
-    /// the first synchronisation would.
-    fn first_cursor(&self, now: Timestamp) -> Cursor {
-        let oracle = self.0.oracle();
-        // It is the beginning for all who are started in the first quarter of an hour.
-        let late = usize::try_from(now.duration_since(ORIGIN).as_secs() / 900).unwrap();
-        let place = if oracle.saves == 0 { late } else { (oracle.place + 50).min(self.0.plan.events) };
-        Cursor::encode(&place).unwrap()
-    }
-
-    fn reached(&self, cursor: &Cursor) -> Result<Timestamp, Failure> {
-        let place: i64 = cursor.decode().map_err(|cause| Failure::new(Class::Fatal, cause))?;
-        Ok(ORIGIN + SignedDuration::from_secs(place))
-    }
-
-    async fn next_page(&self, cursor: &Cursor, _: LocalTime) -> Result<Page, Failure> {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        let from: usize = cursor.decode().map_err(|cause| Failure::new(Class::Fatal, cause))?;
-        let to = (from + self.0.plan.page).min(self.0.plan.events);
-        let event = |number: usize| Event::new(Bytes::from(number.to_string()), None, Fields::default());
-        let next = Cursor::encode(&to).unwrap();
-        let then = if to < self.0.plan.events { Then::Now } else { Then::CaughtUp };
-        Ok(Page { events: (from..to).map(event).collect(), deduplicated: 0, next, progressed: to > from, then })
-    }
-
-    fn pause(&self) {
-        self.0.oracle().pauses += 1;
-    }
-
-    async fn check(&self, _: LocalTime) -> Vec<Check> {
-        Vec::new()
-    }
-}
-
-/// One instance's way to the destination.
-pub(crate) struct Sink {
-    pub(crate) world: Arc<World>,
-    pub(crate) instance: usize,
-    pub(crate) latency: Duration,
-}
-
-#[async_trait]
-impl Destination for Sink {
-    fn location(&self) -> String {
-        "the model's sink".to_owned()
-    }
-
-    fn open(&self, shipment: Shipment, _: Timestamp) -> Box<dyn Delivery> {
-        let (world, instance, latency) = (Arc::clone(&self.world), self.instance, self.latency);
-        Box::new(SinkDelivery { world, instance, latency, shipment, tally: Tally::default(), unanswered: 0 })
-    }
-
-    async fn check(&self, _: LocalTime) -> Vec<Check> {
-        Vec::new()
-    }
-}
-
-/// One page.
-struct SinkDelivery {
-    world: Arc<World>,
-    instance: usize,
-    latency: Duration,
-    shipment: Shipment,
-    tally: Tally,
-    unanswered: usize,
-}
-
-#[async_trait]
-impl Delivery for SinkDelivery {
-    async fn attempt(&mut self, _: Timestamp, _: &Heartbeat) -> Result<Acknowledged, Failure> {
-        self.world.is_sending(self.instance, "at its start");
-        self.world.begins(self.instance, &self.shipment.events);
-        let half = self.latency / 2;
-        let request = UnderWay(self);
-        tokio::time::sleep(half).await;
-        request.0.world.is_sending(request.0.instance, "on its arrival");
-        request.0.world.accepts(&request.0.shipment.events);
-        tokio::time::sleep(half).await;
-        request.0.tally.accepted = request.0.shipment.events.len();
-        Ok(Acknowledged::up_to(request.0.shipment.page))
-    }
-
-    fn tally(&self) -> Tally {
-        self.tally
-    }
-
-    fn unanswered(&self) -> usize {
-        self.unanswered
-    }
-}
-
-/// Ends when it is answered, and when it is cut off: then nobody knows whether it arrived.
-struct UnderWay<'a>(&'a mut SinkDelivery);
-
-impl Drop for UnderWay<'_> {
-    fn drop(&mut self) {
-        let delivery = &mut *self.0;
-        if delivery.tally.accepted == 0 {
-            delivery.unanswered += delivery.shipment.events.len();
-        }
-        delivery.world.has_sent(delivery.instance);
-    }
-}
-
-/// Ends when the instance has its answer, or gives up.
-struct Saving<'a>(&'a Shared);
-
-impl<'a> Saving<'a> {
-    fn begins(shared: &'a Shared) -> Self {
-        let mut oracle = shared.world.oracle();
-        *oracle.saving.entry(shared.instance).or_default() += 1;
-        oracle.begun_while_saving.insert(shared.instance, 0);
-        drop(oracle);
-        Self(shared)
-    }
-}
-
-impl Drop for Saving<'_> {
-    fn drop(&mut self) {
-        *self.0.world.oracle().saving.entry(self.0.instance).or_default() -= 1;
-    }
-}
-
-/// One instance's way to the store.
-#[derive(Clone)]
-pub(crate) struct Shared {
-    pub(crate) world: Arc<World>,
-    pub(crate) instance: usize,
-}
-
-impl Shared {
-    async fn half(&self) {
-        tokio::time::sleep(Duration::from_millis(self.world.plan.store_latency / 2)).await;
-    }
-
-    async fn lost<T>(&self) -> Result<T, Error> {
-        tokio::time::sleep(LONGEST_CALL).await;
-        Err(unavailable())
-    }
-
-    /// One call, as it goes with what is wrong at present. `effect` may come when nobody waits for it any more.
-    async fn call<T: Send + 'static>(
-        &self,
-        effect: impl FnOnce(&World) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
-        self.half().await;
-        self.world.accident();
-        match self.world.fault(self.instance) {
-            Some(Fault::Silent) => self.lost().await,
-            Some(Fault::Refuses) => {
-                self.world.oracle().refused += 1;
-                Err(unavailable())
-            }
-            Some(Fault::LosesAnswers) => {
-                let _ = effect(&self.world);
-                self.lost().await
-            }
-            Some(Fault::Late) => {
-                let this = self.clone();
-                tokio::spawn(async move {
-                    while this.world.fault(this.instance).is_some() {
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                    }
-                    let _ = effect(&this.world);
-                });
-                self.lost().await
-            }
-            None => {
-                let done = effect(&self.world);
-                self.half().await;
-                done
-            }
-        }
-    }
-}
-
-fn unavailable() -> Error {
-    Error::Unavailable { action: "reach", location: LOCATION.to_owned(), cause: "a fault of the model".into() }
-}
-
-#[async_trait]
-impl StateStore for Shared {
-    fn location(&self) -> String {
-        LOCATION.to_owned()
-    }
-
-    async fn claim(&self) -> Result<Claim, Error> {
-        Ok(Claim::ByLease)
-    }
-
-    async fn load(&self) -> Result<Option<(Document, Version)>, Error> {
-        let read = |world: &World| Ok(world.oracle().held.clone());
-        let held = self.call(read).await?;
-        Ok(held.map(|(document, version)| (document, Version(version.to_string()))))
-    }
-
-    async fn save(&self, document: &Document, expected: Option<&Version>) -> Result<Version, Error> {
-        let (document, expected, instance) = (document.clone(), expected.cloned(), self.instance);
-        let (_saving, begun) = (Saving::begins(self), Instant::now());
-        self.call(move |world| world.replace(instance, begun, &document, expected.as_ref())).await
-    }
-
-    async fn probe(&self) -> Result<(), Error> {
-        self.call(|_| Ok(())).await
-    }
-
-    fn pace(&self) -> Duration {
-        Duration::from_millis(self.world.plan.pace)
+    pub(crate) fn stopped_in(&self, stop: Duration) {
+        let mut oracle = self.oracle();
+        oracle.summary.stopped_in = oracle.summary.stopped_in.max(stop);
     }
 }

@@ -162,6 +162,8 @@ impl Life {
     async fn end(&self, end: End) {
         match end {
             End::Crash => self.die().await,
+            // Its time was up before: a second request would cut off what the stop still does.
+            End::Stop | End::StopTwice(_) if self.shutdown.is_requested() => {}
             End::Stop | End::StopTwice(_) => self.shutdown.request(),
         }
     }
