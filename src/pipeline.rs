@@ -71,6 +71,7 @@ pub(crate) enum Purpose {
     /// To print what would be delivered: no destination is called, so none needs its credentials.
     DryRun,
     /// To deliver from a function of AWS Lambda, whose memory and folders may be gone at the next invocation.
+    #[cfg_attr(not(feature = "lambda"), expect(dead_code, reason = "this build is no function"))]
     Lambda,
 }
 

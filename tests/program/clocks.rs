@@ -61,7 +61,7 @@ fn count(text: &str, what: &str) -> usize {
 }
 
 #[tokio::test]
-async fn a_clock_17_hours_ahead_costs_nothing_of_the_first_synchronisation() {
+async fn a_clock_17_hours_ahead_costs_nothing_of_the_first_sync() {
     let ahead = -63_000;
     let stage = servers(ahead).await;
     push(&stage, ahead);
@@ -134,7 +134,7 @@ async fn what_cannot_be_requested_for_its_clock_alone_is_not_ready() {
 }
 
 #[tokio::test]
-async fn servers_that_send_no_date_are_told_of_once() {
+async fn servers_that_send_no_date_are_reported_once() {
     let scm = ScmOptions { omit_date: true, ..ten_a_page() };
     let stage = Stage::of(scm, IntakeOptions { omit_date: true, ..IntakeOptions::default() }).await;
     stage.push(30, 1500, 60);

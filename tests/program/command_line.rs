@@ -142,7 +142,7 @@ async fn the_help_fits_one_screen_and_says_where_the_variables_are() {
 }
 
 #[tokio::test]
-async fn version_is_told() {
+async fn the_version_is_printed() {
     let ended = Setup::bare().run(&["--version"]).await;
     assert_eq!((ended.code(), ended.stderr.as_str()), (Some(0), ""));
     assert_eq!(ended.stdout, format!("auditsync {}\n", env!("CARGO_PKG_VERSION")));
@@ -204,7 +204,7 @@ async fn every_mistake_is_in_one_message_with_its_value_and_rule() {
     ] {
         assert_eq!(ended.stderr.matches(told).count(), 1, "{told}: {}", ended.stderr);
     }
-    assert_eq!((scm.hits(), intake.hits()), (0, 0), "nobody was asked for anything");
+    assert_eq!((scm.hits(), intake.hits()), (0, 0), "there was no request");
 }
 
 #[tokio::test]
@@ -471,8 +471,8 @@ async fn state_set_without_yes_writes_nothing() {
     let (scm, intake) = fakes().await;
     scm.push(recent(11, 10));
     let setup = Setup::between(&scm, &intake);
-    for synchronised in [false, true] {
-        if synchronised {
+    for synced in [false, true] {
+        if synced {
             assert_eq!(setup.run(&[]).await.code(), Some(0));
         }
         let before = bytes_of_state(&setup);
@@ -528,7 +528,7 @@ async fn state_set_shows_what_it_replaces() {
 }
 
 #[tokio::test]
-async fn a_time_to_come_is_no_place_to_start_from() {
+async fn a_time_to_come_is_no_cursor_to_start_from() {
     let setup = Setup::bare();
     let tomorrow = (Timestamp::now() + Duration::from_secs(86_400)).to_string();
     let ended = setup.run(&["state", "set", "--since", &tomorrow, "--yes"]).await;
@@ -647,7 +647,7 @@ async fn each_sync_has_one_line_with_its_counts() {
     let mut daemon = setup.start(&[]);
     daemon.says("\"synced\"").await;
     intake.wait_for_entries(250).await;
-    // The second cycle finds one more, and reads the last five minutes again.
+    // The second sync finds one more, and reads the last five minutes again.
     let late = Records::seeded(18).at(Timestamp::now() - Duration::from_secs(1));
     scm.push([late]);
     intake.wait_for_entries(251).await;
@@ -656,14 +656,14 @@ async fn each_sync_has_one_line_with_its_counts() {
     let ended = daemon.ended().await;
     assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
     let lines: Vec<Value> = ended.stderr.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
-    let cycles: Vec<&Value> = lines.iter().filter(|line| line["message"] == "synced").collect();
-    assert!(cycles.iter().all(|cycle| (cycle["level"] == "INFO") == (cycle["delivered"] != 0)));
-    let counts = |cycle: &Value| {
-        ["read", "delivered", "dead_lettered", "restamped", "truncated"].map(|name| cycle[name].as_u64().unwrap())
+    let syncs: Vec<&Value> = lines.iter().filter(|line| line["message"] == "synced").collect();
+    assert!(syncs.iter().all(|sync| (sync["level"] == "INFO") == (sync["delivered"] != 0)));
+    let counts = |sync: &Value| {
+        ["read", "delivered", "dead_lettered", "restamped", "truncated"].map(|name| sync[name].as_u64().unwrap())
     };
-    assert_eq!(counts(cycles[0]), [250, 250, 0, 0, 0]);
+    assert_eq!(counts(syncs[0]), [250, 250, 0, 0, 0]);
     // Others may have followed before the signal came.
-    let second = cycles.iter().find(|cycle| cycle["delivered"] == 1).unwrap();
+    let second = syncs.iter().find(|sync| sync["delivered"] == 1).unwrap();
     let again = second["deduplicated"].as_u64().unwrap();
     assert_eq!(counts(second), [again + 1, 1, 0, 0, 0]);
     assert!(again >= 20, "the last five of fifty minutes were read again: {again}");

@@ -38,10 +38,10 @@ async fn dry(stage: &Stage) -> Ended {
 #[tokio::test]
 async fn a_dry_run_prints_what_the_next_run_sends() {
     let stage = Stage::usual().await.with("DD_TAGS", "team:pki");
-    let place = ago(600).to_string();
-    let set = stage.setup.run(&["state", "set", "--since", &place, "--yes"]).await;
+    let since = ago(600).to_string();
+    let set = stage.setup.run(&["state", "set", "--since", &since, "--yes"]).await;
     assert_eq!(set.code(), Some(0), "{}", set.stderr);
-    // Behind the place, and so not to be sent.
+    // Before the cursor, and so not to be sent.
     stage.scm.push(stage.records(35, 1500, 700));
     stage.push(25, 500, 2);
     let ended = dry(&stage).await;
@@ -74,7 +74,7 @@ async fn a_dry_run_beside_a_daemon_disturbs_it_in_nothing() {
     // The daemon has a page on its way, and the lock.
     stage.intake.wait_for_requests(4).await;
     let ended = dry(&stage).await;
-    assert_eq!(printed(&ended).len(), 35, "from the place that is stored, not from what is on its way");
+    assert_eq!(printed(&ended).len(), 35, "from the stored cursor, not from what is on its way");
     stage.intake.release();
     stage.intake.wait_for_ids(60).await;
     stop(daemon).await;

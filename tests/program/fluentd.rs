@@ -68,13 +68,13 @@ impl Stand {
         ids
     }
 
-    /// So many records, of which those at `places` have the action `poison`.
-    pub fn push_poisoned(&self, n: usize, places: &[usize]) -> Vec<String> {
+    /// So many records, of which those at `indices` have the action `poison`.
+    pub fn push_poisoned(&self, n: usize, indices: &[usize]) -> Vec<String> {
         let mut records = Records::seeded(7).between(ago(1500), ago(2), n);
-        for place in places {
-            let Record { id, at, .. } = &records[*place];
+        for index in indices {
+            let Record { id, at, .. } = &records[*index];
             let json = format!(r#"{{"id":"{id}","action":"poison","created":"{at}"}}"#);
-            records[*place] = Record::raw(*at, json);
+            records[*index] = Record::raw(*at, json);
         }
         self.push_all(records)
     }
@@ -96,7 +96,7 @@ impl Stand {
     pub fn assert_all_once_but(&self, missing: &[usize]) {
         let expected = self.pushed.borrow();
         let expected =
-            expected.iter().enumerate().filter(|(place, _)| !missing.contains(place)).map(|(_, id)| id.clone());
+            expected.iter().enumerate().filter(|(index, _)| !missing.contains(index)).map(|(_, id)| id.clone());
         assert_eq!(self.fluentd.ids(), expected.collect::<Vec<_>>());
         self.assert_protocol();
     }

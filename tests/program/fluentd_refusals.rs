@@ -12,15 +12,15 @@ fn refusing_poison() -> FluentdOptions {
 
 #[tokio::test]
 async fn a_400_for_an_array_isolates_the_record_at_fault() {
-    for (n, places) in [(100, &[40][..]), (100, &[0, 99]), (100, &[98, 99]), (250, &[3, 4, 5, 200]), (1, &[0])] {
+    for (n, indices) in [(100, &[40][..]), (100, &[0, 99]), (100, &[98, 99]), (250, &[3, 4, 5, 200]), (1, &[0])] {
         for records in ["500", "1"] {
             let stand = Stand::of(refusing_poison()).await.with("FLUENTD_BATCH_RECORDS", records);
-            let ids = stand.push_poisoned(n, places);
+            let ids = stand.push_poisoned(n, indices);
             stand.run_to(0).await;
-            stand.assert_all_once_but(places);
-            let expected: Vec<_> = places.iter().map(|place| Value::from(ids[*place].as_str())).collect();
+            stand.assert_all_once_but(indices);
+            let expected: Vec<_> = indices.iter().map(|index| Value::from(ids[*index].as_str())).collect();
             let kept: Vec<_> = stand.dead_letters().into_iter().map(|letter| letter["record"]["id"].clone()).collect();
-            assert_eq!(kept, expected, "{n} {places:?}");
+            assert_eq!(kept, expected, "{n} {indices:?}");
         }
     }
 }
@@ -116,11 +116,11 @@ async fn a_receiver_that_closes_the_connection_on_a_large_array_gets_smaller_one
 async fn records_at_fault_in_a_row_are_dead_letters_and_a_long_row_is_the_receivers_doing() {
     for (n, row, code) in [(60, 20..30, 0), (30, 20..30, 0), (60, 20..40, 75)] {
         let stand = Stand::of(refusing_poison()).await;
-        let places: Vec<_> = row.collect();
-        stand.push_poisoned(n, &places);
+        let indices: Vec<_> = row.collect();
+        stand.push_poisoned(n, &indices);
         stand.run_without_patience_to(code).await;
-        let kept = if code == 0 { places.len() } else { 0 };
-        assert_eq!(stand.dead_letters().len(), kept, "{n} {places:?}");
+        let kept = if code == 0 { indices.len() } else { 0 };
+        assert_eq!(stand.dead_letters().len(), kept, "{n} {indices:?}");
     }
 }
 

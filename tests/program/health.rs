@@ -12,7 +12,7 @@ use crate::support::{Fault, IntakeOptions, RedisServer, ScmOptions};
 const LOOP: &str = "SECTIGO_AUDIT_SYNC_LOOP";
 const INTERVAL: &str = "SECTIGO_AUDIT_SYNC_INTERVAL";
 
-/// A daemon that can be asked, and rests for an hour between two synchronisations.
+/// A daemon that can be asked, and rests for an hour between two syncs.
 async fn asked(interval: &str) -> (Stage, Probe) {
     let probe = Probe::new();
     let stage = Stage::usual().await.with(LOOP, "true").with(INTERVAL, interval).with(LISTEN, probe.address());
@@ -27,7 +27,7 @@ async fn started(setup: &Setup) -> Daemon {
 }
 
 #[tokio::test]
-async fn a_daemon_is_alive_at_once_and_ready_after_its_first_synchronisation() {
+async fn a_daemon_is_alive_at_once_and_ready_after_its_first_sync() {
     let (stage, probe) = asked("1h").await;
     stage.scm.hold();
     let mut daemon = started(&stage.setup).await;
@@ -85,7 +85,7 @@ async fn a_source_that_is_down_for_three_intervals_makes_it_unready_but_not_dead
     let error = unready["last_error"]["error"].as_str().unwrap();
     assert!(error.contains(&stage.scm.url()), "{error}");
     assert!(!unready["last_success"].is_null());
-    assert_eq!(probe.get("/healthz").await.status, 200, "a restart mends no outage");
+    assert_eq!(probe.get("/healthz").await.status, 200, "a restart ends no outage");
     assert_eq!(probe.series("auditsync_ready").await.to_bits(), 0.0_f64.to_bits());
 
     stage.scm.come_back().await;
@@ -96,7 +96,7 @@ async fn a_source_that_is_down_for_three_intervals_makes_it_unready_but_not_dead
 }
 
 #[tokio::test]
-async fn who_stands_by_is_ready_and_who_takes_over_says_so() {
+async fn a_standby_is_ready_and_reports_when_it_becomes_active() {
     let (stage, probe) = asked("1h").await;
     let mut first = started(&stage.setup).await;
     first.says("synced").await;
@@ -120,7 +120,7 @@ async fn who_stands_by_is_ready_and_who_takes_over_says_so() {
 }
 
 #[tokio::test]
-async fn who_is_followed_while_it_stood_still_counts_the_conflict_and_stands_by() {
+async fn an_instance_that_was_replaced_while_it_stood_still_counts_the_conflict_and_becomes_standby() {
     let (server, probe, beside) = (RedisServer::start(), Probe::new(), Probe::new());
     let slow = ScmOptions { latency: Duration::from_millis(20), ..ScmOptions::default() };
     let stage = Stage::of(slow, IntakeOptions { latency: Duration::from_millis(20), ..Default::default() }).await;
@@ -279,7 +279,7 @@ async fn health_without_a_daemon_is_to_be_tried_again_and_without_an_address_a_m
 }
 
 #[tokio::test]
-async fn what_a_server_said_is_not_told_to_strangers() {
+async fn a_servers_words_are_not_shown_to_strangers() {
     let probe = Probe::new();
     let stage = Stage::of(ten_a_page(), IntakeOptions::default()).await;
     let stage = stage.with(LOOP, "true").with(LISTEN, probe.address());

@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use crate::daemon::{Daemon, Setup};
 use crate::support::{FakeIntake, FakeScm, Fault, IntakeOptions, Record, Records, ScmOptions};
 
-const STANDING_BY: &str = "another instance is active; this one is on standby";
-const TAKING_OVER: &str = "the other instance has ended; failover";
+const STANDBY: &str = "another instance is active; this one is on standby";
+const FAILOVER: &str = "the other instance has ended; failover";
 
 async fn fakes() -> (FakeScm, FakeIntake) {
     (FakeScm::start(ScmOptions::default()).await, FakeIntake::start(IntakeOptions::default()).await)
@@ -19,7 +19,7 @@ fn recent(seed: u64, count: usize) -> Vec<Record> {
     Records::seeded(seed).between(now - Duration::from_secs(3000), now - Duration::from_secs(2), count)
 }
 
-/// A loop that rests for an hour, so that whoever waits for its next cycle waits in vain.
+/// A loop that rests for an hour, so that nobody waits for its next sync.
 fn in_a_loop(scm: &FakeScm, intake: &FakeIntake) -> Setup {
     Setup::between(scm, intake).with("SECTIGO_AUDIT_SYNC_LOOP", "true").with("SECTIGO_AUDIT_SYNC_INTERVAL", "1h")
 }
@@ -48,7 +48,7 @@ async fn stopped(daemon: Daemon) {
 }
 
 #[tokio::test]
-async fn a_second_daemon_stands_by_and_takes_over_from_one_that_is_killed() {
+async fn a_standby_becomes_active_when_the_active_instance_is_killed() {
     let (scm, intake) = fakes().await;
     scm.push(recent(1, 750));
     let setup = in_a_loop(&scm, &intake);
@@ -62,13 +62,13 @@ async fn a_second_daemon_stands_by_and_takes_over_from_one_that_is_killed() {
     let (hits, state) = (scm.hits(), setup.state());
 
     let mut second = setup.start(&[]);
-    second.says(STANDING_BY).await;
+    second.says(STANDBY).await;
     assert!(second.stderr().contains(&format!("process {}", first.id())), "{}", second.stderr());
-    assert_eq!((scm.hits(), setup.state()), (hits, state), "it asks for nothing and writes nothing");
+    assert_eq!((scm.hits(), setup.state()), (hits, state), "it requests nothing and writes nothing");
 
     first.signal("KILL").await;
     assert_eq!(first.ended().await.code(), None);
-    second.says(TAKING_OVER).await;
+    second.says(FAILOVER).await;
     second.says("continuing from the stored cursor").await;
     second.says("synced").await;
     stopped(second).await;
@@ -77,7 +77,7 @@ async fn a_second_daemon_stands_by_and_takes_over_from_one_that_is_killed() {
 }
 
 #[tokio::test]
-async fn a_stand_by_takes_over_from_one_that_stops_and_repeats_nothing() {
+async fn a_standby_becomes_active_when_the_active_instance_stops_and_repeats_nothing() {
     let (scm, intake) = fakes().await;
     scm.push(recent(2, 350));
     let setup = in_a_loop(&scm, &intake);
@@ -85,12 +85,12 @@ async fn a_stand_by_takes_over_from_one_that_stops_and_repeats_nothing() {
     let mut first = setup.start(&[]);
     intake.wait_for_requests(1).await;
     let mut second = setup.start(&[]);
-    second.says(STANDING_BY).await;
+    second.says(STANDBY).await;
     first.signal("TERM").await;
     first.says("shutting down").await;
     intake.release();
     assert_eq!(first.ended().await.code(), Some(0));
-    second.says(TAKING_OVER).await;
+    second.says(FAILOVER).await;
     second.says("synced").await;
     stopped(second).await;
     assert_eq!((intake.ids().len(), intake.count()), (350, 350));
@@ -117,23 +117,23 @@ async fn an_instance_whose_lock_was_removed_and_taken_delivers_no_further_page()
 }
 
 #[tokio::test]
-async fn of_several_daemons_that_stand_by_one_takes_over() {
+async fn of_several_standbys_one_becomes_active() {
     let (scm, intake) = fakes().await;
     scm.push(recent(3, 250));
     let setup = in_a_loop(&scm, &intake);
     let first = idle(&setup).await;
     let mut others = [setup.start(&[]), setup.start(&[]), setup.start(&[])];
     for other in &mut others {
-        other.says(STANDING_BY).await;
+        other.says(STANDBY).await;
     }
     first.signal("KILL").await;
     first.ended().await;
     let mut waiting = Vec::new();
     let [a, b, c] = &mut others;
     let winner = tokio::select! {
-        () = a.says(TAKING_OVER) => 0,
-        () = b.says(TAKING_OVER) => 1,
-        () = c.says(TAKING_OVER) => 2,
+        () = a.says(FAILOVER) => 0,
+        () = b.says(FAILOVER) => 1,
+        () = c.says(FAILOVER) => 2,
     };
     for (index, mut daemon) in others.into_iter().enumerate() {
         if index == winner {
@@ -147,13 +147,13 @@ async fn of_several_daemons_that_stand_by_one_takes_over() {
     // The two that are left settle it between themselves in the same way.
     let [a, b] = &mut waiting[..] else { unreachable!("three less one") };
     let next = tokio::select! {
-        () = a.says(TAKING_OVER) => 0,
-        () = b.says(TAKING_OVER) => 1,
+        () = a.says(FAILOVER) => 0,
+        () = b.says(FAILOVER) => 1,
     };
     let mut next = waiting.remove(next);
     next.says("synced").await;
     let last = waiting.remove(0);
-    assert!(!last.stderr().contains(TAKING_OVER), "one at a time: {}", last.stderr());
+    assert!(!last.stderr().contains(FAILOVER), "one at a time: {}", last.stderr());
     stopped(last).await;
     stopped(next).await;
     assert_eq!((intake.ids().len(), intake.count()), (250, 250));
@@ -161,14 +161,14 @@ async fn of_several_daemons_that_stand_by_one_takes_over() {
 }
 
 #[tokio::test]
-async fn a_stand_by_that_is_told_to_stop_ends_at_once() {
+async fn a_standby_ends_at_once_when_it_is_stopped() {
     let (scm, intake) = fakes().await;
     scm.push(recent(4, 10));
     let setup = in_a_loop(&scm, &intake);
     let first = idle(&setup).await;
     let files = folder(&setup);
     let mut second = setup.start(&[]);
-    second.says(STANDING_BY).await;
+    second.says(STANDBY).await;
     stopped(second).await;
     assert_eq!(folder(&setup), files);
     stopped(first).await;
@@ -185,7 +185,7 @@ async fn a_one_shot_run_beside_a_live_daemon_gives_up_after_its_budget() {
     assert_eq!(ended.code(), Some(75), "{}", ended.stderr);
     let told = format!("auditsync-sectigo-datadog.json is in use by process {}", daemon.id());
     assert!(ended.stderr.contains(&told), "{}", ended.stderr);
-    assert_eq!((folder(&setup), (scm.hits(), intake.hits())), (files, hits), "it wrote and asked for nothing");
+    assert_eq!((folder(&setup), (scm.hits(), intake.hits())), (files, hits), "it wrote and requested nothing");
     stopped(daemon).await;
 }
 
@@ -197,7 +197,7 @@ async fn a_one_shot_run_without_any_budget_does_not_wait() {
     let daemon = idle(&setup).await;
     let ended = setup.run(&["run", "--once"]).await;
     assert_eq!(ended.code(), Some(75), "{}", ended.stderr);
-    assert!(!ended.stderr.contains(STANDING_BY), "{}", ended.stderr);
+    assert!(!ended.stderr.contains(STANDBY), "{}", ended.stderr);
     stopped(daemon).await;
 }
 
@@ -208,11 +208,11 @@ async fn a_one_shot_run_that_waits_gets_its_turn() {
     let setup = in_a_loop(&scm, &intake).with("SECTIGO_AUDIT_RETRY_BUDGET", "1h");
     let daemon = idle(&setup).await;
     let mut run = setup.start(&["run", "--once"]);
-    run.says(STANDING_BY).await;
+    run.says(STANDBY).await;
     stopped(daemon).await;
     let ended = run.ended().await;
     assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
-    assert!(ended.stderr.contains(TAKING_OVER), "{}", ended.stderr);
+    assert!(ended.stderr.contains(FAILOVER), "{}", ended.stderr);
     assert_eq!((intake.ids().len(), intake.count()), (10, 10));
 }
 
@@ -236,24 +236,24 @@ async fn instances_with_folders_of_their_own_do_not_know_each_other() {
     scm.push(recent(9, 10));
     let (one, other) = (in_a_loop(&scm, &intake), in_a_loop(&scm, &intake));
     let (first, second) = (idle(&one).await, idle(&other).await);
-    assert!(!second.stderr().contains(STANDING_BY));
+    assert!(!second.stderr().contains(STANDBY));
     stopped(first).await;
     stopped(second).await;
     assert_eq!((intake.ids().len(), intake.count()), (10, 20));
 }
 
 #[tokio::test]
-async fn a_stand_by_that_takes_over_survives_a_refusal_at_its_first_call() {
+async fn a_standby_that_becomes_active_survives_a_refusal_at_its_first_call() {
     for fault in [Fault::Status(404), Fault::Status(403)] {
         let (scm, intake) = fakes().await;
         let setup = in_a_loop(&scm, &intake).with("SECTIGO_AUDIT_API_TOKEN_URL", scm.token_url());
         let first = idle(&setup).await;
         let mut second = setup.start(&[]);
-        second.says(STANDING_BY).await;
+        second.says(STANDBY).await;
         scm.answer_always(Some(fault));
         first.signal("KILL").await;
         first.ended().await;
-        second.says(TAKING_OVER).await;
+        second.says(FAILOVER).await;
         second.says("the source needs attention").await;
         scm.answer_always(None);
         second.says("synced").await;

@@ -49,7 +49,7 @@ pub fn datadog(intake: &FakeIntake, dead_letters: &Path) -> Datadog {
     Datadog::new(settings, "sectigo", &Context::new(pipeline, http, letters))
 }
 
-/// So many events, of which those at these places carry what a firewall dislikes.
+/// So many events, of which those at these indices carry what a firewall dislikes.
 pub fn events(count: usize, bad: &BTreeSet<usize>, bad_whole: &BTreeSet<usize>) -> Vec<Event> {
     let record = |id: usize| {
         let details = if bad.contains(&id) {

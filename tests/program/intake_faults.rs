@@ -18,7 +18,7 @@ async fn delivers_after(fault: Fault) -> Stage {
     stage.intake_meets([Fault::PASS, fault]);
     let ended = stage.run_to(0).await;
     assert!(ended.stderr.contains("the destination failed"), "{}", ended.stderr);
-    assert!(ended.stderr.contains(&stage.intake.url()), "the place is named: {}", ended.stderr);
+    assert!(ended.stderr.contains(&stage.intake.url()), "the address is named: {}", ended.stderr);
     stage.assert_all_once();
     stage
 }
@@ -129,7 +129,7 @@ async fn an_intake_down_for_good_ends_a_one_shot_with_75_and_keeps_the_cursor() 
     stage.intake.go_down().await;
     let ended = stage.run_to(75).await;
     assert!(ended.stderr.contains("the destination failed"), "{}", ended.stderr);
-    assert!(ended.stderr.contains(&stage.intake.url()), "the place is named: {}", ended.stderr);
+    assert!(ended.stderr.contains(&stage.intake.url()), "the address is named: {}", ended.stderr);
     assert_eq!(Some(stage.since()), stage.openings()[0].from, "the cursor is where it was");
     stage.intake.come_back().await;
     stage.run_to(0).await;
@@ -204,8 +204,8 @@ async fn a_redirect_of_the_intake_is_named_and_nothing_follows_it() {
     let location = format!("{}/api/v2/logs", elsewhere.url());
     stage.intake.answer_always(Some(Fault::Redirect(location.clone())));
     let ended = stage.refused_to_the_end().await;
-    for place in [format!("{}/api/v2/logs", stage.intake.url()), location] {
-        assert!(ended.stderr.contains(&place), "{place} is named: {}", ended.stderr);
+    for address in [format!("{}/api/v2/logs", stage.intake.url()), location] {
+        assert!(ended.stderr.contains(&address), "{address} is named: {}", ended.stderr);
     }
     assert_eq!(elsewhere.hits(), 0);
     assert_eq!(stage.setup.dead_letters().len(), 0);

@@ -1,4 +1,4 @@
-//! The intake refuses what it is sent: halves, cut records, the rejected file, and an intake that refuses everything.
+//! The intake refuses what it is sent: halves, cut records, the dead-letter file, and an intake that refuses everything.
 
 use serde_json::Value;
 
@@ -31,13 +31,13 @@ fn refusing(ids: &[&str], even_as_text: bool) -> IntakeOptions {
     }
 }
 
-/// So many records, of which the ones at these places have these ids.
+/// So many records, of which those at these indices have these ids.
 fn push_with(stage: &Stage, n: usize, poisoned: &[(usize, &str)]) {
     let mut records = stage.records(n, 1500, 2);
-    for (place, id) in poisoned {
-        let Record { at, .. } = records[*place];
+    for (index, id) in poisoned {
+        let Record { at, .. } = records[*index];
         let json = format!(r#"{{"id":"{id}","action":"login","created":"{at}","details":"poison\n"}}"#);
-        records[*place] = Record::raw(at, json);
+        records[*index] = Record::raw(at, json);
     }
     stage.push_all(records);
 }
@@ -184,7 +184,7 @@ async fn several_poisoned_entries_are_put_aside_wherever_they_stand() {
 }
 
 #[tokio::test]
-async fn a_page_of_poison_alone_is_put_aside_after_a_notice_was_accepted() {
+async fn a_page_of_poison_alone_is_dead_lettered_after_a_notice_was_accepted() {
     let stage = with_intake(refusing(&["bad"], true)).await;
     push_with(&stage, 1, &[(0, "bad")]);
     stage.run_to(0).await;
@@ -195,7 +195,7 @@ async fn a_page_of_poison_alone_is_put_aside_after_a_notice_was_accepted() {
 }
 
 #[tokio::test]
-async fn a_rejected_file_that_cannot_be_written_fails_the_delivery_and_the_cursor_stays() {
+async fn a_dead_letter_file_that_cannot_be_written_fails_the_delivery_and_the_cursor_stays() {
     let stage = with_intake(refusing(&["bad"], true))
         .await
         .with("SECTIGO_AUDIT_RETRY_BUDGET", "0s")

@@ -7,8 +7,8 @@ use crate::killing::rounds;
 use crate::stage::{Stage, stop};
 use crate::support::{FakeIntake, IntakeOptions, Moto, Proxy, RedisServer, ScmOptions};
 
-const STANDING_BY: &str = "another instance is active; this one is on standby";
-const TAKING_OVER: &str = "the other instance has ended or has no heartbeat; failover";
+const STANDBY: &str = "another instance is active; this one is on standby";
+const FAILOVER: &str = "the other instance has ended or has no heartbeat; failover";
 const LAPSED: &str = "the lease was not renewed in time";
 const STEPPED_DOWN: &str = "another instance is active, or the state was changed by an operator";
 const BEGINS: &str = "this is the first sync";
@@ -47,12 +47,12 @@ fn start(stage: &Stage, name: &str) -> Daemon {
     stage.setup.start_with(&[("DD_HOSTNAME", name)], &[])
 }
 
-/// An instance at work, and one that stands by.
+/// An active instance, and a standby.
 async fn first_and_second(stage: &Stage) -> (Daemon, Daemon) {
     let mut first = start(stage, "first");
     first.says(BEGINS).await;
     let mut second = start(stage, "second");
-    second.says(STANDING_BY).await;
+    second.says(STANDBY).await;
     (first, second)
 }
 
@@ -78,7 +78,7 @@ fn state(server: &RedisServer) -> serde_json::Value {
     serde_json::from_str(&server.command(&["GET", "auditsync:sectigo:datadog"])).expect("a state document")
 }
 
-/// What a take-over came to.
+/// What a failover came to.
 #[derive(Debug)]
 struct TakeOver {
     took: Duration,
@@ -96,7 +96,7 @@ async fn killed_in_the_midst(stage: Stage, at: usize) -> TakeOver {
     let sent = stage.intake.requests().len();
     // So that there is something left to send, however slow the signal was.
     stage.push(PAGE, 1, 0);
-    second.says(TAKING_OVER).await;
+    second.says(FAILOVER).await;
     stage.intake.wait_for_requests(sent + 1).await;
     let took = killed.elapsed();
     stage.intake.wait_for_ids(BACKLOG + PAGE).await;
@@ -115,7 +115,7 @@ fn summary(backend: &str, rounds: &[TakeOver]) -> String {
     let (least, most) = (took.clone().min().unwrap_or_default(), took.max().unwrap_or_default());
     let repeats: Vec<_> = rounds.iter().map(|round| round.repeats).collect();
     format!(
-        "{backend}: {} take-overs in {least:.1?} to {most:.1?} of a lease of {TTL:?}; repeats {repeats:?}",
+        "{backend}: {} failovers in {least:.1?} to {most:.1?} of a lease of {TTL:?}; repeats {repeats:?}",
         rounds.len()
     )
 }
@@ -148,7 +148,7 @@ async fn a_leader_on_s3_that_is_killed_is_followed_and_nothing_is_lost() {
 }
 
 #[tokio::test]
-async fn a_stand_by_follows_one_that_stops_at_once_and_repeats_nothing() {
+async fn a_standby_becomes_active_at_once_when_the_active_instance_stops_and_repeats_nothing() {
     let server = RedisServer::start();
     // If it waited for the end of such a lease, so would this test, and in vain.
     let stage = stage(Duration::from_millis(5), &server.address()).await.with("SECTIGO_AUDIT_LEASE_TTL", "10m");
@@ -158,7 +158,7 @@ async fn a_stand_by_follows_one_that_stops_at_once_and_repeats_nothing() {
     stop(first).await;
     // So that there is something left to send, however slow the signal was.
     stage.push(PAGE, 1, 0);
-    second.says(TAKING_OVER).await;
+    second.says(FAILOVER).await;
     stage.intake.wait_for_ids(5000 + PAGE).await;
     stop(second).await;
     stage.assert_all_once();
@@ -231,14 +231,14 @@ async fn a_leader_that_stood_still_finds_itself_followed_and_steps_down() {
     let (mut first, mut second) = first_and_second(&stage).await;
     stage.intake.wait_for_entries(1000).await;
     first.signal("STOP").await;
-    second.says(TAKING_OVER).await;
+    second.says(FAILOVER).await;
     stage.intake.wait_for_entries(3000).await;
     first.signal("CONT").await;
     first.says(STEPPED_DOWN).await;
-    first.says(STANDING_BY).await;
+    first.says(STANDBY).await;
     stage.intake.wait_for_ids(BACKLOG).await;
     stop(second).await;
-    first.says(TAKING_OVER).await;
+    first.says(FAILOVER).await;
     stop(first).await;
     stage.assert_none_lost();
     assert!(repeats(&stage.intake) <= 3 * PAGE, "the pages in flight, and one that was under way when it woke up");
@@ -255,14 +255,14 @@ async fn a_delivery_that_takes_longer_than_the_lease_does_not_lose_it() {
     tokio::time::sleep(TTL + Duration::from_secs(6)).await;
     stage.intake.release();
     stage.intake.wait_for_ids(50).await;
-    assert!(!second.stderr().contains(TAKING_OVER), "{}", second.stderr());
+    assert!(!second.stderr().contains(FAILOVER), "{}", second.stderr());
     stop(second).await;
     stop(first).await;
     stage.assert_all_once();
 }
 
 #[tokio::test]
-async fn a_one_shot_run_beside_a_live_daemon_gives_up_and_beside_a_dead_one_takes_over() {
+async fn a_one_shot_beside_a_live_daemon_gives_up_and_beside_a_dead_one_becomes_active() {
     let server = RedisServer::start();
     let stage = stage(Duration::ZERO, &server.address()).await.with("SECTIGO_AUDIT_RETRY_BUDGET", "1s");
     stage.push(50, 1500, 2);
@@ -277,12 +277,12 @@ async fn a_one_shot_run_beside_a_live_daemon_gives_up_and_beside_a_dead_one_take
     // Its budget is long over when the lease is; but nobody has renewed it.
     let ended = stage.setup.run(&["run", "--once"]).await;
     assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
-    assert!(ended.stderr.contains(TAKING_OVER), "{}", ended.stderr);
+    assert!(ended.stderr.contains(FAILOVER), "{}", ended.stderr);
     assert_eq!(state(&server)["lease"], serde_json::Value::Null, "given back");
     // What the last seconds brought may be behind the end of that run.
     let ended = stage.setup.run(&["run", "--once"]).await;
     assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
-    assert!(!ended.stderr.contains(STANDING_BY), "{}", ended.stderr);
+    assert!(!ended.stderr.contains(STANDBY), "{}", ended.stderr);
     stage.assert_all_once();
 }
 
@@ -300,7 +300,7 @@ async fn one_shot_runs_started_together_take_turns() {
 }
 
 #[tokio::test]
-async fn a_redis_that_lost_its_data_is_written_anew() {
+async fn a_redis_that_lost_its_data_is_written_again() {
     let mut server = RedisServer::start();
     let stage = stage(Duration::from_millis(20), &server.address()).await;
     stage.push(3000, 1500, 2);
@@ -332,7 +332,7 @@ async fn a_replica_that_lags_behind_and_is_promoted_is_written_forward() {
     while replica.command(&["EXISTS", "auditsync:sectigo:datadog"]) != "1" {
         assert!(asked.elapsed() < Duration::from_secs(60), "the replica hears of the state");
     }
-    // It hears no more of the other, and gets its place later.
+    // It hears no more of the other, and gets the lease later.
     assert_eq!(replica.command(&["REPLICAOF", "NO", "ONE"]), "OK");
     stage.intake.wait_for_entries(1500).await;
     proxy.lead_to(replica.address().parse().unwrap());

@@ -116,7 +116,7 @@ async fn a_slow_intake_does_not_pile_up_large_records_uncompressed() {
 }
 
 #[tokio::test]
-async fn a_slow_intake_does_not_pile_up_pages_that_are_asked_for_ahead() {
+async fn a_slow_intake_does_not_pile_up_pages_that_are_requested_ahead() {
     large_records_at_a_slow_intake(4, 990_000, "gzip").await;
 }
 

@@ -1,4 +1,4 @@
-//! `/metrics`: what it counts is what the far sides saw.
+//! `/metrics`: what it counts is what the servers saw.
 
 use std::collections::BTreeSet;
 

@@ -21,7 +21,7 @@ async fn while_a_page_waits_for_the_intake_the_two_behind_it_are_asked_for() {
     let mut distinct = tokens.clone();
     distinct.sort();
     distinct.dedup();
-    assert_eq!(tokens.len(), distinct.len(), "no page is asked for twice: {tokens:?}");
+    assert_eq!(tokens.len(), distinct.len(), "no page is requested twice: {tokens:?}");
 }
 
 #[tokio::test]
@@ -40,7 +40,7 @@ async fn a_failure_from_long_before_its_turn_is_not_obeyed() {
     let stage = Stage::usual().await;
     stage.push(45, 1500, 2);
     stage.intake.hold();
-    // The third page is to be asked for later than a one-shot run waits.
+    // The server wants the third page to be requested later than a one-shot waits.
     let later = Fault::StatusWithRetryAfter(503, "900".into());
     stage.source_meets([Fault::PASS, Fault::PASS, Fault::PASS, later]);
     let daemon = stage.setup.start(&["run", "--once"]);

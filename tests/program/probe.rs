@@ -21,7 +21,7 @@ pub const ANSWERING: &str = "answering /healthz, /readyz and /metrics";
 pub struct Probe {
     address: SocketAddr,
     /// Never listens; it keeps the port, and leaves the listening to the daemon.
-    _place: TcpSocket,
+    _port: TcpSocket,
 }
 
 /// An answer as it came.
@@ -40,10 +40,10 @@ impl Answer {
 
 impl Probe {
     pub fn new() -> Self {
-        let place = TcpSocket::new_v4().expect("a socket");
-        place.set_reuseaddr(true).expect("SO_REUSEADDR");
-        place.bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a local port");
-        Self { address: place.local_addr().expect("a bound socket has an address"), _place: place }
+        let port = TcpSocket::new_v4().expect("a socket");
+        port.set_reuseaddr(true).expect("SO_REUSEADDR");
+        port.bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a local port");
+        Self { address: port.local_addr().expect("a bound socket has an address"), _port: port }
     }
 
     pub fn address(&self) -> String {

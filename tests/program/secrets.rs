@@ -69,10 +69,10 @@ fn nothing_shown(what: &str, setup: &Setup, ended: &Ended) {
             texts.push((name, String::from_utf8(std::fs::read(entry.path()).unwrap()).unwrap()));
         }
     }
-    for (place, text) in texts {
+    for (where_it_is, text) in texts {
         let lower = text.to_lowercase();
         for mark in [CLIENT_MARK, KEY_MARK, PROXY_MARK, TOKEN_MARK] {
-            assert!(!lower.contains(&mark.to_lowercase()), "{what}: {mark} is in {place}:\n{text}");
+            assert!(!lower.contains(&mark.to_lowercase()), "{what}: {mark} is in {where_it_is}:\n{text}");
         }
     }
 }
@@ -90,7 +90,7 @@ async fn shows_nothing(what: &str, arrange: impl Fn(&World), change: impl Fn(Set
     }
 }
 
-/// What the fakes' echo begins with: seen in a message, it shows that the answer's text is told at all.
+/// What the fakes' echo begins with: seen in a message, it shows that the answer's text is quoted at all.
 const ECHO: &str = "refused: ";
 /// What stands for a secret in it.
 const HIDDEN: &str = "[hidden]";
@@ -136,7 +136,7 @@ async fn an_answer_that_is_no_page_is_quoted_without_secrets_and_cut() {
 #[tokio::test]
 async fn a_source_that_echoes_secrets_before_it_knows_us_is_quoted_without_them() {
     for (status, code) in [(400, 78), (404, 78), (429, 75), (500, 75)] {
-        let what = format!("source asked for its token endpoint, {status}");
+        let what = format!("source called for its token endpoint, {status}");
         let arrange = |world: &World| world.scm.answer_always(Some(Fault::EchoAuthorization(status)));
         let change = |setup: Setup| setup.without("SECTIGO_AUDIT_API_TOKEN_URL");
         shows_nothing(&what, arrange, change, code, ECHO).await;
@@ -144,7 +144,7 @@ async fn a_source_that_echoes_secrets_before_it_knows_us_is_quoted_without_them(
 }
 
 #[tokio::test]
-async fn a_refused_page_token_is_told_without_secrets() {
+async fn a_refused_page_token_is_reported_without_secrets() {
     for format in FORMATS {
         let world = World::new().await;
         world.scm.set_page_size(1);

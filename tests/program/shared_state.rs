@@ -38,12 +38,12 @@ async fn state_show_prints_the_document_and_where_it_is() {
     let server = RedisServer::start();
     let stage = on_redis(&server).await;
     let none = stage.setup.run(&["state", "show"]).await;
-    let place = format!("redis://{}/0 key auditsync:sectigo:datadog", server.address());
-    assert!(none.stderr.contains(&format!("there is no state yet at {place}")), "{}", none.stderr);
+    let location = format!("redis://{}/0 key auditsync:sectigo:datadog", server.address());
+    assert!(none.stderr.contains(&format!("there is no state yet at {location}")), "{}", none.stderr);
     stage.push(5, 1500, 2);
     stage.run_to(0).await;
     let shown = stage.setup.run(&["state", "show"]).await;
-    assert!(shown.stderr.contains(&format!("the state at {place}")), "{}", shown.stderr);
+    assert!(shown.stderr.contains(&format!("the state at {location}")), "{}", shown.stderr);
     let document: serde_json::Value = serde_json::from_str(&shown.stdout).unwrap();
     assert_eq!((&document["pipeline"], &document["lease"]), (&"sectigo:datadog".into(), &serde_json::Value::Null));
 }
@@ -101,7 +101,7 @@ async fn check_ends_with_74_where_the_store_refuses_or_is_not_there() {
 }
 
 #[tokio::test]
-async fn the_place_is_not_set_under_a_living_instance_and_is_under_a_dead_one() {
+async fn the_cursor_is_not_set_under_a_living_instance_and_is_under_a_dead_one() {
     let server = RedisServer::start();
     let stage = on_redis(&server).await;
     stage.push(5, 1500, 2);
@@ -166,7 +166,7 @@ async fn a_state_moves_from_backend_to_backend() {
 }
 
 #[tokio::test]
-async fn there_is_nothing_to_move_from_an_empty_place_or_to_memory_or_to_itself() {
+async fn there_is_nothing_to_move_from_an_empty_store_or_to_memory_or_to_itself() {
     let server = RedisServer::start();
     let stage = on_redis(&server).await;
     for (to, code, says) in [

@@ -17,7 +17,7 @@ async fn run_through_a_revocation(stage: &Stage) {
     stage.push(40, 1500, 2);
     stage.intake.hold();
     let daemon = stage.setup.start(&[]);
-    // The third page is not asked for before the first one is delivered.
+    // The third page is not requested before the first one is delivered.
     stage.wait_for_pages(2).await;
     stage.scm.revoke_tokens();
     stage.intake.release();
@@ -39,7 +39,7 @@ async fn the_token_endpoint_is_the_one_that_the_api_names() {
 }
 
 #[tokio::test]
-async fn a_web_page_in_place_of_the_first_answer_names_no_token_endpoint() {
+async fn a_web_page_instead_of_the_first_answer_names_no_token_endpoint() {
     // Were the usual endpoint taken for the right one, this proxy would keep the request from leaving.
     let stage = Stage::usual().await.with("HTTPS_PROXY", "http://127.0.0.1:1");
     let stage = stage.with("SECTIGO_AUDIT_RETRY_BUDGET", "3s");
@@ -82,7 +82,7 @@ async fn a_configured_token_endpoint_is_not_replaced_by_an_advertised_one() {
 }
 
 #[tokio::test]
-async fn a_wrong_token_endpoint_is_told_at_first_contact() {
+async fn a_wrong_token_endpoint_is_reported_at_first_contact() {
     let stage = advertising(AdvertiseAuth::None).await;
     let token_url = stage.scm.token_url();
     let stage = stage.with(TOKEN_URL, token_url);

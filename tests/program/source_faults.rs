@@ -1,4 +1,4 @@
-//! The source fails: nothing is lost, nothing is sent twice, and whoever can mend it is told.
+//! The source fails: nothing is lost, nothing is a duplicate, and the message says what to do.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ async fn delivers_after(fault: Fault) -> Stage {
     stage.source_meets([Fault::PASS, Fault::PASS, fault]);
     let ended = stage.run_to(0).await;
     assert!(ended.stderr.contains("the source failed"), "{}", ended.stderr);
-    assert!(ended.stderr.contains(&stage.scm.url()), "the place is named: {}", ended.stderr);
+    assert!(ended.stderr.contains(&stage.scm.url()), "the address is named: {}", ended.stderr);
     assert!(ended.stderr.contains("the source works again"), "{}", ended.stderr);
     stage.assert_all_once();
     stage
@@ -78,7 +78,7 @@ async fn a_failing_token_endpoint_is_retried() {
         stage.scm.script_token(fault);
     }
     let ended = stage.run_to(0).await;
-    assert!(ended.stderr.contains(&stage.scm.token_url()), "the place is named: {}", ended.stderr);
+    assert!(ended.stderr.contains(&stage.scm.token_url()), "the address is named: {}", ended.stderr);
     assert_eq!(stage.scm.token_requests(), 3);
     stage.assert_all_once();
 }
@@ -125,11 +125,11 @@ async fn the_budget_is_of_time_without_progress() {
 }
 
 #[tokio::test]
-async fn the_first_place_is_saved_before_anything_is_asked() {
+async fn the_first_cursor_is_saved_before_any_request() {
     let stage = Stage::usual().await.with("SECTIGO_AUDIT_RETRY_BUDGET", "0s");
     stage.scm.go_down().await;
     let ended = stage.run_to(75).await;
-    assert!(ended.stderr.contains(&stage.scm.url()), "the place is named: {}", ended.stderr);
+    assert!(ended.stderr.contains(&stage.scm.url()), "the address is named: {}", ended.stderr);
     assert_eq!(stage.scm.hits(), 0);
     assert!(stage.setup.state().is_some());
 
@@ -147,7 +147,7 @@ async fn a_loop_outlives_an_outage_of_the_source() {
     stage.push(40, 1500, 2);
     stage.intake.hold();
     let mut daemon = stage.setup.start(&[]);
-    // The first page is being delivered and the second one fetched; the third is not asked for before that is done.
+    // The first page is being delivered and the second one fetched; the third is not requested before that is done.
     stage.wait_for_pages(2).await;
     stage.scm.go_down().await;
     stage.intake.release();
@@ -175,7 +175,7 @@ async fn a_loop_finds_the_source_down_in_a_later_cycle_and_goes_on() {
 }
 
 #[tokio::test]
-async fn a_wrong_address_is_told_at_first_contact() {
+async fn a_wrong_address_is_reported_at_first_contact() {
     let stage = Stage::usual().await;
     stage.scm.answer_always(Some(Fault::Status(404)));
     let ended = stage.refused_to_the_end().await;
@@ -236,8 +236,8 @@ async fn a_redirect_of_the_api_is_named_and_nothing_follows_it() {
     let location = format!("{}/api/v1/records", elsewhere.url());
     stage.scm.answer_always(Some(Fault::Redirect(location.clone())));
     let ended = stage.refused_to_the_end().await;
-    for place in [format!("{}/api/v1/records", stage.scm.url()), location] {
-        assert!(ended.stderr.contains(&place), "{place} is named: {}", ended.stderr);
+    for address in [format!("{}/api/v1/records", stage.scm.url()), location] {
+        assert!(ended.stderr.contains(&address), "{address} is named: {}", ended.stderr);
     }
     assert_eq!((elsewhere.hits(), stage.scm.token_requests()), (0, 0));
     stage.assert_protocol();
@@ -261,8 +261,8 @@ async fn a_redirect_of_the_token_endpoint_is_named_and_no_secret_follows_it() {
     let elsewhere = Stage::usual().await.scm;
     stage.scm.answer_tokens_always(Some(Fault::Redirect(elsewhere.token_url())));
     let ended = stage.refused_to_the_end().await;
-    for place in [stage.scm.token_url(), elsewhere.token_url()] {
-        assert!(ended.stderr.contains(&place), "{place} is named: {}", ended.stderr);
+    for address in [stage.scm.token_url(), elsewhere.token_url()] {
+        assert!(ended.stderr.contains(&address), "{address} is named: {}", ended.stderr);
     }
     assert_eq!(elsewhere.hits(), 0);
     assert_eq!(stage.scm.token_requests(), 1);

@@ -46,7 +46,7 @@ async fn an_empty_page_ends_a_range_even_with_a_token() {
     let options = ScmOptions { final_page: FinalPage::EmptyArrayWithToken, ..ten_a_page() };
     let stage = everything_arrives_once_from(options).await;
     let empty: Vec<_> = stage.authorized().iter().filter(|request| request.records == 0).cloned().collect();
-    assert!(empty.iter().all(|request| request.token.is_some()), "none is asked for behind an empty one: {empty:?}");
+    assert!(empty.iter().all(|request| request.token.is_some()), "none is requested behind an empty one: {empty:?}");
 }
 
 #[tokio::test]
@@ -240,7 +240,7 @@ async fn a_status_that_is_not_about_a_token_is_an_alarm_when_it_lasts_and_repeat
 }
 
 #[tokio::test]
-async fn a_page_over_the_bound_is_asked_for_in_halves() {
+async fn a_page_over_the_bound_is_requested_in_halves() {
     let stage = Stage::of(ScmOptions::default(), IntakeOptions::default()).await;
     stage.push(30, 1500, 2);
     stage.source_meets([Fault::PASS, Fault::Huge(TOO_MUCH), Fault::Huge(TOO_MUCH), Fault::Huge(TOO_MUCH)]);
@@ -258,7 +258,7 @@ fn broken() -> Fault {
 }
 
 #[tokio::test]
-async fn web_pages_in_place_of_a_page_are_waited_out_and_make_no_range_shorter() {
+async fn web_pages_instead_of_a_page_are_waited_out_and_make_no_range_shorter() {
     let stage = Stage::usual().await;
     stage.push(40, 1500, 2);
     stage.source_meets([Fault::PASS, Fault::NotJson, Fault::NotJson, Fault::NotJson, Fault::NotJson]);
@@ -315,7 +315,7 @@ async fn a_record_that_never_parses_holds_up_nothing_before_it_and_ends_a_one_sh
     let ended = stage.run_to(75).await;
     assert!(ended.stderr.contains("is not a page of records"), "{}", ended.stderr);
     assert_eq!(stage.since(), second, "up to the second with the broken one");
-    // The last question may be the first one again, put anew after a wait.
+    // The last request may be the first one again, after a wait.
     let smallest = (Some(second), Some(second + Duration::from_secs(1)));
     assert!(stage.openings().iter().any(|asked| (asked.from, asked.to) == smallest), "down to one second");
     stage.assert_all_once();

@@ -138,7 +138,7 @@ async fn nothing_is_lost_to_a_clock_behind(delay: &str, delay_seconds: u64) {
     }
     stage.assert_all_once();
 
-    // Their time was asked for once, and the answer thrown away.
+    // Their time was requested once, and the answer thrown away.
     stage.push(30, 115 + delay_seconds, delay_seconds + 2);
     stage.scm.set_date_offset(0);
     stage.run_to(0).await;
@@ -156,7 +156,7 @@ async fn a_server_clock_behind_ours_counts_with_the_delay() {
 }
 
 #[tokio::test]
-async fn a_place_ahead_of_the_servers_clock_is_told_and_loses_nothing() {
+async fn a_cursor_ahead_of_the_servers_clock_is_reported_and_loses_nothing() {
     let stage = Stage::usual().await.with("SECTIGO_AUDIT_RETRY_BUDGET", "1s").with(DELAY, "60s");
     stage.push(30, 1500, 100);
     stage.run_to(0).await;
@@ -172,13 +172,13 @@ async fn a_place_ahead_of_the_servers_clock_is_told_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_server_clock_that_goes_back_in_a_range_is_told_and_does_not_spin() {
+async fn a_server_clock_that_goes_back_in_a_range_is_reported_and_does_not_spin() {
     let stage = dated(-60).await.with("SECTIGO_AUDIT_RETRY_BUDGET", "1s").with(LOOKBACK, "90s");
     stage.push(30, 80, 70);
     // The range is shortened to what the clock shows; then the clock shows a time before it.
     stage.source_meets([Fault::PASS, Fault::PASS, Fault::Slow(Duration::from_millis(300))]);
     let daemon = stage.setup.start(&[]);
-    stage.scm.wait_until("the shortened range is asked for", |requests| requests.len() >= 3).await;
+    stage.scm.wait_until("the request for the shortened range", |requests| requests.len() >= 3).await;
     stage.scm.set_date_offset(-3600);
     let ended = daemon.ended().await;
     assert_eq!(ended.code(), Some(75), "{}", ended.stderr);
@@ -203,7 +203,7 @@ async fn a_server_clock_ahead_of_ours_counts() {
 }
 
 #[tokio::test]
-async fn a_server_that_tells_no_time_is_read_by_our_clock() {
+async fn a_server_without_a_date_is_read_by_our_clock() {
     let stage = Stage::of(ScmOptions { omit_date: true, ..ten_a_page() }, IntakeOptions::default()).await;
     stage.push(30, 1500, 2);
     stage.run_to(0).await;
@@ -211,7 +211,7 @@ async fn a_server_that_tells_no_time_is_read_by_our_clock() {
 }
 
 #[tokio::test]
-async fn records_that_are_not_stable_are_told_and_not_sent_twice() {
+async fn records_that_are_not_stable_are_reported_and_not_delivered_twice() {
     let options = ScmOptions { unstable_records: true, ..ScmOptions::default() };
     let stage = Stage::of(options, IntakeOptions::default()).await.with(DELAY, "60s");
     stage.push(30, 280, 70);

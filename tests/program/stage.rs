@@ -27,7 +27,7 @@ impl Stage {
         Self::of(ten_a_page(), IntakeOptions::default()).await
     }
 
-    /// Fakes of these kinds. The first synchronisation goes back half an hour: one range, with the window as by default.
+    /// Fakes of these kinds. The first sync goes back half an hour: one range, with the window as by default.
     pub async fn of(scm: ScmOptions, intake: IntakeOptions) -> Self {
         let (scm, intake) = (FakeScm::start(scm).await, FakeIntake::start(intake).await);
         let setup = Setup::between(&scm, &intake).with("SECTIGO_AUDIT_SYNC_LOOKBACK", "30m");

@@ -39,7 +39,7 @@ impl World {
     }
 
     /// One that has delivered `count` records and has a document.
-    async fn synchronised(seed: u64, count: usize) -> Self {
+    async fn synced(seed: u64, count: usize) -> Self {
         let world = Self::with(recent(seed, count)).await;
         let ended = world.setup.run(&[]).await;
         assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
@@ -88,7 +88,7 @@ fn since(seed: u64, seconds: u64, count: usize) -> Vec<Record> {
     Records::seeded(seed).between(now - Duration::from_secs(seconds), now - Duration::from_secs(2), count)
 }
 
-/// Every command that needs the document, with `bytes` in its place: each ends with 74, says `told`, and leaves it alone.
+/// Every command that needs the document, with `bytes` instead of it: each ends with 74, says `told`, and leaves it alone.
 async fn refused(bytes: &[u8], told: &[&str]) {
     let world = World::with(recent(1, 5)).await;
     fs::write(world.path(), bytes).unwrap();
@@ -111,7 +111,7 @@ async fn refused(bytes: &[u8], told: &[&str]) {
 
 /// A good document, changed.
 async fn altered(change: impl FnOnce(&mut Value)) -> Vec<u8> {
-    let world = World::synchronised(2, 5).await;
+    let world = World::synced(2, 5).await;
     let mut document = world.setup.state().unwrap();
     change(&mut document);
     serde_json::to_vec_pretty(&document).unwrap()
@@ -181,7 +181,7 @@ async fn a_cursor_of_another_shape_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_corrupt_document_is_shown_as_it_is_and_can_be_replaced_as_told() {
+async fn a_corrupt_document_is_shown_as_it_is_and_can_be_replaced_as_its_message_says() {
     let world = World::with(recent(4, 25)).await;
     fs::write(world.path(), "{ what is this").unwrap();
     let shown = world.setup.run(&["state", "show"]).await;
@@ -191,13 +191,13 @@ async fn a_corrupt_document_is_shown_as_it_is_and_can_be_replaced_as_told() {
     let hour_ago = Timestamp::from_second(Timestamp::now().as_second() - 3600).unwrap();
     let set = world.setup.run(&["state", "set", "--since", &hour_ago.to_string(), "--yes"]).await;
     assert_eq!(set.code(), Some(0), "{}", set.stderr);
-    assert!(set.stderr.contains("{ what is this"), "what was there is told for the last time: {}", set.stderr);
+    assert!(set.stderr.contains("{ what is this"), "what was there is shown for the last time: {}", set.stderr);
     assert_eq!(world.setup.run(&[]).await.code(), Some(0));
     world.delivered_once(25);
 }
 
 #[tokio::test]
-async fn a_missing_folder_is_named_before_anything_is_asked_for() {
+async fn a_missing_folder_is_named_before_any_request() {
     let world = World::with(recent(5, 5)).await;
     let missing = world.setup.folder().join("missing");
     let setup =
@@ -260,7 +260,7 @@ async fn the_document_is_no_larger_in_the_midst_of_a_range() {
 
 #[tokio::test]
 async fn the_document_is_for_its_owner_alone() {
-    let world = World::synchronised(8, 5).await;
+    let world = World::synced(8, 5).await;
     for name in [STATE, LOCK] {
         let mode = fs::metadata(world.setup.folder().join(name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o600, "{name}");
@@ -357,7 +357,7 @@ async fn a_document_put_back_from_a_copy_is_written_forward() {
 }
 
 #[tokio::test]
-async fn a_deleted_document_is_written_anew_with_a_warning() {
+async fn a_deleted_document_is_written_again_with_a_warning() {
     let (world, mut daemon) = World::with(recent(15, 250)).await.with_a_page_held().await;
     fs::remove_file(world.path()).unwrap();
     world.intake.release();
@@ -413,7 +413,7 @@ async fn a_folder_that_was_away_is_written_to_again() {
 }
 
 #[tokio::test]
-async fn a_full_disk_at_the_first_start_is_told_before_anything_is_asked_for() {
+async fn a_full_disk_at_the_first_start_is_reported_before_any_request() {
     let world = World::with(recent(18, 50)).await;
     let ended = world.setup.start_with_files_limited(0).ended().await;
     let stderr = &ended.stderr;

@@ -84,7 +84,7 @@ async fn stops_while_idle(signal: &str) {
     let ended = daemon.ended().await;
     ended_well(&ended);
     assert!(ended.stderr.contains(&format!("SIG{signal}")), "{}", ended.stderr);
-    assert_eq!((world.scm.hits(), world.intake.hits()), requests, "nobody is asked for anything");
+    assert_eq!((world.scm.hits(), world.intake.hits()), requests, "there was no further request");
     world.finished_by_the_next_run(200, 0).await;
 }
 
@@ -135,7 +135,7 @@ async fn after_a_stop_nothing_new_is_delivered() {
 }
 
 #[tokio::test]
-async fn after_a_stop_nothing_new_is_asked_for() {
+async fn after_a_stop_nothing_new_is_requested() {
     let world = World::with_pages(4, 3).await;
     world.scm.script(Fault::PASS); // Where do tokens come from?
     world.scm.script(Fault::PASS); // The first page,
@@ -168,7 +168,7 @@ async fn a_page_in_several_requests_is_finished_as_a_whole() {
 }
 
 #[tokio::test]
-async fn an_intake_that_never_answers_is_waited_for_no_longer_than_the_grace() {
+async fn an_intake_that_never_answers_holds_up_a_stop_no_longer_than_the_shutdown_timeout() {
     let world = World::with_pages(6, 2).await.with("SECTIGO_AUDIT_SHUTDOWN_TIMEOUT", "1s");
     world.intake.script(Fault::Hang);
     let mut daemon = world.setup.start(&[]);
@@ -211,12 +211,12 @@ async fn a_second_signal_is_heard(first: &str, second: &str) {
 }
 
 #[tokio::test]
-async fn a_second_sigterm_ends_the_grace() {
+async fn a_second_sigterm_ends_the_wait() {
     a_second_signal_is_heard("TERM", "TERM").await;
 }
 
 #[tokio::test]
-async fn a_second_signal_of_another_kind_ends_the_grace_too() {
+async fn a_second_signal_of_another_kind_ends_the_wait_too() {
     a_second_signal_is_heard("INT", "TERM").await;
 }
 
@@ -280,7 +280,7 @@ async fn an_intake_that_refuses_for_now_holds_up_no_stop() {
     daemon.says("the destination failed").await;
     ask(&mut daemon, "TERM").await;
     ended_well(&daemon.ended().await);
-    assert_eq!(world.intake.requests().len(), 1, "the wait that was asked for was cut short, not the page tried again");
+    assert_eq!(world.intake.requests().len(), 1, "the server's wait was cut short, and the page was not retried");
     world.intake.answer_always(None);
     world.finished_by_the_next_run(200, 0).await;
 }

@@ -1,4 +1,4 @@
-//! Under systemd: what it is told, in which order, and when its watchdog is fed.
+//! Under systemd: the messages, their order, and the heartbeats for the watchdog.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,8 +34,8 @@ impl Supervisor {
         stage.setup.start_with(&[("NOTIFY_SOCKET", socket), ("WATCHDOG_USEC", "400000")], &[])
     }
 
-    /// Everything that is told up to the first message that is `wanted`.
-    async fn told_until(&self, what: &str, mut wanted: impl FnMut(&str) -> bool) -> Vec<String> {
+    /// Every message up to the first that is `wanted`.
+    async fn messages_until(&self, what: &str, mut wanted: impl FnMut(&str) -> bool) -> Vec<String> {
         let mut told: Vec<String> = Vec::new();
         let deadline = tokio::time::Instant::now() + PATIENCE;
         while told.last().is_none_or(|message| !wanted(message)) {
@@ -51,7 +51,7 @@ impl Supervisor {
     /// Waits until the watchdog is fed so often, which takes several times as long as it bears without.
     async fn is_fed_on(&self) {
         let mut times = 0;
-        self.told_until("life", |message| {
+        self.messages_until("life", |message| {
             times += usize::from(message == FED);
             times == 12
         })
@@ -59,7 +59,7 @@ impl Supervisor {
     }
 
     /// What has been told and was not looked at yet.
-    fn told_so_far(&self) -> Vec<String> {
+    fn messages_so_far(&self) -> Vec<String> {
         let mut told = Vec::new();
         let mut buffer = [0; 4096];
         while let Ok(length) = self.socket.try_recv(&mut buffer) {
@@ -76,19 +76,19 @@ async fn patient() -> Stage {
 }
 
 #[tokio::test]
-async fn readiness_standing_life_and_stop_are_told_in_this_order() {
+async fn readiness_status_heartbeats_and_stop_come_in_this_order() {
     let (stage, supervisor) = (patient().await, Supervisor::new());
     stage.push(25, 1500, 2);
     let daemon = supervisor.start(&stage);
-    let told = supervisor.told_until("the standing", |message| message.starts_with("STATUS=synced up to 2")).await;
+    let told = supervisor.messages_until("the standing", |message| message.starts_with("STATUS=synced up to 2")).await;
     assert_eq!(told[0], "READY=1", "{told:?}");
     let standing = told.last().unwrap();
     assert!(standing.contains("s behind at ") && standing.ends_with("; 25 delivered"), "{standing}");
     supervisor.is_fed_on().await;
     // Heard while it ends: little fits into the socket, and what does not is lost.
-    let stopping = supervisor.told_until("the stop", |message| message.starts_with("STOPPING=1"));
+    let stopping = supervisor.messages_until("the stop", |message| message.starts_with("STOPPING=1"));
     let (_, told) = tokio::join!(stop(daemon), stopping);
-    // The grace, 25 s by default, and time to end.
+    // The shutdown timeout, 25 s by default, and time to end.
     assert_eq!(told.last().unwrap(), "STOPPING=1\nEXTEND_TIMEOUT_USEC=30000000");
     stage.assert_all_once();
 }
@@ -100,7 +100,7 @@ async fn a_wait_that_the_intake_asks_for_is_no_hang() {
     stage.intake.answer_always(Some(Fault::StatusWithRetryAfter(429, "900".into())));
     let daemon = supervisor.start(&stage);
     let failed = |message: &str| message.starts_with("STATUS=the destination failed, 1 in a row; retried in 15m");
-    supervisor.told_until("the failure", failed).await;
+    supervisor.messages_until("the failure", failed).await;
     supervisor.is_fed_on().await;
     stop(daemon).await;
     assert_eq!(stage.intake.requests().len(), 1);
@@ -122,7 +122,7 @@ async fn an_answer_that_takes_its_time_is_no_hang() {
         } else {
             stage.intake.wait_for_requests(1).await;
         }
-        supervisor.told_so_far();
+        supervisor.messages_so_far();
         supervisor.is_fed_on().await;
         stage.scm.release();
         stage.intake.release();
@@ -131,12 +131,12 @@ async fn an_answer_that_takes_its_time_is_no_hang() {
 }
 
 #[tokio::test]
-async fn a_stand_by_is_ready_says_so_and_is_no_hang() {
+async fn a_standby_is_ready_says_so_and_counts_as_healthy() {
     let (stage, supervisor) = (patient().await, Supervisor::new());
     let mut first = stage.setup.start(&[]);
     first.says("synced").await;
     let second = supervisor.start(&stage);
-    let told = supervisor.told_until("standby", |message| message.starts_with("STATUS=standby: process ")).await;
+    let told = supervisor.messages_until("standby", |message| message.starts_with("STATUS=standby: process ")).await;
     assert_eq!(told[0], "READY=1", "{told:?}");
     supervisor.is_fed_on().await;
     stop(second).await;
@@ -151,22 +151,22 @@ async fn an_engine_that_is_stuck_is_said_and_feeds_the_watchdog_no_longer() {
     assert!(Command::new("mkfifo").arg(document).status().await.unwrap().success());
     let mut daemon = supervisor.start(&stage);
     daemon.says("the engine makes no progress; systemd's watchdog gets no heartbeat until it does").await;
-    supervisor.told_so_far();
+    supervisor.messages_so_far();
     // Heard while it ends: little fits into the socket, and what does not is lost.
-    let stopping = supervisor.told_until("the stop", |message| message.starts_with("STOPPING=1"));
+    let stopping = supervisor.messages_until("the stop", |message| message.starts_with("STOPPING=1"));
     let (_, told) = tokio::join!(stop(daemon), stopping);
     assert!(!told.iter().any(|message| message == FED), "{told:?}");
 }
 
 #[tokio::test]
-async fn a_reload_is_told_from_its_beginning_to_its_end() {
+async fn a_reload_is_reported_from_its_beginning_to_its_end() {
     let (stage, supervisor) = (patient().await, Supervisor::new());
     let daemon = supervisor.start(&stage);
-    supervisor.told_until("ready", |message| message == "READY=1").await;
+    supervisor.messages_until("ready", |message| message == "READY=1").await;
     daemon.signal("HUP").await;
     let began = |message: &str| message.starts_with("RELOADING=1\nMONOTONIC_USEC=");
-    supervisor.told_until("the reload", began).await;
-    supervisor.told_until("its end", |message| message == "READY=1").await;
+    supervisor.messages_until("the reload", began).await;
+    supervisor.messages_until("its end", |message| message == "READY=1").await;
     stop(daemon).await;
 }
 
@@ -176,7 +176,7 @@ async fn why_it_ended_stays_to_be_read() {
     stage.push(1, 1500, 2);
     stage.intake.set_api_key("another");
     let daemon = supervisor.start(&stage);
-    let told = supervisor.told_until("the end", |message| message.starts_with("STOPPING=1")).await;
+    let told = supervisor.messages_until("the end", |message| message.starts_with("STOPPING=1")).await;
     let last = told.iter().rfind(|message| message.starts_with("STATUS=")).unwrap();
     assert!(last.starts_with("STATUS=ended with exit code 77: ") && last.contains("DD_API_KEY"), "{last}");
     assert_eq!(daemon.ended().await.code(), Some(77));

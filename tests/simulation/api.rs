@@ -1,6 +1,6 @@
 //! The server: ranges, pages and page tokens.
 //!
-//! A range is fixed when its first page is asked for: what becomes visible later is in none of its pages.
+//! A range is fixed when its first page is requested: what becomes visible later is in none of its pages.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub(crate) struct Answer {
     pub(crate) token: Option<String>,
 }
 
-/// The server's memory of the ranges that it was asked for.
+/// The server's memory of the requested ranges.
 #[derive(Debug)]
 pub(crate) struct Api {
     history: Arc<History>,
@@ -107,7 +107,7 @@ impl Api {
     }
 }
 
-/// A place that has nothing to do with the record's time.
+/// An order that has nothing to do with the records' times.
 fn shuffled(index: usize, seed: u64) -> u64 {
     fastrand::Rng::with_seed(seed ^ (index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)).u64(..)
 }

@@ -258,10 +258,10 @@ impl Source for ModelSource {
 
     async fn next_page(&self, cursor: &Cursor, begun: LocalTime) -> Result<Page, Failure> {
         if !self.world.ledger().has_begun() {
-            self.world.ledger().violated("something was asked for before the first cursor was stored");
+            self.world.ledger().violated("a request was made before the first cursor was stored");
         }
         if self.life.shutdown.is_requested() {
-            self.world.ledger().violated("something was asked for after the shutdown was requested");
+            self.world.ledger().violated("a request was made after the shutdown was requested");
         }
         self.life.pass().await;
         let page = self.next(cursor, begun).await;

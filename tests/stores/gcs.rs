@@ -11,7 +11,7 @@ use auditsync::failure::{Chain, Class};
 use auditsync::state::gcs::{Gcs, Settings};
 use auditsync::state::{Claim, Error, StateStore, Version};
 
-use crate::suite::{Place, Remote, bytes, conflicts, conformance, held, remote_conformance};
+use crate::suite::{Location, Remote, bytes, conflicts, conformance, held, remote_conformance};
 use crate::support::{FakeGcs, GcsOptions};
 
 /// The object's name for the source `x` with the prefix that [`settings`] has.
@@ -19,7 +19,7 @@ const NAME: &str = "audit/state/auditsync-sectigo-datadog.json";
 
 struct InABucket(FakeGcs);
 
-impl Place for InABucket {
+impl Location for InABucket {
     type Store = Gcs;
     const ROUNDS: usize = 1000;
 

@@ -7,11 +7,11 @@ use auditsync::state::{Claim, Error, StateStore, Version};
 use tempfile::TempDir;
 use tokio::sync::Barrier;
 
-use crate::suite::{Place, TASKS, bytes, conformance, document, held};
+use crate::suite::{Location, TASKS, bytes, conformance, document, held};
 
 struct InAFolder(TempDir);
 
-impl Place for InAFolder {
+impl Location for InAFolder {
     type Store = LocalFs;
     /// Each save is written down to the disk, and those that wait for a lock look for it every few milliseconds.
     const ROUNDS: usize = 200;
@@ -33,8 +33,8 @@ mod while_it_is_claimed {
 
     #[tokio::test]
     async fn another_handle_on_a_folder_cannot_save() {
-        let place = InAFolder::fresh().await;
-        let (holder, other) = (place.open(), place.open());
+        let location = InAFolder::fresh().await;
+        let (holder, other) = (location.open(), location.open());
         assert_eq!(holder.claim().await.unwrap(), Claim::Granted);
         let version = holder.save(&document(1), None).await.unwrap();
         let before = held(&*holder).await;
@@ -49,8 +49,8 @@ mod while_it_is_claimed {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn saves_of_one_handle_at_the_same_time_have_one_winner_too() {
-        let place = InAFolder::fresh().await;
-        let store = place.open();
+        let location = InAFolder::fresh().await;
+        let store = location.open();
         store.claim().await.unwrap();
         let mut version: Option<Version> = None;
         for round in 0..100 {

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use auditsync::state::memory::Memory;
 
-use crate::suite::{Place, conformance};
+use crate::suite::{Location, conformance};
 
 struct InMemory(Arc<Memory>);
 
-impl Place for InMemory {
+impl Location for InMemory {
     type Store = Memory;
     const ROUNDS: usize = 1000;
 
@@ -17,7 +17,7 @@ impl Place for InMemory {
     }
 
     fn open(&self) -> Arc<Memory> {
-        // The place is the handle: memory is nobody else's.
+        // The handle is the location: memory is nobody else's.
         Arc::clone(&self.0)
     }
 }

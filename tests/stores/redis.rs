@@ -9,14 +9,14 @@ use auditsync::state::redis::{Redis, Settings};
 use auditsync::state::{Caution, Error, StateStore};
 use secrecy::SecretString;
 
-use crate::suite::{Guarded, Place, Remote, conformance, document, held, remote_conformance};
+use crate::suite::{Guarded, Location, Remote, conformance, document, held, remote_conformance};
 use crate::support::RedisServer;
 
 const KEY: &str = "auditsync:sectigo";
 
 struct InRedis(RedisServer);
 
-impl Place for InRedis {
+impl Location for InRedis {
     type Store = Redis;
     const ROUNDS: usize = 1000;
 
@@ -50,8 +50,8 @@ conformance!(InRedis);
 remote_conformance!(InRedis);
 
 #[tokio::test]
-async fn a_stranger_is_told_what_to_do() {
-    crate::suite::a_stranger_is_told_what_to_do::<InRedis>().await;
+async fn a_stranger_learns_what_to_do() {
+    crate::suite::a_stranger_learns_what_to_do::<InRedis>().await;
 }
 
 fn at(server: &RedisServer) -> Settings {
@@ -95,7 +95,7 @@ async fn a_user_needs_three_commands_on_one_key() {
     store.save(&document(2), Some(&version)).await.unwrap();
     store.probe().await.unwrap();
     assert_eq!(server.command(&["KEYS", "*"]), KEY);
-    // Beside CONFIG, which it does without, nothing was asked for that is not granted.
+    // Beside CONFIG, which it does without, it made no call that is not granted.
     let asked = server.command(&["ACL", "LOG"]);
     assert!(!asked.contains("reason") || asked.contains("config|get"), "{asked}");
 }

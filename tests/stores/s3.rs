@@ -13,7 +13,7 @@ use auditsync::failure::Chain;
 use auditsync::state::s3::{S3, Settings};
 use auditsync::state::{Claim, Error, StateStore};
 
-use crate::suite::{Place, Remote, conformance, remote_conformance};
+use crate::suite::{Location, Remote, conformance, remote_conformance};
 use crate::support::{FakeS3, Moto};
 
 static MOTO: LazyLock<Moto> = LazyLock::new(Moto::start);
@@ -38,7 +38,7 @@ fn told(error: &Error) -> String {
     Chain(error).to_string()
 }
 
-/// The call was refused, and the operator is told what to do: the words in `remedy`.
+/// The call was refused, and the message says what to do: the words in `remedy`.
 #[track_caller]
 fn refused<T: std::fmt::Debug>(result: Result<T, Error>, remedy: &str) -> String {
     match result {
@@ -50,7 +50,7 @@ fn refused<T: std::fmt::Debug>(result: Result<T, Error>, remedy: &str) -> String
     }
 }
 
-/// The call may be made again, and the reason is told: the words in `why`.
+/// The call may be retried, and the message gives the reason: the words in `why`.
 #[track_caller]
 fn unavailable<T: std::fmt::Debug>(result: Result<T, Error>, why: &str) {
     match result {
@@ -61,7 +61,7 @@ fn unavailable<T: std::fmt::Debug>(result: Result<T, Error>, why: &str) {
     }
 }
 
-/// The store was found not to heed conditions: the words in `finding`.
+/// The store was found to ignore conditions: the words in `finding`.
 #[track_caller]
 fn not_conditional<T: std::fmt::Debug>(result: Result<T, Error>, finding: &str) {
     match result {
@@ -75,7 +75,7 @@ fn not_conditional<T: std::fmt::Debug>(result: Result<T, Error>, finding: &str) 
 
 struct InABucket(String);
 
-impl Place for InABucket {
+impl Location for InABucket {
     type Store = S3;
     /// A request takes moto a few milliseconds.
     const ROUNDS: usize = 125;

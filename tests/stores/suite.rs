@@ -1,6 +1,6 @@
 //! What every state store promises, whatever it keeps the document in.
 //!
-//! A backend joins by a [`Place`] of its own and one line, [`conformance!`]; each promise is then a test of it.
+//! A backend joins by a [`Location`] of its own and one line, [`conformance!`]; each promise is then a test of it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,20 +13,20 @@ use tokio::sync::Barrier;
 use crate::support::{Proxy, Way};
 
 /// Where one document is kept.
-pub(crate) trait Place {
+pub(crate) trait Location {
     type Store: StateStore + 'static;
 
-    /// An empty place, no one else's.
+    /// An empty location, no one else's.
     async fn fresh() -> Self;
 
-    /// A handle of its own on the place, as another process would have it where the backend allows for others.
+    /// A handle of its own on the location, as another process would have it where the backend allows for others.
     fn open(&self) -> Arc<Self::Store>;
 
     /// How many rounds of a race are worth their time.
     const ROUNDS: usize;
 }
 
-/// A state that is told from others by its place in time.
+/// A state with a cursor of its own.
 pub(crate) fn state(second: i64) -> State {
     let at = Timestamp::from_second(second).unwrap();
     State::new("sectigo:datadog".into(), (sectigo::KIND.cursor_at)(at).unwrap(), Nonce::of_new_writer(), at)
@@ -53,14 +53,14 @@ pub(crate) fn conflicts(store: &impl StateStore, saved: Result<Version, Error>) 
     }
 }
 
-pub(crate) async fn an_empty_place_has_no_document<P: Place>() {
-    let place = P::fresh().await;
-    assert!(place.open().load().await.unwrap().is_none());
+pub(crate) async fn an_empty_location_has_no_document<P: Location>() {
+    let location = P::fresh().await;
+    assert!(location.open().load().await.unwrap().is_none());
 }
 
-pub(crate) async fn what_is_saved_is_read_back_byte_for_byte<P: Place>() {
-    let place = P::fresh().await;
-    let store = place.open();
+pub(crate) async fn what_is_saved_is_read_back_byte_for_byte<P: Location>() {
+    let location = P::fresh().await;
+    let store = location.open();
     let mut version = None;
     // Also what is no state: a store keeps bytes.
     let large = vec![b'x'; 100_000];
@@ -74,9 +74,9 @@ pub(crate) async fn what_is_saved_is_read_back_byte_for_byte<P: Place>() {
     assert_eq!(held(&*store).await.0.read(&store.location()).unwrap(), written);
 }
 
-pub(crate) async fn the_first_save_names_no_version<P: Place>() {
-    let place = P::fresh().await;
-    let store = place.open();
+pub(crate) async fn the_first_save_names_no_version<P: Location>() {
+    let location = P::fresh().await;
+    let store = location.open();
     let made_up = Version("1".to_owned());
     conflicts(&*store, store.save(&document(1), Some(&made_up)).await);
     assert!(store.load().await.unwrap().is_none(), "nothing was written");
@@ -84,18 +84,18 @@ pub(crate) async fn the_first_save_names_no_version<P: Place>() {
     assert_eq!(held(&*store).await.0.read("").unwrap().cursor, state(1).cursor);
 }
 
-pub(crate) async fn a_save_without_a_version_replaces_nothing<P: Place>() {
-    let place = P::fresh().await;
-    let store = place.open();
+pub(crate) async fn a_save_without_a_version_replaces_nothing<P: Location>() {
+    let location = P::fresh().await;
+    let store = location.open();
     store.save(&document(1), None).await.unwrap();
     let before = held(&*store).await;
     conflicts(&*store, store.save(&document(2), None).await);
     assert_eq!(held(&*store).await, before);
 }
 
-pub(crate) async fn a_save_with_a_stale_version_replaces_nothing<P: Place>() {
-    let place = P::fresh().await;
-    let store = place.open();
+pub(crate) async fn a_save_with_a_stale_version_replaces_nothing<P: Location>() {
+    let location = P::fresh().await;
+    let store = location.open();
     let first = store.save(&document(1), None).await.unwrap();
     let second = store.save(&document(2), Some(&first)).await.unwrap();
     assert_ne!(first, second);
@@ -105,9 +105,9 @@ pub(crate) async fn a_save_with_a_stale_version_replaces_nothing<P: Place>() {
     store.save(&document(3), Some(&second)).await.unwrap();
 }
 
-pub(crate) async fn a_conflict_can_be_followed_by_a_save_with_the_right_version<P: Place>() {
-    let place = P::fresh().await;
-    let store = place.open();
+pub(crate) async fn a_conflict_can_be_followed_by_a_save_with_the_right_version<P: Location>() {
+    let location = P::fresh().await;
+    let store = location.open();
     let mut version = store.save(&document(0), None).await.unwrap();
     for second in 1..10 {
         conflicts(&*store, store.save(&document(second), None).await);
@@ -116,9 +116,9 @@ pub(crate) async fn a_conflict_can_be_followed_by_a_save_with_the_right_version<
     assert_eq!(held(&*store).await.1, version);
 }
 
-pub(crate) async fn another_handle_sees_what_was_written<P: Place>() {
-    let place = P::fresh().await;
-    let (one, other) = (place.open(), place.open());
+pub(crate) async fn another_handle_sees_what_was_written<P: Location>() {
+    let location = P::fresh().await;
+    let (one, other) = (location.open(), location.open());
     let mut version: Option<Version> = None;
     for second in 0..6 {
         let (writer, reader) = if second % 2 == 0 { (&one, &other) } else { (&other, &one) };
@@ -132,9 +132,9 @@ pub(crate) async fn another_handle_sees_what_was_written<P: Place>() {
     assert_eq!(one.location(), other.location());
 }
 
-pub(crate) async fn another_handles_save_makes_ours_stale<P: Place>() {
-    let place = P::fresh().await;
-    let (one, other) = (place.open(), place.open());
+pub(crate) async fn another_handles_save_makes_ours_stale<P: Location>() {
+    let location = P::fresh().await;
+    let (one, other) = (location.open(), location.open());
     let known = one.save(&document(1), None).await.unwrap();
     other.save(&document(2), Some(&known)).await.unwrap();
     let before = held(&*other).await;
@@ -143,9 +143,9 @@ pub(crate) async fn another_handles_save_makes_ours_stale<P: Place>() {
     assert_eq!(held(&*one).await, before);
 }
 
-pub(crate) async fn what_is_no_state_is_given_back_and_refused_when_read<P: Place>() {
-    let place = P::fresh().await;
-    let store = place.open();
+pub(crate) async fn what_is_no_state_is_given_back_and_refused_when_read<P: Location>() {
+    let location = P::fresh().await;
+    let store = location.open();
     let mut version = None;
     for text in ["", "{", "null", "{\"version\":1}", "{\"version\":\"1\"}", "[1]", "\u{feff}{}"] {
         version = Some(store.save(&bytes(text.as_bytes()), version.as_ref()).await.unwrap());
@@ -156,9 +156,9 @@ pub(crate) async fn what_is_no_state_is_given_back_and_refused_when_read<P: Plac
     }
 }
 
-pub(crate) async fn a_newer_document_is_given_back_and_refused_when_read<P: Place>() {
-    let place = P::fresh().await;
-    let store = place.open();
+pub(crate) async fn a_newer_document_is_given_back_and_refused_when_read<P: Location>() {
+    let location = P::fresh().await;
+    let store = location.open();
     let text = br#"{"version":2,"cursors":[]}"#;
     store.save(&bytes(text), None).await.unwrap();
     let (document, _) = held(&*store).await;
@@ -167,9 +167,9 @@ pub(crate) async fn a_newer_document_is_given_back_and_refused_when_read<P: Plac
     assert!(matches!(&error, Error::OtherLayout { version: 2, .. }), "{error:?}");
 }
 
-pub(crate) async fn a_probe_leaves_the_document_alone<P: Place>() {
-    let place = P::fresh().await;
-    let store = place.open();
+pub(crate) async fn a_probe_leaves_the_document_alone<P: Location>() {
+    let location = P::fresh().await;
+    let store = location.open();
     store.probe().await.unwrap();
     assert!(store.load().await.unwrap().is_none(), "not even an empty one");
     let version = store.save(&document(1), None).await.unwrap();
@@ -179,9 +179,9 @@ pub(crate) async fn a_probe_leaves_the_document_alone<P: Place>() {
     store.save(&document(2), Some(&version)).await.unwrap();
 }
 
-pub(crate) async fn a_claim_leaves_the_document_alone<P: Place>() {
-    let place = P::fresh().await;
-    let store = place.open();
+pub(crate) async fn a_claim_leaves_the_document_alone<P: Location>() {
+    let location = P::fresh().await;
+    let store = location.open();
     store.claim().await.unwrap();
     assert!(store.load().await.unwrap().is_none());
     let version = store.save(&document(1), None).await.unwrap();
@@ -195,9 +195,9 @@ pub(crate) async fn a_claim_leaves_the_document_alone<P: Place>() {
 pub(crate) const TASKS: usize = 8;
 
 /// In each round every task has read the same document and tries to replace it with its own at the same time.
-pub(crate) async fn of_saves_at_the_same_time_exactly_one_wins<P: Place>() {
-    let place = P::fresh().await;
-    let handles = [place.open(), place.open()];
+pub(crate) async fn of_saves_at_the_same_time_exactly_one_wins<P: Location>() {
+    let location = P::fresh().await;
+    let handles = [location.open(), location.open()];
     let start = Arc::new(Barrier::new(TASKS));
     let mut version: Option<Version> = None;
     for round in 0..P::ROUNDS {
@@ -228,9 +228,9 @@ pub(crate) async fn of_saves_at_the_same_time_exactly_one_wins<P: Place>() {
 }
 
 /// Tasks that read, add one and write, and begin again after a conflict: a lost update would be missing in the sum.
-pub(crate) async fn no_update_is_lost<P: Place>() {
-    let place = P::fresh().await;
-    let handles = [place.open(), place.open()];
+pub(crate) async fn no_update_is_lost<P: Location>() {
+    let location = P::fresh().await;
+    let handles = [location.open(), location.open()];
     let read = Arc::new(Barrier::new(TASKS));
     let each = P::ROUNDS / TASKS;
     let tasks: Vec<_> = (0..TASKS)
@@ -278,9 +278,9 @@ async fn added_one(store: &impl StateStore, all_have_read: Option<&Barrier>) -> 
 }
 
 /// Whoever reads while others write sees whole documents only, and never an older one after a newer one.
-pub(crate) async fn a_reader_sees_whole_documents_in_order<P: Place>() {
-    let place = P::fresh().await;
-    let (writer, reader) = (place.open(), place.open());
+pub(crate) async fn a_reader_sees_whole_documents_in_order<P: Location>() {
+    let location = P::fresh().await;
+    let (writer, reader) = (location.open(), location.open());
     let last = P::ROUNDS / 2;
     let padding = "x".repeat(20_000);
     let writing = {
@@ -306,8 +306,8 @@ pub(crate) async fn a_reader_sees_whole_documents_in_order<P: Place>() {
     writing.await.unwrap();
 }
 
-/// A place on the network.
-pub(crate) trait Remote: Place {
+/// A location on the network.
+pub(crate) trait Remote: Location {
     /// The address that it is called at.
     fn address(&self) -> SocketAddr;
 
@@ -315,15 +315,15 @@ pub(crate) trait Remote: Place {
     fn open_at(&self, address: SocketAddr) -> Arc<Self::Store>;
 }
 
-/// A place that can tell people apart.
-pub(crate) trait Guarded: Place {
+/// A location that knows users.
+pub(crate) trait Guarded: Location {
     /// A handle of someone who may do nothing.
     async fn open_as_stranger(&self) -> Arc<Self::Store>;
 }
 
-async fn through_a_proxy<P: Remote>(place: &P) -> (Proxy, Arc<P::Store>) {
-    let proxy = Proxy::to(place.address()).await;
-    let store = place.open_at(proxy.address());
+async fn through_a_proxy<P: Remote>(location: &P) -> (Proxy, Arc<P::Store>) {
+    let proxy = Proxy::to(location.address()).await;
+    let store = location.open_at(proxy.address());
     (proxy, store)
 }
 
@@ -333,8 +333,8 @@ fn is_unavailable<T: std::fmt::Debug>(answer: &Result<T, Error>) {
 }
 
 pub(crate) async fn a_save_whose_answer_is_lost_can_be_found_out<P: Remote>() {
-    let place = P::fresh().await;
-    let (proxy, store) = through_a_proxy(&place).await;
+    let location = P::fresh().await;
+    let (proxy, store) = through_a_proxy(&location).await;
     let first = store.save(&document(1), None).await.unwrap();
     proxy.set(Way::AnswersAreLost);
     is_unavailable(&store.save(&document(2), Some(&first)).await);
@@ -346,8 +346,8 @@ pub(crate) async fn a_save_whose_answer_is_lost_can_be_found_out<P: Remote>() {
 }
 
 pub(crate) async fn a_store_that_was_away_is_used_again<P: Remote>() {
-    let place = P::fresh().await;
-    let (proxy, store) = through_a_proxy(&place).await;
+    let location = P::fresh().await;
+    let (proxy, store) = through_a_proxy(&location).await;
     let mut version = store.save(&document(0), None).await.unwrap();
     for round in 1..4 {
         proxy.set(Way::Cut);
@@ -362,8 +362,8 @@ pub(crate) async fn a_store_that_was_away_is_used_again<P: Remote>() {
 }
 
 pub(crate) async fn a_store_that_does_not_answer_is_not_waited_for<P: Remote>() {
-    let place = P::fresh().await;
-    let (proxy, store) = through_a_proxy(&place).await;
+    let location = P::fresh().await;
+    let (proxy, store) = through_a_proxy(&location).await;
     let version = store.save(&document(1), None).await.unwrap();
     proxy.set(Way::Silent);
     is_unavailable(&store.load().await);
@@ -374,8 +374,8 @@ pub(crate) async fn a_store_that_does_not_answer_is_not_waited_for<P: Remote>() 
 }
 
 pub(crate) async fn a_call_that_is_broken_off_spoils_nothing<P: Remote>() {
-    let place = P::fresh().await;
-    let (proxy, store) = through_a_proxy(&place).await;
+    let location = P::fresh().await;
+    let (proxy, store) = through_a_proxy(&location).await;
     let first = store.save(&document(1), None).await.unwrap();
     proxy.set(Way::Silent);
     for _ in 0..10 {
@@ -390,11 +390,11 @@ pub(crate) async fn a_call_that_is_broken_off_spoils_nothing<P: Remote>() {
     assert_eq!(held(&*store).await.1, first);
 }
 
-pub(crate) async fn a_stranger_is_told_what_to_do<P: Guarded>() {
-    let place = P::fresh().await;
-    let version = place.open().save(&document(1), None).await.unwrap();
-    let before = held(&*place.open()).await;
-    let stranger = place.open_as_stranger().await;
+pub(crate) async fn a_stranger_learns_what_to_do<P: Guarded>() {
+    let location = P::fresh().await;
+    let version = location.open().save(&document(1), None).await.unwrap();
+    let before = held(&*location.open()).await;
+    let stranger = location.open_as_stranger().await;
     for refused in [
         stranger.save(&document(2), Some(&version)).await.map(drop),
         stranger.save(&document(2), None).await.map(drop),
@@ -403,27 +403,27 @@ pub(crate) async fn a_stranger_is_told_what_to_do<P: Guarded>() {
         let Err(error @ Error::Refused { .. }) = &refused else { panic!("{refused:?}") };
         assert!(error.to_string().contains(&stranger.location()), "{error}");
     }
-    assert_eq!(held(&*place.open()).await, before);
+    assert_eq!(held(&*location.open()).await, before);
 }
 
-/// Makes a test of each promise for a place.
+/// Makes a test of each promise for a location.
 macro_rules! conformance {
-    ($place:ty: $($promise:ident),+ $(,)?) => {
+    ($location:ty: $($promise:ident),+ $(,)?) => {
         mod conformance {
             use super::*;
 
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
                 async fn $promise() {
-                    crate::suite::$promise::<$place>().await;
+                    crate::suite::$promise::<$location>().await;
                 }
             )+
         }
     };
-    ($place:ty) => {
+    ($location:ty) => {
         conformance!(
-            $place:
-            an_empty_place_has_no_document,
+            $location:
+            an_empty_location_has_no_document,
             what_is_saved_is_read_back_byte_for_byte,
             the_first_save_names_no_version,
             a_save_without_a_version_replaces_nothing,
@@ -443,23 +443,23 @@ macro_rules! conformance {
 }
 pub(crate) use conformance;
 
-/// Makes a test of each promise of a place on the network.
+/// Makes a test of each promise of a location on the network.
 macro_rules! remote_conformance {
-    ($place:ty: $($promise:ident),+ $(,)?) => {
+    ($location:ty: $($promise:ident),+ $(,)?) => {
         mod remote_conformance {
             use super::*;
 
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
                 async fn $promise() {
-                    crate::suite::$promise::<$place>().await;
+                    crate::suite::$promise::<$location>().await;
                 }
             )+
         }
     };
-    ($place:ty) => {
+    ($location:ty) => {
         remote_conformance!(
-            $place:
+            $location:
             a_save_whose_answer_is_lost_can_be_found_out,
             a_store_that_was_away_is_used_again,
             a_store_that_does_not_answer_is_not_waited_for,

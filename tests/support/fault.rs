@@ -100,7 +100,7 @@ pub(super) struct Requested {
     pub(super) secrets: Vec<String>,
 }
 
-/// Answers one request: as the fault has it, or else with what `process` makes of the request.
+/// Answers one request: as the fault has it, or else as `process` answers it.
 pub(super) async fn answer(fault: Option<Fault>, requested: Requested, process: impl FnOnce() -> Reply) -> Answer {
     let Some(fault) = fault else {
         return Answer::Whole(process());

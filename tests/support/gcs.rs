@@ -181,7 +181,7 @@ impl FakeGcs {
         self.update(|state| state.token_faults.always(fault));
     }
 
-    /// How often an object was asked for or written, answered or not.
+    /// How often an object was requested or written, answered or not.
     pub fn requests(&self) -> usize {
         self.shared.state.read().object_requests
     }

@@ -96,7 +96,7 @@ impl Answer {
 
 /// A response that closes the connection before a byte of it is sent.
 ///
-/// Its body fails when it is first asked for, and that is before the head is flushed.
+/// Its body fails when it is first read, and that is before the head is flushed.
 pub(super) fn hang_up() -> Response {
     let body = stream::iter([Err::<Bytes, _>(io::Error::from(io::ErrorKind::ConnectionReset))]);
     Response::new(Body::from_stream(body))

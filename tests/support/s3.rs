@@ -1,4 +1,4 @@
-//! An S3 with one bucket that does what it is told to, for what no real server does when asked.
+//! An S3 with one bucket, for behaviour that no real server shows on demand.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -22,14 +22,14 @@ use super::server::Server;
 /// Largest object that it takes.
 const LARGEST: usize = 4 * 1024 * 1024;
 
-/// What it makes of `If-Match` and `If-None-Match` on a write.
+/// How it treats `If-Match` and `If-None-Match` on a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conditions {
     /// As S3.
     Heeded,
     /// As stores do that know no such headers.
     Ignored,
-    /// `If-Match` alone is heeded.
+    /// `If-Match` alone has an effect.
     OnlyIfMatch,
     /// 501, as stores do that know them but do not have them.
     NotImplemented,

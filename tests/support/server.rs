@@ -28,7 +28,7 @@ pub(super) struct Server {
     traffic: Arc<Traffic>,
     stage: Mutex<Stage>,
     /// Never listens. It keeps the port from everyone else while the server is down, and in the moment of going down.
-    _place: TcpSocket,
+    _port: TcpSocket,
 }
 
 enum Stage {
@@ -52,7 +52,7 @@ struct Traffic {
 }
 
 impl Server {
-    /// Serves what `make_routes` makes of the base URL. With `omit_date` no answer carries a `Date` header.
+    /// Serves the routes that `make_routes` gives for the base URL. With `omit_date` no answer carries a `Date` header.
     #[allow(clippy::unused_async, reason = "async says that it must run inside a runtime")]
     pub(super) async fn start(omit_date: bool, make_routes: impl FnOnce(&str) -> Router) -> Self {
         let socket = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
@@ -62,7 +62,7 @@ impl Server {
             make_routes(&base_url(address)).layer(middleware::from_fn_with_state(Arc::clone(&traffic), while_serving));
         let serving = serve(socket, router.clone(), omit_date);
         let stage = Mutex::new(Stage::Up(serving));
-        Self { address, router, omit_date, traffic, stage, _place: bind(address) }
+        Self { address, router, omit_date, traffic, stage, _port: bind(address) }
     }
 
     pub(super) fn url(&self) -> String {
@@ -118,7 +118,7 @@ fn bind(address: SocketAddr) -> TcpSocket {
     let socket = TcpSocket::new_v4().expect("a socket");
     // Connections that are still closing must not keep the port from us when we come back.
     socket.set_reuseaddr(true).expect("SO_REUSEADDR");
-    // Two of our own sockets share it: the one that listens, and the one that keeps the place.
+    // Two of our own sockets share it: the one that listens, and the one that keeps the port.
     socket.set_reuseport(true).expect("SO_REUSEPORT");
     socket.bind(address).expect("a local port");
     socket

@@ -1,4 +1,4 @@
-//! Permissions and credentials: what is refused, and what the operator is told to do.
+//! Permissions and credentials: what is refused, and what the message tells the operator to do.
 
 use std::sync::{Arc, Mutex};
 

@@ -15,7 +15,7 @@ use crate::support::{Conditions, FakeS3, S3Answer};
 
 /// Set in the inner run, and nowhere else.
 const INNER: &str = "AUDITSYNC_TEST_INNER_RUN";
-/// A file that the inner run puts in the place of the credentials before it loads a second time.
+/// A file by which the inner run replaces the credentials before it loads a second time.
 const NEXT: &str = "AUDITSYNC_TEST_NEXT_CREDENTIALS";
 
 /// What loading the state says in an environment of `variables` alone, twice. `test` is the test that asks.
@@ -135,7 +135,7 @@ async fn keys_that_were_refused_are_read_again_from_their_file() {
 }
 
 #[tokio::test]
-async fn a_proxys_password_is_not_told() {
+async fn a_proxys_password_is_not_shown() {
     let variables = [
         ("AWS_ENDPOINT_URL", OsStr::new("http://s3.example.invalid")),
         ("AWS_REGION", OsStr::new("us-east-1")),
@@ -143,7 +143,7 @@ async fn a_proxys_password_is_not_told() {
         ("AWS_SECRET_ACCESS_KEY", OsStr::new("secret-key")),
         ("HTTP_PROXY", OsStr::new("http://user:pass-word@127.0.0.1:1")),
     ];
-    for said in loaded_with("a_proxys_password_is_not_told", variables).await {
+    for said in loaded_with("a_proxys_password_is_not_shown", variables).await {
         assert!(said.contains("cannot read the state at s3://"), "{said}");
         assert!(!said.contains("pass-word") && !said.contains("secret-key"), "{said}");
     }

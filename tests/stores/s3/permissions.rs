@@ -1,4 +1,4 @@
-//! What has to be granted, and what is said when it is not: by moto's IAM, and by a fake for S3's answer to those who may not list.
+//! What has to be granted, and the message when it is not: with moto's IAM, and with a fake for S3's answer to those who may not list.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -54,8 +54,8 @@ impl Strict {
         &self.users.iter().find(|(name, _)| *name == user).unwrap().1
     }
 
-    fn store(&self, place: &str, keys: &Keys) -> S3 {
-        let settings = Settings { prefix: place.to_owned(), ..settings(&self.bucket) };
+    fn store(&self, location: &str, keys: &Keys) -> S3 {
+        let settings = Settings { prefix: location.to_owned(), ..settings(&self.bucket) };
         S3::with_config(settings, &"sectigo:datadog".into(), self.moto.config(keys))
     }
 }
@@ -74,7 +74,7 @@ async fn getting_and_putting_objects_is_all_that_has_to_be_granted() {
 }
 
 #[tokio::test]
-async fn who_may_not_write_is_told_what_to_grant() {
+async fn a_missing_permission_to_write_names_what_to_grant() {
     let strict = Strict::get().await;
     let store = strict.store("read-only", strict.keys("reads"));
     let grant = format!("on arn:aws:s3:::{}/read-only/auditsync-sectigo-datadog.json*", strict.bucket);
@@ -83,7 +83,7 @@ async fn who_may_not_write_is_told_what_to_grant() {
 }
 
 #[tokio::test]
-async fn who_may_not_read_is_told_what_to_grant_once_it_is_sure_that_there_is_a_state() {
+async fn a_missing_permission_to_read_names_what_to_grant_once_a_state_is_there() {
     let strict = Strict::get().await;
     let writer = strict.keys("writes");
     strict.store("write-only", strict.keys("reads-and-writes")).save(&document(1), None).await.unwrap();
@@ -93,7 +93,7 @@ async fn who_may_not_read_is_told_what_to_grant_once_it_is_sure_that_there_is_a_
 }
 
 #[tokio::test]
-async fn unknown_and_wrong_keys_are_told_apart() {
+async fn unknown_and_wrong_keys_have_different_messages() {
     let strict = Strict::get().await;
     let right = strict.keys("reads-and-writes");
     let wrong = Keys { id: right.id.clone(), secret: "not-the-secret-key".to_owned() };
@@ -232,7 +232,7 @@ async fn taking_a_denial_for_a_first_start_is_said_once() {
 }
 
 #[tokio::test]
-async fn a_conflict_is_told_even_where_the_look_after_it_fails() {
+async fn a_conflict_is_reported_even_where_the_look_after_it_fails() {
     let fake = FakeS3::start(Conditions::Heeded).await;
     fake.grant(MAY_NOT_LIST);
     let store = on(&fake);

@@ -1,4 +1,4 @@
-//! What is said when the store cannot be used, and for how long it is waited for.
+//! The messages when the store cannot be used, and how long a call waits for it.
 
 use auditsync::state::s3::S3;
 use auditsync::state::{Error, StateStore as _};
@@ -45,7 +45,7 @@ async fn what_may_pass_can_be_tried_again() {
 }
 
 #[tokio::test]
-async fn credentials_that_are_refused_are_told_with_what_to_do() {
+async fn rejected_credentials_are_reported_with_what_to_do() {
     let fake = FakeS3::start(Conditions::Heeded).await;
     let store = on(&fake);
     for (status, code, remedy) in [
@@ -81,7 +81,7 @@ async fn a_bucket_that_is_not_there_is_named() {
 }
 
 #[tokio::test]
-async fn a_bucket_in_another_region_is_told_with_its_region() {
+async fn a_bucket_in_another_region_is_reported_with_its_region() {
     let fake = FakeS3::start(Conditions::Heeded).await;
     let store = on(&fake);
     let malformed = "The authorization header is malformed; the region 'us-east-1' is wrong; expecting 'eu-west-1'";
@@ -100,7 +100,7 @@ async fn a_bucket_in_another_region_is_told_with_its_region() {
 }
 
 #[tokio::test]
-async fn a_missing_region_is_told_before_anything_is_asked() {
+async fn a_missing_region_is_reported_before_any_call() {
     let fake = FakeS3::start(Conditions::Heeded).await;
     let config = fake.anyone().into_builder().region(None).build();
     let store = S3::with_config(settings(FakeS3::BUCKET), &"sectigo:datadog".into(), config);
@@ -145,7 +145,7 @@ fn with_credentials(fake: &FakeS3, credentials: impl ProvideCredentials + 'stati
 }
 
 #[tokio::test]
-async fn missing_credentials_are_told_with_the_ways_to_give_them() {
+async fn missing_credentials_are_reported_with_the_ways_to_give_them() {
     let fake = FakeS3::start(Conditions::Heeded).await;
     let store = with_credentials(&fake, Failing(CredentialsError::not_loaded_no_source));
     let told = refused(store.load().await, "no AWS credentials were found; give AWS_ACCESS_KEY_ID");
@@ -231,7 +231,7 @@ async fn an_answer_without_an_end_is_cut_off() {
 }
 
 #[tokio::test]
-async fn no_secret_is_told_even_if_the_store_repeats_it() {
+async fn no_secret_is_shown_even_if_the_store_repeats_it() {
     let (secret, token) = ("vErY/secret+key=", "FwoGZXIvYXdzEBYaD//session+token==");
     let fake = FakeS3::start(Conditions::Heeded).await;
     let credentials = Credentials::new("AKIAKNOWN", secret, Some(token.to_owned()), None, "test");

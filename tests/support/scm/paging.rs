@@ -82,7 +82,7 @@ impl Paging {
         self.page(Position { snapshot: snapshot.into(), next: 0, to })
     }
 
-    /// The page that a token leads to. A token may be used again, and leads to the same place.
+    /// The page that a token leads to. A token may be used again, and leads to the same page.
     pub(super) fn resume(&mut self, token: &str, to: Timestamp) -> Result<Page, Refusal> {
         if self.expired.contains(token) {
             return Err(Refusal::OnPurpose);
