@@ -86,8 +86,11 @@ impl Engine {
                 return Err(Error::GivenUp { component: Component::Destination, reason, cause }.into());
             }
         };
-        if let Some(Resumed { cursor, mark }) = resumed {
-            tracing::info!(%cursor, "the destination already has what follows the stored cursor; its cursor is stored");
+        if let Some(Resumed { cursor: end, mark }) = resumed {
+            if end != cursor {
+                tracing::info!(cursor = %end, "the destination already has what follows the stored cursor; its cursor is stored");
+            }
+            let cursor = end;
             committer.advance(Delivered { cursor, mark });
             self.save(committer, Save::Pending).await?;
         }
