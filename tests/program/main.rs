@@ -9,6 +9,8 @@
     reason = "in a test, what cannot be is a failure"
 )]
 
+mod archive;
+mod archive_crashes;
 mod clocks;
 mod command_line;
 mod contradiction;
@@ -46,3 +48,4 @@ mod supervised;
 #[path = "../support/mod.rs"]
 mod support;
 mod terminal;
+mod verify;
