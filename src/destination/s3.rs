@@ -177,7 +177,12 @@ impl Archiver {
         }
         // From here on nothing is awaited.
         let mark = chain.added(&manifest)?;
-        tracing::debug!(object = manifest.object, rows = manifest.rows, bytes = manifest.bytes, "an object is archived");
+        tracing::debug!(
+            object = manifest.object,
+            rows = manifest.rows,
+            bytes = manifest.bytes,
+            "an object is archived"
+        );
         let rows = usize::try_from(manifest.rows).unwrap_or(usize::MAX);
         self.metrics.body_sent(object.raw_bytes(), usize::try_from(manifest.bytes).unwrap_or(usize::MAX));
         self.metrics.accepted(rows, 0, 0, manifest.last_event);

@@ -9,8 +9,15 @@ use crate::event::{Event, Field};
 use crate::source;
 
 /// The destination in the registry.
-pub const KIND: Kind =
-    Kind { name: "stdout", title: "Standard output", variables: &[&FORMAT.spec], oldest: None, read, preview: read, archive: None };
+pub const KIND: Kind = Kind {
+    name: "stdout",
+    title: "Standard output",
+    variables: &[&FORMAT.spec],
+    oldest: None,
+    read,
+    preview: read,
+    archive: None,
+};
 
 const FORMATS: [(&str, Format); 2] = [("record", Format::Record), ("event", Format::Event)];
 

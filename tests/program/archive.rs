@@ -145,7 +145,7 @@ async fn the_layout_and_the_compression_can_be_chosen() {
 async fn run_after_run_continues_the_chain() {
     let archive = Archive::usual().await;
     for round in 0..3 {
-        archive.stage.push(5, 300 - 100 * round, 202 - 100 * round);
+        archive.stage.push(5, 250 - 50 * round, 210 - 50 * round);
         archive.stage.run_to(0).await;
     }
     let manifests = archive.bucket.manifests().await;
@@ -206,12 +206,12 @@ async fn an_object_is_closed_at_a_stop() {
 
 #[tokio::test]
 async fn a_large_object_is_uploaded_in_parts() {
-    for compression in ["gzip", "zstd"] {
+    for (compression, records, least) in [("gzip", 9, 2), ("zstd", 24, 3)] {
         let archive = Archive::with_pages_of(8).await.with("ARCHIVE_S3_COMPRESSION", compression);
-        archive.stage.push_all((0..30).map(|n| noisy_record(n, 900_000)).collect());
+        archive.stage.push_all((0..records).map(|n| noisy_record(n, 900_000)).collect());
         archive.stage.run_to(0).await;
         let parts = archive.gate.passed().iter().filter(|passed| passed.address.contains("partNumber=")).count();
-        assert!(parts >= 3, "{parts}");
+        assert!(parts >= least, "{parts}");
         assert_eq!(archive.bucket.manifests().await.len(), 1);
         assert_eq!(archive.bucket.open_uploads().await, 0);
         archive.assert_all_once().await;

@@ -11,6 +11,8 @@
 
 mod archive;
 mod archive_crashes;
+mod archive_instances;
+mod archive_permissions;
 mod clocks;
 mod command_line;
 mod contradiction;

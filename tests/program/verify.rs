@@ -6,7 +6,7 @@ use crate::archive::{Archive, PREFIX};
 async fn of_four() -> Archive {
     let archive = Archive::usual().await;
     for round in 0..4 {
-        archive.stage.push(5, 400 - 100 * round, 302 - 100 * round);
+        archive.stage.push(5, 250 - 50 * round, 210 - 50 * round);
         archive.stage.run_to(0).await;
     }
     archive.assert_proven().await;
@@ -115,7 +115,9 @@ async fn a_manifest_behind_the_one_in_the_state_is_unproven_until_it_is_adopted(
 async fn keys_of_others_under_the_prefix_do_not_count() {
     let archive = of_four().await;
     let folder = format!("{PREFIX}/_manifests/auditsync-sectigo-s3");
-    for key in [format!("{PREFIX}/auditsync-sectigo-s3.json"), format!("{folder}/notes.txt"), format!("{folder}/~.json")] {
+    for key in
+        [format!("{PREFIX}/auditsync-sectigo-s3.json"), format!("{folder}/notes.txt"), format!("{folder}/~.json")]
+    {
         archive.bucket.put(&key, b"{}".to_vec()).await;
     }
     archive.assert_proven().await;

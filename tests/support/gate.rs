@@ -138,9 +138,10 @@ impl Shared {
         let address = head.uri.path_and_query().expect("an address").to_string();
         let held = self.traffic.update(|traffic| {
             traffic.passed.push(Passed { method: head.method.clone(), address: address.clone() });
-            let rule = traffic.rules.iter_mut().find(|rule| {
-                rule.left > 0 && rule.method == head.method && address.contains(&rule.part)
-            })?;
+            let rule = traffic
+                .rules
+                .iter_mut()
+                .find(|rule| rule.left > 0 && rule.method == head.method && address.contains(&rule.part))?;
             rule.left -= 1;
             Some(rule.held)
         });

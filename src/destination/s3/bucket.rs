@@ -178,22 +178,13 @@ impl Bucket {
     }
 
     /// Uploads a part, which replaces an earlier one of the same number.
-    pub(super) async fn upload_part(
-        &self,
-        key: &str,
-        upload: &str,
-        number: i32,
-        rows: Bytes,
-    ) -> Result<Part, Error> {
+    pub(super) async fn upload_part(&self, key: &str, upload: &str, number: i32, rows: Bytes) -> Result<Part, Error> {
         let exchange = Exchange::default();
         let call = async {
             let request = self.client(Action::Write, key).await?.upload_part().bucket(&self.name).key(key);
             let checksum = Sha256::of(&rows).base64();
-            let request = request
-                .upload_id(upload)
-                .part_number(number)
-                .checksum_sha256(&checksum)
-                .body(ByteStream::from(rows));
+            let request =
+                request.upload_id(upload).part_number(number).checksum_sha256(&checksum).body(ByteStream::from(rows));
             let sent = Box::pin(request.customize().interceptor(exchange.clone()).send()).await;
             let part = self.done(Action::Write, key, sent, &exchange).await?;
             let done = CompletedPart::builder().part_number(number).checksum_sha256(checksum);
@@ -246,8 +237,7 @@ impl Bucket {
         let exchange = Exchange::default();
         let call = async {
             let request = self.client(Action::List, beginning).await?.list_objects_v2();
-            let request =
-                request.bucket(&self.name).prefix(beginning).set_start_after(after.map(str::to_owned));
+            let request = request.bucket(&self.name).prefix(beginning).set_start_after(after.map(str::to_owned));
             let sent = Box::pin(request.customize().interceptor(exchange.clone()).send()).await;
             let listed = self.done(Action::List, beginning, sent, &exchange).await?;
             Ok(listed.contents.unwrap_or_default().into_iter().filter_map(|object| object.key).collect())
@@ -388,7 +378,9 @@ impl Bucket {
         match action {
             // Who may not list a bucket gets the same answer for an object that is not there.
             Action::Read => {
-                format!("grant s3:GetObject on arn:aws:s3:::{bucket}/{all} and s3:ListBucket on arn:aws:s3:::{bucket}{keys}")
+                format!(
+                    "grant s3:GetObject on arn:aws:s3:::{bucket}/{all} and s3:ListBucket on arn:aws:s3:::{bucket}{keys}"
+                )
             }
             Action::Write => format!("grant s3:PutObject on arn:aws:s3:::{bucket}/{all}{keys}"),
             Action::List => format!("grant s3:ListBucket on arn:aws:s3:::{bucket}"),

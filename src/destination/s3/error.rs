@@ -35,7 +35,9 @@ pub(super) enum Error {
          If-None-Match on PutObject"
     )]
     Unconditional { location: String },
-    #[error("{location} is no manifest that this version knows; find out with `auditsync verify` what happened to the archive")]
+    #[error(
+        "{location} is no manifest that this version knows; find out with `auditsync verify` what happened to the archive"
+    )]
     NoManifest {
         location: String,
         #[source]
@@ -48,7 +50,9 @@ pub(super) enum Error {
          with another path ({variable})"
     )]
     Unknown { location: String, variable: &'static str },
-    #[error("the state names {location} as the newest manifest, and {what}; find out with `auditsync verify` what happened to the archive")]
+    #[error(
+        "the state names {location} as the newest manifest, and {what}; find out with `auditsync verify` what happened to the archive"
+    )]
     NotAsStored { location: String, what: &'static str },
     #[error("the state holds a mark of the archive that this version does not know")]
     Mark(#[source] serde_json::Error),

@@ -36,7 +36,9 @@ impl Gathering {
         let State { chain, object, .. } = state;
         let object = match object {
             Some(object) => object,
-            none => none.insert(self.archiver.open_object(chain.as_ref().map(super::Chain::manifests), &self.shipment)?),
+            none => {
+                none.insert(self.archiver.open_object(chain.as_ref().map(super::Chain::manifests), &self.shipment)?)
+            }
         };
         let events = Arc::clone(&self.shipment.events);
         while let Some(rest @ [_, ..]) = events.get(self.gathered..) {

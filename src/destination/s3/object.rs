@@ -13,8 +13,8 @@ use crate::destination::printer::end_line;
 use crate::event::Event;
 use crate::source::Cursor;
 
-/// The size of a part. S3 takes parts from 5 MiB on, and at most 10,000 of them.
-const PART: usize = 8 * 1024 * 1024;
+/// The size of a part: the least that S3 takes. It takes at most 10,000 of them.
+const PART: usize = 5 * 1024 * 1024;
 
 pub(super) struct Object {
     key: String,

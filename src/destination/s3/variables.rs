@@ -207,8 +207,11 @@ mod tests {
             ("ARCHIVE_S3_KEY", "%Y/%m", "must hold {id} once"),
         ] {
             let message = read_pairs(
-                &[("ARCHIVE_S3_BUCKET", "audit"), (name, value)].into_iter().collect::<std::collections::BTreeMap<_, _>>()
-                    .into_iter().collect::<Vec<_>>(),
+                &[("ARCHIVE_S3_BUCKET", "audit"), (name, value)]
+                    .into_iter()
+                    .collect::<std::collections::BTreeMap<_, _>>()
+                    .into_iter()
+                    .collect::<Vec<_>>(),
                 settings,
             )
             .unwrap_err();
