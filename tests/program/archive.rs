@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use axum::http::Method;
+use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::daemon::Ended;
 use crate::stage::{Stage, ago, stop};
 use crate::support::{Bucket, Gate, IntakeOptions, Moto, Record, ScmOptions};
 
@@ -72,8 +75,15 @@ impl Archive {
 
     /// The state document.
     pub fn state(&self) -> Value {
-        let path = self.stage.setup.folder().join("auditsync-sectigo-s3.json");
-        serde_json::from_slice(&std::fs::read(path).expect("a state")).expect("it is JSON")
+        let since = |cursor: &Value| cursor["since"].as_str().expect("a time").parse::<Timestamp>().expect("a time");
+        let archived = self.bucket.manifests().await;
+        let stored = self.find_state().map(|state| state["cursor"].clone());
+        let newest_cursor = archived.iter().map(|manifest| &manifest["to"]).chain(&stored).map(since).max();
+        while newest_cursor.is_some_and(|since| Timestamp::now().as_second() <= since.as_second()) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.stage.push(records, oldest, newest);
+        self.stage.run_to(0).await
     }
 
     /// `verify` proves the archive.
@@ -145,8 +155,7 @@ async fn the_layout_and_the_compression_can_be_chosen() {
 async fn run_after_run_continues_the_chain() {
     let archive = Archive::usual().await;
     for round in 0..3 {
-        archive.stage.push(5, 250 - 50 * round, 210 - 50 * round);
-        archive.stage.run_to(0).await;
+        archive.run_with(5, 250 - 50 * round, 210 - 50 * round).await;
     }
     let manifests = archive.bucket.manifests().await;
     assert_eq!(manifests.len(), 3);

@@ -86,7 +86,7 @@ async fn an_archive_is_written_and_proven_without_the_permission_to_delete() {
     let ended = archive.stage.setup.run(&["verify"]).await;
     assert_eq!(ended.code(), Some(0), "{}", ended.everything());
     // Another archive, by a user who may not look.
-    let archive = strict.archive("no-list").await;
+    let archive = strict.archive("no-list").await.with("ARCHIVE_S3_PREFIX", &format!("{PREFIX}/other"));
     archive.stage.push(5, 1500, 60);
     let ended = archive.stage.run_to(77).await;
     assert!(ended.stderr.contains("grant s3:"), "{}", ended.stderr);

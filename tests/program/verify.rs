@@ -6,8 +6,7 @@ use crate::archive::{Archive, PREFIX};
 async fn of_four() -> Archive {
     let archive = Archive::usual().await;
     for round in 0..4 {
-        archive.stage.push(5, 250 - 50 * round, 210 - 50 * round);
-        archive.stage.run_to(0).await;
+        archive.run_with(5, 250 - 50 * round, 210 - 50 * round).await;
     }
     archive.assert_proven().await;
     archive
@@ -102,8 +101,7 @@ async fn a_manifest_behind_the_one_in_the_state_is_unproven_until_it_is_adopted(
     let archive = of_four().await;
     let path = archive.stage.setup.folder().join("auditsync-sectigo-s3.json");
     let before = std::fs::read(&path).unwrap();
-    archive.stage.push(5, 40, 2);
-    archive.stage.run_to(0).await;
+    archive.run_with(5, 40, 2).await;
     std::fs::write(&path, before).unwrap();
     assert_found(&archive, &["5 objects, 25 rows", "the state does not name it yet"]).await;
     archive.stage.run_to(0).await;

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, Method, header};
+use axum::http::request::Parts;
+use axum::http::{Method, header};
 use axum::response::Response;
+use bytes::Bytes;
 
 use super::reply::hang_up;
 use super::server::Server;
@@ -41,16 +43,22 @@ struct Rule {
 pub struct Passed {
     pub method: Method,
     pub address: String,
+    /// Whether it waits, or its answer does.
+    is_held: bool,
+    /// Whether the server has it, and nothing more is to come of it.
+    is_done: bool,
+}
+
+impl Passed {
+    fn is(&self, method: &Method, part: &str) -> bool {
+        self.method == *method && self.address.contains(part)
+    }
 }
 
 #[derive(Default)]
 struct Traffic {
     rules: Vec<Rule>,
     passed: Vec<Passed>,
-    /// Requests that wait, or whose answer does.
-    waiting: usize,
-    /// How often all of those were let go.
-    released: usize,
 }
 
 struct Shared {
@@ -91,26 +99,40 @@ impl Gate {
 
     /// Waits until a request is held up.
     pub async fn is_holding(&self) {
-        self.shared.traffic.expect("a request to be held up", |traffic| traffic.waiting > 0).await;
+        let held = |traffic: &Traffic| traffic.passed.iter().any(|passed| passed.is_held);
+        self.shared.traffic.expect("a request to be held up", held).await;
     }
 
     /// Lets all go that is held up. Requests go on even where their client has gone.
     pub fn release(&self) {
+        self.release_those("");
+    }
+
+    /// Lets those go whose address contains `part`.
+    pub fn release_those(&self, part: &str) {
         self.shared.traffic.update(|traffic| {
-            traffic.released += 1;
-            traffic.rules.clear();
+            traffic.rules.retain(|rule| !rule.part.contains(part));
+            let released = traffic.passed.iter_mut().filter(|passed| passed.address.contains(part));
+            released.for_each(|passed| passed.is_held = false);
         });
     }
 
-    /// Waits until nothing is held up any more.
+    /// Waits until no request is under way.
     pub async fn is_free(&self) {
-        self.shared.traffic.expect("no request to be held up", |traffic| traffic.waiting == 0).await;
+        let all_done = |traffic: &Traffic| traffic.passed.iter().all(|passed| passed.is_done);
+        self.shared.traffic.expect("no request to be under way", all_done).await;
     }
 
     /// Waits until so many such requests came since the start.
     pub async fn has_passed(&self, count: usize, method: &Method, part: &str) {
-        let matches = |passed: &&Passed| passed.method == *method && passed.address.contains(part);
-        let count_of = |traffic: &Traffic| traffic.passed.iter().filter(matches).count();
+        let count_of = |traffic: &Traffic| traffic.passed.iter().filter(|passed| passed.is(method, part)).count();
+        self.shared.traffic.expect_count(count, &format!("{method} {part}"), count_of).await;
+    }
+
+    /// Waits until so many such requests are done.
+    pub async fn has_done(&self, count: usize, method: &Method, part: &str) {
+        let is_done = |passed: &&Passed| passed.is_done && passed.is(method, part);
+        let count_of = |traffic: &Traffic| traffic.passed.iter().filter(is_done).count();
         self.shared.traffic.expect_count(count, &format!("{method} {part}"), count_of).await;
     }
 
@@ -136,22 +158,33 @@ impl Shared {
         let body = axum::body::to_bytes(body, LARGEST).await;
         let Ok(body) = body else { return hang_up() };
         let address = head.uri.path_and_query().expect("an address").to_string();
-        let held = self.traffic.update(|traffic| {
-            traffic.passed.push(Passed { method: head.method.clone(), address: address.clone() });
+        let (index, held) = self.traffic.update(|traffic| {
+            let passed =
+                Passed { method: head.method.clone(), address: address.clone(), is_held: false, is_done: false };
+            traffic.passed.push(passed);
             let rule = traffic
                 .rules
                 .iter_mut()
-                .find(|rule| rule.left > 0 && rule.method == head.method && address.contains(&rule.part))?;
-            rule.left -= 1;
-            Some(rule.held)
+                .find(|rule| rule.left > 0 && rule.method == head.method && address.contains(&rule.part));
+            let held = rule.map(|rule| {
+                rule.left -= 1;
+                rule.held
+            });
+            (traffic.passed.len() - 1, held)
         });
+        let response = self.answer(held, index, head, address, body).await;
+        self.traffic.update(|traffic| traffic.passed[index].is_done = true);
+        response
+    }
+
+    async fn answer(&self, held: Option<Held>, index: usize, head: Parts, address: String, body: Bytes) -> Response {
         if let Some(Held::Failed(status)) = held {
             let mut response = Response::new("held up".into());
             *response.status_mut() = status.try_into().expect("a status");
             return response;
         }
         if held == Some(Held::Request) {
-            self.wait().await;
+            self.wait(index).await;
         }
         let mut headers = head.headers;
         for name in [header::HOST, header::EXPECT, header::CONNECTION] {
@@ -163,24 +196,21 @@ impl Shared {
         let (status, mut headers) = (answer.status(), answer.headers().clone());
         let body = answer.bytes().await.unwrap_or_default();
         match held {
-            Some(Held::Answer) => self.wait().await,
+            Some(Held::Answer) => self.wait(index).await,
             Some(Held::LostAnswer) => return hang_up(),
             _ => {}
         }
-        let hop: [HeaderName; 2] = [header::TRANSFER_ENCODING, header::CONNECTION];
-        hop.iter().for_each(|name| drop(headers.remove(name)));
+        for name in [header::TRANSFER_ENCODING, header::CONNECTION] {
+            headers.remove(name);
+        }
         let mut response = Response::new(body.into());
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         response
     }
 
-    async fn wait(&self) {
-        let before = self.traffic.update(|traffic| {
-            traffic.waiting += 1;
-            traffic.released
-        });
-        self.traffic.wait_until(|traffic| traffic.released > before).await;
-        self.traffic.update(|traffic| traffic.waiting -= 1);
+    async fn wait(&self, index: usize) {
+        self.traffic.update(|traffic| traffic.passed[index].is_held = true);
+        self.traffic.wait_until(|traffic| !traffic.passed[index].is_held).await;
     }
 }
