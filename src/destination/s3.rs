@@ -12,7 +12,7 @@
 //!
 //! | module | job |
 //! |---|---|
-//! | `bucket` | one request to S3, and what its answer means |
+//! | `bucket`, `upload` | one request to S3, and what its answer means |
 //! | `layout` | the keys |
 //! | `encoder`, `object` | gathering rows, and writing the object |
 //! | `manifest` | what is written about an object |
@@ -57,6 +57,7 @@ mod gathering;
 mod layout;
 mod manifest;
 mod object;
+mod upload;
 pub(crate) mod variables;
 mod verify;
 
@@ -216,8 +217,9 @@ impl Destination for S3 {
         state.chain = None;
         let (chain, resumed) = Chain::resume(archiver, cursor, mark).await?;
         let cursor = resumed.as_ref().map_or(cursor, |resumed| &resumed.cursor);
-        let since = (archiver.reached)(cursor)?;
-        state.leftovers = archiver.bucket.list(&archiver.layout.attempts(chain.manifests(), since)).await?;
+        let attempts = archiver.layout.attempts(chain.manifests(), (archiver.reached)(cursor)?);
+        state.leftovers = archiver.bucket.list(&attempts).await?;
+        archiver.bucket.abort_all(&attempts).await;
         state.chain = Some(chain);
         Ok(resumed)
     }

@@ -94,6 +94,18 @@ async fn lost_answers_to_an_upload_in_parts_cost_nothing() {
 }
 
 #[tokio::test]
+async fn killed_while_parts_are_uploaded_the_next_run_gives_them_up() {
+    let archive = Archive::with_pages_of(8).await.with("ARCHIVE_S3_COMPRESSION", "zstd");
+    archive.stage.push_all((0..16).map(|n| noisy_record(n, 900_000)).collect());
+    killed_at(&archive, Held::Request, "partNumber=2").await;
+    assert_eq!(archive.bucket.open_uploads().await, 1);
+    archive.stage.run_to(0).await;
+    assert_eq!(archive.bucket.open_uploads().await, 0);
+    archive.assert_all_once().await;
+    archive.assert_proven().await;
+}
+
+#[tokio::test]
 async fn an_outage_of_the_bucket_delays_and_loses_nothing() {
     let archive = Archive::usual().await;
     archive.stage.push(25, 1500, 60);

@@ -1,6 +1,7 @@
 //! `auditsync verify`: whatever is changed or taken away is found.
 
 use crate::archive::{Archive, PREFIX};
+use crate::terminal::shown_by;
 
 /// An archive of four objects.
 async fn of_four() -> Archive {
@@ -136,4 +137,11 @@ async fn an_empty_archive_and_a_store_that_cannot_be_read_have_codes_of_their_ow
     let other = elsewhere.with("AUDITSYNC_PIPELINES", "sectigo:stdout");
     let ended = other.stage.setup.run(&["verify"]).await;
     assert_eq!(ended.code(), Some(64), "{}", ended.everything());
+}
+
+#[tokio::test]
+async fn a_terminal_shows_how_far_it_is() {
+    let archive = of_four().await;
+    let shown = shown_by(&archive.stage.setup, &["verify"]).await;
+    assert!(shown.contains("/4 objects"), "{shown:?}");
 }

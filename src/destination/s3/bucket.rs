@@ -8,7 +8,7 @@ use std::time::Duration;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, StorageClass};
+use aws_sdk_s3::types::StorageClass;
 use bytes::Bytes;
 use tokio::time::timeout;
 
@@ -29,6 +29,7 @@ pub(super) enum Action {
     Read,
     Write,
     List,
+    ListUploads,
     Delete,
     Abort,
 }
@@ -39,24 +40,21 @@ impl Action {
             Self::Read => "read",
             Self::Write => "write",
             Self::List => "list",
+            Self::ListUploads => "list the uploads of",
             Self::Delete => "delete",
             Self::Abort => "abort the upload of",
         }
     }
 }
 
-/// A part of an upload that the store has.
-#[derive(Debug, Clone)]
-pub(super) struct Part(CompletedPart);
-
 /// The bucket of an archive.
 pub(super) struct Bucket {
     connection: Connection,
-    name: String,
+    pub(super) name: String,
     prefix: String,
-    encryption: Option<Encryption>,
-    storage_class: Option<StorageClass>,
-    compression: Compression,
+    pub(super) encryption: Option<Encryption>,
+    pub(super) storage_class: Option<StorageClass>,
+    pub(super) compression: Compression,
     http: http::Settings,
 }
 
@@ -157,76 +155,6 @@ impl Bucket {
         self.in_time(key, call).await
     }
 
-    /// Begins an upload in parts, and gives its name.
-    pub(super) async fn begin_upload(&self, key: &str) -> Result<String, Error> {
-        let exchange = Exchange::default();
-        let call = async {
-            let request = self.client(Action::Write, key).await?.create_multipart_upload().bucket(&self.name).key(key);
-            let encryption = self.encryption.as_ref();
-            let request = request
-                .content_type(CONTENT_TYPE)
-                .content_encoding(self.compression.content_encoding())
-                .checksum_algorithm(ChecksumAlgorithm::Sha256)
-                .set_storage_class(self.storage_class.clone())
-                .set_server_side_encryption(encryption.map(Encryption::header))
-                .set_ssekms_key_id(encryption.and_then(Encryption::key_id));
-            let sent = Box::pin(request.customize().interceptor(exchange.clone()).send()).await;
-            let begun = self.done(Action::Write, key, sent, &exchange).await?;
-            begun.upload_id.ok_or_else(|| self.unavailable(Action::Write, key, "the answer names no upload"))
-        };
-        self.in_time(key, call).await
-    }
-
-    /// Uploads a part, which replaces an earlier one of the same number.
-    pub(super) async fn upload_part(&self, key: &str, upload: &str, number: i32, rows: Bytes) -> Result<Part, Error> {
-        let exchange = Exchange::default();
-        let call = async {
-            let request = self.client(Action::Write, key).await?.upload_part().bucket(&self.name).key(key);
-            let checksum = Sha256::of(&rows).base64();
-            let request =
-                request.upload_id(upload).part_number(number).checksum_sha256(&checksum).body(ByteStream::from(rows));
-            let sent = Box::pin(request.customize().interceptor(exchange.clone()).send()).await;
-            let part = self.done(Action::Write, key, sent, &exchange).await?;
-            let done = CompletedPart::builder().part_number(number).checksum_sha256(checksum);
-            Ok(Part(done.set_e_tag(part.e_tag).build()))
-        };
-        self.in_time(key, call).await
-    }
-
-    /// Makes an object of the parts; false where the upload is gone, which an earlier such request may have done.
-    pub(super) async fn complete_upload(&self, key: &str, upload: &str, parts: &[Part]) -> Result<bool, Error> {
-        let exchange = Exchange::default();
-        let call = async {
-            let request = self.client(Action::Write, key).await?.complete_multipart_upload();
-            let parts = parts.iter().map(|Part(part)| part.clone()).collect();
-            let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
-            let request = request.bucket(&self.name).key(key).upload_id(upload).multipart_upload(parts);
-            let answer = Box::pin(request.customize().interceptor(exchange.clone()).send()).await;
-            match answer {
-                Ok(_) => Ok(true),
-                Err(error) => {
-                    let gone: Option<()> = self.unless_missing(Action::Write, key, &error, &exchange).await?;
-                    Ok(gone.is_some())
-                }
-            }
-        };
-        self.in_time(key, call).await
-    }
-
-    /// Gives an upload up. A failure is logged: nothing depends on it, and the bucket's lifecycle ends such uploads, too.
-    pub(super) async fn abort(&self, key: &str, upload: &str) {
-        let exchange = Exchange::default();
-        let call = async {
-            let request = self.client(Action::Abort, key).await?.abort_multipart_upload();
-            let request = request.bucket(&self.name).key(key).upload_id(upload);
-            let sent = Box::pin(request.customize().interceptor(exchange.clone()).send()).await;
-            self.done(Action::Abort, key, sent, &exchange).await.map(drop)
-        };
-        if let Err(error) = self.in_time(key, call).await {
-            tracing::warn!(error = %Chain(&error), "an upload that was given up is left to the bucket's lifecycle rules");
-        }
-    }
-
     /// The first thousand keys that begin with `beginning`, in order.
     pub(super) async fn list(&self, beginning: &str) -> Result<Vec<String>, Error> {
         self.list_after(beginning, None).await
@@ -270,7 +198,11 @@ impl Bucket {
         }
     }
 
-    async fn in_time<T>(&self, key: &str, call: impl Future<Output = Result<T, Error>> + Send) -> Result<T, Error> {
+    pub(super) async fn in_time<T>(
+        &self,
+        key: &str,
+        call: impl Future<Output = Result<T, Error>> + Send,
+    ) -> Result<T, Error> {
         let limit = self.http.timeout;
         timeout(limit, call).await.unwrap_or_else(|_| Err(self.slow(key, limit)))
     }
@@ -279,7 +211,7 @@ impl Bucket {
         Error::Slow { location: self.location(key), limit, variable: self.http.timeout_variable.clone() }
     }
 
-    async fn client(&self, action: Action, key: &str) -> Result<Client, Error> {
+    pub(super) async fn client(&self, action: Action, key: &str) -> Result<Client, Error> {
         self.connection.client().await.map_err(|cause| match cause {
             Unconfigured::NoRegion => {
                 let remedy = "set AWS_REGION to the bucket's region, or to us-east-1 for a store that has none";
@@ -291,7 +223,7 @@ impl Bucket {
         })
     }
 
-    async fn done<T, E>(
+    pub(super) async fn done<T, E>(
         &self,
         action: Action,
         key: &str,
@@ -307,7 +239,7 @@ impl Bucket {
         }
     }
 
-    async fn unless_missing<T, E>(
+    pub(super) async fn unless_missing<T, E>(
         &self,
         action: Action,
         key: &str,
@@ -328,7 +260,7 @@ impl Bucket {
         Error::Unavailable { action: Action::Read.verb(), location: self.location(key), cause: failure.cause }
     }
 
-    fn unavailable(&self, action: Action, key: &str, why: &str) -> Error {
+    pub(super) fn unavailable(&self, action: Action, key: &str, why: &str) -> Error {
         Error::Unavailable { action: action.verb(), location: self.location(key), cause: why.into() }
     }
 
@@ -384,6 +316,7 @@ impl Bucket {
             }
             Action::Write => format!("grant s3:PutObject on arn:aws:s3:::{bucket}/{all}{keys}"),
             Action::List => format!("grant s3:ListBucket on arn:aws:s3:::{bucket}"),
+            Action::ListUploads => format!("grant s3:ListBucketMultipartUploads on arn:aws:s3:::{bucket}"),
             Action::Delete => format!("grant s3:DeleteObject on arn:aws:s3:::{bucket}/{all}"),
             Action::Abort => format!("grant s3:AbortMultipartUpload on arn:aws:s3:::{bucket}/{all}"),
         }
@@ -391,7 +324,7 @@ impl Bucket {
 }
 
 /// The type of objects of rows, as the script has it.
-const CONTENT_TYPE: &str = "application/x-ndjson";
+pub(super) const CONTENT_TYPE: &str = "application/x-ndjson";
 
 /// An object that is read piece by piece.
 pub(super) struct Pieces<'a> {

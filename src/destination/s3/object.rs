@@ -4,10 +4,11 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::bucket::{Bucket, Part};
+use super::bucket::Bucket;
 use super::digest::{Hasher, Sha256};
 use super::encoder::{Compression, Encoder};
 use super::error::Error;
+use super::upload::Part;
 use crate::destination::PageNumber;
 use crate::destination::printer::end_line;
 use crate::event::Event;
