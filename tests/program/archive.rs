@@ -120,7 +120,7 @@ pub fn noisy_record(n: u64, bytes: usize) -> Record {
 }
 
 #[tokio::test]
-async fn rows_are_the_records_under_the_scripts_keys_and_headers() {
+async fn rows_are_the_records_under_keys_by_day_with_the_headers_of_compressed_ndjson() {
     let archive = Archive::usual().await;
     let records = archive.stage.records(25, 1500, 60);
     let expected: Vec<_> = records.iter().map(|record| record.json.clone()).collect();

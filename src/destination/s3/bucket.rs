@@ -323,7 +323,7 @@ impl Bucket {
     }
 }
 
-/// The type of objects of rows, as the script has it.
+/// The type of objects of rows.
 pub(super) const CONTENT_TYPE: &str = "application/x-ndjson";
 
 /// An object that is read piece by piece.

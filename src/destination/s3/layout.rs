@@ -125,7 +125,7 @@ impl Layout {
 
 #[cfg(test)]
 mod tests {
-    use super::super::variables::SCRIPTS_TEMPLATE;
+    use super::super::variables::USUAL_TEMPLATE;
     use super::*;
 
     fn layout(prefix: &str, template: &str) -> Layout {
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn objects_are_laid_out_by_time_and_told_apart_by_number_and_attempt() {
-        let layout = layout("pki/audit", SCRIPTS_TEMPLATE);
+        let layout = layout("pki/audit", USUAL_TEMPLATE);
         let attempts = layout.attempts(7, since());
         assert!(attempts.starts_with("pki/audit/2026/03/02/010203-sectigo-audit-"), "{attempts}");
         let (one, other) = (layout.attempt(7, since()), layout.attempt(7, since()));

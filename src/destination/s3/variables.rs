@@ -12,8 +12,8 @@ use crate::aws::encryption::{self, Encryption};
 use crate::config::parse::Bounds;
 use crate::config::{Noted, Preset, Reader, Scope, Spec, Variable, parse};
 
-/// The key layout of the script that customers of `DigiCert` run today, whose readers go on working.
-pub(super) const SCRIPTS_TEMPLATE: &str = "%Y/%m/%d/%H%M%S-{source}-audit-{id}";
+/// Folders by day, and names that begin with the time: the layout that readers of exported audit logs expect.
+pub(super) const USUAL_TEMPLATE: &str = "%Y/%m/%d/%H%M%S-{source}-audit-{id}";
 
 const COMPRESSIONS: [(&str, Compression); 2] = [("gzip", Compression::Gzip), ("zstd", Compression::Zstd)];
 
@@ -39,7 +39,7 @@ pub(crate) const PREFIX: Variable<String> = Variable::new(
 pub(crate) const KEY: Variable<Template> = Variable::new(
     Scope::Destination,
     "ARCHIVE_S3_KEY",
-    Preset::Value(SCRIPTS_TEMPLATE),
+    Preset::Value(USUAL_TEMPLATE),
     |text, _| Template::parse(text),
     "Key of an object behind the prefix: directives of strftime, {source}, and {id} once. An ending is added.",
 );
