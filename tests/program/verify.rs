@@ -141,7 +141,7 @@ async fn an_empty_archive_and_a_store_that_cannot_be_read_have_codes_of_their_ow
 
 #[tokio::test]
 async fn a_terminal_shows_how_far_it_is() {
-    let archive = of_four().await;
+    let archive = of_four().await.with("TERM", "xterm");
     let shown = shown_by(&archive.stage.setup, &["verify"]).await;
     assert!(shown.contains("/4 objects"), "{shown:?}");
 }

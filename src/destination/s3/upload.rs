@@ -75,14 +75,16 @@ impl Bucket {
         self.in_time(key, call).await
     }
 
-    /// Gives an upload up.
+    /// Gives an upload up. It may be gone already.
     pub(super) async fn abort(&self, key: &str, upload: &str) {
         let exchange = Exchange::default();
         let call = async {
             let request = self.client(Action::Abort, key).await?.abort_multipart_upload();
             let request = request.bucket(&self.name).key(key).upload_id(upload);
-            let sent = Box::pin(request.customize().interceptor(exchange.clone()).send()).await;
-            self.done(Action::Abort, key, sent, &exchange).await.map(drop)
+            match Box::pin(request.customize().interceptor(exchange.clone()).send()).await {
+                Ok(_) => Ok(Some(())),
+                Err(error) => self.unless_missing(Action::Abort, key, &error, &exchange).await,
+            }
         };
         if let Err(error) = self.in_time(key, call).await {
             tracing::warn!(error = %Chain(&error), "{LEFT}");
