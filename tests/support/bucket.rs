@@ -85,7 +85,7 @@ impl Bucket {
     pub async fn rows(&self, key: &str) -> Vec<String> {
         let stored = self.get(key).await.bytes;
         let mut text = String::new();
-        if key.ends_with(".gz") {
+        if !key.ends_with(".json.zst") {
             flate2::read::MultiGzDecoder::new(&stored[..]).read_to_string(&mut text).expect("gzip of text");
         } else {
             text = String::from_utf8(zstd::stream::decode_all(&stored[..]).expect("zstd")).expect("text");

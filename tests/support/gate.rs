@@ -154,30 +154,30 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
 
 impl Shared {
     async fn pass(&self, request: Request) -> Response {
-        let (head, body) = request.into_parts();
+        let (parts, body) = request.into_parts();
         let body = axum::body::to_bytes(body, LARGEST).await;
         let Ok(body) = body else { return hang_up() };
-        let address = head.uri.path_and_query().expect("an address").to_string();
+        let address = parts.uri.path_and_query().expect("an address").to_string();
         let (index, held) = self.traffic.update(|traffic| {
             let passed =
-                Passed { method: head.method.clone(), address: address.clone(), is_held: false, is_done: false };
+                Passed { method: parts.method.clone(), address: address.clone(), is_held: false, is_done: false };
             traffic.passed.push(passed);
             let rule = traffic
                 .rules
                 .iter_mut()
-                .find(|rule| rule.left > 0 && rule.method == head.method && address.contains(&rule.part));
+                .find(|rule| rule.left > 0 && rule.method == parts.method && address.contains(&rule.part));
             let held = rule.map(|rule| {
                 rule.left -= 1;
                 rule.held
             });
             (traffic.passed.len() - 1, held)
         });
-        let response = self.answer(held, index, head, address, body).await;
+        let response = self.answer(held, index, parts, address, body).await;
         self.traffic.update(|traffic| traffic.passed[index].is_done = true);
         response
     }
 
-    async fn answer(&self, held: Option<Held>, index: usize, head: Parts, address: String, body: Bytes) -> Response {
+    async fn answer(&self, held: Option<Held>, index: usize, parts: Parts, address: String, body: Bytes) -> Response {
         if let Some(Held::Failed(status)) = held {
             let mut response = Response::new("held up".into());
             *response.status_mut() = status.try_into().expect("a status");
@@ -186,12 +186,12 @@ impl Shared {
         if held == Some(Held::Request) {
             self.wait(index).await;
         }
-        let mut headers = head.headers;
+        let mut headers = parts.headers;
         for name in [header::HOST, header::EXPECT, header::CONNECTION] {
             headers.remove(name);
         }
         let url = format!("{}{address}", self.server);
-        let sent = self.client.request(head.method, url).headers(headers).body(body).send().await;
+        let sent = self.client.request(parts.method, url).headers(headers).body(body).send().await;
         let Ok(answer) = sent else { return hang_up() };
         let (status, mut headers) = (answer.status(), answer.headers().clone());
         let body = answer.bytes().await.unwrap_or_default();

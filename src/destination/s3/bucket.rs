@@ -303,10 +303,8 @@ impl Bucket {
     fn missing_permissions(&self, action: Action) -> String {
         let bucket = &self.name;
         let all = if self.prefix.is_empty() { "*".to_owned() } else { format!("{}/*", self.prefix) };
-        let keys = match self.encryption.as_ref().is_some_and(Encryption::uses_kms) {
-            true => ", and kms:GenerateDataKey and kms:Decrypt on the key",
-            false => "",
-        };
+        let uses_kms = self.encryption.as_ref().is_some_and(Encryption::uses_kms);
+        let keys = if uses_kms { ", and kms:GenerateDataKey and kms:Decrypt on the key" } else { "" };
         match action {
             // Who may not list a bucket gets the same answer for an object that is not there.
             Action::Read => {

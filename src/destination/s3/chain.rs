@@ -50,7 +50,8 @@ impl Chain {
         }
         let mark_now = chain.end.mark()?;
         // A new archive is noted in the state before anything is written to it.
-        let resumed = (mark != Some(&mark_now)).then(|| Resumed { cursor, mark: Some(mark_now) });
+        let is_news = mark != Some(&mark_now);
+        let resumed = is_news.then_some(Resumed { cursor, mark: Some(mark_now) });
         Ok((chain, resumed))
     }
 
@@ -99,13 +100,10 @@ impl Archiver {
     /// The end of an archive that is new to the state: there must be nothing yet.
     async fn new_archive(&self) -> Result<End, Error> {
         let first = self.layout.manifest(0);
-        match self.bucket.get(&first).await? {
-            None => Ok(End::default()),
-            Some(_) => {
-                let variable = variables::PREFIX.spec.name;
-                Err(Error::Unknown { location: self.bucket.location(&first), variable })
-            }
+        if self.bucket.get(&first).await?.is_none() {
+            return Ok(End::default());
         }
+        Err(Error::Unknown { location: self.bucket.location(&first), variable: variables::PREFIX.spec.name })
     }
 
     /// Makes sure that the newest manifest is the one that the state names, and gives the cursor behind it. Makes sure, too, that the store

@@ -80,7 +80,7 @@ impl Encoder {
 
 /// Decompresses an object that comes in pieces, and counts its rows.
 pub(super) enum Decoder {
-    Gzip(flate2::write::GzDecoder<Rows>),
+    Gzip(Box<flate2::write::GzDecoder<Rows>>),
     Zstd(zstd::stream::write::Decoder<'static, Rows>),
 }
 
@@ -102,7 +102,7 @@ impl io::Write for Rows {
 impl Decoder {
     pub(super) fn new(compression: Compression) -> io::Result<Self> {
         Ok(match compression {
-            Compression::Gzip => Self::Gzip(flate2::write::GzDecoder::new(Rows::default())),
+            Compression::Gzip => Self::Gzip(Box::new(flate2::write::GzDecoder::new(Rows::default()))),
             Compression::Zstd => Self::Zstd(zstd::stream::write::Decoder::new(Rows::default())?),
         })
     }

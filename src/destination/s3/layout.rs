@@ -38,14 +38,14 @@ impl Template {
             }
             strtime::format(part, Timestamp::UNIX_EPOCH).map_err(|error| format!("cannot be used: {error}"))?;
         }
-        let sample = template.render(&template.before, "x", Timestamp::UNIX_EPOCH);
+        let sample = Self::render(&template.before, "x", Timestamp::UNIX_EPOCH);
         if sample.starts_with(MANIFESTS) || text.len() > 500 {
             return Err(format!("must be at most 500 bytes and not begin with {MANIFESTS}"));
         }
         Ok(template)
     }
 
-    fn render(&self, part: &str, source: &str, since: Timestamp) -> String {
+    fn render(part: &str, source: &str, since: Timestamp) -> String {
         let part = part.replace(SOURCE, source);
         // Each was formatted when it was parsed, so this does not fail.
         strtime::format(&part, since).unwrap_or(part)
@@ -100,7 +100,7 @@ impl Layout {
 
     /// What the key of each attempt at an object begins with. No other object's key begins so.
     pub(super) fn attempts(&self, number: u64, since: Timestamp) -> String {
-        let before = self.template.render(&self.template.before, self.source, since);
+        let before = Template::render(&self.template.before, self.source, since);
         self.under_prefix(&format!("{before}{}", self.id(number)))
     }
 
@@ -118,7 +118,7 @@ impl Layout {
 
     /// The key of a new attempt at the object `number`, which holds events after the source had reached `since`.
     pub(super) fn attempt(&self, number: u64, since: Timestamp) -> String {
-        let after = self.template.render(&self.template.after, self.source, since);
+        let after = Template::render(&self.template.after, self.source, since);
         format!("{}{:016x}{after}{}", self.attempts(number, since), fastrand::u64(..), self.ending)
     }
 }
