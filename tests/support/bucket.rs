@@ -85,10 +85,10 @@ impl Bucket {
     pub async fn rows(&self, key: &str) -> Vec<String> {
         let stored = self.get(key).await.bytes;
         let mut text = String::new();
-        if !key.ends_with(".json.zst") {
-            flate2::read::MultiGzDecoder::new(&stored[..]).read_to_string(&mut text).expect("gzip of text");
-        } else {
+        if key.ends_with(".json.zst") {
             text = String::from_utf8(zstd::stream::decode_all(&stored[..]).expect("zstd")).expect("text");
+        } else {
+            flate2::read::MultiGzDecoder::new(&stored[..]).read_to_string(&mut text).expect("gzip of text");
         }
         assert!(text.is_empty() || text.ends_with('\n'), "the last row of {key} is whole");
         text.lines().map(str::to_owned).collect()
