@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use crate::config::{self, ConfigError};
 use crate::failure::Chain;
 use crate::pipeline::registry::{self, Wanted};
-use crate::pipeline::{self, Config, HealthConfig, Purpose, StateConfig};
+use crate::pipeline::{self, ArchiveConfig, Config, HealthConfig, Purpose, StateConfig};
 use crate::telemetry;
 use exit::Exit;
 
@@ -28,6 +28,7 @@ mod run;
 mod signals;
 mod state;
 mod supervised;
+mod verify;
 
 /// Copies audit events from sources to destinations and never loses its place.
 ///
@@ -63,6 +64,14 @@ enum Command {
     State {
         #[command(subcommand)]
         command: StateCommand,
+        #[command(flatten)]
+        only: Only,
+    },
+    /// Prove that an archive is complete and unchanged: 0 if so, else 65.
+    ///
+    /// It reads every manifest and every object, and prints the first place that is not as it was written. It changes nothing, and can be
+    /// used beside a running daemon.
+    Verify {
         #[command(flatten)]
         only: Only,
     },
@@ -209,6 +218,12 @@ fn dispatch(command: Command) -> Result<Exit, Exit> {
             let (states, telemetry) = StateConfig::read(&environment, &wanted).map_err(mistaken)?;
             begin(telemetry, &[]);
             runtime.block_on(state::state(command, states, &wanted))
+        }
+        Command::Verify { only } => {
+            let wanted = only.of(all)?;
+            let (archives, telemetry) = ArchiveConfig::read(&environment, &wanted).map_err(mistaken)?;
+            begin(telemetry, &[]);
+            runtime.block_on(verify::verify(archives))
         }
         #[cfg(feature = "tls")]
         Command::Certs(_) => Exit::Done,

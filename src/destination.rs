@@ -15,13 +15,15 @@ use crate::component::{Check, Configured};
 use crate::config::{Noted, Reader, Spec};
 use crate::event::Event;
 use crate::failure::Failure;
-use crate::source::{Cursor, Product};
+use crate::source::{self, Cursor};
 use crate::telemetry::liveness::Heartbeat;
 
 pub mod datadog;
 pub mod fluentd;
 mod printer;
 mod progress;
+#[cfg(feature = "s3")]
+pub mod s3;
 pub mod stdout;
 
 pub use printer::Printer;
@@ -174,7 +176,7 @@ pub trait Delivery: Send {
     }
 }
 
-type Read = fn(&mut Reader<'_>, &Product) -> Result<Configured<dyn Destination>, Noted>;
+type Read<T> = fn(&mut Reader<'_>, &'static source::Kind) -> Result<Configured<T>, Noted>;
 
 /// A kind of destination, for the registry.
 #[derive(Debug)]
@@ -187,8 +189,40 @@ pub struct Kind {
     pub variables: &'static [&'static Spec],
     /// The age up to which it takes an event with the event's own time; none where it takes any.
     pub oldest: Option<std::time::Duration>,
-    /// Reads its variables, for a pipeline that begins at this product.
-    pub(crate) read: Read,
+    /// Reads its variables, for a pipeline that begins at a source of this kind.
+    pub(crate) read: Read<dyn Destination>,
     /// Reads what a dry run needs: the destination then prints what the real one would send.
-    pub(crate) preview: Read,
+    pub(crate) preview: Read<dyn Destination>,
+    /// Reads what proving its archive needs; none where it keeps no archive.
+    pub(crate) archive: Option<Read<dyn Archive>>,
+}
+
+/// What a destination keeps for good, in a form that shows whether anything of it was changed or taken away.
+#[async_trait]
+pub trait Archive: Send + Sync {
+    /// Where it is, for messages.
+    fn location(&self) -> String;
+
+    /// Reads all of it. `mark` is what the state holds of this destination; `advance` is called for each part that is proven.
+    async fn verify(&self, mark: Option<&Mark>, advance: &(dyn Fn(Advance) + Send + Sync)) -> Result<Proof, Failure>;
+}
+
+/// How far a verification has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Advance {
+    /// Parts that are proven.
+    pub done: u64,
+    /// All parts that the state names; none where there is no mark.
+    pub total: Option<u64>,
+}
+
+/// What a verification found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proof {
+    /// What was proven, for a person.
+    pub proven: String,
+    /// The first place where the archive is not as it was written.
+    pub flaw: Option<String>,
+    /// The mark that belongs to what was read. Where the state has another one, the end of the archive is unproven.
+    pub mark: Option<Mark>,
 }

@@ -228,6 +228,11 @@ impl Client {
         Self { settings, metrics, connections, encrypted, plain: OnceLock::new() }
     }
 
+    /// The time-outs that hold for every client of the pipeline.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// A client of the same pipeline for one component, with connections like these.
     pub fn with(&self, connections: Connections) -> Self {
         Self::of(self.settings.clone(), self.metrics.clone(), connections)

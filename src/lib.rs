@@ -38,6 +38,8 @@
 //! decides ([`engine::decision`]). A cursor is opaque to all but its source. A store replaces the state by compare-and-swap alone. What a
 //! server sends is logged through [`http::Excerpt`] alone.
 
+#[cfg(feature = "s3")]
+mod aws;
 pub mod cli;
 pub mod clock;
 pub mod component;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::component::{Configured, Context};
 use crate::config::{self, ConfigError, Environment, Mistakes, Noted, Owner, Reader, Variable};
 use crate::dead_letter::{self, DeadLetters};
-use crate::destination::Destination;
+use crate::destination::{Archive, Destination};
 use crate::engine::{self, Mode, Parts};
 use crate::pipeline_name::PipelineName;
 use crate::secret::Secret;
@@ -150,8 +150,8 @@ impl Pipeline {
         // All parts are read before the first one that failed ends this: each adds its own mistakes.
         let source = (wanted.source.read)(reader);
         let destination = match purpose {
-            Purpose::Run | Purpose::Lambda => (wanted.destination.read)(reader, &wanted.source.product),
-            Purpose::DryRun => (wanted.destination.preview)(reader, &wanted.source.product),
+            Purpose::Run | Purpose::Lambda => (wanted.destination.read)(reader, wanted.source),
+            Purpose::DryRun => (wanted.destination.preview)(reader, wanted.source),
         };
         let store = Store::read(reader, &wanted.name).and_then(|store| match purpose {
             Purpose::Lambda => store.lasting_in_lambda(reader),
@@ -321,6 +321,47 @@ impl StateConfig {
             let lookback = reader.get(&source::variables::LOOKBACK);
             Ok(Self { name: wanted.name.clone(), source: wanted.source, store: store?, lookback: lookback? })
         })
+    }
+}
+
+/// The part of a pipeline's configuration that proving its archive needs.
+#[derive(Debug)]
+pub(crate) struct ArchiveConfig {
+    /// The pipeline.
+    pub(crate) name: PipelineName,
+    /// Where its state is stored.
+    pub(crate) store: Store,
+    archive: Configured<dyn Archive>,
+    http: http::Settings,
+}
+
+impl ArchiveConfig {
+    /// Reads this part for each of the `wanted` pipelines that has an archive, blind to all other variables, and how the program logs.
+    pub(crate) fn read(
+        environment: &Environment,
+        wanted: &[Wanted],
+    ) -> Result<(Vec<Self>, telemetry::Settings), ConfigError> {
+        let mut mistakes = Mistakes::default();
+        let mut read = |wanted: &Wanted| {
+            let (read_archive, owner) = (wanted.destination.archive?, wanted.owner());
+            let reader = &mut Reader::new(environment, &owner, &mut mistakes);
+            let archive = read_archive(reader, wanted.source);
+            let store = Store::read(reader, &wanted.name);
+            let http = http::variables::settings(reader);
+            let read = || Ok(Self { name: wanted.name.clone(), store: store?, archive: archive?, http: http? });
+            Some(read())
+        };
+        let archives: Vec<Result<_, Noted>> = wanted.iter().filter_map(&mut read).collect();
+        let owner = process_owner(wanted);
+        let telemetry = telemetry::variables::settings(&mut Reader::new(environment, &owner, &mut mistakes));
+        let built = archives.into_iter().collect::<Result<_, _>>().and_then(|archives| Ok((archives, telemetry?)));
+        mistakes.conclude(built, &[])
+    }
+
+    /// The archive. Nothing is called yet.
+    pub(crate) fn archive(&self) -> Arc<dyn Archive> {
+        let dead_letters = DeadLetters::new(self.name.clone(), None, dead_letter::PATH.spec.name.into());
+        self.archive.build(&Context::new(self.name.clone(), self.http.clone(), dead_letters))
     }
 }
 

@@ -19,6 +19,8 @@ pub(super) enum Exit {
     State,
     /// A server rejected the credentials.
     Credentials,
+    /// An archive is not proven.
+    Unproven,
     /// The program has a bug.
     Bug,
     /// The configuration is wrong.
@@ -31,6 +33,7 @@ impl Exit {
         match self {
             Self::Done => 0,
             Self::Usage => 64,
+            Self::Unproven => 65,
             Self::Bug => 70,
             Self::State => 74,
             Self::TryAgain => 75,
@@ -88,9 +91,16 @@ mod tests {
 
     #[test]
     fn of_several_ends_the_gravest_counts() {
-        let codes = [78, 70, 77, 74, 75, 0];
-        let mut all =
-            [Exit::Done, Exit::TryAgain, Exit::State, Exit::Credentials, Exit::Bug, Exit::Configuration].to_vec();
+        let codes = [78, 70, 65, 77, 74, 75, 0];
+        let mut all = [
+            Exit::Unproven,
+            Exit::Done,
+            Exit::TryAgain,
+            Exit::State,
+            Exit::Credentials,
+            Exit::Bug,
+            Exit::Configuration,
+        ];
         all.sort_unstable();
         assert_eq!(all.iter().rev().map(|exit| exit.code()).collect::<Vec<_>>(), codes);
     }

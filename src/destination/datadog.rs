@@ -56,16 +56,16 @@ pub const KIND: Kind = Kind {
     title: "Datadog",
     variables: variables::VARIABLES,
     oldest: Some(entry::OLDEST_TAKEN),
-    read: |reader, product| {
-        let settings = variables::settings(product, reader)?;
-        let (key, record_key) = (settings.api_key.clone(), product.name);
+    read: |reader, source| {
+        let settings = variables::settings(&source.product, reader)?;
+        let (key, record_key) = (settings.api_key.clone(), source.product.name);
         let build = move |context: &Context| -> Arc<dyn Destination> {
             Arc::new(Datadog::new(settings.clone(), record_key, context))
         };
         Ok(Configured::new(build).with_secrets([key]))
     },
-    preview: |reader, product| {
-        let (labels, record_key) = (variables::labels(product, reader)?, product.name);
+    preview: |reader, source| {
+        let (labels, record_key) = (variables::labels(&source.product, reader)?, source.product.name);
         Ok(Configured::new(move |context: &Context| -> Arc<dyn Destination> {
             let entries = EntryWriter::new(&labels, record_key);
             Arc::new(Printer::to_stdout(context.metrics.clone(), move |out, event, now| {
@@ -74,6 +74,7 @@ pub const KIND: Kind = Kind {
             }))
         }))
     },
+    archive: None,
 };
 
 /// Requests under way at a time: a page of 5000 records takes five, and should take one round.

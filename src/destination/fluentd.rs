@@ -37,7 +37,7 @@ use crate::clock::LocalTime;
 use crate::component::{Check, Configured, Context};
 use crate::config::{Noted, Reader};
 use crate::http::{Address, Tls};
-use crate::source::Product;
+use crate::source;
 use crate::variable_name::VariableName;
 use client::{Client, Setback};
 use error::Error;
@@ -68,6 +68,7 @@ pub const KIND: Kind = Kind {
         }))
     },
     preview,
+    archive: None,
 };
 
 /// What is needed to send.
@@ -100,7 +101,7 @@ pub(crate) enum Compression {
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "the registry's signature")]
-fn preview(_: &mut Reader<'_>, _: &Product) -> Result<Configured<dyn Destination>, Noted> {
+fn preview(_: &mut Reader<'_>, _: &source::Kind) -> Result<Configured<dyn Destination>, Noted> {
     Ok(Configured::new(|context: &Context| -> Arc<dyn Destination> {
         Arc::new(Printer::to_stdout(context.metrics.clone(), |out, event, _| {
             record::write(out, event);

@@ -114,16 +114,20 @@ impl Delivery for Printing {
     }
 }
 
+/// Ends the line that begins at `start`. A line end in a record stands between its tokens, where a blank means the same.
+pub(super) fn end_line(lines: &mut Vec<u8>, start: usize) {
+    for byte in lines[start..].iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')) {
+        *byte = b' ';
+    }
+    lines.push(b'\n');
+}
+
 fn lines(format: &Format, events: &[Event], now: Timestamp) -> (Vec<u8>, Tally) {
     let (mut lines, mut tally) = (Vec::new(), Tally::default());
     for event in events {
         let start = lines.len();
         tally += format(&mut lines, event, now);
-        // A line end in a record stands between its tokens, where a blank means the same.
-        for byte in lines[start..].iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')) {
-            *byte = b' ';
-        }
-        lines.push(b'\n');
+        end_line(&mut lines, start);
     }
     tally.accepted = events.len();
     tally.bytes = lines.len() as u64;

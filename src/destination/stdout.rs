@@ -6,11 +6,18 @@ use super::{Destination, Kind, Printer, Tally};
 use crate::component::{Configured, Context};
 use crate::config::{Noted, Preset, Reader, Scope, Variable, parse};
 use crate::event::{Event, Field};
-use crate::source::Product;
+use crate::source;
 
 /// The destination in the registry.
-pub const KIND: Kind =
-    Kind { name: "stdout", title: "Standard output", variables: &[&FORMAT.spec], oldest: None, read, preview: read };
+pub const KIND: Kind = Kind {
+    name: "stdout",
+    title: "Standard output",
+    variables: &[&FORMAT.spec],
+    oldest: None,
+    read,
+    preview: read,
+    archive: None,
+};
 
 const FORMATS: [(&str, Format); 2] = [("record", Format::Record), ("event", Format::Event)];
 
@@ -32,7 +39,7 @@ enum Format {
     Event,
 }
 
-fn read(reader: &mut Reader<'_>, _: &Product) -> Result<Configured<dyn Destination>, Noted> {
+fn read(reader: &mut Reader<'_>, _: &source::Kind) -> Result<Configured<dyn Destination>, Noted> {
     let format = reader.get(&FORMAT)?;
     Ok(Configured::new(move |context: &Context| -> Arc<dyn Destination> {
         Arc::new(Printer::to_stdout(context.metrics.clone(), move |out, event, _| {

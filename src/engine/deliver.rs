@@ -120,9 +120,11 @@ impl Engine {
     pub(super) async fn resume(&self) -> Result<(), Halt> {
         let Delivered { cursor, mark } = self.ledger.lock().start();
         let resumed = self.while_active(false, || self.destination.resume(&cursor, mark.as_ref())).await?;
-        let Some(Resumed { cursor, mark }) = resumed else { return Ok(()) };
-        tracing::info!(%cursor, "the destination already has what follows the stored cursor; its cursor is stored");
-        self.ledger.lock().adopt(Delivered { cursor, mark });
+        let Some(Resumed { cursor: end, mark }) = resumed else { return Ok(()) };
+        if end != cursor {
+            tracing::info!(cursor = %end, "the destination already has what follows the stored cursor; its cursor is stored");
+        }
+        self.ledger.lock().adopt(Delivered { cursor: end, mark });
         self.changed.notify_waiters();
         self.committed().await;
         Ok(())

@@ -8,8 +8,13 @@ use crate::{dead_letter, destination, engine, http, source, state, telemetry};
 pub const SOURCES: &[&source::Kind] = &[&source::sectigo::KIND];
 
 /// The kinds of destinations.
-pub const DESTINATIONS: &[&destination::Kind] =
-    &[&destination::datadog::KIND, &destination::fluentd::KIND, &destination::stdout::KIND];
+pub const DESTINATIONS: &[&destination::Kind] = &[
+    &destination::datadog::KIND,
+    #[cfg(feature = "s3")]
+    &destination::s3::KIND,
+    &destination::fluentd::KIND,
+    &destination::stdout::KIND,
+];
 
 /// The kinds of state stores that this build has.
 pub const STORES: &[&state::Kind] = &[
@@ -25,6 +30,9 @@ pub const STORES: &[&state::Kind] = &[
 
 /// The state stores with large client libraries, which a build can leave out: each is a feature of its name.
 const OPTIONAL_STORES: &[&str] = &["redis", "s3", "gcs"];
+
+/// The destinations of which the same holds.
+const OPTIONAL_DESTINATIONS: &[&str] = &["s3"];
 
 /// Which pipelines run.
 pub(crate) const PIPELINES: Variable<Vec<Wanted>> = Variable::new(
@@ -83,6 +91,9 @@ fn one_wanted(text: &str) -> Result<Wanted, String> {
     let source = SOURCES.iter().find(|known| known.name == kind);
     let source = source.ok_or_else(|| unknown("source", kind, SOURCES.iter().map(|known| known.name)))?;
     let destination = DESTINATIONS.iter().find(|known| known.name == to);
+    if destination.is_none() && OPTIONAL_DESTINATIONS.contains(&to) {
+        return Err(format!("names the destination {to}, which this build leaves out (the cargo feature {to})"));
+    }
     let destination =
         destination.ok_or_else(|| unknown("destination", to, DESTINATIONS.iter().map(|known| known.name)))?;
     Ok(Wanted { name: PipelineName::of(from, to), source, label: label.map(str::to_owned), destination })

@@ -5,9 +5,6 @@
 //! permissions are needed but `s3:GetObject` and `s3:PutObject`. Without `s3:ListBucket`, S3 says that an object that is missing
 //! may not be read; then the first save tells which of the two is the case.
 
-mod answer;
-mod connection;
-mod exchange;
 mod probe;
 pub(crate) mod variables;
 
@@ -20,14 +17,14 @@ use aws_config::SdkConfig;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::ServerSideEncryption;
 use serde::de::Error as _;
 use tokio::time::timeout;
 
-use self::answer::{Failure, Meaning, is_too_large};
-use self::connection::{Connection, Unconfigured};
-use self::exchange::Exchange;
 use super::{Cause, Claim, Document, Error, Kind, StateStore, Version};
+use crate::aws::answer::{Failure, Meaning, is_too_large};
+use crate::aws::connection::{Connection, Unconfigured};
+pub use crate::aws::encryption::Encryption;
+use crate::aws::exchange::Exchange;
 use crate::component::Configured;
 use crate::pipeline_name::PipelineName;
 
@@ -61,23 +58,6 @@ pub struct Settings {
     pub force_path_style: bool,
     /// How the store is to encrypt the object; without it, as the bucket is set.
     pub encryption: Option<Encryption>,
-}
-
-/// Encryption by the store. Names are those of the header `x-amz-server-side-encryption`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Encryption {
-    /// `AES256`: with keys of S3.
-    Aes256,
-    /// `aws:kms`: with a key of KMS.
-    Kms {
-        /// The key's identifier, ARN or alias; without it, the account's own key for S3.
-        key_id: Option<String>,
-    },
-    /// `aws:kms:dsse`: twice, with a key of KMS.
-    KmsDsse {
-        /// The key's identifier, ARN or alias; without it, the account's own key for S3.
-        key_id: Option<String>,
-    },
 }
 
 /// Keeps the document as an object in a bucket.
@@ -228,16 +208,10 @@ impl S3 {
     }
 
     fn encrypted(&self, request: PutObjectFluentBuilder) -> PutObjectFluentBuilder {
-        match &self.settings.encryption {
-            None => request,
-            Some(Encryption::Aes256) => request.server_side_encryption(ServerSideEncryption::Aes256),
-            Some(Encryption::Kms { key_id }) => {
-                request.server_side_encryption(ServerSideEncryption::AwsKms).set_ssekms_key_id(key_id.clone())
-            }
-            Some(Encryption::KmsDsse { key_id }) => {
-                request.server_side_encryption(ServerSideEncryption::AwsKmsDsse).set_ssekms_key_id(key_id.clone())
-            }
-        }
+        let encryption = self.settings.encryption.as_ref();
+        request
+            .set_server_side_encryption(encryption.map(Encryption::header))
+            .set_ssekms_key_id(encryption.and_then(Encryption::key_id))
     }
 
     /// What a read means to a caller: a document that may not be read is not there, unless we know better.
@@ -344,7 +318,7 @@ impl S3 {
     /// The star after the key is for the probe.
     fn missing_permissions(&self, asked: Asked<'_>) -> String {
         let (bucket, key) = (&self.settings.bucket, &self.key);
-        let by_kms = matches!(self.settings.encryption, Some(Encryption::Kms { .. } | Encryption::KmsDsse { .. }));
+        let by_kms = self.settings.encryption.as_ref().is_some_and(Encryption::uses_kms);
         let keys = if by_kms { ", and kms:GenerateDataKey and kms:Decrypt on the key" } else { "" };
         let what = match asked {
             Asked::Get => "s3:GetObject",

@@ -9,6 +9,10 @@
     reason = "in a test, what cannot be is a failure"
 )]
 
+mod archive;
+mod archive_crashes;
+mod archive_instances;
+mod archive_permissions;
 mod clocks;
 mod command_line;
 mod contradiction;
@@ -48,3 +52,4 @@ mod supervised;
 #[path = "../support/mod.rs"]
 mod support;
 mod terminal;
+mod verify;

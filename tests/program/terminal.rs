@@ -26,9 +26,14 @@ fn terminal() -> (File, OwnedFd) {
 
 /// Everything that a run writes to standard error, which is a terminal.
 async fn shown_on_a_terminal(setup: &Setup) -> String {
+    shown_by(setup, &["run", "--once"]).await
+}
+
+/// The same of another command.
+pub async fn shown_by(setup: &Setup, arguments: &[&str]) -> String {
     let (mut reader, writer) = terminal();
     // The command owns the other side. It is dropped after the start, so that the terminal ends with the program.
-    let mut child = setup.command(&["run", "--once"]).stderr(Stdio::from(writer)).spawn().expect("the binary starts");
+    let mut child = setup.command(arguments).stderr(Stdio::from(writer)).spawn().expect("the binary starts");
     let reading = tokio::task::spawn_blocking(move || {
         let mut shown = Vec::new();
         // Linux ends a terminal that nobody writes to with an error (EIO) instead of an end of file.

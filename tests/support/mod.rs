@@ -37,10 +37,13 @@
 )]
 #![allow(clippy::expect_used, clippy::panic, reason = "a fake that cannot do its work must fail the test")]
 
+#[cfg(feature = "s3")]
+mod bucket;
 mod encoding;
 mod fault;
 #[cfg(feature = "tls")]
 mod fluentd;
+mod gate;
 mod gcs;
 mod intake;
 mod lambda;
@@ -57,9 +60,12 @@ mod server;
 mod undated;
 mod watched;
 
+#[cfg(feature = "s3")]
+pub use bucket::{Bucket, Stored};
 pub use fault::Fault;
 #[cfg(feature = "tls")]
 pub use fluentd::{Authority, FakeFluentd, FluentdOptions, FluentdRequest, Kind as FluentdKind, Pair};
+pub use gate::{Gate, Held, Passed};
 pub use gcs::{FakeGcs, GcsOptions, Permissions as GcsPermissions};
 pub use intake::{FakeIntake, IntakeOptions, IntakeRequest, Predicate};
 pub use lambda::{FakeLambda, LambdaAnswer};

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
-use super::answer::{Failure, Meaning};
 use super::{Asked, CHECK, Condition, S3};
+use crate::aws::answer::{Failure, Meaning};
 use crate::state::{Error, StateStore as _};
 
 /// An entity tag as S3 makes them, of no object.

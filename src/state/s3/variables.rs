@@ -1,22 +1,8 @@
 //! The variables of the state in S3, beside those that AWS's own library reads.
 
-use super::{Encryption, Settings};
+use super::Settings;
+use crate::aws::encryption::{self, Encryption};
 use crate::config::{Noted, Preset, Reader, Scope, Spec, Variable, parse};
-
-/// The values of `x-amz-server-side-encryption`.
-const ENCRYPTIONS: [(&str, Kind); 3] =
-    [("AES256", Kind::Aes256), ("aws:kms", Kind::Kms), ("aws:kms:dsse", Kind::KmsDsse)];
-
-/// A kind of encryption by the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// With keys of S3.
-    Aes256,
-    /// With a key of KMS.
-    Kms,
-    /// With a key of KMS, in two layers.
-    KmsDsse,
-}
 
 /// The bucket.
 pub(crate) const BUCKET: Variable<String> = Variable::new(
@@ -45,11 +31,11 @@ pub(crate) const FORCE_PATH_STYLE: Variable<bool> = Variable::flag(
 );
 
 /// How the store encrypts.
-pub(crate) const SSE: Variable<Kind> = Variable::new(
+pub(crate) const SSE: Variable<encryption::Kind> = Variable::new(
     Scope::Shared,
     "AUDITSYNC_S3_SSE",
     Preset::Derived("the bucket's"),
-    |text, _| parse::choice(text, &ENCRYPTIONS),
+    |text, _| encryption::kind(text),
     "Server-side encryption of the state: AES256, aws:kms or aws:kms:dsse.",
 );
 
@@ -70,23 +56,12 @@ pub(crate) fn settings(reader: &mut Reader<'_>) -> Result<Settings, Noted> {
     let bucket = reader.get(&BUCKET);
     let prefix = reader.find(&PREFIX);
     let force_path_style = reader.get(&FORCE_PATH_STYLE);
-    let kind = reader.find(&SSE);
-    let key_id = reader.find(&KMS_KEY_ID);
-    let encryption = match (kind?, key_id?) {
-        (None, None) => None,
-        (Some(Kind::Aes256), None) => Some(Encryption::Aes256),
-        (Some(Kind::Kms), key_id) => Some(Encryption::Kms { key_id }),
-        (Some(Kind::KmsDsse), key_id) => Some(Encryption::KmsDsse { key_id }),
-        (None | Some(Kind::Aes256), Some(_)) => {
-            let sse = reader.name(&SSE.spec);
-            return Err(reader.refuse(&KMS_KEY_ID.spec, format!("needs {sse}=aws:kms or aws:kms:dsse")));
-        }
-    };
+    let encryption = Encryption::read(reader, &SSE, &KMS_KEY_ID);
     Ok(Settings {
         bucket: bucket?,
         prefix: prefix?.unwrap_or_default(),
         force_path_style: force_path_style?,
-        encryption,
+        encryption: encryption?,
     })
 }
 

@@ -15,18 +15,26 @@ use secrecy::SecretString;
 
 use crate::http::Redaction;
 
-/// Largest answer that is read, in bytes. The document is a thousandth of it.
+/// Largest answer that is read, in bytes, where it is not streamed.
 const LARGEST: usize = 1024 * 1024;
 
 /// One request and its answer: the answer is bounded, and the session token that the request carried is known, so that an
 /// answer that echoes it can be quoted without it. The secret key itself is never sent.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Exchange(Arc<Mutex<Option<SecretString>>>);
+pub(crate) struct Exchange {
+    token: Arc<Mutex<Option<SecretString>>>,
+    is_streamed: bool,
+}
 
 impl Exchange {
+    /// An exchange whose answer is read piece by piece, however long it is.
+    pub(crate) fn streamed() -> Self {
+        Self { is_streamed: true, ..Self::default() }
+    }
+
     /// Takes out what the request carried.
-    pub(super) fn redaction(&self) -> Redaction {
-        Redaction::of(self.0.lock().as_ref())
+    pub(crate) fn redaction(&self) -> Redaction {
+        Redaction::of(self.token.lock().as_ref())
     }
 }
 
@@ -42,7 +50,7 @@ impl Intercept for Exchange {
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let token = context.request().headers().get("x-amz-security-token").map(SecretString::from);
-        *self.0.lock() = token;
+        *self.token.lock() = token;
         Ok(())
     }
 
@@ -53,6 +61,9 @@ impl Intercept for Exchange {
         _: &RuntimeComponents,
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
+        if self.is_streamed && context.response().status().is_success() {
+            return Ok(());
+        }
         let body = context.response_mut().take_body();
         *context.response_mut().body_mut() = SdkBody::from_body_1_x(Limited::new(body, LARGEST));
         Ok(())

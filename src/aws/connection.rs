@@ -15,7 +15,7 @@ const LOADING: Duration = Duration::from_secs(4);
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unconfigured {
+pub(crate) enum Unconfigured {
     /// No variable, profile or instance names the region.
     #[error("no region is configured")]
     NoRegion,
@@ -25,7 +25,7 @@ pub(super) enum Unconfigured {
 }
 
 /// A client that is made when it is first needed: finding the region may take a request to the instance's metadata service.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     given: Option<SdkConfig>,
     force_path_style: bool,
     client: Mutex<Option<Client>>,
@@ -33,11 +33,11 @@ pub(super) struct Connection {
 
 impl Connection {
     /// By the `given` configuration, or else the one that the environment and the AWS files hold.
-    pub(super) fn new(given: Option<SdkConfig>, force_path_style: bool) -> Self {
+    pub(crate) fn new(given: Option<SdkConfig>, force_path_style: bool) -> Self {
         Self { given, force_path_style, client: Mutex::default() }
     }
 
-    pub(super) async fn client(&self) -> Result<Client, Unconfigured> {
+    pub(crate) async fn client(&self) -> Result<Client, Unconfigured> {
         let mut kept = self.client.lock().await;
         if let Some(client) = &*kept {
             return Ok(client.clone());
@@ -55,7 +55,7 @@ impl Connection {
     }
 
     /// The next call reads the configuration again: refused keys may have been replaced in their file by then.
-    pub(super) async fn forget(&self) {
+    pub(crate) async fn forget(&self) {
         *self.client.lock().await = None;
     }
 

@@ -11,20 +11,20 @@ use aws_sdk_s3::error::{ErrorMetadata, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::RequestId as _;
 use http_body_util::LengthLimitError;
 
+use super::Cause;
 use crate::failure::Chain;
 use crate::http::{Excerpt, Redaction};
-use crate::state::Cause;
 
 /// A call that did not succeed.
 #[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) meaning: Meaning,
-    pub(super) cause: Cause,
+pub(crate) struct Failure {
+    pub(crate) meaning: Meaning,
+    pub(crate) cause: Cause,
 }
 
 /// What a failed call says about the store and us.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Meaning {
+pub(crate) enum Meaning {
     /// There is no such object.
     Missing,
     /// The condition of a write does not hold.
@@ -77,7 +77,7 @@ const LOOK: &str = "correct what the answer names";
 
 impl Failure {
     /// What `error` means. Nothing of `redaction` gets into the cause.
-    pub(super) fn of<E>(error: &SdkError<E>, redaction: &Redaction) -> Self
+    pub(crate) fn of<E>(error: &SdkError<E>, redaction: &Redaction) -> Self
     where
         E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
     {
@@ -101,7 +101,7 @@ impl Failure {
     }
 
     /// There was no answer: `error` says why.
-    pub(super) fn unanswered(meaning: Meaning, error: &(dyn StdError + 'static), redaction: &Redaction) -> Self {
+    pub(crate) fn unanswered(meaning: Meaning, error: &(dyn StdError + 'static), redaction: &Redaction) -> Self {
         let why = Chain(error).to_string();
         let why = Excerpt::of(why.split_whitespace().collect::<Vec<_>>().join(" ").as_bytes(), redaction);
         Self { meaning, cause: NoAnswer(why).into() }
@@ -113,7 +113,7 @@ impl Failure {
 }
 
 /// Whether `error` comes from an answer that was cut for its size.
-pub(super) fn is_too_large(error: &(dyn StdError + 'static)) -> bool {
+pub(crate) fn is_too_large(error: &(dyn StdError + 'static)) -> bool {
     causes(error).any(<dyn StdError>::is::<LengthLimitError>)
 }
 
@@ -142,7 +142,7 @@ fn denies_a_role(error: &(dyn StdError + 'static)) -> bool {
 
 fn meaning(status: u16, code: Option<&str>, message: Option<&str>, region: Option<&str>) -> Meaning {
     match (status, code.unwrap_or_default()) {
-        (_, "NoSuchKey") => Meaning::Missing,
+        (_, "NoSuchKey" | "NoSuchUpload") => Meaning::Missing,
         (_, "NoSuchBucket") => Meaning::NoBucket,
         (412, _) | (_, "PreconditionFailed") => Meaning::Mismatch,
         (_, "AccessDenied") => Meaning::Denied,
@@ -158,7 +158,10 @@ fn meaning(status: u16, code: Option<&str>, message: Option<&str>, region: Optio
             )
         }
         // A new bucket's name is still spreading.
-        (307 | 408 | 409 | 429 | 500..=599, _) | (_, "RequestTimeout" | "SlowDown") => Meaning::Unavailable,
+        // The end of a multipart upload may fail behind a 200.
+        (307 | 408 | 409 | 429 | 500..=599, _) | (_, "RequestTimeout" | "SlowDown" | "InternalError") => {
+            Meaning::Unavailable
+        }
         (_, code) if code.contains("Throttl") => Meaning::Unavailable,
         (_, "") => Meaning::Rejected(ENDPOINT),
         _ => Meaning::Rejected(LOOK),

@@ -1,0 +1,347 @@
+//! One request to S3, and what its answer means.
+//!
+//! The SDK's futures are large, so they are boxed.
+
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::StorageClass;
+use bytes::Bytes;
+use tokio::time::timeout;
+
+use super::Settings;
+use super::digest::Sha256;
+use super::encoder::Compression;
+use super::error::Error;
+use crate::aws::answer::{Failure, Meaning};
+use crate::aws::connection::{Connection, Unconfigured};
+use crate::aws::encryption::Encryption;
+use crate::aws::exchange::Exchange;
+use crate::failure::Chain;
+use crate::http;
+
+/// What a request is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    Read,
+    Write,
+    List,
+    ListUploads,
+    Delete,
+    Abort,
+}
+
+impl Action {
+    fn verb(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::List => "list",
+            Self::ListUploads => "list the uploads of",
+            Self::Delete => "delete",
+            Self::Abort => "abort the upload of",
+        }
+    }
+}
+
+/// The bucket of an archive.
+pub(super) struct Bucket {
+    connection: Connection,
+    pub(super) name: String,
+    prefix: String,
+    pub(super) encryption: Option<Encryption>,
+    pub(super) storage_class: Option<StorageClass>,
+    pub(super) compression: Compression,
+    http: http::Settings,
+}
+
+impl Bucket {
+    pub(super) fn new(settings: &Settings, http: &http::Settings) -> Self {
+        Self {
+            connection: Connection::new(None, settings.force_path_style),
+            name: settings.bucket.clone(),
+            prefix: settings.prefix.clone(),
+            encryption: settings.encryption.clone(),
+            storage_class: settings.storage_class.clone(),
+            compression: settings.compression,
+            http: http.clone(),
+        }
+    }
+
+    /// Where `key` is, for messages.
+    pub(super) fn location(&self, key: &str) -> String {
+        format!("s3://{}/{key}", self.name)
+    }
+
+    /// A small object; none where there is none.
+    pub(super) async fn get(&self, key: &str) -> Result<Option<Bytes>, Error> {
+        let exchange = Exchange::default();
+        let call = async {
+            let request = self.client(Action::Read, key).await?.get_object().bucket(&self.name).key(key);
+            let object = match Box::pin(request.customize().interceptor(exchange.clone()).send()).await {
+                Ok(object) => object,
+                Err(error) => return self.unless_missing(Action::Read, key, &error, &exchange).await,
+            };
+            let bytes = object.body.collect().await.map_err(|error| self.broke_off(key, &error, &exchange))?;
+            Ok(Some(bytes.into_bytes()))
+        };
+        self.in_time(key, call).await
+    }
+
+    /// A large object, to be read piece by piece; none where there is none. Each piece has the time of a whole request.
+    pub(super) async fn stream(&self, key: &str) -> Result<Option<Pieces<'_>>, Error> {
+        let exchange = Exchange::streamed();
+        let call = async {
+            let request = self.client(Action::Read, key).await?.get_object().bucket(&self.name).key(key);
+            match Box::pin(request.customize().interceptor(exchange.clone()).send()).await {
+                Ok(object) => Ok(Some(object.body)),
+                Err(error) => self.unless_missing(Action::Read, key, &error, &exchange).await,
+            }
+        };
+        let body = self.in_time(key, call).await?;
+        let (bucket, key) = (self, key.to_owned());
+        Ok(body.map(|body| Pieces { bucket, key, body, exchange: exchange.clone() }))
+    }
+
+    /// Whether there is an object under `key`.
+    pub(super) async fn has(&self, key: &str) -> Result<bool, Error> {
+        Ok(self.stream(key).await?.is_some())
+    }
+
+    /// Writes a manifest or a test object; false where there is one already.
+    pub(super) async fn put_new(&self, key: &str, bytes: Bytes, content_type: &str) -> Result<bool, Error> {
+        let exchange = Exchange::default();
+        let call = async {
+            let request = self.client(Action::Write, key).await?.put_object().bucket(&self.name).key(key);
+            let encryption = self.encryption.as_ref();
+            let request = request
+                .if_none_match("*")
+                .content_type(content_type)
+                .checksum_sha256(Sha256::of(&bytes).base64())
+                .set_server_side_encryption(encryption.map(Encryption::header))
+                .set_ssekms_key_id(encryption.and_then(Encryption::key_id))
+                .body(ByteStream::from(bytes));
+            let Err(error) = Box::pin(request.customize().interceptor(exchange.clone()).send()).await else {
+                return Ok(true);
+            };
+            match Failure::of(&error, &exchange.redaction()) {
+                Failure { meaning: Meaning::Mismatch, .. } => Ok(false),
+                failure => Err(self.failed(Action::Write, key, failure).await),
+            }
+        };
+        self.in_time(key, call).await
+    }
+
+    /// Writes an object of rows in one request.
+    pub(super) async fn put_rows(&self, key: &str, rows: Bytes) -> Result<(), Error> {
+        let exchange = Exchange::default();
+        let call = async {
+            let request = self.client(Action::Write, key).await?.put_object().bucket(&self.name).key(key);
+            let encryption = self.encryption.as_ref();
+            let request = request
+                .content_type(CONTENT_TYPE)
+                .content_encoding(self.compression.content_encoding())
+                .checksum_sha256(Sha256::of(&rows).base64())
+                .set_storage_class(self.storage_class.clone())
+                .set_server_side_encryption(encryption.map(Encryption::header))
+                .set_ssekms_key_id(encryption.and_then(Encryption::key_id))
+                .body(ByteStream::from(rows));
+            let sent = Box::pin(request.customize().interceptor(exchange.clone()).send()).await;
+            self.done(Action::Write, key, sent, &exchange).await.map(drop)
+        };
+        self.in_time(key, call).await
+    }
+
+    /// The first thousand keys that begin with `beginning`, in order.
+    pub(super) async fn list(&self, beginning: &str) -> Result<Vec<String>, Error> {
+        self.list_after(beginning, None).await
+    }
+
+    /// The same behind `after`.
+    pub(super) async fn list_after(&self, beginning: &str, after: Option<&str>) -> Result<Vec<String>, Error> {
+        let exchange = Exchange::default();
+        let call = async {
+            let request = self.client(Action::List, beginning).await?.list_objects_v2();
+            let request = request.bucket(&self.name).prefix(beginning).set_start_after(after.map(str::to_owned));
+            let sent = Box::pin(request.customize().interceptor(exchange.clone()).send()).await;
+            let listed = self.done(Action::List, beginning, sent, &exchange).await?;
+            Ok(listed.contents.unwrap_or_default().into_iter().filter_map(|object| object.key).collect())
+        };
+        self.in_time(beginning, call).await
+    }
+
+    /// Deletes an object.
+    pub(super) async fn delete(&self, key: &str) -> Result<(), Error> {
+        let exchange = Exchange::default();
+        let call = async {
+            let request = self.client(Action::Delete, key).await?.delete_object().bucket(&self.name).key(key);
+            let sent = Box::pin(request.customize().interceptor(exchange.clone()).send()).await;
+            self.done(Action::Delete, key, sent, &exchange).await.map(drop)
+        };
+        self.in_time(key, call).await
+    }
+
+    /// Deletes an object that no manifest will name. Where that is not allowed, it stays, and a warning names it.
+    pub(super) async fn delete_leftover(&self, key: &str) -> Result<(), Error> {
+        match self.delete(key).await {
+            Err(error @ Error::Refused { .. }) => {
+                tracing::warn!(
+                    error = %Chain(&error),
+                    "an object of an interrupted attempt is left: no manifest names it, and its rows are in another object as well"
+                );
+                Ok(())
+            }
+            deleted => deleted,
+        }
+    }
+
+    pub(super) async fn in_time<T>(
+        &self,
+        key: &str,
+        call: impl Future<Output = Result<T, Error>> + Send,
+    ) -> Result<T, Error> {
+        let limit = self.http.timeout;
+        timeout(limit, call).await.unwrap_or_else(|_| Err(self.slow(key, limit)))
+    }
+
+    fn slow(&self, key: &str, limit: Duration) -> Error {
+        Error::Slow { location: self.location(key), limit, variable: self.http.timeout_variable.clone() }
+    }
+
+    pub(super) async fn client(&self, action: Action, key: &str) -> Result<Client, Error> {
+        self.connection.client().await.map_err(|cause| match cause {
+            Unconfigured::NoRegion => {
+                let remedy = "set AWS_REGION to the bucket's region, or to us-east-1 for a store that has none";
+                self.refused(action, key, remedy.to_owned(), false, cause.into())
+            }
+            Unconfigured::Slow => {
+                Error::Unavailable { action: action.verb(), location: self.location(key), cause: cause.into() }
+            }
+        })
+    }
+
+    pub(super) async fn done<T, E>(
+        &self,
+        action: Action,
+        key: &str,
+        answer: Result<T, SdkError<E>>,
+        exchange: &Exchange,
+    ) -> Result<T, Error>
+    where
+        E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
+    {
+        match answer {
+            Ok(done) => Ok(done),
+            Err(error) => Err(self.failed(action, key, Failure::of(&error, &exchange.redaction())).await),
+        }
+    }
+
+    pub(super) async fn unless_missing<T, E>(
+        &self,
+        action: Action,
+        key: &str,
+        error: &SdkError<E>,
+        exchange: &Exchange,
+    ) -> Result<Option<T>, Error>
+    where
+        E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
+    {
+        match Failure::of(error, &exchange.redaction()) {
+            Failure { meaning: Meaning::Missing, .. } => Ok(None),
+            failure => Err(self.failed(action, key, failure).await),
+        }
+    }
+
+    fn broke_off(&self, key: &str, error: &(dyn StdError + 'static), exchange: &Exchange) -> Error {
+        let failure = Failure::unanswered(Meaning::Unavailable, error, &exchange.redaction());
+        Error::Unavailable { action: Action::Read.verb(), location: self.location(key), cause: failure.cause }
+    }
+
+    pub(super) fn unavailable(&self, action: Action, key: &str, why: &str) -> Error {
+        Error::Unavailable { action: action.verb(), location: self.location(key), cause: why.into() }
+    }
+
+    async fn failed(&self, action: Action, key: &str, Failure { meaning, cause }: Failure) -> Error {
+        let (remedy, is_about_credentials) = match meaning {
+            Meaning::Unavailable => {
+                return Error::Unavailable { action: action.verb(), location: self.location(key), cause };
+            }
+            Meaning::Denied => (self.missing_permissions(action), true),
+            Meaning::Credentials(remedy) => {
+                self.connection.forget().await;
+                (remedy.to_owned(), true)
+            }
+            Meaning::NoBucket => (format!("there is no bucket {:?}: create it, or correct its name", self.name), false),
+            Meaning::OtherRegion(Some(region)) => {
+                (format!("the bucket is in another region: set AWS_REGION={region}"), false)
+            }
+            Meaning::OtherRegion(None) => {
+                ("the bucket is in another region: set AWS_REGION to that one".to_owned(), false)
+            }
+            Meaning::Rejected(remedy) => (remedy.to_owned(), false),
+            Meaning::NotImplemented | Meaning::Missing | Meaning::Mismatch => {
+                ("the store does not do what is needed of S3".to_owned(), false)
+            }
+        };
+        self.refused(action, key, remedy, is_about_credentials, cause)
+    }
+
+    fn refused(
+        &self,
+        action: Action,
+        key: &str,
+        remedy: String,
+        is_about_credentials: bool,
+        cause: crate::aws::Cause,
+    ) -> Error {
+        Error::Refused { action: action.verb(), location: self.location(key), remedy, is_about_credentials, cause }
+    }
+
+    fn missing_permissions(&self, action: Action) -> String {
+        let bucket = &self.name;
+        let all = if self.prefix.is_empty() { "*".to_owned() } else { format!("{}/*", self.prefix) };
+        let uses_kms = self.encryption.as_ref().is_some_and(Encryption::uses_kms);
+        let keys = if uses_kms { ", and kms:GenerateDataKey and kms:Decrypt on the key" } else { "" };
+        match action {
+            // Who may not list a bucket gets the same answer for an object that is not there.
+            Action::Read => {
+                format!(
+                    "grant s3:GetObject on arn:aws:s3:::{bucket}/{all} and s3:ListBucket on arn:aws:s3:::{bucket}{keys}"
+                )
+            }
+            Action::Write => format!("grant s3:PutObject on arn:aws:s3:::{bucket}/{all}{keys}"),
+            Action::List => format!("grant s3:ListBucket on arn:aws:s3:::{bucket}"),
+            Action::ListUploads => format!("grant s3:ListBucketMultipartUploads on arn:aws:s3:::{bucket}"),
+            Action::Delete => format!("grant s3:DeleteObject on arn:aws:s3:::{bucket}/{all}"),
+            Action::Abort => format!("grant s3:AbortMultipartUpload on arn:aws:s3:::{bucket}/{all}"),
+        }
+    }
+}
+
+/// The type of objects of rows.
+pub(super) const CONTENT_TYPE: &str = "application/x-ndjson";
+
+/// An object that is read piece by piece.
+pub(super) struct Pieces<'a> {
+    bucket: &'a Bucket,
+    key: String,
+    body: ByteStream,
+    exchange: Exchange,
+}
+
+impl Pieces<'_> {
+    /// The next piece; none behind the last.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        let (bucket, key) = (self.bucket, &self.key);
+        let limit = bucket.http.timeout;
+        match timeout(limit, self.body.next()).await {
+            Ok(None) => Ok(None),
+            Ok(Some(Ok(piece))) => Ok(Some(piece)),
+            Ok(Some(Err(error))) => Err(bucket.broke_off(key, &error, &self.exchange)),
+            Err(_) => Err(bucket.slow(key, limit)),
+        }
+    }
+}

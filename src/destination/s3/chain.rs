@@ -1,0 +1,163 @@
+//! The manifests so far: finding their end at a start, and adding one.
+
+use bytes::Bytes;
+
+use super::bucket::Bucket;
+use super::digest::Sha256;
+use super::error::Error;
+use super::layout::Layout;
+use super::manifest::{End, Manifest, VERSION};
+use super::object::Written;
+use super::{Archiver, variables};
+use crate::destination::{Mark, Resumed};
+use crate::pipeline_name::PipelineName;
+use crate::source::Cursor;
+
+/// The type of a manifest.
+const CONTENT_TYPE: &str = "application/json";
+
+/// The chain as far as it is known.
+pub(super) struct Chain {
+    end: End,
+    /// The cursor behind the newest object.
+    to: Cursor,
+}
+
+impl Chain {
+    /// How many manifests there are.
+    pub(super) fn manifests(&self) -> u64 {
+        self.end.manifests
+    }
+
+    /// Finds the end of the chain, from the one that the state holds. Manifests behind that are adopted: their pages were acknowledged, and
+    /// the state missed it.
+    pub(super) async fn resume(
+        archiver: &Archiver,
+        cursor: &Cursor,
+        mark: Option<&Mark>,
+    ) -> Result<(Self, Option<Resumed>), Error> {
+        let end = match mark {
+            Some(mark) => End::of(mark)?,
+            None => archiver.new_archive().await?,
+        };
+        let to = archiver.end_as_stored(&end).await?.unwrap_or_else(|| cursor.clone());
+        let mut chain = Self { end, to };
+        let mut cursor = cursor.clone();
+        while let Some((manifest, digest)) = archiver.successor(&chain.end).await? {
+            archiver.delete_other_attempts(&manifest).await?;
+            cursor.clone_from(&manifest.to);
+            chain.add_end(&manifest, digest);
+        }
+        let mark_now = chain.end.mark()?;
+        // A new archive is noted in the state before anything is written to it.
+        let is_news = mark != Some(&mark_now);
+        let resumed = is_news.then_some(Resumed { cursor, mark: Some(mark_now) });
+        Ok((chain, resumed))
+    }
+
+    /// The manifest of the next object.
+    pub(super) fn next(&self, layout: &Layout, pipeline: &PipelineName, to: &Cursor, written: Written) -> Manifest {
+        let Written { key, bytes, sha256, rows, first_event, last_event } = written;
+        Manifest {
+            version: VERSION,
+            pipeline: pipeline.clone(),
+            number: self.end.manifests,
+            object: layout.behind_prefix(&key).to_owned(),
+            bytes,
+            sha256,
+            rows,
+            first_event,
+            last_event,
+            previous: self.end.newest,
+            from: self.to.clone(),
+            to: to.clone(),
+        }
+    }
+
+    /// Writes the next manifest. Each number is written once: by an earlier call, or by another instance.
+    pub(super) async fn add(&self, bucket: &Bucket, layout: &Layout, manifest: &Manifest) -> Result<(), Error> {
+        let (key, bytes) = (layout.manifest(manifest.number), Bytes::from(manifest.encode()?));
+        if bucket.put_new(&key, bytes.clone(), CONTENT_TYPE).await? || bucket.get(&key).await? == Some(bytes) {
+            return Ok(());
+        }
+        Err(Error::Overtaken { location: bucket.location(&key) })
+    }
+
+    /// The manifest is in the bucket; gives the mark for the state.
+    pub(super) fn added(&mut self, manifest: &Manifest) -> Result<Mark, Error> {
+        let digest = Sha256::of(&manifest.encode()?);
+        self.add_end(manifest, digest);
+        self.end.mark()
+    }
+
+    fn add_end(&mut self, manifest: &Manifest, digest: Sha256) {
+        self.end = End { manifests: manifest.number.saturating_add(1), newest: Some(digest) };
+        self.to = manifest.to.clone();
+    }
+}
+
+impl Archiver {
+    /// The end of an archive that is new to the state: there must be nothing yet.
+    async fn new_archive(&self) -> Result<End, Error> {
+        let first = self.layout.manifest(0);
+        if self.bucket.get(&first).await?.is_none() {
+            return Ok(End::default());
+        }
+        Err(Error::Unknown { location: self.bucket.location(&first), variable: variables::PREFIX.spec.name })
+    }
+
+    /// Makes sure that the newest manifest is the one that the state names, and gives the cursor behind it. Makes sure, too, that the store
+    /// does not replace it where that is forbidden.
+    async fn end_as_stored(&self, end: &End) -> Result<Option<Cursor>, Error> {
+        let Some(newest) = end.newest else { return Ok(None) };
+        let key = self.layout.manifest(end.manifests.saturating_sub(1));
+        let location = || self.bucket.location(&key);
+        let Some(bytes) = self.bucket.get(&key).await? else {
+            return Err(Error::NotAsStored { location: location(), what: "it is not there" });
+        };
+        if Sha256::of(&bytes) != newest {
+            return Err(Error::NotAsStored { location: location(), what: "it was changed" });
+        }
+        let manifest = self.decode(&key, &bytes)?;
+        // It is replaced by itself, at worst.
+        if self.bucket.put_new(&key, bytes, CONTENT_TYPE).await? {
+            return Err(Error::Unconditional { location: location() });
+        }
+        Ok(Some(manifest.to))
+    }
+
+    /// The manifest behind `end`, where there is one, and its SHA-256.
+    async fn successor(&self, end: &End) -> Result<Option<(Manifest, Sha256)>, Error> {
+        let key = self.layout.manifest(end.manifests);
+        let Some(bytes) = self.bucket.get(&key).await? else { return Ok(None) };
+        let manifest = self.decode(&key, &bytes)?;
+        if manifest.previous != end.newest || manifest.number != end.manifests {
+            let key = self.layout.manifest(end.manifests.saturating_sub(1));
+            let what = "the manifest behind it follows another one";
+            return Err(Error::NotAsStored { location: self.bucket.location(&key), what });
+        }
+        Ok(Some((manifest, Sha256::of(&bytes))))
+    }
+
+    fn decode(&self, key: &str, bytes: &[u8]) -> Result<Manifest, Error> {
+        let location = || self.bucket.location(key);
+        let manifest = Manifest::decode(bytes).map_err(|cause| Error::NoManifest { location: location(), cause })?;
+        if manifest.pipeline != self.pipeline {
+            let (found, expected) = (manifest.pipeline, self.pipeline.clone());
+            return Err(Error::OtherPipeline { location: location(), found, expected });
+        }
+        Ok(manifest)
+    }
+
+    /// Deletes what other attempts left of an object that has its manifest.
+    async fn delete_other_attempts(&self, manifest: &Manifest) -> Result<(), Error> {
+        let object = self.layout.under_prefix(&manifest.object);
+        let Some(beginning) = self.layout.attempts_like(manifest.number, &object) else { return Ok(()) };
+        for key in self.bucket.list(beginning).await? {
+            if key != object {
+                self.bucket.delete_leftover(&key).await?;
+            }
+        }
+        Ok(())
+    }
+}

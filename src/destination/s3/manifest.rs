@@ -1,0 +1,121 @@
+//! What is written about an object, and what the state holds of it.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::digest::Sha256;
+use super::error::Error;
+use crate::destination::Mark;
+use crate::pipeline_name::PipelineName;
+use crate::source::Cursor;
+
+/// The layout that this version writes, and the only one that it reads.
+pub(super) const VERSION: u32 = 1;
+
+/// A link of the chain: an object, and where it stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Manifest {
+    pub(super) version: u32,
+    pub(super) pipeline: PipelineName,
+    /// Its place in the chain, counted from 0.
+    pub(super) number: u64,
+    /// The key of the object behind the archive's prefix, so that an archive may be copied elsewhere.
+    pub(super) object: String,
+    /// The object's size.
+    pub(super) bytes: u64,
+    /// Of the object as it is stored.
+    pub(super) sha256: Sha256,
+    /// How many rows the object has.
+    pub(super) rows: u64,
+    /// The time of the earliest event, where a time was read from any.
+    pub(super) first_event: Option<Timestamp>,
+    /// The time of the latest event.
+    pub(super) last_event: Option<Timestamp>,
+    /// The SHA-256 of the manifest before this one; none for the first.
+    pub(super) previous: Option<Sha256>,
+    /// The cursor behind the object before this one.
+    pub(super) from: Cursor,
+    /// The cursor behind this object.
+    pub(super) to: Cursor,
+}
+
+impl Manifest {
+    /// The manifest as it is stored.
+    pub(super) fn encode(&self) -> Result<Vec<u8>, Error> {
+        let mut bytes = serde_json::to_vec(self).map_err(Error::Json)?;
+        bytes.push(b'\n');
+        Ok(bytes)
+    }
+
+    /// Reads a stored manifest.
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        use serde::de::Error as _;
+        let manifest: Self = serde_json::from_slice(bytes)?;
+        if manifest.version != VERSION {
+            let version = manifest.version;
+            return Err(serde_json::Error::custom(format!("its layout is {version}; this version knows {VERSION}")));
+        }
+        Ok(manifest)
+    }
+}
+
+/// What the state holds beside the cursor: the end of the chain.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct End {
+    /// How many manifests there are.
+    pub(super) manifests: u64,
+    /// The SHA-256 of the newest.
+    pub(super) newest: Option<Sha256>,
+}
+
+impl End {
+    pub(super) fn of(mark: &Mark) -> Result<Self, Error> {
+        let end = Self::deserialize(&mark.0).map_err(Error::Mark)?;
+        if (end.manifests == 0) != end.newest.is_none() {
+            use serde::de::Error as _;
+            return Err(Error::Mark(serde_json::Error::custom("`newest` does not go with `manifests`")));
+        }
+        Ok(end)
+    }
+
+    pub(super) fn mark(&self) -> Result<Mark, Error> {
+        serde_json::to_value(self).map(Mark).map_err(Error::Json)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_is_read_as_it_was_written() {
+        let manifest = Manifest {
+            version: VERSION,
+            pipeline: "sectigo:s3".into(),
+            number: 3,
+            object: "2026/03/02/key.json.gz".to_owned(),
+            bytes: 120,
+            sha256: Sha256::of(b"object"),
+            rows: 5,
+            first_event: Some(Timestamp::UNIX_EPOCH),
+            last_event: None,
+            previous: Some(Sha256::of(b"previous")),
+            from: Cursor::encode(&1).unwrap(),
+            to: Cursor::encode(&2).unwrap(),
+        };
+        let bytes = manifest.encode().unwrap();
+        assert_eq!(Manifest::decode(&bytes).unwrap(), manifest);
+        let newer = Manifest { version: 2, ..manifest }.encode().unwrap();
+        assert!(Manifest::decode(&newer).unwrap_err().to_string().contains("its layout is 2"));
+    }
+
+    #[test]
+    fn a_mark_that_contradicts_itself_is_refused() {
+        for end in [End::default(), End { manifests: 2, newest: Some(Sha256::of(b"2")) }] {
+            assert_eq!(End::of(&end.mark().unwrap()).unwrap(), end);
+        }
+        for bad in [serde_json::json!({"manifests": 2, "newest": null}), serde_json::json!({}), serde_json::json!(7)] {
+            assert!(End::of(&Mark(bad)).is_err());
+        }
+    }
+}

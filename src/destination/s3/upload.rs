@@ -1,0 +1,116 @@
+//! Objects that are uploaded in parts.
+
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
+use bytes::Bytes;
+
+use super::bucket::{Action, Bucket, CONTENT_TYPE};
+use super::digest::Sha256;
+use super::error::Error;
+use crate::aws::encryption::Encryption;
+use crate::aws::exchange::Exchange;
+use crate::failure::Chain;
+
+/// What is logged of an upload that could not be given up. Nothing depends on it: the bucket's lifecycle ends such uploads, too.
+const LEFT: &str = "an upload that was given up is left to the bucket's lifecycle rules";
+
+/// A part of an upload that the store has.
+#[derive(Debug, Clone)]
+pub(super) struct Part(CompletedPart);
+
+impl Bucket {
+    /// Begins an upload in parts, and gives its name.
+    pub(super) async fn begin_upload(&self, key: &str) -> Result<String, Error> {
+        let exchange = Exchange::default();
+        let call = async {
+            let request = self.client(Action::Write, key).await?.create_multipart_upload().bucket(&self.name).key(key);
+            let encryption = self.encryption.as_ref();
+            let request = request
+                .content_type(CONTENT_TYPE)
+                .content_encoding(self.compression.content_encoding())
+                .checksum_algorithm(ChecksumAlgorithm::Sha256)
+                .set_storage_class(self.storage_class.clone())
+                .set_server_side_encryption(encryption.map(Encryption::header))
+                .set_ssekms_key_id(encryption.and_then(Encryption::key_id));
+            let sent = Box::pin(request.customize().interceptor(exchange.clone()).send()).await;
+            let begun = self.done(Action::Write, key, sent, &exchange).await?;
+            begun.upload_id.ok_or_else(|| self.unavailable(Action::Write, key, "the answer names no upload"))
+        };
+        self.in_time(key, call).await
+    }
+
+    /// Uploads a part, which replaces an earlier one of the same number.
+    pub(super) async fn upload_part(&self, key: &str, upload: &str, number: i32, rows: Bytes) -> Result<Part, Error> {
+        let exchange = Exchange::default();
+        let call = async {
+            let request = self.client(Action::Write, key).await?.upload_part().bucket(&self.name).key(key);
+            let checksum = Sha256::of(&rows).base64();
+            let request =
+                request.upload_id(upload).part_number(number).checksum_sha256(&checksum).body(ByteStream::from(rows));
+            let sent = Box::pin(request.customize().interceptor(exchange.clone()).send()).await;
+            let part = self.done(Action::Write, key, sent, &exchange).await?;
+            let done = CompletedPart::builder().part_number(number).checksum_sha256(checksum);
+            Ok(Part(done.set_e_tag(part.e_tag).build()))
+        };
+        self.in_time(key, call).await
+    }
+
+    /// Makes an object of the parts; false where the upload is gone, which an earlier such request may have done.
+    pub(super) async fn complete_upload(&self, key: &str, upload: &str, parts: &[Part]) -> Result<bool, Error> {
+        let exchange = Exchange::default();
+        let call = async {
+            let request = self.client(Action::Write, key).await?.complete_multipart_upload();
+            let parts = parts.iter().map(|Part(part)| part.clone()).collect();
+            let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
+            let request = request.bucket(&self.name).key(key).upload_id(upload).multipart_upload(parts);
+            let answer = Box::pin(request.customize().interceptor(exchange.clone()).send()).await;
+            match answer {
+                Ok(_) => Ok(true),
+                Err(error) => {
+                    let gone: Option<()> = self.unless_missing(Action::Write, key, &error, &exchange).await?;
+                    Ok(gone.is_some())
+                }
+            }
+        };
+        self.in_time(key, call).await
+    }
+
+    /// Gives an upload up. It may be gone already.
+    pub(super) async fn abort(&self, key: &str, upload: &str) {
+        let exchange = Exchange::default();
+        let call = async {
+            let request = self.client(Action::Abort, key).await?.abort_multipart_upload();
+            let request = request.bucket(&self.name).key(key).upload_id(upload);
+            match Box::pin(request.customize().interceptor(exchange.clone()).send()).await {
+                Ok(_) => Ok(Some(())),
+                Err(error) => self.unless_missing(Action::Abort, key, &error, &exchange).await,
+            }
+        };
+        if let Err(error) = self.in_time(key, call).await {
+            tracing::warn!(error = %Chain(&error), "{LEFT}");
+        }
+    }
+
+    /// Gives up every upload of an object whose key begins with `beginning`. Not everyone may look for them.
+    pub(super) async fn abort_all(&self, beginning: &str) {
+        let exchange = Exchange::default();
+        let call = async {
+            let request = self.client(Action::ListUploads, beginning).await?.list_multipart_uploads();
+            let request = request.bucket(&self.name).prefix(beginning);
+            let sent = Box::pin(request.customize().interceptor(exchange.clone()).send()).await;
+            self.done(Action::ListUploads, beginning, sent, &exchange).await
+        };
+        let uploads = match self.in_time(beginning, call).await {
+            Ok(listed) => listed.uploads.unwrap_or_default(),
+            Err(error) => {
+                tracing::debug!(error = %Chain(&error), "{LEFT}");
+                return;
+            }
+        };
+        for upload in uploads {
+            if let (Some(key), Some(id)) = (upload.key, upload.upload_id) {
+                self.abort(&key, &id).await;
+            }
+        }
+    }
+}

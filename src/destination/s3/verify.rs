@@ -1,0 +1,202 @@
+//! `auditsync verify`: reads every manifest and every object in order, and names the first that is not as it was written.
+
+use std::future::ready;
+use std::pin::pin;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use bytesize::ByteSize;
+use futures_util::{StreamExt as _, stream};
+
+use super::bucket::Pieces;
+use super::digest::{Hasher, Sha256};
+use super::encoder::{Compression, Decoder};
+use super::error::Error;
+use super::manifest::{End, Manifest};
+use super::{Archiver, S3};
+use crate::destination::{Advance, Archive, Mark, Proof};
+use crate::failure::Failure;
+use crate::source::Cursor;
+
+/// So many manifests, and so many objects, are read at a time. A piece of each is in memory.
+const AT_A_TIME: usize = 8;
+
+/// Why the walk ends before the end.
+enum Stop {
+    /// The archive is not as it was written.
+    Flaw(String),
+    /// The store failed.
+    Failed(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// How far the manifests were followed.
+struct Links {
+    stored: Option<End>,
+    end: End,
+    to: Option<Cursor>,
+}
+
+/// What was proven.
+#[derive(Default)]
+struct Total {
+    end: End,
+    rows: u64,
+    bytes: u64,
+}
+
+#[async_trait]
+impl Archive for S3 {
+    fn location(&self) -> String {
+        self.0.location()
+    }
+
+    async fn verify(&self, mark: Option<&Mark>, advance: &(dyn Fn(Advance) + Send + Sync)) -> Result<Proof, Failure> {
+        let stored = mark.map(End::of).transpose()?;
+        let total_stored = stored.as_ref().map(|end| end.manifests);
+        let mut total = Total::default();
+        let walked = self.0.walk(stored, &mut total, |done| advance(Advance { done, total: total_stored })).await;
+        let flaw = match walked {
+            Ok(()) => None,
+            Err(Stop::Flaw(flaw)) => Some(flaw),
+            Err(Stop::Failed(error)) => return Err(error.into()),
+        };
+        let Total { end, rows, bytes } = total;
+        let proven = format!("{} objects, {rows} rows, {}", end.manifests, ByteSize::b(bytes).display().iec());
+        let mark = (end.manifests > 0 || mark.is_some()).then(|| end.mark()).transpose()?;
+        Ok(Proof { proven, flaw, mark })
+    }
+}
+
+impl Archiver {
+    async fn walk(
+        &self,
+        stored: Option<End>,
+        total: &mut Total,
+        advance: impl Fn(u64) + Send + Sync,
+    ) -> Result<(), Stop> {
+        let least = stored.as_ref().map_or(0, |end| end.manifests);
+        let read = async |number| (number, self.bucket.get(&self.layout.manifest(number)).await);
+        let manifests = stream::iter(0..).map(read).buffered(AT_A_TIME);
+        let links = Links { stored, end: End::default(), to: None };
+        let linked = manifests.scan(links, |links, (number, bytes)| ready(self.link(links, number, bytes).transpose()));
+        let checked = linked.map(async |link| {
+            let (manifest, end) = link?;
+            self.check_object(&manifest).await?;
+            Ok::<_, Stop>((manifest, end))
+        });
+        let mut checked = pin!(checked.buffered(AT_A_TIME));
+        while let Some(next) = checked.next().await {
+            let (manifest, end) = next?;
+            total.end = end;
+            total.rows += manifest.rows;
+            total.bytes += manifest.bytes;
+            advance(total.end.manifests);
+        }
+        self.nothing_follows(total.end.manifests, least).await
+    }
+
+    /// The manifest `number`, if it is the one that follows; none where there is none.
+    fn link(
+        &self,
+        links: &mut Links,
+        number: u64,
+        bytes: Result<Option<Bytes>, Error>,
+    ) -> Result<Option<(Manifest, End)>, Stop> {
+        let Some(bytes) = bytes? else { return Ok(None) };
+        let location = self.bucket.location(&self.layout.manifest(number));
+        let flaw = |what: &str| Err(Stop::Flaw(format!("{location} {what}")));
+        let manifest = match Manifest::decode(&bytes) {
+            Ok(manifest) => manifest,
+            Err(error) => return flaw(&format!("was changed: it is no manifest ({error})")),
+        };
+        if manifest.pipeline != self.pipeline || manifest.number != number {
+            let what = format!("was changed: it is manifest {} of {}", manifest.number, manifest.pipeline);
+            return flaw(&what);
+        }
+        if manifest.previous != links.end.newest {
+            return flaw("does not follow the manifest before it: one of the two was changed");
+        }
+        if links.to.as_ref().is_some_and(|to| *to != manifest.from) {
+            return flaw("does not begin at the cursor where the object before it ends");
+        }
+        let end = End { manifests: number.saturating_add(1), newest: Some(Sha256::of(&bytes)) };
+        if links.stored.as_ref().is_some_and(|stored| stored.manifests == end.manifests && *stored != end) {
+            return flaw("was changed: it is not the newest manifest that the state names");
+        }
+        links.to = Some(manifest.to.clone());
+        links.end = end.clone();
+        Ok(Some((manifest, end)))
+    }
+
+    /// Makes sure that the object is there, and is what the manifest says.
+    async fn check_object(&self, manifest: &Manifest) -> Result<(), Stop> {
+        let key = self.layout.under_prefix(&manifest.object);
+        let flaw = |what: String| Err(Stop::Flaw(format!("{} {what}", self.bucket.location(&key))));
+        let Some(compression) = Compression::of_key(&key) else { return flaw("is no object of an archive".to_owned()) };
+        let Some(pieces) = self.bucket.stream(&key).await? else { return flaw("is missing".to_owned()) };
+        let seen = match read(pieces, compression, manifest.bytes).await? {
+            Ok(seen) => seen,
+            Err(what) => return flaw(format!("was changed: {what}")),
+        };
+        let (sha256, rows) = seen;
+        if sha256 != manifest.sha256 {
+            return flaw(format!("was changed: its SHA-256 is {sha256}, and its manifest has {}", manifest.sha256));
+        }
+        if rows != manifest.rows {
+            return flaw(format!("has {rows} rows, and its manifest has {}", manifest.rows));
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the archive has at least so many manifests, and that none was taken from the middle.
+    async fn nothing_follows(&self, manifests: u64, least: u64) -> Result<(), Stop> {
+        let key = self.layout.manifest(manifests);
+        let location = self.bucket.location(&key);
+        if manifests < least {
+            return Err(Stop::Flaw(format!("{location} is missing: the state names {least} manifests")));
+        }
+        // Other keys in the folder are not ours.
+        let is_manifest = |key: &&String| {
+            let name = key.strip_prefix(&self.layout.manifests()).and_then(|name| name.strip_suffix(".json"));
+            name.is_some_and(|name| name.len() >= 12 && name.bytes().all(|byte| byte.is_ascii_digit()))
+        };
+        match self.bucket.list_after(&self.layout.manifests(), Some(&key)).await?.iter().find(is_manifest) {
+            Some(later) => {
+                Err(Stop::Flaw(format!("{location} is missing, and {} follows it", self.bucket.location(later))))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The SHA-256 of an object and the number of its rows, or what is wrong with it.
+async fn read(
+    mut pieces: Pieces<'_>,
+    compression: Compression,
+    expected: u64,
+) -> Result<Result<(Sha256, u64), String>, Error> {
+    let (mut hasher, mut decoder, mut bytes) = (Hasher::default(), Decoder::new(compression)?, 0);
+    while let Some(piece) = pieces.next().await? {
+        bytes += piece.len() as u64;
+        hasher.update(&piece);
+        if bytes > expected {
+            return Ok(Err(format!("it is larger than the {expected} bytes in its manifest")));
+        }
+        if let Err(error) = decoder.write(&piece) {
+            return Ok(Err(format!("it cannot be decompressed ({error})")));
+        }
+    }
+    if bytes < expected {
+        return Ok(Err(format!("it has {bytes} bytes, and its manifest has {expected}")));
+    }
+    Ok(match decoder.rows() {
+        Ok(rows) => Ok((hasher.digest(), rows)),
+        Err(error) => Err(format!("it cannot be decompressed ({error})")),
+    })
+}
