@@ -47,6 +47,7 @@ pub mod destination;
 pub mod engine;
 pub mod event;
 pub mod failure;
+pub mod fingerprint;
 pub mod http;
 pub mod oauth;
 pub mod pipeline;

@@ -16,6 +16,7 @@ use crate::config::{Noted, Reader, Spec};
 use crate::event::Event;
 use crate::failure::Failure;
 
+mod members;
 pub mod sectigo;
 pub(crate) mod variables;
 

@@ -6,7 +6,7 @@ use auditsync::destination::datadog::batch::{Batch, LARGEST_BODY, MOST_ENTRIES, 
 use auditsync::destination::datadog::entry::{CUT_ENTRY, EntryWriter, Form, LARGEST_ENTRY};
 use auditsync::destination::datadog::{Compression, Labels};
 use auditsync::event::Event;
-use auditsync::source::sectigo::fingerprint::Fingerprint;
+use auditsync::fingerprint::Fingerprint;
 use auditsync::source::sectigo::moment::Moment;
 use auditsync::source::sectigo::page;
 use auditsync::source::sectigo::position::{Cut, PageToken, Position};

@@ -35,8 +35,6 @@ use stability::{Outcome, Stability, Turn};
 mod ahead;
 mod api;
 mod error;
-pub mod fingerprint;
-mod members;
 pub mod moment;
 pub mod overlap;
 pub mod page;

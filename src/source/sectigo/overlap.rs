@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::fingerprint::{Fingerprint, Fingerprints};
+use crate::fingerprint::{Fingerprint, Fingerprints};
 use super::moment::Moment;
 
 /// Most fingerprints that the state keeps of one overlap.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::fingerprint::{Fingerprint, Fingerprints};
+use crate::fingerprint::{Fingerprint, Fingerprints};
 use super::moment::Moment;
 use super::overlap::{Expected, Keep, MOST, Tail};
 use super::trail::Trail;

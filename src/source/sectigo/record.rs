@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
-use super::members::{Member, members};
+use crate::source::members::{Member, members};
 use crate::event::{Field, Fields, scalar};
 
 /// Objects within the record are looked into down to this depth.

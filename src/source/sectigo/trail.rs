@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::fingerprint::{Fingerprint, Fingerprints};
+use crate::fingerprint::{Fingerprint, Fingerprints};
 use crate::event::Event;
 
 /// So many distinct records, repeated in the same pages and the same order, prove a circle. Fewer are delivered again.
