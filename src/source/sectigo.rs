@@ -53,6 +53,8 @@ pub const KIND: Kind = Kind {
     title: "Sectigo audit API",
     product: Product { name: "sectigo", service: "sectigo-scm" },
     variables: variables::VARIABLES,
+    aliases: &[],
+    interval: None,
     cursor_at: |since| Cursor::encode(&Position::starting_at(since.into())).ok(),
     reached,
     read: |reader| {

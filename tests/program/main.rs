@@ -13,6 +13,7 @@ mod clocks;
 mod command_line;
 mod contradiction;
 mod daemon;
+mod digicert;
 mod dry_run;
 mod first_sync;
 mod fluentd;
