@@ -44,7 +44,7 @@ pub const KIND: Kind = Kind {
     aliases: variables::ALIASES,
     // A report takes minutes, and shows its whole date range each time.
     interval: Some("1h"),
-    cursor_at: |since| Cursor::encode(&Progress::behind(since)).ok(),
+    cursor_at: |since| Cursor::encode(&Progress::behind(Some(since))).ok(),
     reached,
     read: |reader| {
         let settings = variables::settings(reader)?;
@@ -134,13 +134,16 @@ impl Digicert {
         self.settings.report_id.clone()
     }
 
-    /// The runs of the report that began behind `baseline`, of which the history is read back to there, or until there are `enough`.
+    /// The runs of the report that began behind `baseline`, the oldest first, of which the history is read back to there, or until there are `enough`.
     async fn runs(&self, baseline: &Baseline, enough: impl Fn(&Shown) -> bool) -> Result<Vec<Shown>, Error> {
-        let is_ours = |shown: &Shown| shown.report == self.settings.report_id;
+        let is_ours = |shown: &Shown| shown.report.eq_ignore_ascii_case(&self.settings.report_id);
         let is_before = |shown: &Shown| baseline.began.is_some_and(|began| shown.run.began < began);
         let is_enough = |shown: &Shown| is_before(shown) || (is_ours(shown) && enough(shown));
         let runs = self.api.history(|runs| runs.iter().any(is_enough)).await?;
-        let runs: Vec<_> = runs.into_iter().filter(is_ours).collect();
+        let mut runs: Vec<_> = runs.into_iter().filter(is_ours).collect();
+        // A run that began between two pages moved the others on.
+        runs.sort_by(|one, other| (one.run.began, &one.run.id).cmp(&(other.run.began, &other.run.id)));
+        runs.dedup_by(|one, other| one.run.id == other.run.id);
         let other = |shown: &&Shown| shown.report_type.as_deref().is_some_and(|kind| kind != AUDIT_LOGS);
         if let Some(other) = runs.iter().find(other) {
             let kind = other.report_type.clone().unwrap_or_default();
@@ -164,17 +167,16 @@ impl Digicert {
         let asked = Instant::now();
         // One page shows when the newest run of any report began.
         let runs = self.api.history(|_| true).await?;
-        let present = history::present(&runs);
         *self.asked.lock() = Some(asked);
-        let baseline = if present.began >= progress.baseline.began { present } else { progress.baseline.clone() };
-        nothing_but(&Progress { baseline, ..progress }.at(Step::Waiting(Waiting::default())), Then::Now)
+        let waiting = Waiting::from(self.now());
+        nothing_but(&Progress { baseline: history::present(&runs), ..progress }.at(Step::Waiting(waiting)), Then::Now)
     }
 
     /// Looks for the run that is waited for, and starts one where there is none.
     async fn wait(&self, progress: Progress, waiting: Waiting) -> Result<Page, Error> {
         let runs = self.runs(&progress.baseline, |_| false).await?;
         let now = self.now();
-        let age = waiting.since.map_or(Duration::ZERO, |since| Duration::try_from(now.duration_since(since)).unwrap_or_default());
+        let age = Duration::try_from(now.duration_since(waiting.since)).unwrap_or_default();
         let (report, within) = (self.report(), self.settings.max_wait);
         let error = match history::turn(&runs, &waiting, age, within) {
             Turn::Read(run) => {
@@ -184,7 +186,7 @@ impl Digicert {
             Turn::Wait => return nothing_but(&progress.at(Step::Waiting(waiting)), self.later()),
             Turn::Start => {
                 self.start_run().await?;
-                let waiting = Waiting { started: waiting.started + 1, since: Some(self.now()), ..waiting };
+                let waiting = Waiting { started: waiting.started + 1, since: self.now(), ..waiting };
                 if waiting.started > 1 {
                     tracing::warn!(started = waiting.started, "a run failed, was unreadable or took too long; another one is started");
                 }
@@ -215,12 +217,11 @@ impl Digicert {
     /// Looks for runs that the server scheduled: one after the other, and at first the newest.
     async fn find_scheduled(&self, progress: Progress) -> Result<Page, Error> {
         let is_first = progress.baseline == Baseline::default();
-        let mut runs = self.runs(&progress.baseline, |shown| is_first && shown.status == Status::Ready).await?;
-        runs.sort_by_key(|shown| shown.run.began);
+        let runs = self.runs(&progress.baseline, |shown| is_first && shown.status == Status::Ready).await?;
         let mut ready = runs.iter().filter(|shown| shown.status == Status::Ready);
         let now = self.now();
         if let Some(shown) = if is_first { ready.next_back() } else { ready.next() } {
-            let step = Step::Reading { run: shown.run.clone(), found: now, rows: 0, waiting: Waiting::default() };
+            let step = Step::Reading { run: shown.run.clone(), found: now, rows: 0, waiting: Waiting::from(now) };
             return nothing_but(&progress.at(step), Then::Now);
         }
         let is_under_way = |shown: &Shown| {
@@ -338,14 +339,14 @@ impl Digicert {
         if !self.settings.starts_runs {
             return nothing_but(&after(progress, &run), Then::Now);
         }
-        waiting.given_up.push(run.id);
+        waiting.given_up = Some(run.began);
         nothing_but(&progress.at(Step::Waiting(waiting)), Then::Now)
     }
 
     /// The newest run of the report, for `check`.
     async fn newest(&self) -> Result<Option<Shown>, Error> {
         let runs = self.runs(&Baseline::default(), |_| true).await?;
-        Ok(runs.into_iter().max_by_key(|shown| shown.run.began))
+        Ok(runs.into_iter().next_back())
     }
 
     /// Looks at the columns of a run that is ready.
@@ -355,7 +356,7 @@ impl Digicert {
             Ok(runs) => runs,
             Err(error) => return Check::failed(PART, error),
         };
-        let ready = runs.into_iter().filter(|shown| shown.status == Status::Ready).max_by_key(|shown| shown.run.began);
+        let ready = runs.into_iter().rfind(|shown| shown.status == Status::Ready);
         let Some(shown) = ready else { return Check::unknown(PART, "no run of the report is ready") };
         match reading::columns(&self.api, &shown.run, &self.settings.time_column).await {
             Ok(None) => Check::unknown(PART, format!("the run {} has no row", shown.run.id)),
@@ -396,8 +397,7 @@ impl Source for Digicert {
     fn first_cursor(&self, _now: Timestamp) -> Cursor {
         // A row of that very time is wanted.
         let just_before = |start: Timestamp| start.checked_sub(SignedDuration::from_nanos(1)).unwrap_or(start);
-        let since = self.settings.start.map_or(Timestamp::UNIX_EPOCH, just_before);
-        Cursor::encode(&Progress::behind(since)).unwrap_or_default()
+        Cursor::encode(&Progress::behind(self.settings.start.map(just_before))).unwrap_or_default()
     }
 
     fn reached(&self, cursor: &Cursor) -> Result<Timestamp, Failure> {

@@ -73,27 +73,33 @@ pub(super) enum Step {
 }
 
 /// What was done so that there is a run behind the baseline.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Waiting {
     /// How many runs were started.
     pub(super) started: u32,
-    /// When the last one was started.
+    /// When the last one was started, or the wait began.
+    pub(super) since: Timestamp,
+    /// When the newest run began that could not be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) since: Option<Timestamp>,
-    /// Runs that could not be read.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) given_up: Vec<String>,
+    pub(super) given_up: Option<Timestamp>,
+}
+
+impl Waiting {
+    /// Nothing was done yet.
+    pub(super) fn from(now: Timestamp) -> Self {
+        Self { started: 0, since: now, given_up: None }
+    }
 }
 
 impl Progress {
-    /// Nothing delivered, and nothing wanted up to `since`.
-    pub(super) fn behind(since: Timestamp) -> Self {
+    /// Nothing delivered, and nothing wanted up to `since`; none where everything is.
+    pub(super) fn behind(since: Option<Timestamp>) -> Self {
         Self {
-            reached: since,
+            reached: since.unwrap_or(Timestamp::UNIX_EPOCH),
             high: None,
-            kept: Kept::nothing(since),
+            kept: Kept::nothing(since.unwrap_or(Timestamp::MIN)),
             columns: Fingerprints::default(),
-            baseline: Baseline::default(),
+            baseline: Baseline { began: since, runs: Vec::new() },
             step: Step::Idle,
         }
     }

@@ -153,7 +153,7 @@ pub(super) enum Turn {
 ///
 /// A run counts as overdue when it took longer than `max_wait`; it is read all the same if it becomes ready before another.
 pub(super) fn turn(runs: &[Shown], waiting: &Waiting, age: Duration, max_wait: Duration) -> Turn {
-    let is_usable = |shown: &&Shown| !waiting.given_up.contains(&shown.run.id);
+    let is_usable = |shown: &&Shown| waiting.given_up.is_none_or(|given_up| shown.run.began > given_up);
     let ready = runs.iter().filter(is_usable).filter(|shown| shown.status == Status::Ready);
     if let Some(newest) = ready.max_by_key(|shown| shown.run.began) {
         return Turn::Read(newest.run.clone());
@@ -193,7 +193,7 @@ mod tests {
     }
 
     fn started(started: u32) -> Waiting {
-        Waiting { started, ..Waiting::default() }
+        Waiting { started, ..Waiting::from(Timestamp::UNIX_EPOCH) }
     }
 
     fn turn_after(runs: &[Shown], waiting: &Waiting, seconds: u64) -> Turn {
@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn a_run_that_could_not_be_read_counts_as_failed() {
         let runs = [shown("a", 1, Status::Ready)];
-        let waiting = Waiting { given_up: vec!["a".to_owned()], ..started(1) };
+        let waiting = Waiting { given_up: Some(runs[0].run.began), ..started(1) };
         assert_eq!(turn_after(&runs, &waiting, 10), Turn::Start);
     }
 

@@ -56,6 +56,8 @@ fn end_of(minute: i64) -> Timestamp {
 #[derive(Debug)]
 pub(super) struct Keeping {
     overlap: Duration,
+    /// When the run began.
+    began: Timestamp,
     newest: Option<Timestamp>,
     minutes: BTreeMap<i64, Fingerprints>,
     count: usize,
@@ -64,9 +66,9 @@ pub(super) struct Keeping {
 }
 
 impl Keeping {
-    /// Nothing yet, with `high` as the newest delivered time so far.
-    pub(super) fn new(overlap: Duration, high: Option<Timestamp>) -> Self {
-        Self { overlap, newest: high, minutes: BTreeMap::new(), count: 0, dropped: None }
+    /// Nothing yet of a run that `began` then, with `high` as the newest delivered time so far.
+    pub(super) fn new(overlap: Duration, began: Timestamp, high: Option<Timestamp>) -> Self {
+        Self { overlap, began, newest: high, minutes: BTreeMap::new(), count: 0, dropped: None }
     }
 
     /// The newest time so far.
@@ -76,11 +78,11 @@ impl Keeping {
 
     /// A row of this time is delivered.
     pub(super) fn push(&mut self, time: Timestamp, fingerprint: Fingerprint) {
-        self.newest = self.newest.max(Some(time));
+        // A row from the future must not make those of the present look old.
+        self.newest = self.newest.max(Some(time.min(self.began)));
         self.insert(minute_of(time), fingerprint);
     }
 
-    /// A row without a time that can be read is delivered: it counts as one of the newest, for it comes with each run.
     fn insert(&mut self, minute: i64, fingerprint: Fingerprint) {
         if self.window().is_some_and(|since| end_of(minute) <= since) || self.dropped.is_some_and(|end| end_of(minute) <= end) {
             return;
@@ -123,6 +125,7 @@ impl Keeping {
             // Nothing was ever delivered with a time.
             return (before.clone(), false);
         };
+        // They come with each run, so they count as the newest.
         for fingerprint in undated {
             self.insert(minute_of(newest), *fingerprint);
         }
@@ -158,7 +161,7 @@ mod tests {
     }
 
     fn kept_of(times: impl Iterator<Item = i64>) -> (Kept, bool) {
-        let mut keeping = Keeping::new(DAY, None);
+        let mut keeping = Keeping::new(DAY, Timestamp::MAX, None);
         for (n, second) in (0..).zip(times) {
             keeping.push(at(second), print(n));
         }
@@ -200,16 +203,24 @@ mod tests {
 
     #[test]
     fn equal_rows_are_remembered_as_often_as_they_were_delivered() {
-        let mut keeping = Keeping::new(DAY, None);
+        let mut keeping = Keeping::new(DAY, Timestamp::MAX, None);
         (0..3).for_each(|_| keeping.push(at(1000), print(1)));
         let (kept, _) = keeping.finish(&Kept::nothing(at(0)), HashMap::new(), &[]);
         assert_eq!(kept.counts()[&print(1)], 3);
     }
 
     #[test]
+    fn a_row_from_the_future_does_not_make_the_present_look_old() {
+        let mut keeping = Keeping::new(DAY, at(1_000_000), None);
+        keeping.push(at(9_000_000), print(1));
+        let (kept, _) = keeping.finish(&Kept::nothing(at(0)), HashMap::new(), &[]);
+        assert_eq!((kept.since, kept.counts().len()), (at(1_000_000 - 86_400), 1));
+    }
+
+    #[test]
     fn what_a_run_does_not_show_is_remembered_for_the_next() {
         let (before, _) = kept_of(1_000_000..1_000_010);
-        let keeping = Keeping::new(DAY, Some(at(1_000_009)));
+        let keeping = Keeping::new(DAY, Timestamp::MAX, Some(at(1_000_009)));
         let (kept, _) = keeping.finish(&before, before.counts(), &[]);
         assert_eq!(kept, before);
     }

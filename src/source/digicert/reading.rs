@@ -161,7 +161,7 @@ impl Fresh {
 fn survey(spools: &[Spool], plan: &Plan, is_unwanted: &dyn Fn() -> bool) -> Result<Option<(Fresh, Summary)>, Unread> {
     let Progress { kept, high, .. } = &plan.progress;
     let mut expected = kept.counts();
-    let mut keeping = Keeping::new(plan.overlap, *high);
+    let mut keeping = Keeping::new(plan.overlap, plan.run.began, *high);
     let (mut fresh, mut rows) = (Fresh::default(), 0_u64);
     let (mut undated, mut dateless): (Vec<Fingerprint>, u64) = (Vec::new(), 0);
     let (mut first, mut misread, mut oldest) = (None, None, None::<Timestamp>);
