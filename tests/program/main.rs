@@ -14,6 +14,7 @@ mod command_line;
 mod contradiction;
 mod daemon;
 mod digicert;
+mod digicert_trouble;
 mod dry_run;
 mod first_sync;
 mod fluentd;
