@@ -401,7 +401,10 @@ impl Answer {
             };
             length += chunk.len() as u64;
             if length > limit {
-                return Err(Error::TooLarge { address: self.address, limit: usize::try_from(limit).unwrap_or(usize::MAX) });
+                return Err(Error::TooLarge {
+                    address: self.address,
+                    limit: usize::try_from(limit).unwrap_or(usize::MAX),
+                });
             }
             out.write_all(&chunk).map_err(Error::Unsaved)?;
         }

@@ -284,6 +284,39 @@ mod tests {
     }
 
     #[test]
+    fn other_softwares_name_counts_where_ours_is_not_set() {
+        const ALIASES: &[Alias] =
+            &[Alias { theirs: "PAUSE", ours: PAUSE.spec.name }, Alias { theirs: "THEIR_KEY", ours: KEY.spec.name }];
+        let owner = owner(None).with_aliases(ALIASES);
+        let read = |pairs: &[(&str, &str)]| {
+            let environment = Environment::from_pairs(pairs.iter().map(|(name, value)| (name.into(), value.into())));
+            let mut mistakes = Mistakes::default();
+            let mut reader = Reader::new(&environment, &owner, &mut mistakes);
+            let pause = reader.get(&PAUSE).unwrap().as_secs();
+            let key = reader.find_secret(&KEY).unwrap();
+            (pause, key.map(|key| (key.variable().as_str().to_owned(), key.current().expose_secret().to_owned())))
+        };
+        let named = |name: &str, key: &str| Some((name.to_owned(), key.to_owned()));
+        assert_eq!(read(&[("PAUSE", "7"), ("THEIR_KEY", "k")]), (7, named("THEIR_KEY", "k")));
+        assert_eq!(read(&[("PAUSE", "2m")]), (120, None), "a unit counts");
+        assert_eq!(read(&[("PAUSE", "7"), ("AUDITSYNC_PAUSE", "8s")]), (8, None));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "stored").unwrap();
+        let pairs = [("THEIR_KEY", "k"), ("DD_API_KEY_FILE", file.path().to_str().unwrap())];
+        assert_eq!(read(&pairs).1, named("DD_API_KEY_FILE", "stored"));
+    }
+
+    #[test]
+    fn a_default_of_its_own_counts_before_the_usual_one() {
+        let pause = |pairs: &[(&str, &str)]| {
+            let environment = Environment::from_pairs(pairs.iter().map(|(name, value)| (name.into(), value.into())));
+            let owner = owner(None).with_default(&PAUSE.spec, Some("9s"));
+            Reader::new(&environment, &owner, &mut Mistakes::default()).get(&PAUSE).unwrap().as_secs()
+        };
+        assert_eq!((pause(&[]), pause(&[("AUDITSYNC_PAUSE", "8s")])), (9, 8));
+    }
+
+    #[test]
     fn a_destinations_variable_may_be_set_for_one_source_alone() {
         let tags = |pairs: &[(&str, &str)]| read(pairs, None, |reader| reader.find(&TAGS)).unwrap();
         let both = [("DD_TAGS", "a"), ("SECTIGO_AUDIT_DD_TAGS", "b")];

@@ -111,8 +111,7 @@ pub struct Digicert {
 impl Digicert {
     /// A source for the pipeline of `context`.
     pub fn new(settings: Settings, context: &Context) -> Self {
-        let api =
-            Api::new(context, settings.api_url.clone(), settings.api_key.clone(), settings.report_id.clone());
+        let api = Api::new(context, settings.api_url.clone(), settings.api_key.clone(), settings.report_id.clone());
         Self {
             api: Arc::new(api),
             settings,
@@ -188,7 +187,10 @@ impl Digicert {
                 self.start_run().await?;
                 let waiting = Waiting { started: waiting.started + 1, since: self.now(), ..waiting };
                 if waiting.started > 1 {
-                    tracing::warn!(started = waiting.started, "a run failed, was unreadable or took too long; another one is started");
+                    tracing::warn!(
+                        started = waiting.started,
+                        "a run failed, was unreadable or took too long; another one is started"
+                    );
                 }
                 return nothing_but(&progress.at(Step::Waiting(waiting)), self.later());
             }
@@ -283,12 +285,17 @@ impl Digicert {
         }
         if undated > 0 {
             tracing::warn!(
-                undated, rows,
+                undated,
+                rows,
                 "rows have no readable time in the column that {} names; they are delivered without it",
                 variables::TIME_COLUMN.spec.name
             );
         }
-        if !progress.columns.is_empty() && !columns.is_empty() && progress.columns != columns && !progress.kept.is_empty() {
+        if !progress.columns.is_empty()
+            && !columns.is_empty()
+            && progress.columns != columns
+            && !progress.kept.is_empty()
+        {
             tracing::warn!(
                 run = run.id,
                 "the columns of the report changed, so the rows within {overlap} look new and were delivered again"
@@ -331,7 +338,7 @@ impl Digicert {
             tries.1
         };
         let age = self.now().duration_since(found);
-        if age < UNREADABLE_ANYWAY && (age < UNREADABLE_FOR || tries < UNREADABLE_TRIES) {
+        if !is_hopeless(age, tries) {
             let after = (tries > 1).then_some(BETWEEN_TRIES);
             return Err(Error::BadRun { run: run.id, cause, after });
         }
@@ -365,6 +372,11 @@ impl Digicert {
             Err(Unread::Content(cause)) => Check::failed(PART, Error::BadRun { run: shown.run.id, cause, after: None }),
         }
     }
+}
+
+/// Whether a run that was found so long ago, and could not be read so often by this process, is given up.
+fn is_hopeless(age: SignedDuration, tries: u32) -> bool {
+    age >= UNREADABLE_ANYWAY || (age >= UNREADABLE_FOR && tries >= UNREADABLE_TRIES)
 }
 
 /// The same, with `run` as the newest one that is of no interest any more.
@@ -422,15 +434,63 @@ impl Source for Digicert {
             Err(error) => return vec![Check::failed("report", error)],
         };
         let Some(Shown { run, status, report_name, formats, .. }) = newest else {
-            let seen = format!("no run of the report {} is in the history; the first sync starts one", self.settings.report_id);
+            let seen = format!(
+                "no run of the report {} is in the history; the first sync starts one",
+                self.settings.report_id
+            );
             return vec![Check::works("API key", "accepted"), Check::unknown("report", seen)];
         };
         let name = report_name.map(|name| format!("{name:?}, ")).unwrap_or_default();
         let status = format!("{status:?}").to_uppercase();
         let seen = format!(
             "{name}{}, format {}; newest run {}, began {}, {status}",
-            self.settings.report_id, formats.join(" and "), run.id, run.began
+            self.settings.report_id,
+            formats.join(" and "),
+            run.id,
+            run.began
         );
         vec![Check::works("API key", "accepted"), Check::works("report", seen), self.check_columns().await]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_given_up_after_three_tries_over_ten_minutes_or_one_after_an_hour() {
+        let minutes = SignedDuration::from_mins;
+        for (age, tries, expected) in [
+            (minutes(9), 9, false),
+            (minutes(10), 2, false),
+            (minutes(10), 3, true),
+            (minutes(59), 1, false),
+            (minutes(60), 1, true),
+        ] {
+            assert_eq!(is_hopeless(age, tries), expected, "{age} {tries}");
+        }
+    }
+
+    #[test]
+    fn runs_that_began_in_one_second_are_all_remembered() {
+        let run = |id: &str| Run { id: id.to_owned(), began: Timestamp::UNIX_EPOCH, splits: 0 };
+        let progress = after(after(Progress::behind(None), &run("a")), &run("b"));
+        assert!(!progress.baseline.is_before(&run("a")) && !progress.baseline.is_before(&run("b")));
+        assert!(progress.baseline.is_before(&run("c")));
+    }
+
+    #[test]
+    fn a_cursor_survives_the_document() {
+        let run = Run { id: "a".to_owned(), began: Timestamp::UNIX_EPOCH, splits: 3 };
+        let now = Timestamp::UNIX_EPOCH;
+        let reading = Step::Reading { run, found: now, rows: 7, waiting: Waiting::from(now) };
+        for step in [Step::Idle, Step::Waiting(Waiting::from(now)), reading] {
+            for since in [None, Some(now)] {
+                let progress = Progress::behind(since).at(step.clone());
+                let text = Cursor::encode(&progress).unwrap().to_string();
+                let cursor: Cursor = serde_json::from_str(&text).unwrap();
+                assert_eq!(cursor.decode::<Progress>().unwrap(), progress);
+            }
+        }
     }
 }

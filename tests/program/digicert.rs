@@ -1,9 +1,11 @@
 //! DigiCert's audit reports: every row arrives once, whatever the API makes of its runs.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde_json::Value;
 
 use crate::daemon::{Daemon, Ended, Setup};
 use crate::stage::ago;
@@ -72,11 +74,25 @@ impl Reports {
         lines(&self.run_to(0).await)
     }
 
+    fn state_file(&self) -> PathBuf {
+        self.setup.folder().join("auditsync-digicert-stdout.json")
+    }
+
+    fn state(&self) -> Value {
+        let bytes = std::fs::read(self.state_file()).expect("there is a state");
+        serde_json::from_slice(&bytes).expect("it is JSON")
+    }
+
     /// The cursor, as the state has it.
-    pub fn cursor(&self) -> serde_json::Value {
-        let bytes = std::fs::read(self.setup.folder().join("auditsync-digicert-stdout.json")).expect("there is a state");
-        let state: serde_json::Value = serde_json::from_slice(&bytes).expect("it is JSON");
-        state["cursor"].clone()
+    pub fn cursor(&self) -> Value {
+        self.state()["cursor"].clone()
+    }
+
+    /// Changes the cursor in the state, as time would.
+    pub fn change_cursor(&self, change: impl FnOnce(&mut Value)) {
+        let mut state = self.state();
+        change(&mut state["cursor"]);
+        std::fs::write(self.state_file(), state.to_string()).expect("it can be written");
     }
 
     /// The runs whose files were read, in order.
@@ -124,6 +140,16 @@ async fn the_whole_report_is_delivered_once_and_then_only_what_is_new() {
 }
 
 #[tokio::test]
+async fn the_state_and_the_data_are_apart() {
+    let reports = Reports::usual().await;
+    reports.fake.push(rows(0, 10, 60));
+    assert_eq!(reports.printed().await, reports.fake.rows(), "rows and nothing else");
+    let files = std::fs::read_dir(reports.setup.folder()).unwrap().map(|file| file.unwrap().file_name());
+    assert!(files.into_iter().all(|name| name.to_str().unwrap().starts_with("auditsync-digicert-stdout")));
+    assert!(!reports.state().to_string().contains("Zo"), "no row is in the state");
+}
+
+#[tokio::test]
 async fn a_failed_run_is_followed_by_another() {
     let reports = Reports::usual().await;
     reports.fake.push(rows(0, 10, 60));
@@ -137,17 +163,23 @@ async fn every_split_of_a_run_is_read() {
     let reports = Reports::of(CertCentralOptions { form: Form::Splits(400), ..CertCentralOptions::default() }).await;
     reports.fake.push(rows(0, 1000, 60));
     assert_eq!(reports.printed().await, reports.fake.rows());
-    let splits: Vec<_> = reports.fake.requests().into_iter().filter_map(|(called, _)| match called {
-        Called::Download(_, split) => Some(split),
-        _ => None,
-    }).collect();
+    let splits: Vec<_> = reports
+        .fake
+        .requests()
+        .into_iter()
+        .filter_map(|(called, _)| match called {
+            Called::Download(_, split) => Some(split),
+            _ => None,
+        })
+        .collect();
     assert_eq!(splits, [Some(0), Some(1), Some(2)]);
 }
 
 #[tokio::test]
 async fn after_a_kill_in_the_middle_of_a_run_nothing_is_lost_and_at_most_two_pages_come_again() {
     let intake = FakeIntake::start(IntakeOptions::default()).await;
-    let reports = Reports::of(CertCentralOptions { form: Form::Zip, ..CertCentralOptions::default() }).await.to(&intake);
+    let reports =
+        Reports::of(CertCentralOptions { form: Form::Zip, ..CertCentralOptions::default() }).await.to(&intake);
     reports.fake.push(rows(0, 8000, 60));
     for round in 1..4 {
         let daemon = reports.setup.start(&["run", "--once"]);
@@ -160,7 +192,11 @@ async fn after_a_kill_in_the_middle_of_a_run_nothing_is_lost_and_at_most_two_pag
     assert_eq!(ids.len(), 8000, "nothing is lost");
     assert!(intake.count() <= 8000 + 3 * 2000, "{}", intake.count());
     let first = reports.read()[0].clone();
-    assert!(reports.read()[..4].iter().filter(|run| **run == first).count() >= 2, "the same run is read on: {:?}", reports.read());
+    assert!(
+        reports.read()[..4].iter().filter(|run| **run == first).count() >= 2,
+        "the same run is read on: {:?}",
+        reports.read()
+    );
     assert_eq!(intake.violations(), [""; 0]);
 }
 
@@ -190,7 +226,8 @@ async fn runs_of_other_reports_and_old_runs_are_left_alone() {
 #[tokio::test]
 async fn a_restart_goes_on_waiting_for_the_same_run() {
     let options = CertCentralOptions { looks: 4, ..CertCentralOptions::default() };
-    let reports = Reports::of(options).await.with("AUDITSYNC_SYNC_LOOP", "true").with("DIGICERT_AUDIT_SYNC_INTERVAL", "10m");
+    let reports =
+        Reports::of(options).await.with("AUDITSYNC_SYNC_LOOP", "true").with("DIGICERT_AUDIT_SYNC_INTERVAL", "10m");
     reports.fake.push(rows(0, 20, 60));
     let daemon = reports.setup.start(&[]);
     let has_started = |requests: &[(Called, _)]| requests.iter().any(|(called, _)| *called == Called::Start);

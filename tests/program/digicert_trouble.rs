@@ -4,9 +4,7 @@ use bytes::Bytes;
 
 use crate::digicert::{Reports, counted, lines, rows, sorted};
 use crate::stage::ago;
-use crate::support::{
-    Called, CertCentralOptions, Fault, FakeRun, Form, Outcome, REPORT, array, report_row, zipped,
-};
+use crate::support::{Called, CertCentralOptions, FakeRun, Fault, Form, Outcome, REPORT, array, report_row, zipped};
 
 /// A run holds this. The one-shot ends with 75 and says `expected`; another run delivers everything.
 async fn heals_from(body: Vec<u8>, expected: &str) {
@@ -67,11 +65,7 @@ async fn a_run_that_vanishes_is_an_error_and_the_next_one_shows_its_rows() {
     assert!(ended.stderr.contains("answered 404"), "{}", ended.stderr);
     assert_eq!(reports.cursor()["kept"]["minutes"], serde_json::json!({}));
     // As an hour later.
-    let path = reports.setup.folder().join("auditsync-digicert-stdout.json");
-    let state = std::fs::read_to_string(&path).unwrap();
-    let mut state: serde_json::Value = serde_json::from_str(&state).unwrap();
-    state["cursor"]["step"]["reading"]["found"] = ago(3700).to_string().into();
-    std::fs::write(&path, state.to_string()).unwrap();
+    reports.change_cursor(|cursor| cursor["step"]["reading"]["found"] = ago(3700).to_string().into());
     let ended = reports.run_to(0).await;
     assert!(ended.stderr.contains("is given up"), "{}", ended.stderr);
     assert_eq!(lines(&ended), reports.fake.rows());
@@ -88,8 +82,11 @@ async fn runs_that_fail_again_and_again_are_an_error_that_is_bounded() {
     // The next one goes on with it.
     reports.run_to(75).await;
     assert_eq!(reports.fake.starts(), 3);
+    // As ten minutes later: another run is started.
+    reports.change_cursor(|cursor| cursor["step"]["waiting"]["since"] = ago(601).to_string().into());
+    reports.run_to(75).await;
+    assert_eq!(reports.fake.starts(), 4);
     reports.fake.add_run(FakeRun::ready("by-hand", jiff::Timestamp::now(), &reports.fake.rows()));
-    reports.fake.next_runs([]);
     let ended = reports.setup.run(&["run", "--once"]).await;
     assert_eq!(lines(&ended).len(), 10, "{}", ended.stderr);
 }
@@ -138,7 +135,11 @@ async fn an_unknown_report_is_named_with_its_variable() {
     let reports =
         Reports::usual().await.with("DIGICERT_AUDIT_REPORT_ID", "unknown").with("AUDITSYNC_RETRY_BUDGET", "1s");
     let ended = reports.run_to(75).await;
-    assert!(ended.stderr.contains("answered 404") && ended.stderr.contains("DIGICERT_AUDIT_REPORT_ID"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("answered 404") && ended.stderr.contains("DIGICERT_AUDIT_REPORT_ID"),
+        "{}",
+        ended.stderr
+    );
 }
 
 #[tokio::test]
@@ -162,9 +163,8 @@ async fn a_key_that_was_rotated_in_its_file_is_taken_up() {
     let reports = Reports::usual().await.without("DIGICERT_AUDIT_API_KEY");
     let file = reports.setup.folder().join("key");
     std::fs::write(&file, "first\n").unwrap();
-    let reports = reports
-        .with("DIGICERT_AUDIT_API_KEY_FILE", file.to_str().unwrap())
-        .with("AUDITSYNC_SYNC_LOOP", "true");
+    let reports =
+        reports.with("DIGICERT_AUDIT_API_KEY_FILE", file.to_str().unwrap()).with("AUDITSYNC_SYNC_LOOP", "true");
     reports.fake.push(rows(0, 10, 60));
     reports.fake.set_api_key("first");
     let mut daemon = reports.setup.start(&[]);
@@ -187,7 +187,9 @@ async fn check_names_the_report_its_columns_its_format_and_its_newest_run() {
     reports.printed().await;
     let ended = reports.setup.run(&["check"]).await;
     assert_eq!(ended.code(), Some(0), "{}", ended.everything());
-    for expected in ["Audit événements", REPORT, "format JSON", "run-0-4b1a-9d2e", "READY", "Date and time (UTC), Action"] {
+    for expected in
+        ["Audit événements", REPORT, "format JSON", "run-0-4b1a-9d2e", "READY", "Date and time (UTC), Action"]
+    {
         assert!(ended.stdout.contains(expected), "{expected}: {}", ended.stdout);
     }
     assert_eq!(reports.fake.starts(), 1, "check starts no run");

@@ -28,7 +28,9 @@ pub enum Error {
         reason: Excerpt,
     },
     /// The API rejected the key.
-    #[error("{address} rejected the API key ({status}: {reason}); check {variable}: its user must have the role Administrator")]
+    #[error(
+        "{address} rejected the API key ({status}: {reason}); check {variable}: its user must have the role Administrator"
+    )]
     KeyRejected {
         /// Where the call went.
         address: Address,
@@ -236,7 +238,9 @@ impl Error {
             Self::KeyRotated { .. } => Class::TokenRejected,
             Self::Refused { .. } | Self::OtherType { .. } => Class::Refused,
             Self::NotTheApi { .. } | Self::Spool(_) | Self::Interrupted => Class::Retryable { after: None },
-            Self::EndlessHistory { .. } | Self::Failing { .. } | Self::TooSlow { .. } | Self::NoRun { .. } => Class::Stalled,
+            Self::EndlessHistory { .. } | Self::Failing { .. } | Self::TooSlow { .. } | Self::NoRun { .. } => {
+                Class::Stalled
+            }
             Self::BadRun { cause, .. } if cause.is_configuration() => Class::Refused,
             Self::BadRun { after, .. } => Class::Retryable { after: *after },
             Self::Cursor(_) => Class::Fatal,

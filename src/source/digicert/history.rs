@@ -236,7 +236,10 @@ mod tests {
         let slow = shown("a", 1, Status::Generating);
         assert_eq!(turn_after(std::slice::from_ref(&slow), &started(1), 301), Turn::Start);
         assert_eq!(turn_after(std::slice::from_ref(&slow), &started(2), 10), Turn::Wait);
-        assert_eq!(turn_after(std::slice::from_ref(&slow), &started(3), 301), Turn::TooSlow { run: Some("a".to_owned()) });
+        assert_eq!(
+            turn_after(std::slice::from_ref(&slow), &started(3), 301),
+            Turn::TooSlow { run: Some("a".to_owned()) }
+        );
         let late = shown("a", 1, Status::Ready);
         assert_eq!(turn_after(&[late.clone()], &started(3), 301), Turn::Read(late.run));
     }

@@ -84,7 +84,9 @@ impl Keeping {
     }
 
     fn insert(&mut self, minute: i64, fingerprint: Fingerprint) {
-        if self.window().is_some_and(|since| end_of(minute) <= since) || self.dropped.is_some_and(|end| end_of(minute) <= end) {
+        if self.window().is_some_and(|since| end_of(minute) <= since)
+            || self.dropped.is_some_and(|end| end_of(minute) <= end)
+        {
             return;
         }
         self.minutes.entry(minute).or_default().push(fingerprint);

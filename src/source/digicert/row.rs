@@ -139,7 +139,12 @@ mod tests {
         assert_eq!(time(b"17", COLUMN), Time::NoColumn);
         let row = format!("{{\"{COLUMN}\":\"06-f\u{e9}vr.-2025\"}}");
         assert_eq!(time(row.as_bytes(), COLUMN), Time::NotRead("06-f\u{e9}vr.-2025".to_owned()));
-        assert_eq!(time("{\"Fecha\\u0020y hora\":\"06-Feb-2025 10:28:04\"}".as_bytes(), "Fecha y hora").read().map(|time| time.as_second()), Some(1_738_837_684));
+        assert_eq!(
+            time("{\"Fecha\\u0020y hora\":\"06-Feb-2025 10:28:04\"}".as_bytes(), "Fecha y hora")
+                .read()
+                .map(|time| time.as_second()),
+            Some(1_738_837_684)
+        );
     }
 
     #[test]

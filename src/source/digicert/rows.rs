@@ -44,7 +44,9 @@ impl<R: Read> Read for Metered<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let left = self.left.get();
         if left == 0 {
-            return Err(io::Error::other(format!("a row, or what stands between rows, has more than {LARGEST_ROW} bytes")));
+            return Err(io::Error::other(format!(
+                "a row, or what stands between rows, has more than {LARGEST_ROW} bytes"
+            )));
         }
         let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let read = self.input.read(&mut buffer[..most])?;

@@ -49,9 +49,8 @@ fn rows(
     {
         beginning.extend(buffered.iter().take(400));
     }
-    each_row(input, take).map_err(|cause| {
-        Content::NotRows { beginning: Excerpt::of(&beginning, &Redaction::none()), cause }.into()
-    })
+    each_row(input, take)
+        .map_err(|cause| Content::NotRows { beginning: Excerpt::of(&beginning, &Redaction::none()), cause }.into())
 }
 
 #[cfg(test)]
@@ -113,7 +112,10 @@ mod tests {
         for (bytes, expected) in [
             (zipped(&[("report.csv", b"a,b")]), "holds no .json file"),
             (b"PK\x03\x04 and then nothing".to_vec(), "the ZIP file cannot be read"),
-            (b"{\"errors\":[{\"code\":\"x\"}]}".to_vec(), "it begins with \"{\\\"errors\\\":[{\\\"code\\\":\\\"x\\\"}]}\""),
+            (
+                b"{\"errors\":[{\"code\":\"x\"}]}".to_vec(),
+                "it begins with \"{\\\"errors\\\":[{\\\"code\\\":\\\"x\\\"}]}\"",
+            ),
             (b"[{\"a\":\"b\"},{\"a\":".to_vec(), "EOF"),
             (zipped(&[("a.json", b"[{}")]), "EOF"),
         ] {

@@ -64,7 +64,8 @@ impl Shared {
                 breaches.push("no X-DC-DEVKEY".to_owned());
             }
             state.arrivals.push(Instant::now());
-            let within = |time| state.arrivals.iter().rev().take_while(|at| at.elapsed() < Duration::from_secs(time)).count();
+            let within =
+                |time| state.arrivals.iter().rev().take_while(|at| at.elapsed() < Duration::from_secs(time)).count();
             let too_many = within(5) > 100 || within(180) > 1000;
             if too_many {
                 breaches.push("over the rate limit".to_owned());
@@ -136,7 +137,15 @@ fn listed(entries: &[serde_json::Value], offset: usize, limit: usize, total: usi
 fn other_run(n: usize) -> FakeRun {
     let report = "another-report".to_owned();
     let began = Timestamp::now();
-    FakeRun { id: format!("other-{n}"), report, report_type: "orders", began, outcome: Outcome::Ready, looks: 0, rows: Vec::new() }
+    FakeRun {
+        id: format!("other-{n}"),
+        report,
+        report_type: "orders",
+        began,
+        outcome: Outcome::Ready,
+        looks: 0,
+        rows: Vec::new(),
+    }
 }
 
 fn entry(run: &FakeRun, form: &Form) -> serde_json::Value {
@@ -226,9 +235,7 @@ async fn download(
     let file = |state: &mut CertCentralState| {
         let run = state.runs.iter().find(|run| run.id == id && run.report == report);
         let Some(run) = run.filter(|run| run.status() == "READY") else { return refuse(404, "not_found|run") };
-        let zip = |rows: &[String]| {
-            Reply::of(200, Some("application/zip"), zipped("audit-logs.json", &array(rows)))
-        };
+        let zip = |rows: &[String]| Reply::of(200, Some("application/zip"), zipped("audit-logs.json", &array(rows)));
         match (&run.outcome, &state.form, split) {
             (Outcome::Vanished, ..) => refuse(404, "not_found|run"),
             (Outcome::Holds(body), ..) => Reply::of(200, Some("application/octet-stream"), body.clone()),
