@@ -1,4 +1,4 @@
-//! DigiCert CertCentral's audit log, read through runs of a report (Report Library API).
+//! The audit log of `DigiCert`'s `CertCentral`, read through runs of a report (Report Library API).
 //!
 //! A run shows the whole date range of its report, in any order and without ids. So each run is read whole, and what was delivered before is
 //! told apart by time and content: `kept` holds what is remembered, `history` decides which run is read, `reading` reads one ahead, and this
@@ -25,6 +25,7 @@ use history::{AUDIT_LOGS, Run, Shown, Status, Turn};
 use reading::{Part, Plan, Reading, Summary};
 
 mod api;
+mod check;
 mod cursor;
 pub mod error;
 mod history;
@@ -349,29 +350,6 @@ impl Digicert {
         waiting.given_up = Some(run.began);
         nothing_but(&progress.at(Step::Waiting(waiting)), Then::Now)
     }
-
-    /// The newest run of the report, for `check`.
-    async fn newest(&self) -> Result<Option<Shown>, Error> {
-        let runs = self.runs(&Baseline::default(), |_| true).await?;
-        Ok(runs.into_iter().next_back())
-    }
-
-    /// Looks at the columns of a run that is ready.
-    async fn check_columns(&self) -> Check {
-        const PART: &str = "columns";
-        let runs = match self.runs(&Baseline::default(), |shown| shown.status == Status::Ready).await {
-            Ok(runs) => runs,
-            Err(error) => return Check::failed(PART, error),
-        };
-        let ready = runs.into_iter().rfind(|shown| shown.status == Status::Ready);
-        let Some(shown) = ready else { return Check::unknown(PART, "no run of the report is ready") };
-        match reading::columns(&self.api, &shown.run, &self.settings.time_column).await {
-            Ok(None) => Check::unknown(PART, format!("the run {} has no row", shown.run.id)),
-            Ok(Some(columns)) => Check::works(PART, columns.to_string()),
-            Err(Unread::Other(error)) => Check::failed(PART, error),
-            Err(Unread::Content(cause)) => Check::failed(PART, Error::BadRun { run: shown.run.id, cause, after: None }),
-        }
-    }
 }
 
 /// Whether a run that was found so long ago, and could not be read so often by this process, is given up.
@@ -429,27 +407,7 @@ impl Source for Digicert {
     }
 
     async fn check(&self, _now: LocalTime) -> Vec<Check> {
-        let newest = match self.newest().await {
-            Ok(newest) => newest,
-            Err(error) => return vec![Check::failed("report", error)],
-        };
-        let Some(Shown { run, status, report_name, formats, .. }) = newest else {
-            let seen = format!(
-                "no run of the report {} is in the history; the first sync starts one",
-                self.settings.report_id
-            );
-            return vec![Check::works("API key", "accepted"), Check::unknown("report", seen)];
-        };
-        let name = report_name.map(|name| format!("{name:?}, ")).unwrap_or_default();
-        let status = format!("{status:?}").to_uppercase();
-        let seen = format!(
-            "{name}{}, format {}; newest run {}, began {}, {status}",
-            self.settings.report_id,
-            formats.join(" and "),
-            run.id,
-            run.began
-        );
-        vec![Check::works("API key", "accepted"), Check::works("report", seen), self.check_columns().await]
+        self.checks().await
     }
 }
 

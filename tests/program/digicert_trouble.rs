@@ -1,4 +1,4 @@
-//! DigiCert's audit reports, where runs or the API go wrong: a clear error, and nothing lost when it is over.
+//! `DigiCert`'s audit reports, where runs or the API go wrong: a clear error, and nothing lost when it is over.
 
 use bytes::Bytes;
 

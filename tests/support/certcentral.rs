@@ -1,4 +1,4 @@
-//! A fake DigiCert CertCentral: the runs of reports (Report Library API), their history and their files.
+//! A fake `DigiCert` `CertCentral`: the runs of reports (Report Library API), their history and their files.
 //!
 //! A run takes a snapshot of the rows at its start. It becomes ready after some looks at the history, not after some time, so that
 //! no test depends on a clock.

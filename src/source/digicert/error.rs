@@ -233,7 +233,8 @@ impl Error {
     pub(super) fn class(&self) -> Class {
         match self {
             Self::Http(error) => error.class(),
-            Self::Unavailable { after, .. } => Class::Retryable { after: *after },
+            Self::BadRun { cause, .. } if cause.is_configuration() => Class::Refused,
+            Self::Unavailable { after, .. } | Self::BadRun { after, .. } => Class::Retryable { after: *after },
             Self::KeyRejected { .. } | Self::KeyGone { .. } => Class::CredentialsRejected,
             Self::KeyRotated { .. } => Class::TokenRejected,
             Self::Refused { .. } | Self::OtherType { .. } => Class::Refused,
@@ -241,8 +242,6 @@ impl Error {
             Self::EndlessHistory { .. } | Self::Failing { .. } | Self::TooSlow { .. } | Self::NoRun { .. } => {
                 Class::Stalled
             }
-            Self::BadRun { cause, .. } if cause.is_configuration() => Class::Refused,
-            Self::BadRun { after, .. } => Class::Retryable { after: *after },
             Self::Cursor(_) => Class::Fatal,
         }
     }

@@ -241,7 +241,7 @@ mod tests {
             Turn::TooSlow { run: Some("a".to_owned()) }
         );
         let late = shown("a", 1, Status::Ready);
-        assert_eq!(turn_after(&[late.clone()], &started(3), 301), Turn::Read(late.run));
+        assert_eq!(turn_after(std::slice::from_ref(&late), &started(3), 301), Turn::Read(late.run.clone()));
     }
 
     #[test]

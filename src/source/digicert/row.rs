@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(
             time("{\"Fecha\\u0020y hora\":\"06-Feb-2025 10:28:04\"}".as_bytes(), "Fecha y hora")
                 .read()
-                .map(|time| time.as_second()),
+                .map(Timestamp::as_second),
             Some(1_738_837_684)
         );
     }

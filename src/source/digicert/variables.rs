@@ -102,7 +102,7 @@ pub(crate) const VARIABLES: &[&Spec] = &[
     &OVERLAP.spec,
 ];
 
-/// The names of the script that Google's page "Collect DigiCert audit logs" shows.
+/// The names of the script on Google's page "Collect `DigiCert` audit logs".
 pub(crate) const ALIASES: &[Alias] = &[
     Alias { theirs: "DIGICERT_API_KEY", ours: API_KEY.spec.name },
     Alias { theirs: "DIGICERT_REPORT_ID", ours: REPORT_ID.spec.name },
