@@ -134,7 +134,8 @@ impl Digicert {
         self.settings.report_id.clone()
     }
 
-    /// The runs of the report that began behind `baseline`, the oldest first, of which the history is read back to there, or until there are `enough`.
+    /// The runs of the report that began behind `baseline`, the oldest first. The history is read back to there, or until there are
+    /// `enough`.
     async fn runs(&self, baseline: &Baseline, enough: impl Fn(&Shown) -> bool) -> Result<Vec<Shown>, Error> {
         let is_ours = |shown: &Shown| shown.report.eq_ignore_ascii_case(&self.settings.report_id);
         let is_before = |shown: &Shown| baseline.began.is_some_and(|began| shown.run.began < began);
@@ -157,7 +158,8 @@ impl Digicert {
         match progress.step.clone() {
             Step::Idle if self.settings.starts_runs => self.take_baseline(progress).await,
             Step::Idle => self.find_scheduled(progress).await,
-            Step::Waiting(waiting) => self.wait(progress, waiting).await,
+            Step::Waiting(waiting) if self.settings.starts_runs => self.wait(progress, waiting).await,
+            Step::Waiting(_) => self.find_scheduled(progress.at(Step::Idle)).await,
             Step::Reading { run, found, rows, waiting } => self.read(progress, run, found, rows, waiting, begun).await,
         }
     }
@@ -218,27 +220,28 @@ impl Digicert {
     }
 
     /// Looks for runs that the server scheduled: one after the other, and at first the newest.
-    async fn find_scheduled(&self, progress: Progress) -> Result<Page, Error> {
+    async fn find_scheduled(&self, mut progress: Progress) -> Result<Page, Error> {
+        let is_ready = |shown: &Shown| shown.status == Status::Ready;
         let is_first = progress.baseline == Baseline::default();
-        let runs = self.runs(&progress.baseline, |shown| is_first && shown.status == Status::Ready).await?;
-        let mut ready = runs.iter().filter(|shown| shown.status == Status::Ready);
+        let runs = self.runs(&progress.baseline, |shown| is_first && is_ready(shown)).await?;
+        let newest_ready = runs.iter().rposition(is_ready).filter(|_| is_first).unwrap_or_default();
         let now = self.now();
-        if let Some(shown) = if is_first { ready.next_back() } else { ready.next() } {
-            let step = Step::Reading { run: shown.run.clone(), found: now, rows: 0, waiting: Waiting::from(now) };
-            return nothing_but(&progress.at(step), Then::Now);
-        }
-        let is_under_way = |shown: &Shown| {
-            let age = Duration::try_from(now.duration_since(shown.run.began)).unwrap_or_default();
-            shown.status == Status::Generating && age <= self.settings.max_wait
-        };
-        match runs.last() {
-            Some(newest) if is_under_way(newest) => nothing_but(&progress, self.later()),
-            Some(newest) if newest.status == Status::Failed => {
-                tracing::warn!(run = newest.run.id, "a scheduled run failed; the next one shows its rows");
-                nothing_but(&after(progress, &newest.run), Then::CaughtUp)
+        for Shown { run, status, .. } in runs.into_iter().skip(newest_ready) {
+            let age = Duration::try_from(now.duration_since(run.began)).unwrap_or_default();
+            match status {
+                Status::Ready => {
+                    let waiting = Waiting::from(now);
+                    return nothing_but(&progress.at(Step::Reading { run, found: now, rows: 0, waiting }), Then::Now);
+                }
+                Status::Generating if age <= self.settings.max_wait => return nothing_but(&progress, self.later()),
+                Status::Generating => {}
+                Status::Failed => {
+                    tracing::warn!(run = run.id, "a scheduled run failed; the next one shows its rows");
+                    progress = after(progress, &run);
+                }
             }
-            _ => nothing_but(&progress, Then::CaughtUp),
         }
+        nothing_but(&progress, Then::CaughtUp)
     }
 
     /// The next part of a run.

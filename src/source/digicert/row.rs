@@ -11,11 +11,11 @@ use crate::source::members::{Member, members};
 /// How the API writes a time in a row: `06-Feb-2025 10:28:04`.
 const TIME_FORMAT: &str = "%d-%b-%Y %H:%M:%S";
 
-/// The English headings that are read. Of two for one field, the first one that a row has counts.
+/// The English headings that are read. Of two for one field, the first one with a value counts.
 const HEADINGS: &[(&str, Field)] = &[
     ("Action", Field::Action),
-    ("Activity", Field::Category),
     ("Message", Field::Details),
+    ("Activity", Field::Details),
     ("Result", Field::Outcome),
     ("IP address", Field::ClientAddress),
     ("User ID", Field::ActorId),
@@ -89,12 +89,17 @@ pub(super) fn columns_of(raw: &[u8]) -> Fingerprint {
 /// The row as an event.
 pub(super) fn event(raw: bytes::Bytes, heading: &str) -> Event {
     let base = raw.as_ptr() as usize;
-    let mut fields = Fields::default();
-    for Member { key, value } in columns(&raw) {
-        if let Some((_, field)) = HEADINGS.iter().find(|(heading, _)| is_heading(key, heading)) {
+    let mut values = [None; HEADINGS.len()];
+    for Member { key, value } in columns(&raw).filter(|member| member.value != b"\"\"") {
+        if let Some(at) = HEADINGS.iter().position(|(heading, _)| is_heading(key, heading)) {
             // The value is a part of the row, so its address less the row's is its offset.
-            let start = value.as_ptr() as usize - base;
-            fields.set(*field, start..start + value.len());
+            values[at] = Some((value.as_ptr() as usize - base, value.len()));
+        }
+    }
+    let mut fields = Fields::default();
+    for (value, (_, field)) in values.iter().zip(HEADINGS).rev() {
+        if let Some((start, length)) = value {
+            fields.set(*field, *start..start + length);
         }
     }
     let id = Fingerprint::of_record(&raw).to_string();
@@ -156,7 +161,7 @@ mod tests {
         let event = event(Bytes::from(row.clone()), COLUMN);
         assert_eq!(event.raw(), row.as_bytes());
         assert_eq!(event.time().unwrap().as_second(), 1_738_837_684);
-        assert_eq!(event.text(Field::Category).as_deref(), Some("one\ntwo"));
+        assert_eq!(event.text(Field::Details).as_deref(), Some("one\ntwo"), "there is no message");
         assert_eq!(event.text(Field::ActorId).as_deref(), Some("17"));
         assert_eq!(event.text(Field::Id).unwrap().len(), 16);
         assert_eq!(event.severity(), Severity::Warn);
