@@ -9,7 +9,7 @@ use auditsync::http::{self, Address, Client, Error, Method, Redaction, Settings}
 use auditsync::telemetry::metrics::Metrics;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use url::Url;
 use wiremock::matchers::{any, header, method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
@@ -94,6 +94,7 @@ async fn server_that_drips(every: Duration) -> String {
     let uri = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
+        let _ = stream.read(&mut [0; 1024]).await.unwrap();
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n").await.unwrap();
         for _ in 0..10 {
             tokio::time::sleep(every).await;
@@ -106,8 +107,8 @@ async fn server_that_drips(every: Duration) -> String {
 
 #[tokio::test]
 async fn a_long_body_may_take_its_time_but_no_part_of_it_longer_than_the_time_out() {
-    let uri = server_that_drips(Duration::from_millis(300)).await;
-    assert_eq!(saved(&client_with(Duration::from_secs(2)), &uri, 100).await.unwrap(), b"xxxxxxxxxx");
+    let uri = server_that_drips(Duration::from_millis(600)).await;
+    assert_eq!(saved(&client_with(Duration::from_secs(5)), &uri, 100).await.unwrap(), b"xxxxxxxxxx");
     let uri = server_that_drips(Duration::from_secs(30)).await;
     let error = saved(&client_with(Duration::from_millis(200)), &uri, 100).await.unwrap_err();
     assert!(matches!(error, Error::TimedOut { .. }), "{error}");
