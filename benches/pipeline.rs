@@ -24,7 +24,7 @@ use auditsync::destination::datadog::compressor::Compressor;
 use auditsync::destination::datadog::entry::{EntryWriter, Form};
 use auditsync::destination::datadog::{Compression, Labels};
 use auditsync::event::Event;
-use auditsync::source::sectigo::fingerprint::Fingerprint;
+use auditsync::fingerprint::Fingerprint;
 use auditsync::source::sectigo::{page, record};
 use bytes::Bytes;
 use divan::counter::{BytesCount, ItemsCount};

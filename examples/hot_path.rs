@@ -15,7 +15,7 @@ use auditsync::destination::datadog::batch::{Batch, Workbench};
 use auditsync::destination::datadog::compressor::Compressor;
 use auditsync::destination::datadog::entry::{EntryWriter, Form};
 use auditsync::destination::datadog::{Compression, Labels};
-use auditsync::source::sectigo::fingerprint::Fingerprint;
+use auditsync::fingerprint::Fingerprint;
 use auditsync::source::sectigo::page;
 use bytes::Bytes;
 use jiff::Timestamp;

@@ -18,7 +18,7 @@ pub use mistakes::{ConfigError, Mistake, Mistakes, Noted};
 pub use parse::Bounds;
 pub use reader::{Owner, Reader};
 pub use render::{env_example, help_text, tables};
-pub use variable::{Preset, Scope, SecretVariable, Spec, Variable};
+pub use variable::{Alias, Preset, Scope, SecretVariable, Spec, Variable};
 
 /// A part of the tables: the variables of a component, or of what all share.
 #[derive(Debug, Clone)]
@@ -64,7 +64,8 @@ fn names(owner: &Owner, spec: &Spec) -> Vec<String> {
     let names = owner.names(spec);
     let files: Vec<_> =
         if spec.secret { names.iter().map(|name| environment::file_name(name)).collect() } else { Vec::new() };
-    [names, files].concat()
+    let aliases = owner.alias_names(spec).map(str::to_owned).collect();
+    [names, files, aliases].concat()
 }
 
 /// What the variable `name` is to us, for the vetting of `.env`.

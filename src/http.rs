@@ -35,6 +35,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long an unused connection is kept, where a component sets nothing else.
 const IDLE: Duration = Duration::from_secs(50);
 
+/// The longest time for an answer that arrives without a pause.
+const LONGEST_TRANSFER: Duration = Duration::from_secs(6 * 3600);
+
 /// So many bytes that an answer announces are made room for at once; for more when they have come.
 const LARGEST_TO_BELIEVE: usize = 8 * 1024 * 1024;
 
@@ -162,6 +165,9 @@ pub enum Error {
         /// The bound, in bytes after decompression.
         limit: usize,
     },
+    /// The body cannot be written to the disk.
+    #[error("the temporary folder cannot take an answer; TMPDIR names another folder")]
+    Unsaved(#[source] std::io::Error),
     /// A redirect, which is never followed: what we carry is meant for the configured place alone.
     #[error("{address} answered {status}, a redirect to {location}, which is not followed")]
     Redirected {
@@ -181,7 +187,7 @@ impl Error {
             Self::Setup(_) | Self::NoTls { .. } => Class::Fatal,
             Self::Redirected { .. } | Self::Tls(_) => Class::Refused,
             Self::TooLarge { .. } => Class::Unreadable,
-            Self::Unanswered { .. } | Self::TimedOut { .. } | Self::BrokenOff { .. } => {
+            Self::Unanswered { .. } | Self::TimedOut { .. } | Self::BrokenOff { .. } | Self::Unsaved(_) => {
                 Class::Retryable { after: None }
             }
         }
@@ -191,7 +197,7 @@ impl Error {
     pub fn may_have_arrived(&self) -> bool {
         match self {
             Self::Unanswered { cause, .. } => !cause.is_connect() && !cause.is_builder(),
-            Self::TimedOut { .. } | Self::BrokenOff { .. } | Self::TooLarge { .. } => true,
+            Self::TimedOut { .. } | Self::BrokenOff { .. } | Self::TooLarge { .. } | Self::Unsaved(_) => true,
             Self::Setup(_) | Self::NoTls { .. } | Self::Tls(_) | Self::Redirected { .. } => false,
         }
     }
@@ -279,12 +285,7 @@ impl Client {
         hidden: &Redaction,
     ) -> Result<Answer, Error> {
         let mut exchange = self.metrics.exchange(server);
-        let Settings { timeout, timeout_variable } = self.settings.clone();
-        let timed_out = Error::TimedOut {
-            address: address.clone(),
-            timeout: humantime::format_duration(timeout),
-            variable: timeout_variable,
-        };
+        let timed_out = self.timed_out(address);
         let response = match request.send().await {
             Ok(response) => response,
             Err(cause) if cause.is_timeout() && !cause.is_connect() => return Err(timed_out),
@@ -298,7 +299,30 @@ impl Client {
             let location = redirect(address, location, hidden);
             return Err(Error::Redirected { address: address.clone(), status, location });
         }
-        Ok(Answer { address: address.clone(), response, exchange, timed_out })
+        Ok(Answer { address: address.clone(), response, exchange, timeout: self.settings.timeout, timed_out })
+    }
+
+    /// The same for an answer that may be long: the time-out bounds the wait for its head, and [`Answer::save`] bounds each wait after it.
+    pub async fn send_for_long(
+        &self,
+        server: Component,
+        request: RequestBuilder,
+        address: &Address,
+        hidden: &Redaction,
+    ) -> Result<Answer, Error> {
+        let sending = self.send(server, request.timeout(LONGEST_TRANSFER), address, hidden);
+        match tokio::time::timeout(self.settings.timeout, sending).await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.timed_out(address)),
+        }
+    }
+
+    fn timed_out(&self, address: &Address) -> Error {
+        Error::TimedOut {
+            address: address.clone(),
+            timeout: humantime::format_duration(self.settings.timeout),
+            variable: self.settings.timeout_variable.clone(),
+        }
     }
 
     /// Makes one call to `server` and reads its answer whole, up to `limit` bytes after decompression.
@@ -320,6 +344,7 @@ pub struct Answer {
     address: Address,
     response: reqwest::Response,
     exchange: Exchange,
+    timeout: Duration,
     /// The error, if the rest does not arrive in time.
     timed_out: Error,
 }
@@ -354,6 +379,39 @@ impl Answer {
                     return Err(Error::BrokenOff { address: self.address, cause: cause.without_url() });
                 }
             }
+        }
+    }
+
+    /// The status, which is known before the body.
+    pub fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
+    /// Writes the body, of at most `limit` bytes after decompression, to `out` as it arrives. A wait for the next part is no longer than the
+    /// time-out. The number of bytes.
+    pub async fn save(mut self, limit: u64, out: &mut (impl std::io::Write + Send)) -> Result<u64, Error> {
+        let mut length = 0_u64;
+        loop {
+            let chunk = match tokio::time::timeout(self.timeout, self.response.chunk()).await {
+                Ok(Ok(Some(chunk))) => chunk,
+                Ok(Ok(None)) => return Ok(length),
+                Ok(Err(cause)) if !cause.is_timeout() => {
+                    self.exchange.broke_off();
+                    return Err(Error::BrokenOff { address: self.address, cause: cause.without_url() });
+                }
+                Ok(Err(_)) | Err(_) => {
+                    self.exchange.broke_off();
+                    return Err(self.timed_out);
+                }
+            };
+            length += chunk.len() as u64;
+            if length > limit {
+                return Err(Error::TooLarge {
+                    address: self.address,
+                    limit: usize::try_from(limit).unwrap_or(usize::MAX),
+                });
+            }
+            out.write_all(&chunk).map_err(Error::Unsaved)?;
         }
     }
 

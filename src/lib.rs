@@ -16,7 +16,7 @@
 //! | [`cli`] | the commands, and the exit code that each end has |
 //! | [`pipeline`] | from names and variables to what runs; [`pipeline::registry`] lists the components |
 //! | [`engine`] | reading, delivering, committing, retrying, shutting down |
-//! | [`source`] | where events come from: [`source::sectigo`] |
+//! | [`source`] | where events come from: [`source::sectigo`], [`source::digicert`] |
 //! | [`destination`] | where they go: [`destination::datadog`], [`destination::fluentd`], [`destination::stdout`] |
 //! | [`state`] | where the cursor is stored: [`state::localfs`], `redis`, `s3`, `gcs`, [`state::memory`]; and the [`state::lease`] |
 //! | [`config`] | the mechanism: a variable declared once as a typed constant; every mistake in one message |
@@ -49,6 +49,7 @@ pub mod destination;
 pub mod engine;
 pub mod event;
 pub mod failure;
+pub mod fingerprint;
 pub mod http;
 pub mod oauth;
 pub mod pipeline;

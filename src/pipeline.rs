@@ -101,6 +101,8 @@ impl Wanted {
     /// Whose variables are read for it.
     pub(crate) fn owner(&self) -> Owner {
         Owner::source(self.source.name, self.label.as_deref())
+            .with_aliases(self.source.aliases)
+            .with_default(&engine::variables::INTERVAL.spec, self.source.interval)
     }
 }
 

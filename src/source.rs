@@ -12,10 +12,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::LocalTime;
 use crate::component::{Check, Configured};
-use crate::config::{Noted, Reader, Spec};
+use crate::config::{Alias, Noted, Reader, Spec};
 use crate::event::Event;
 use crate::failure::Failure;
 
+pub mod digicert;
+mod members;
 pub mod sectigo;
 pub(crate) mod variables;
 
@@ -119,6 +121,10 @@ pub struct Kind {
     pub product: Product,
     /// Its own variables, in the order of the tables.
     pub variables: &'static [&'static Spec],
+    /// Names by which software that it replaces has values of our variables.
+    pub aliases: &'static [Alias],
+    /// The time between two syncs where none is set, if it is not the usual one.
+    pub interval: Option<&'static str>,
     /// The cursor behind everything up to a time that an operator chose; none where the source cannot be read from a time on.
     pub cursor_at: fn(Timestamp) -> Option<Cursor>,
     /// [`Source::reached`], for commands that need no connection.

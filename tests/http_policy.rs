@@ -9,6 +9,7 @@ use auditsync::http::{self, Address, Client, Error, Method, Redaction, Settings}
 use auditsync::telemetry::metrics::Metrics;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use url::Url;
 use wiremock::matchers::{any, header, method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
@@ -66,6 +67,51 @@ async fn a_body_is_bounded_after_decompression() {
 
     let fitting = server_that_gives(gzipped(&vec![b' '; 1_000_000])).await;
     assert_eq!(call(&client(), Method::GET, &fitting.uri(), 1_000_000).await.unwrap().body.len(), 1_000_000);
+}
+
+/// The body of a long answer, saved, or why it was not.
+async fn saved(client: &Client, url: &str, limit: u64) -> Result<Vec<u8>, Error> {
+    let url = Url::parse(url).unwrap();
+    let request = client.request(Method::GET, url.clone()).unwrap();
+    let mut body = Vec::new();
+    let answer = client.send_for_long(Component::Source, request, &Address::of(&url), &Redaction::none()).await?;
+    let length = answer.save(limit, &mut body).await?;
+    assert_eq!(length, body.len() as u64);
+    Ok(body)
+}
+
+#[tokio::test]
+async fn a_long_body_is_saved_as_it_arrives_and_bounded_after_decompression() {
+    let server = server_that_gives(gzipped(&vec![b' '; 10_000_000])).await;
+    assert_eq!(saved(&client(), &server.uri(), 10_000_000).await.unwrap().len(), 10_000_000);
+    let error = saved(&client(), &server.uri(), 9_999_999).await.unwrap_err();
+    assert!(matches!(error, Error::TooLarge { limit: 9_999_999, .. }), "{error}");
+}
+
+/// A server that gives a body of ten bytes, one every so often, and then nothing more.
+async fn server_that_drips(every: Duration) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let _ = stream.read(&mut [0; 1024]).await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n").await.unwrap();
+        for _ in 0..10 {
+            tokio::time::sleep(every).await;
+            // The client may have turned away.
+            let _ = stream.write_all(b"x").await;
+        }
+    });
+    uri
+}
+
+#[tokio::test]
+async fn a_long_body_may_take_its_time_but_no_part_of_it_longer_than_the_time_out() {
+    let uri = server_that_drips(Duration::from_millis(600)).await;
+    assert_eq!(saved(&client_with(Duration::from_secs(5)), &uri, 100).await.unwrap(), b"xxxxxxxxxx");
+    let uri = server_that_drips(Duration::from_secs(30)).await;
+    let error = saved(&client_with(Duration::from_millis(200)), &uri, 100).await.unwrap_err();
+    assert!(matches!(error, Error::TimedOut { .. }), "{error}");
 }
 
 #[tokio::test]

@@ -6,8 +6,8 @@ use auditsync::destination::datadog::batch::{Batch, LARGEST_BODY, MOST_ENTRIES, 
 use auditsync::destination::datadog::entry::{CUT_ENTRY, EntryWriter, Form, LARGEST_ENTRY};
 use auditsync::destination::datadog::{Compression, Labels};
 use auditsync::event::Event;
+use auditsync::fingerprint::Fingerprint;
 use auditsync::source::sectigo::cursor::{Cut, SectigoCursor};
-use auditsync::source::sectigo::fingerprint::Fingerprint;
 use auditsync::source::sectigo::moment::Moment;
 use auditsync::source::sectigo::page;
 use auditsync::source::sectigo::range::PageToken;

@@ -128,7 +128,7 @@ impl From<Failed> for Diagnostic {
 const fn type_of(exit: Exit) -> &'static str {
     match exit {
         Exit::Done | Exit::TryAgain => "AuditSync.TryAgain",
-        Exit::State => "AuditSync.State",
+        Exit::State | Exit::Unproven => "AuditSync.State",
         Exit::Credentials => "AuditSync.Credentials",
         Exit::Bug => "AuditSync.Bug",
         Exit::Usage | Exit::Configuration => "AuditSync.Configuration",

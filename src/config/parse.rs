@@ -74,6 +74,19 @@ pub(crate) fn duration(text: &str, bounds: Bounds) -> Result<Duration, String> {
         .ok_or_else(|| format!("must be a time {bounds}, with its unit, such as 90s, 5m or 1h 30m"))
 }
 
+/// A key that goes into a header: anything else but visible ASCII came with it by accident.
+pub(crate) fn header_key(key: &str) -> Result<(), String> {
+    if ['\'', '"'].iter().any(|quote| key.starts_with(*quote) && key.ends_with(*quote)) {
+        return Err("is in quotes; leave them out (docker run --env-file takes them for a part of the key)".to_owned());
+    }
+    match key.chars().find(|c| !c.is_ascii_graphic()) {
+        None => Ok(()),
+        Some('\n' | '\r') => Err("holds a line end; it must be the key alone, on one line".to_owned()),
+        Some(c) if c.is_whitespace() => Err("holds a blank; it must be the key alone".to_owned()),
+        Some(_) => Err("holds a character that is in no key; it must be the key alone".to_owned()),
+    }
+}
+
 /// Yes or no, in the usual spellings.
 pub(crate) fn flag(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {

@@ -6,7 +6,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::environment::{Environment, file_name};
 use super::mistakes::{Mistakes, Noted};
-use super::variable::{SOURCE_INFIX, Scope, SecretVariable, Spec, Variable};
+use super::variable::{Alias, SOURCE_INFIX, Scope, SecretVariable, Spec, Variable};
 use crate::secret::{Secret, SecretError};
 use crate::variable_name::VariableName;
 
@@ -14,6 +14,8 @@ use crate::variable_name::VariableName;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Owner {
     prefixes: Vec<String>,
+    aliases: &'static [Alias],
+    defaults: Vec<(&'static str, &'static str)>,
 }
 
 impl Owner {
@@ -21,7 +23,20 @@ impl Owner {
     pub fn source(kind: &str, label: Option<&str>) -> Self {
         let kind = kind.to_ascii_uppercase();
         let labelled = label.map(|label| format!("{kind}_{}{SOURCE_INFIX}", label.to_ascii_uppercase()));
-        Self { prefixes: labelled.into_iter().chain([format!("{kind}{SOURCE_INFIX}")]).collect() }
+        Self { prefixes: labelled.into_iter().chain([format!("{kind}{SOURCE_INFIX}")]).collect(), ..Self::default() }
+    }
+
+    /// The same, which also takes values from other software's variables.
+    #[must_use]
+    pub fn with_aliases(self, aliases: &'static [Alias]) -> Self {
+        Self { aliases, ..self }
+    }
+
+    /// The same, with a default of its own for a variable, if there is one.
+    #[must_use]
+    pub fn with_default(mut self, spec: &Spec, value: Option<&'static str>) -> Self {
+        self.defaults.extend(value.map(|value| (spec.name, value)));
+        self
     }
 
     /// The whole process: no prefix is its own.
@@ -32,6 +47,18 @@ impl Owner {
     /// The prefixes of its variables, the most specific first.
     pub fn prefixes(&self) -> impl Iterator<Item = &str> {
         self.prefixes.iter().map(String::as_str)
+    }
+
+    /// What holds for it where the variable is not set.
+    fn default_value(&self, spec: &Spec) -> Option<&'static str> {
+        let own = self.defaults.iter().find(|(name, _)| *name == spec.name);
+        own.map(|(_, value)| *value).or(spec.default_value())
+    }
+
+    /// The names of other software's variables that can give this one its value.
+    pub fn alias_names(&self, spec: &Spec) -> impl Iterator<Item = &'static str> {
+        let name = spec.name;
+        self.aliases.iter().filter(move |alias| alias.ours == name).map(|alias| alias.theirs)
     }
 
     /// The names under which it reads the variable, the most specific first.
@@ -54,6 +81,8 @@ pub struct Reader<'a> {
 struct Given {
     name: VariableName,
     text: String,
+    /// Whether the name is other software's.
+    is_alias: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -73,8 +102,8 @@ impl<'a> Reader<'a> {
         variable: &Variable<T>,
         parse: impl FnOnce(&str) -> Result<U, String>,
     ) -> Result<Option<U>, Noted> {
-        match (self.given(&variable.spec)?, variable.spec.default_value()) {
-            (Some(Given { name, text }), _) => {
+        match (self.given(&variable.spec)?, self.owner.default_value(&variable.spec)) {
+            (Some(Given { name, text, .. }), _) => {
                 parse(&text).map(Some).map_err(|rule| self.mistakes.refuse(&name, &variable.spec, &text, rule))
             }
             (None, Some(default)) => parse(default)
@@ -98,13 +127,13 @@ impl<'a> Reader<'a> {
         let spec = &variable.spec;
         let (value, file) = (self.given(spec)?, self.given_file(spec)?);
         let secret = match (value, file) {
-            (Some(value), Some((file, _))) => {
+            (Some(value), Some((file, _))) if !value.is_alias => {
                 return Err(self
                     .mistakes
                     .refuse_hidden(&value.name, format!("{file} is set too; keep one of the two")));
             }
-            (Some(Given { name, text }), None) => Secret::from_value(name, SecretString::from(text)),
-            (None, Some((name, path))) => self.read_file(&name, &path)?,
+            (Some(Given { name, text, .. }), None) => Secret::from_value(name, SecretString::from(text)),
+            (_, Some((name, path))) => self.read_file(&name, &path)?,
             (None, None) => return Ok(None),
         };
         (variable.check)(secret.current().expose_secret())
@@ -126,7 +155,8 @@ impl<'a> Reader<'a> {
     pub fn name(&self, spec: &Spec) -> VariableName {
         let given = |name: &String| self.environment.value(name, spec).is_some();
         let names = self.owner.names(spec);
-        let found = names.iter().find(|name| given(name)).or(names.last());
+        let alias = self.owner.alias_names(spec).map(str::to_owned).find(given);
+        let found = names.iter().find(|name| given(name)).or(alias.as_ref()).or(names.last());
         found.map_or_else(|| spec.name.into(), |name| name.as_str().into())
     }
 
@@ -152,7 +182,18 @@ impl<'a> Reader<'a> {
     fn given(&mut self, spec: &Spec) -> Result<Option<Given>, Noted> {
         for name in self.owner.names(spec) {
             match self.environment.value(&name, spec) {
-                Some(Ok(text)) => return Ok(Some(Given { name: name.into(), text })),
+                Some(Ok(text)) => return Ok(Some(Given { name: name.into(), text, is_alias: false })),
+                Some(Err(_)) => return Err(self.not_text(&name.into())),
+                None => {}
+            }
+        }
+        for name in self.owner.alias_names(spec) {
+            match self.environment.value(name, spec) {
+                Some(Ok(text)) => {
+                    let is_bare = spec.bounds.is_some() && text.bytes().all(|byte| byte.is_ascii_digit());
+                    let text = if is_bare { format!("{text}s") } else { text };
+                    return Ok(Some(Given { name: name.into(), text, is_alias: true }));
+                }
                 Some(Err(_)) => return Err(self.not_text(&name.into())),
                 None => {}
             }
@@ -240,6 +281,39 @@ mod tests {
         assert_eq!(pause(&[shared, of_kind]), 7);
         assert_eq!(pause(&[shared, of_kind, of_label]), 8);
         assert_eq!(pause(&[shared, ("SECTIGO_AUDIT_PAUSE", "")]), 6, "empty means: not set");
+    }
+
+    #[test]
+    fn other_softwares_name_counts_where_ours_is_not_set() {
+        const ALIASES: &[Alias] =
+            &[Alias { theirs: "PAUSE", ours: PAUSE.spec.name }, Alias { theirs: "THEIR_KEY", ours: KEY.spec.name }];
+        let owner = owner(None).with_aliases(ALIASES);
+        let read = |pairs: &[(&str, &str)]| {
+            let environment = Environment::from_pairs(pairs.iter().map(|(name, value)| (name.into(), value.into())));
+            let mut mistakes = Mistakes::default();
+            let mut reader = Reader::new(&environment, &owner, &mut mistakes);
+            let pause = reader.get(&PAUSE).unwrap().as_secs();
+            let key = reader.find_secret(&KEY).unwrap();
+            (pause, key.map(|key| (key.variable().as_str().to_owned(), key.current().expose_secret().to_owned())))
+        };
+        let named = |name: &str, key: &str| Some((name.to_owned(), key.to_owned()));
+        assert_eq!(read(&[("PAUSE", "7"), ("THEIR_KEY", "k")]), (7, named("THEIR_KEY", "k")));
+        assert_eq!(read(&[("PAUSE", "2m")]), (120, None), "a unit counts");
+        assert_eq!(read(&[("PAUSE", "7"), ("AUDITSYNC_PAUSE", "8s")]), (8, None));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "stored").unwrap();
+        let pairs = [("THEIR_KEY", "k"), ("DD_API_KEY_FILE", file.path().to_str().unwrap())];
+        assert_eq!(read(&pairs).1, named("DD_API_KEY_FILE", "stored"));
+    }
+
+    #[test]
+    fn a_default_of_its_own_counts_before_the_usual_one() {
+        let pause = |pairs: &[(&str, &str)]| {
+            let environment = Environment::from_pairs(pairs.iter().map(|(name, value)| (name.into(), value.into())));
+            let owner = owner(None).with_default(&PAUSE.spec, Some("9s"));
+            Reader::new(&environment, &owner, &mut Mistakes::default()).get(&PAUSE).unwrap().as_secs()
+        };
+        assert_eq!((pause(&[]), pause(&[("AUDITSYNC_PAUSE", "8s")])), (9, 8));
     }
 
     #[test]

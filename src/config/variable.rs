@@ -40,6 +40,16 @@ pub struct Spec {
     pub help: &'static str,
 }
 
+/// A name under which other software has the value of one of our variables. It counts where ours is not set, and only for the source that
+/// declares it. A time without a unit is in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Alias {
+    /// The other software's name.
+    pub theirs: &'static str,
+    /// The whole name of our variable.
+    pub ours: &'static str,
+}
+
 /// Whose variable it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {

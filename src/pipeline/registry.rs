@@ -5,7 +5,7 @@ use crate::pipeline_name::PipelineName;
 use crate::{dead_letter, destination, engine, http, source, state, telemetry};
 
 /// The kinds of sources.
-pub const SOURCES: &[&source::Kind] = &[&source::sectigo::KIND];
+pub const SOURCES: &[&source::Kind] = &[&source::sectigo::KIND, &source::digicert::KIND];
 
 /// The kinds of destinations.
 pub const DESTINATIONS: &[&destination::Kind] = &[
@@ -149,7 +149,9 @@ pub fn variables() -> impl Iterator<Item = &'static Spec> {
 
 /// What the variable `name` is to us, for the vetting of `.env`.
 pub(crate) fn known_in_dotenv(name: &str) -> Option<dotenv::Known> {
-    config::known(name, &sections())
+    let mut aliases = SOURCES.iter().flat_map(|kind| kind.aliases);
+    let alias = aliases.find(|alias| alias.theirs == name);
+    config::known(alias.map_or(name, |alias| alias.ours), &sections())
 }
 
 #[cfg(all(test, feature = "redis", feature = "s3", feature = "gcs"))]

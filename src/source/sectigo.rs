@@ -36,8 +36,6 @@ mod ahead;
 mod api;
 pub mod cursor;
 mod error;
-pub mod fingerprint;
-mod members;
 pub mod moment;
 pub mod overlap;
 pub mod page;
@@ -56,6 +54,8 @@ pub const KIND: Kind = Kind {
     title: "Sectigo audit API",
     product: Product { name: "sectigo", service: "sectigo-scm" },
     variables: variables::VARIABLES,
+    aliases: &[],
+    interval: None,
     cursor_at: |since| Cursor::encode(&SectigoCursor::starting_at(since.into())).ok(),
     reached,
     read: |reader| {

@@ -17,6 +17,8 @@ mod clocks;
 mod command_line;
 mod contradiction;
 mod daemon;
+mod digicert;
+mod digicert_trouble;
 mod dry_run;
 mod first_sync;
 mod fluentd;

@@ -1,7 +1,7 @@
 //! Fakes of both ends of the pipe and servers for the state, for black-box tests, the demo and the benches.
 //!
 //! [`FakeScm`] is the source: a token endpoint and the audit API in one server. [`FakeIntake`] is the
-//! destination: the logs intake and the key check. [`FakeFluentd`] is the HTTP input of Fluentd or Fluent Bit. Both are real HTTP servers on `127.0.0.1` with a free
+//! destination: the logs intake and the key check. [`FakeCertCentral`] is the report API of another source. [`FakeFluentd`] is the HTTP input of Fluentd or Fluent Bit. Both are real HTTP servers on `127.0.0.1` with a free
 //! port, end when they are dropped, and hold the client to the documented protocol: whatever breaks it
 //! is kept in `violations()`. [`Records`] makes what flows between them.
 //!
@@ -39,6 +39,7 @@
 
 #[cfg(feature = "s3")]
 mod bucket;
+mod certcentral;
 mod encoding;
 mod fault;
 #[cfg(feature = "tls")]
@@ -62,6 +63,9 @@ mod watched;
 
 #[cfg(feature = "s3")]
 pub use bucket::{Bucket, Stored};
+pub use certcentral::{
+    Called, CertCentralOptions, FakeCertCentral, FakeRun, Form, Outcome, REPORT, array, report_row, zipped,
+};
 pub use fault::Fault;
 #[cfg(feature = "tls")]
 pub use fluentd::{Authority, FakeFluentd, FluentdOptions, FluentdRequest, Kind as FluentdKind, Pair};

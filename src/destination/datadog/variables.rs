@@ -16,7 +16,7 @@ pub(crate) const API_KEY: SecretVariable = SecretVariable::checked(
     Scope::Destination,
     "DD_API_KEY",
     Preset::Required,
-    fit_for_a_header,
+    parse::header_key,
     "API key of the Datadog organisation.",
 );
 
@@ -158,19 +158,6 @@ pub(crate) fn labels(product: &Product, reader: &mut Reader<'_>) -> Result<Label
         hostname: hostname?.unwrap_or_else(|| gethostname::gethostname().to_string_lossy().into_owned()),
         tags: tags?,
     })
-}
-
-/// The key goes into a header: anything else but visible ASCII came with it by accident.
-fn fit_for_a_header(key: &str) -> Result<(), String> {
-    if ['\'', '"'].iter().any(|quote| key.starts_with(*quote) && key.ends_with(*quote)) {
-        return Err("is in quotes; leave them out (docker run --env-file takes them for a part of the key)".to_owned());
-    }
-    match key.chars().find(|c| !c.is_ascii_graphic()) {
-        None => Ok(()),
-        Some('\n' | '\r') => Err("holds a line end; it must be the key alone, on one line".to_owned()),
-        Some(c) if c.is_whitespace() => Err("holds a blank; it must be the key alone".to_owned()),
-        Some(_) => Err("holds a character that is in no key; it must be the key alone".to_owned()),
-    }
 }
 
 #[cfg(test)]

@@ -7,10 +7,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::fingerprint::Fingerprints;
 use super::moment::Moment;
 use super::overlap::Tail;
 use super::range::InRange;
+use crate::fingerprint::Fingerprints;
 
 /// How ranges are cut.
 #[derive(Debug, Clone, Copy)]

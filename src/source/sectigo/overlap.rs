@@ -5,8 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::fingerprint::{Fingerprint, Fingerprints};
 use super::moment::Moment;
+use crate::fingerprint::{Fingerprint, Fingerprints};
 
 /// Most fingerprints that the state keeps of one overlap.
 pub const MOST: usize = 4096;

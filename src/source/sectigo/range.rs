@@ -9,11 +9,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::cursor::{Cut, SectigoCursor};
-use super::fingerprint::{Fingerprint, Fingerprints};
 use super::moment::Moment;
 use super::overlap::{Expected, Keep, MOST, Tail};
 use super::trail::Trail;
 use crate::event::Event;
+use crate::fingerprint::{Fingerprint, Fingerprints};
 
 /// A first page that repeats none of at least this many known records shows that the records are not stable.
 const TELLING: usize = 20;

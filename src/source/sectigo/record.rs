@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
-use super::members::{Member, members};
 use crate::event::{Field, Fields, scalar};
+use crate::source::members::{Member, members};
 
 /// Objects within the record are looked into down to this depth.
 const DEEPEST: usize = 2;

@@ -6,8 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::fingerprint::{Fingerprint, Fingerprints};
 use crate::event::Event;
+use crate::fingerprint::{Fingerprint, Fingerprints};
 
 /// So many distinct records, repeated in the same pages and the same order, prove a circle. Fewer are delivered again.
 const PROOF: usize = 16;

@@ -8,15 +8,15 @@ use memchr::memchr2;
 
 /// One member, as it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Member<'a> {
+pub(crate) struct Member<'a> {
     /// The key, in its quotes.
-    pub(super) key: &'a [u8],
+    pub(crate) key: &'a [u8],
     /// The value.
-    pub(super) value: &'a [u8],
+    pub(crate) value: &'a [u8],
 }
 
 /// The members of `object`, in order.
-pub(super) fn members(object: &[u8]) -> impl Iterator<Item = Member<'_>> {
+pub(crate) fn members(object: &[u8]) -> impl Iterator<Item = Member<'_>> {
     let mut rest = object.get(1..).unwrap_or_default();
     std::iter::from_fn(move || {
         rest = rest.trim_ascii_start();

@@ -50,6 +50,12 @@ impl Fingerprint {
     }
 }
 
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
 fn feed_text(text: &[u8], hash: &mut Sha256) {
     hash.update((text.len() as u64).to_be_bytes());
     hash.update(text);

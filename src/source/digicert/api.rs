@@ -1,0 +1,227 @@
+//! The calls to the report API: addresses, the key, the pace, and what a status means.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use reqwest::StatusCode;
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::time::Instant;
+use url::Url;
+
+use super::error::{Content, Error, Unread};
+use super::history::{HistoryPage, Run, Shown};
+use super::spool::Spool;
+use crate::clock::Clock;
+use crate::component::{Component, Context};
+use crate::failure::Class;
+use crate::http::{self, Address, Excerpt, Method, Redaction, Reply};
+use crate::secret::Secret;
+use crate::server_time::ServerClock;
+
+/// The header that carries the key.
+const KEY_HEADER: &str = "X-DC-DEVKEY";
+
+/// The API takes 100 requests in 5 s and 1000 in 3 min. With this time between any two there are at most 25 and 900.
+const SPACING: Duration = Duration::from_millis(200);
+
+/// How long to wait after a 429 that does not say how long: the API counts in stretches of 5 s.
+const AFTER_TOO_MANY: Duration = Duration::from_secs(5);
+
+/// Largest answer apart from runs, in bytes.
+const LARGEST_ANSWER: usize = 4 * 1024 * 1024;
+
+/// Entries on a page of the history.
+const PAGE: usize = 100;
+
+/// So many pages of the history are read at most.
+const MOST_PAGES: usize = 20;
+
+/// Most files of a run.
+const MOST_SPLITS: u32 = 100;
+
+/// Most bytes of a run on the disk, as they are sent.
+const LARGEST_RUN: u64 = 2 * 1024 * 1024 * 1024;
+
+#[derive(Debug)]
+pub(super) struct Api {
+    http: Arc<http::Client>,
+    clock: Clock,
+    pub(super) server_clock: ServerClock,
+    base: Url,
+    key: Secret,
+    pub(super) report: String,
+    next_request: Mutex<Option<Instant>>,
+}
+
+impl Api {
+    pub(super) fn new(context: &Context, base: Url, key: Secret, report: String) -> Self {
+        Self {
+            http: Arc::clone(&context.http),
+            clock: context.clock.clone(),
+            server_clock: ServerClock::default(),
+            base,
+            key,
+            report,
+            next_request: Mutex::default(),
+        }
+    }
+
+    pub(super) fn address(&self) -> Address {
+        Address::of(&self.base)
+    }
+
+    /// The runs of any report, the newest first, until there are `enough`.
+    pub(super) async fn history(&self, enough: impl Fn(&[Shown]) -> bool) -> Result<Vec<Shown>, Error> {
+        let (mut runs, mut seen) = (Vec::new(), 0_usize);
+        for _ in 0..MOST_PAGES {
+            let mut url = self.below(&["report", "history"]);
+            url.query_pairs_mut()
+                .append_pair("limit", &PAGE.to_string())
+                .append_pair("offset", &seen.to_string())
+                .append_pair("sort_by", "report_start_date")
+                .append_pair("sort_direction", "DESC");
+            let page = self.history_page(url).await?;
+            let (total, length) = (page.total(), page.len());
+            seen += length;
+            runs.extend(page.runs());
+            let is_last = length == 0 || total.map_or(length < PAGE, |total| seen as u64 >= total);
+            if is_last || enough(&runs) {
+                return Ok(runs);
+            }
+        }
+        Err(Error::EndlessHistory { address: self.address(), pages: MOST_PAGES })
+    }
+
+    async fn history_page(&self, url: Url) -> Result<HistoryPage, Error> {
+        let address = Address::of(&url);
+        let reply = self.call(Method::GET, url, &address).await?;
+        serde_json::from_slice(&reply.body).map_err(|cause| {
+            let beginning = Excerpt::of(&reply.body, &Redaction::of([&self.key.current()]));
+            Error::NotTheApi { address, reason: format!("{cause}; it begins with {beginning}") }
+        })
+    }
+
+    /// Starts a run of the report.
+    pub(super) async fn start_run(&self) -> Result<(), Error> {
+        let url = self.below(&["report", &self.report, "run"]);
+        let address = Address::of(&url);
+        self.call(Method::POST, url, &address).await.map(|_| ())
+    }
+
+    /// Stores all files of `run`.
+    pub(super) async fn download(&self, run: &Run) -> Result<Vec<Spool>, Unread> {
+        if run.splits > MOST_SPLITS {
+            return Err(Content::TooManySplits(run.splits).into());
+        }
+        let (mut spools, mut left) = (Vec::new(), LARGEST_RUN);
+        for split in 0..run.splits.max(1) {
+            let mut url = if run.splits > 1 {
+                self.below(&["report", &self.report, &run.id, "download"])
+            } else {
+                self.below(&["report", &self.report, &run.id, "json"])
+            };
+            if run.splits > 1 {
+                url.query_pairs_mut()
+                    .append_pair("report_format", "JSON")
+                    .append_pair("split_report_sequence", &split.to_string());
+            }
+            let (spool, length) = self.download_one(url, left).await?;
+            left -= length;
+            spools.push(spool);
+        }
+        Ok(spools)
+    }
+
+    async fn download_one(&self, url: Url, limit: u64) -> Result<(Spool, u64), Unread> {
+        let (address, key) = (Address::of(&url), self.key.current());
+        let hidden = Redaction::of([&key]);
+        self.pace().await;
+        let request = self.http.request(Method::GET, url)?.header(KEY_HEADER, sensitive(&key));
+        let answer = self.http.send_for_long(Component::Source, request, &address, &hidden).await?;
+        if answer.status() != StatusCode::OK {
+            let (reply, _) = answer.beginning(LARGEST_ANSWER).await;
+            let status = reply.status.as_u16();
+            if matches!(status, 404 | 410) {
+                return Err(Content::Gone { address, status, reason: Excerpt::of(&reply.body, &hidden) }.into());
+            }
+            return Err(self.refusal(address, &reply, &key).into());
+        }
+        let mut file = tempfile::tempfile().map_err(Error::Spool)?;
+        let length = answer.save(limit, &mut file).await?;
+        Ok((Spool::of(file), length))
+    }
+
+    async fn call(&self, method: Method, url: Url, address: &Address) -> Result<Reply, Error> {
+        let key = self.key.current();
+        self.pace().await;
+        let asked = self.clock.local();
+        let is_post = method == Method::POST;
+        let mut request = self.http.request(method, url)?.header(KEY_HEADER, sensitive(&key));
+        request = request.header(ACCEPT, "application/json");
+        if is_post {
+            request = request.header(CONTENT_TYPE, "application/json").body("{}");
+        }
+        let hidden = Redaction::of([&key]);
+        let reply = self.http.exchange(Component::Source, request, address, LARGEST_ANSWER, &hidden).await?;
+        if !reply.status.is_success() {
+            return Err(self.refusal(address.clone(), &reply, &key));
+        }
+        self.server_clock.note(&self.address(), reply.date(), (asked, self.clock.local()));
+        Ok(reply)
+    }
+
+    /// Waits until the next request may go out.
+    async fn pace(&self) {
+        let now = Instant::now();
+        let mine = {
+            let mut next = self.next_request.lock();
+            let mine = next.map_or(now, |next| next.max(now));
+            *next = Some(mine + SPACING);
+            mine
+        };
+        tokio::time::sleep_until(mine).await;
+    }
+
+    /// What an answer other than a success means.
+    fn refusal(&self, address: Address, reply: &Reply, key: &SecretString) -> Error {
+        let status = reply.status.as_u16();
+        let reason = Excerpt::of(&reply.body, &Redaction::of([key]));
+        match status {
+            401 | 403 => {
+                let variable = self.key.variable().clone();
+                match self.key.renewed_since(key) {
+                    Ok(true) => Error::KeyRotated { address, variable },
+                    Ok(false) => Error::KeyRejected { address, status, reason, variable },
+                    Err(cause) => Error::KeyGone { address, variable, cause },
+                }
+            }
+            429 => {
+                let after = Some(reply.retry_after().unwrap_or(AFTER_TOO_MANY));
+                Error::Unavailable { address, status, after, reason }
+            }
+            400.. => match Class::of_status(status, reply.retry_after()) {
+                Class::Retryable { after } => Error::Unavailable { address, status, after, reason },
+                _ => Error::Refused { address, status, reason },
+            },
+            _ => Error::NotTheApi { address, reason: format!("status {status}, {reason}") },
+        }
+    }
+
+    fn below(&self, segments: &[&str]) -> Url {
+        let mut url = self.base.clone();
+        // An address of http or https always has segments.
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(segments);
+        }
+        url
+    }
+}
+
+/// The configuration takes only keys that a header can carry. Another would be sent as an empty one, and rejected.
+fn sensitive(key: &SecretString) -> HeaderValue {
+    let mut value = HeaderValue::from_str(key.expose_secret()).unwrap_or_else(|_| HeaderValue::from_static(""));
+    value.set_sensitive(true);
+    value
+}

@@ -1,0 +1,229 @@
+//! What is remembered of delivered rows: the hashes of the newest ones, so that the next run's rows can be told apart from them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::fingerprint::{Fingerprint, Fingerprints};
+
+/// Most hashes that the state keeps, in about 180 KiB.
+pub(super) const MOST: usize = 16 * 1024;
+
+/// Hashes are forgotten by the minute, so that their times need not be kept one by one.
+const MINUTE: i64 = 60;
+
+/// The delivered rows behind `since`, all of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Kept {
+    /// Rows of this time and before count as delivered.
+    pub(super) since: Timestamp,
+    /// The hashes of the delivered rows after it, by the minute.
+    minutes: BTreeMap<i64, Fingerprints>,
+}
+
+impl Kept {
+    /// Nothing delivered, and nothing wanted up to `since`.
+    pub(super) fn nothing(since: Timestamp) -> Self {
+        Self { since, minutes: BTreeMap::new() }
+    }
+
+    /// How often each hash is remembered.
+    pub(super) fn counts(&self) -> HashMap<Fingerprint, u32> {
+        let mut counts = HashMap::new();
+        for fingerprint in self.minutes.values().flat_map(Fingerprints::iter) {
+            *counts.entry(fingerprint).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Whether anything is remembered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.minutes.is_empty()
+    }
+}
+
+fn minute_of(time: Timestamp) -> i64 {
+    time.as_second().div_euclid(MINUTE)
+}
+
+fn end_of(minute: i64) -> Timestamp {
+    Timestamp::from_second((minute + 1).saturating_mul(MINUTE) - 1).unwrap_or(Timestamp::MAX)
+}
+
+/// What is to be remembered of a run, gathered row by row in any order. Its size is bounded.
+#[derive(Debug)]
+pub(super) struct Keeping {
+    overlap: Duration,
+    /// When the run began.
+    began: Timestamp,
+    newest: Option<Timestamp>,
+    minutes: BTreeMap<i64, Fingerprints>,
+    count: usize,
+    /// The end of the newest minute that did not fit.
+    dropped: Option<Timestamp>,
+}
+
+impl Keeping {
+    /// Nothing yet of a run that `began` then, with `high` as the newest delivered time so far.
+    pub(super) fn new(overlap: Duration, began: Timestamp, high: Option<Timestamp>) -> Self {
+        Self { overlap, began, newest: high, minutes: BTreeMap::new(), count: 0, dropped: None }
+    }
+
+    /// The newest time so far.
+    pub(super) fn newest(&self) -> Option<Timestamp> {
+        self.newest
+    }
+
+    /// A row of this time is delivered.
+    pub(super) fn push(&mut self, time: Timestamp, fingerprint: Fingerprint) {
+        // A row from the future must not make those of the present look old.
+        self.newest = self.newest.max(Some(time.min(self.began)));
+        self.insert(minute_of(time), fingerprint);
+    }
+
+    fn insert(&mut self, minute: i64, fingerprint: Fingerprint) {
+        if self.window().is_some_and(|since| end_of(minute) <= since)
+            || self.dropped.is_some_and(|end| end_of(minute) <= end)
+        {
+            return;
+        }
+        self.minutes.entry(minute).or_default().push(fingerprint);
+        self.count += 1;
+        if self.count > MOST {
+            self.prune();
+        }
+        while self.count > MOST
+            && let Some((minute, prints)) = self.minutes.pop_first()
+        {
+            self.count -= prints.len();
+            self.dropped = Some(end_of(minute));
+        }
+    }
+
+    fn window(&self) -> Option<Timestamp> {
+        Some(self.newest?.checked_sub(self.overlap).unwrap_or(Timestamp::MIN))
+    }
+
+    fn prune(&mut self) {
+        let Some(since) = self.window() else { return };
+        while let Some(entry) = self.minutes.first_entry()
+            && end_of(*entry.key()) <= since
+        {
+            self.count -= entry.remove().len();
+        }
+    }
+
+    /// The run is read: what the next one has to know. `before` is what this run knew, of which `unmet` was not in it, and `undated` are its
+    /// rows without a time. True if the overlap had to shrink.
+    pub(super) fn finish(
+        mut self,
+        before: &Kept,
+        mut unmet: HashMap<Fingerprint, u32>,
+        undated: &[Fingerprint],
+    ) -> (Kept, bool) {
+        let Some(newest) = self.newest else {
+            // Nothing was ever delivered with a time.
+            return (before.clone(), false);
+        };
+        // They come with each run, so they count as the newest.
+        for fingerprint in undated {
+            self.insert(minute_of(newest), *fingerprint);
+        }
+        for (minute, prints) in &before.minutes {
+            for fingerprint in prints.iter() {
+                if let Some(count) = unmet.get_mut(&fingerprint).filter(|count| **count > 0) {
+                    *count -= 1;
+                    self.insert(*minute, fingerprint);
+                }
+            }
+        }
+        self.prune();
+        let window = self.window().unwrap_or(before.since).max(before.since);
+        let shrunk = self.dropped.is_some_and(|end| end > window);
+        // Never past the newest row: what is newer than that is not delivered yet.
+        let since = self.dropped.map_or(window, |end| end.max(window)).min(newest.max(before.since));
+        (Kept { since, minutes: self.minutes }, shrunk)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn print(n: i64) -> Fingerprint {
+        Fingerprint::of_parts([n.to_be_bytes().as_slice()])
+    }
+
+    fn kept_of(times: impl Iterator<Item = i64>) -> (Kept, bool) {
+        let mut keeping = Keeping::new(DAY, Timestamp::MAX, None);
+        for (n, second) in (0..).zip(times) {
+            keeping.push(at(second), print(n));
+        }
+        keeping.finish(&Kept::nothing(Timestamp::UNIX_EPOCH), HashMap::new(), &[])
+    }
+
+    #[test]
+    fn every_row_behind_since_is_remembered_in_any_order() {
+        for reversed in [false, true] {
+            let seconds: Vec<i64> = (0..1000).map(|n| 1_000_000 + n * 600).collect();
+            let order: Vec<i64> = if reversed { seconds.iter().rev().copied().collect() } else { seconds.clone() };
+            let (kept, shrunk) = kept_of(order.iter().copied());
+            assert_eq!(kept.since, at(1_000_000 + 999 * 600 - 86_400));
+            let counts = kept.counts();
+            for (n, second) in (0..).zip(&order) {
+                assert!(at(*second) <= kept.since || counts.contains_key(&print(n)), "{second}");
+            }
+            assert!(!shrunk && counts.len() < 160, "{}", counts.len());
+        }
+    }
+
+    #[test]
+    fn more_rows_than_the_state_holds_shrink_the_overlap_and_forget_none_behind_it() {
+        let order = (0..100_000).map(|n| 1_000_000 + (n * 7919) % 80_000);
+        let (kept, shrunk) = kept_of(order.clone());
+        let counts = kept.counts();
+        assert!(shrunk && counts.values().sum::<u32>() <= u32::try_from(MOST).unwrap());
+        for (n, second) in (0..).zip(order) {
+            assert!(at(second) <= kept.since || counts.contains_key(&print(n)), "{second}");
+        }
+        assert!(serde_json::to_string(&kept).unwrap().len() < 300 * 1024);
+    }
+
+    #[test]
+    fn since_never_passes_the_newest_row() {
+        let (kept, shrunk) = kept_of((0..20_000).map(|_| 1_000_000));
+        assert_eq!((kept.since, shrunk), (at(1_000_000), true));
+    }
+
+    #[test]
+    fn equal_rows_are_remembered_as_often_as_they_were_delivered() {
+        let mut keeping = Keeping::new(DAY, Timestamp::MAX, None);
+        (0..3).for_each(|_| keeping.push(at(1000), print(1)));
+        let (kept, _) = keeping.finish(&Kept::nothing(at(0)), HashMap::new(), &[]);
+        assert_eq!(kept.counts()[&print(1)], 3);
+    }
+
+    #[test]
+    fn a_row_from_the_future_does_not_make_the_present_look_old() {
+        let mut keeping = Keeping::new(DAY, at(1_000_000), None);
+        keeping.push(at(9_000_000), print(1));
+        let (kept, _) = keeping.finish(&Kept::nothing(at(0)), HashMap::new(), &[]);
+        assert_eq!((kept.since, kept.counts().len()), (at(1_000_000 - 86_400), 1));
+    }
+
+    #[test]
+    fn what_a_run_does_not_show_is_remembered_for_the_next() {
+        let (before, _) = kept_of(1_000_000..1_000_010);
+        let keeping = Keeping::new(DAY, Timestamp::MAX, Some(at(1_000_009)));
+        let (kept, _) = keeping.finish(&before, before.counts(), &[]);
+        assert_eq!(kept, before);
+    }
+}

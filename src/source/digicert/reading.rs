@@ -1,0 +1,338 @@
+//! A run that is being read, ahead of whoever wants its rows: stored whole, looked through once, and then given page by page.
+//!
+//! Nothing of a run is given before all of it was read once. So a run that is damaged anywhere delivers nothing.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::api::Api;
+use super::cursor::Progress;
+use super::error::{Content, Error, Unread};
+use super::history::Run;
+use super::kept::{Keeping, Kept, MOST};
+use super::row::{self, Time};
+use super::spool::Spool;
+use crate::event::Event;
+use crate::fingerprint::{Fingerprint, Fingerprints};
+use crate::http::{Excerpt, Redaction};
+use crate::task;
+
+/// Most rows of a page.
+const PAGE_ROWS: usize = 1000;
+
+/// A page is full with so many bytes.
+const PAGE_BYTES: usize = 1024 * 1024;
+
+/// Every so many rows a reader looks whether anybody still wants them.
+const LOOK_UP: u64 = 1024;
+
+/// Most rows without a readable time that are told apart from those of the next run.
+const MOST_UNDATED: usize = MOST / 4;
+
+/// A part of a run.
+#[derive(Debug)]
+pub(super) enum Part {
+    /// New rows.
+    Rows {
+        events: Vec<Event>,
+        /// How many rows of the run are behind this part.
+        rows: u64,
+    },
+    /// There are no more.
+    End(Box<Summary>),
+}
+
+/// What is known of a run that was read whole.
+#[derive(Debug)]
+pub(super) struct Summary {
+    /// How many rows it has.
+    pub(super) rows: u64,
+    /// How many of those that were looked at in this reading were delivered before.
+    pub(super) deduplicated: usize,
+    /// The newest time.
+    pub(super) high: Option<Timestamp>,
+    pub(super) kept: Kept,
+    /// Whether the overlap had to shrink.
+    pub(super) shrunk: bool,
+    /// How many rows have no time that was understood.
+    pub(super) undated: u64,
+    /// What identifies its columns; nothing where it has no rows.
+    pub(super) columns: Fingerprints,
+    /// The oldest time.
+    pub(super) oldest: Option<Timestamp>,
+}
+
+/// What a reader has to know.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    pub(super) run: Run,
+    /// So many of its rows are behind the cursor.
+    pub(super) rows: u64,
+    pub(super) progress: Progress,
+    pub(super) overlap: Duration,
+    pub(super) time_column: String,
+}
+
+/// A run that is being read.
+#[derive(Debug)]
+pub(super) struct Reading {
+    run: String,
+    /// How many rows of the run are behind the parts that were given.
+    rows: u64,
+    parts: mpsc::Receiver<Result<Part, Unread>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Reading {
+    /// Begins to read.
+    pub(super) fn begin(api: Arc<Api>, plan: Plan) -> Self {
+        let (give, parts) = mpsc::channel(1);
+        let (run, rows) = (plan.run.id.clone(), plan.rows);
+        let task = AbortOnDropHandle::new(tokio::spawn(async move {
+            if let Err(error) = read(&api, plan, give.clone()).await {
+                // Whoever is gone needs no error.
+                let _ = give.send(Err(error)).await;
+            }
+        }));
+        Self { run, rows, parts, _task: task }
+    }
+
+    /// Whether the next part is the one behind so many `rows` of `run`.
+    pub(super) fn is_at(&self, run: &Run, rows: u64) -> bool {
+        self.run == run.id && self.rows == rows
+    }
+
+    /// The next part. The call may be dropped at any time.
+    pub(super) async fn next(&mut self) -> Result<Part, Unread> {
+        let part = self.parts.recv().await.unwrap_or(Err(Error::Interrupted.into()))?;
+        if let Part::Rows { rows, .. } = &part {
+            self.rows = *rows;
+        }
+        Ok(part)
+    }
+}
+
+type Give = mpsc::Sender<Result<Part, Unread>>;
+
+async fn read(api: &Api, plan: Plan, give: Give) -> Result<(), Unread> {
+    let spools = api.download(&plan.run).await?;
+    let work = tokio::task::spawn_blocking(move || {
+        let Some((fresh, summary)) = survey(&spools, &plan, &|| give.is_closed())? else { return Ok(()) };
+        if deliver(&spools, &plan, &fresh, &give)?.is_continue() {
+            let _ = give.blocking_send(Ok(Part::End(Box::new(summary))));
+        }
+        Ok(())
+    });
+    task::outcome(work.await).unwrap_or_else(|_| Err(Error::Interrupted.into()))
+}
+
+/// Which rows of a run are to be delivered: a bit each.
+#[derive(Debug, Default)]
+struct Fresh {
+    bits: Vec<u64>,
+    count: u64,
+}
+
+impl Fresh {
+    fn push(&mut self, row: u64, is_fresh: bool) {
+        if row.is_multiple_of(64) {
+            self.bits.push(0);
+        }
+        if let Some(last) = self.bits.last_mut() {
+            *last |= u64::from(is_fresh) << (row % 64);
+        }
+        self.count += u64::from(is_fresh);
+    }
+
+    fn holds(&self, row: u64) -> bool {
+        let word = usize::try_from(row / 64).ok().and_then(|at| self.bits.get(at));
+        word.is_some_and(|word| word >> (row % 64) & 1 == 1)
+    }
+}
+
+/// Looks through all rows: which are new, and what is to be remembered. Nothing, if nobody wants to know any more.
+fn survey(spools: &[Spool], plan: &Plan, is_unwanted: &dyn Fn() -> bool) -> Result<Option<(Fresh, Summary)>, Unread> {
+    let Progress { kept, high, .. } = &plan.progress;
+    let mut expected = kept.counts();
+    let mut keeping = Keeping::new(plan.overlap, plan.run.began, *high);
+    let (mut fresh, mut rows) = (Fresh::default(), 0_u64);
+    let (mut undated, mut dateless): (Vec<Fingerprint>, u64) = (Vec::new(), 0);
+    let (mut first, mut misread, mut oldest) = (None, None, None::<Timestamp>);
+    let mut has_column = false;
+    let mut behind = 0_u64;
+    let mut take = |raw: &[u8]| {
+        if rows.is_multiple_of(LOOK_UP) && is_unwanted() {
+            return ControlFlow::Break(());
+        }
+        first.get_or_insert_with(|| Bytes::copy_from_slice(raw));
+        let time = row::time(raw, &plan.time_column);
+        has_column |= time != Time::NoColumn;
+        let is_fresh = match time.read() {
+            Some(time) if time <= kept.since => false,
+            dated => {
+                let print = Fingerprint::of_record(raw);
+                match dated {
+                    Some(time) => keeping.push(time, print),
+                    None if undated.len() < MOST_UNDATED => undated.push(print),
+                    None => {}
+                }
+                !met(&mut expected, print)
+            }
+        };
+        match time {
+            Time::At(time) => oldest = Some(oldest.map_or(time, |oldest| oldest.min(time))),
+            Time::NotRead(text) => {
+                dateless += 1;
+                misread.get_or_insert(text);
+            }
+            Time::NoColumn => dateless += 1,
+        }
+        behind += u64::from(is_fresh && rows < plan.rows);
+        fresh.push(rows, is_fresh);
+        rows += 1;
+        ControlFlow::Continue(())
+    };
+    for spool in spools {
+        if spool.each_row(&mut take)?.is_break() {
+            return Ok(None);
+        }
+    }
+    if let Some(first) = &first {
+        let heading = plan.time_column.clone();
+        if !has_column {
+            let columns = excerpt(&row::headings(first).join(", "));
+            return Err(Content::NoTimeColumn { heading, columns }.into());
+        }
+        if let (None, Some(text)) = (oldest, misread) {
+            return Err(Content::NoTime { heading, found: excerpt(&text) }.into());
+        }
+    }
+    if rows < plan.rows {
+        return Err(Content::Shorter { before: plan.rows, now: rows }.into());
+    }
+    let high = keeping.newest();
+    let (kept, shrunk) = keeping.finish(kept, expected, &undated);
+    let columns = first.map(|first| row::columns_of(&first)).into_iter().collect();
+    let old = rows - plan.rows - (fresh.count - behind);
+    let summary = Summary {
+        rows,
+        deduplicated: usize::try_from(old).unwrap_or(usize::MAX),
+        high,
+        kept,
+        shrunk,
+        undated: dateless,
+        columns,
+        oldest,
+    };
+    fresh.count -= behind;
+    Ok(Some((fresh, summary)))
+}
+
+/// Whether one more of this hash is expected: a row that was delivered before.
+fn met(expected: &mut HashMap<Fingerprint, u32>, print: Fingerprint) -> bool {
+    match expected.get_mut(&print) {
+        Some(count) if *count > 0 => {
+            *count -= 1;
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Gives the new rows behind the cursor, page by page.
+fn deliver(spools: &[Spool], plan: &Plan, fresh: &Fresh, give: &Give) -> Result<ControlFlow<()>, Unread> {
+    let mut page = Page::default();
+    let (mut rows, mut left) = (0_u64, fresh.count);
+    let mut is_unwanted = false;
+    let mut take = |raw: &[u8]| {
+        if left == 0 {
+            return ControlFlow::Break(());
+        }
+        let is_wanted = rows >= plan.rows && fresh.holds(rows);
+        rows += 1;
+        if is_wanted {
+            left -= 1;
+            page.push(raw);
+            if page.is_full() || left == 0 {
+                let events = std::mem::take(&mut page).events(&plan.time_column);
+                is_unwanted = give.blocking_send(Ok(Part::Rows { events, rows })).is_err();
+            }
+        } else if rows.is_multiple_of(LOOK_UP) {
+            is_unwanted = give.is_closed();
+        }
+        if is_unwanted { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    for spool in spools {
+        if spool.each_row(&mut take)?.is_break() {
+            break;
+        }
+    }
+    Ok(if is_unwanted { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+}
+
+/// Rows that become events, in one piece of memory.
+#[derive(Debug, Default)]
+struct Page {
+    bytes: BytesMut,
+    ends: Vec<usize>,
+}
+
+impl Page {
+    fn push(&mut self, raw: &[u8]) {
+        self.bytes.extend_from_slice(raw);
+        self.ends.push(self.bytes.len());
+    }
+
+    fn is_full(&self) -> bool {
+        self.ends.len() >= PAGE_ROWS || self.bytes.len() >= PAGE_BYTES
+    }
+
+    fn events(self, time_column: &str) -> Vec<Event> {
+        let bytes = self.bytes.freeze();
+        let mut start = 0;
+        let event = |end| {
+            let raw = bytes.slice(start..end);
+            start = end;
+            row::event(raw, time_column)
+        };
+        self.ends.into_iter().map(event).collect()
+    }
+}
+
+/// The columns of a run, from its first row; none where it has no row. The column with the time must be among them.
+pub(super) async fn columns(api: &Api, run: &Run, time_column: &str) -> Result<Option<Excerpt>, Unread> {
+    let spools = api.download(run).await?;
+    let heading = time_column.to_owned();
+    let work = tokio::task::spawn_blocking(move || {
+        let mut first = None;
+        let mut take = |raw: &[u8]| {
+            first = Some(Bytes::copy_from_slice(raw));
+            ControlFlow::Break(())
+        };
+        for spool in &spools {
+            if spool.each_row(&mut take)?.is_break() {
+                break;
+            }
+        }
+        let Some(first) = first else { return Ok(None) };
+        let columns = excerpt(&row::headings(&first).join(", "));
+        match row::time(&first, &heading) {
+            Time::NoColumn => Err(Content::NoTimeColumn { heading, columns }.into()),
+            Time::NotRead(text) => Err(Content::NoTime { heading, found: excerpt(&text) }.into()),
+            Time::At(_) => Ok(Some(columns)),
+        }
+    });
+    task::outcome(work.await).unwrap_or_else(|_| Err(Error::Interrupted.into()))
+}
+
+/// Text of a report, made fit for a log.
+fn excerpt(text: &str) -> Excerpt {
+    Excerpt::of(text.as_bytes(), &Redaction::none())
+}

@@ -1,0 +1,143 @@
+//! A JSON array of rows, read as a stream: one row at a time is in memory, and nothing that is written can make it more.
+
+use std::cell::Cell;
+use std::fmt;
+use std::io::{self, BufRead, Read};
+use std::ops::ControlFlow;
+
+use serde::de::{Deserializer as _, Error as _, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// Largest row, with the blanks before it, in bytes.
+pub(super) const LARGEST_ROW: u64 = 1024 * 1024;
+
+/// Most rows of a file: twice what the API puts into one.
+pub(super) const MOST_ROWS: u64 = 2_000_000;
+
+/// Calls `take` with each row of `input`, byte for byte, until it breaks off. The error says what is wrong with the input.
+pub(super) fn each_row(
+    mut input: impl BufRead,
+    take: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, serde_json::Error> {
+    if input.fill_buf().map_err(serde_json::Error::io)?.starts_with("\u{feff}".as_bytes()) {
+        input.consume("\u{feff}".len());
+    }
+    let left = Cell::new(LARGEST_ROW);
+    let mut json = serde_json::Deserializer::from_reader(Metered { input, left: &left });
+    let mut broken_off = false;
+    let rows = Rows { left: &left, take, broken_off: &mut broken_off };
+    match json.deserialize_seq(rows) {
+        Err(_) if broken_off => return Ok(ControlFlow::Break(())),
+        read => read?,
+    }
+    json.end()?;
+    Ok(ControlFlow::Continue(()))
+}
+
+/// A reader that gives no more than so many bytes before the next row ends.
+struct Metered<'c, R> {
+    input: R,
+    left: &'c Cell<u64>,
+}
+
+impl<R: Read> Read for Metered<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.left.get();
+        if left == 0 {
+            return Err(io::Error::other(format!(
+                "a row, or what stands between rows, has more than {LARGEST_ROW} bytes"
+            )));
+        }
+        let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let read = self.input.read(&mut buffer[..most])?;
+        self.left.set(left - read as u64);
+        Ok(read)
+    }
+}
+
+struct Rows<'a> {
+    left: &'a Cell<u64>,
+    take: &'a mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    broken_off: &'a mut bool,
+}
+
+impl<'de> Visitor<'de> for Rows<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of rows")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<(), A::Error> {
+        let mut rows = 0_u64;
+        while let Some(row) = array.next_element::<Box<RawValue>>()? {
+            rows += 1;
+            if rows > MOST_ROWS {
+                return Err(A::Error::custom(format_args!("more than {MOST_ROWS} rows")));
+            }
+            self.left.set(LARGEST_ROW);
+            if (self.take)(row.get().as_bytes()).is_break() {
+                *self.broken_off = true;
+                return Err(A::Error::custom("broken off"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(text: &[u8]) -> Result<Vec<String>, String> {
+        let mut rows = Vec::new();
+        let mut take = |row: &[u8]| {
+            rows.push(String::from_utf8(row.to_vec()).unwrap());
+            ControlFlow::Continue(())
+        };
+        let _ = each_row(text, &mut take).map_err(|error| error.to_string())?;
+        Ok(rows)
+    }
+
+    #[test]
+    fn rows_are_given_byte_for_byte() {
+        let text = "\u{feff} [ {\"a\" : 1.50,\n \"é\":\"\\u00e9\\ud800\"} , 17,null]\n";
+        assert_eq!(rows(text.as_bytes()).unwrap(), ["{\"a\" : 1.50,\n \"é\":\"\\u00e9\\ud800\"}", "17", "null"]);
+        assert_eq!(rows(b"[]").unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_no_array_of_rows_is_an_error() {
+        for text in ["", "{}", "null", "[{}", "[{}]x", "<html>", "[{\"a\":\"\n\"}]", "[{},]"] {
+            assert!(rows(text.as_bytes()).is_err(), "{text:?}");
+        }
+        assert!(rows(b"[\"\xff\"]").is_err());
+    }
+
+    #[test]
+    fn a_row_or_a_gap_without_end_is_an_error_before_it_is_in_memory() {
+        let endless = |start: &'static str, filler: u8| io::BufReader::new(start.as_bytes().chain(io::repeat(filler)));
+        for (start, filler) in [("[\"", b'x'), ("[", b' '), ("[{},{\"a\":1,", b'\n')] {
+            let error = each_row(endless(start, filler), &mut |_| ControlFlow::Continue(())).unwrap_err();
+            assert!(error.to_string().contains("1048576 bytes"), "{error}");
+        }
+    }
+
+    #[test]
+    fn rows_without_end_are_an_error() {
+        let text = [b"[0".to_vec(), b",0".repeat(usize::try_from(MOST_ROWS).unwrap()), b"]".to_vec()].concat();
+        let error = each_row(&text[..], &mut |_| ControlFlow::Continue(())).unwrap_err();
+        assert!(error.to_string().contains("more than 2000000 rows"), "{error}");
+    }
+
+    #[test]
+    fn whoever_has_seen_enough_breaks_off() {
+        let mut seen = 0;
+        let mut take = |_: &[u8]| {
+            seen += 1;
+            if seen == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        assert_eq!(each_row(&b"[1,2,3,oops"[..], &mut take).unwrap(), ControlFlow::Break(()));
+        assert_eq!(seen, 2);
+    }
+}
