@@ -196,12 +196,17 @@ fn a_resume_that_takes_longer_than_the_lease_keeps_it() {
 
 #[test]
 fn nothing_waits_for_a_source_that_is_not_informed_of_what_is_stored() {
-    for confirmations in [Confirmations::Fail, Confirmations::Hang] {
-        // Twenty pages are gathered of five reports, which take a minute each. Then a sync follows each thirty seconds.
-        let instance = InstancePlan { runs: &[0], starts: 0, lasts: 900, end: End::Stop, latency: 300 };
-        let (instances, report) = (vec![instance], Some(60));
-        let plan = Plan { events: 200, instances, report, confirmations, gathers: 1000, ..Plan::quiet() };
-        let summary = instance::run(&plan).unwrap();
+    // Twenty pages of five reports are gathered. Then a sync follows each thirty seconds.
+    let instance = InstancePlan { runs: &[0], starts: 0, lasts: 900, end: End::Stop, latency: 300 };
+    let plan = Plan { events: 200, instances: vec![instance], gathers: 1000, ..Plan::quiet() };
+    // The last one is under way at the end of the first sync, when the flush is due.
+    for (confirmations, report) in [
+        (Confirmations::Fail, 60),
+        (Confirmations::Late(3600), 60),
+        (Confirmations::Late(9), 60),
+        (Confirmations::Late(9), 2),
+    ] {
+        let summary = instance::run(&Plan { confirmations, report: Some(report), ..plan.clone() }).unwrap();
         assert!(summary.gathered_for <= GATHERED_FOR + Duration::from_secs(1), "{confirmations:?}: {summary:?}");
         assert!(summary.stopped_in <= Duration::from_secs(1), "{confirmations:?}: {summary:?}");
         assert!(summary.reads >= 25 + 18, "{confirmations:?}: {summary:?}");
