@@ -101,12 +101,13 @@ fn an_instance_cut_off_from_the_store_is_followed() {
 }
 
 #[test]
-fn an_instance_that_stood_still_forgets_what_it_was_about_to_write() {
+fn an_instance_that_stood_still_forgets_what_it_gathered_and_was_about_to_write() {
     // It stands still in the midst of its pages, is followed, and becomes active again in the midst of the other's.
     let first = InstancePlan { runs: &[0], starts: 0, lasts: 40, end: End::StandsStill(60_000), latency: 100 };
     let second = InstancePlan { starts: 1, lasts: 110, end: End::Crash, ..first };
-    for pace in [0, 2900] {
-        instance::run(&Plan { instances: vec![first, second], pace, events: 30_000, ..Plan::quiet() }).unwrap();
+    for (pace, gathers) in [(0, 0), (2900, 0), (0, 55)] {
+        let instances = vec![first, second];
+        instance::run(&Plan { instances, pace, gathers, events: 30_000, ..Plan::quiet() }).unwrap();
     }
 }
 
