@@ -312,15 +312,15 @@ impl Engine {
                 continue;
             };
             let mut confirming = self.source.committed(&cursor);
-            let confirmed = match timeout(LONGEST_CONFIRMATION, &mut confirming).await {
-                Ok(confirmed) => confirmed,
-                Err(_) => {
-                    self.not_confirmed();
-                    tracing::warn!(
-                        "the source takes long to be informed of what is delivered; nothing waits for that any more"
-                    );
-                    confirming.await
-                }
+            let answered = timeout(LONGEST_CONFIRMATION, &mut confirming).await;
+            let confirmed = if let Ok(confirmed) = answered {
+                confirmed
+            } else {
+                self.not_confirmed();
+                tracing::warn!(
+                    "the source takes long to be informed of what is delivered; nothing waits for that any more"
+                );
+                confirming.await
             };
             let Err(cause) = confirmed else {
                 failures = 0;

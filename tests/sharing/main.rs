@@ -101,12 +101,13 @@ fn an_instance_cut_off_from_the_store_is_followed() {
 }
 
 #[test]
-fn an_instance_that_stood_still_forgets_what_it_was_about_to_write() {
+fn an_instance_that_stood_still_forgets_what_it_gathered_and_was_about_to_write() {
     // It stands still in the midst of its pages, is followed, and becomes active again in the midst of the other's.
     let first = InstancePlan { runs: &[0], starts: 0, lasts: 40, end: End::StandsStill(60_000), latency: 100 };
     let second = InstancePlan { starts: 1, lasts: 110, end: End::Crash, ..first };
-    for pace in [0, 2900] {
-        instance::run(&Plan { instances: vec![first, second], pace, events: 30_000, ..Plan::quiet() }).unwrap();
+    for (pace, gathers) in [(0, 0), (2900, 0), (0, 55)] {
+        let instances = vec![first, second];
+        instance::run(&Plan { instances, pace, gathers, events: 30_000, ..Plan::quiet() }).unwrap();
     }
 }
 
@@ -196,12 +197,17 @@ fn a_resume_that_takes_longer_than_the_lease_keeps_it() {
 
 #[test]
 fn nothing_waits_for_a_source_that_is_not_informed_of_what_is_stored() {
-    for confirmations in [Confirmations::Fail, Confirmations::Hang] {
-        // Twenty pages are gathered of five reports, which take a minute each. Then a sync follows each thirty seconds.
-        let instance = InstancePlan { runs: &[0], starts: 0, lasts: 900, end: End::Stop, latency: 300 };
-        let (instances, report) = (vec![instance], Some(60));
-        let plan = Plan { events: 200, instances, report, confirmations, gathers: 1000, ..Plan::quiet() };
-        let summary = instance::run(&plan).unwrap();
+    // Twenty pages of five reports are gathered. Then a sync follows each thirty seconds.
+    let instance = InstancePlan { runs: &[0], starts: 0, lasts: 900, end: End::Stop, latency: 300 };
+    let plan = Plan { events: 200, instances: vec![instance], gathers: 1000, ..Plan::quiet() };
+    // The last one is under way at the end of the first sync, when the flush is due.
+    for (confirmations, report) in [
+        (Confirmations::Fail, 60),
+        (Confirmations::Late(3600), 60),
+        (Confirmations::Late(9), 60),
+        (Confirmations::Late(9), 2),
+    ] {
+        let summary = instance::run(&Plan { confirmations, report: Some(report), ..plan.clone() }).unwrap();
         assert!(summary.gathered_for <= GATHERED_FOR + Duration::from_secs(1), "{confirmations:?}: {summary:?}");
         assert!(summary.stopped_in <= Duration::from_secs(1), "{confirmations:?}: {summary:?}");
         assert!(summary.reads >= 25 + 18, "{confirmations:?}: {summary:?}");

@@ -59,8 +59,8 @@ impl Plan {
 pub(crate) enum Confirmations {
     Succeed,
     Fail,
-    /// After an hour.
-    Hang,
+    /// After so many seconds.
+    Late(u16),
 }
 
 /// The life of one instance; times in seconds.
@@ -134,7 +134,7 @@ pub(crate) fn plans() -> impl Strategy<Value = Plan> {
     let confirmations = prop_oneof![
         4 => Just(Confirmations::Succeed),
         1 => Just(Confirmations::Fail),
-        1 => Just(Confirmations::Hang),
+        1 => (1..4000_u16).prop_map(Confirmations::Late),
     ];
     (
         any::<u64>(),

@@ -92,7 +92,7 @@ impl Source for Rows {
             Confirmations::Fail => {
                 return Err(Failure::new(Class::Retryable { after: None }, "the model confirms nothing"));
             }
-            Confirmations::Hang => sleep(Duration::from_hours(1)).await,
+            Confirmations::Late(seconds) => sleep(Duration::from_secs(seconds.into())).await,
         }
         self.world.confirmed(cursor);
         Ok(())

@@ -141,7 +141,11 @@ impl Delivery for SinkDelivery {
         let events = self.shipment.events.len();
         self.to.world.begins(self.to.instance, &self.shipment.events);
         if !std::mem::replace(&mut self.is_gathered, true) {
-            self.to.gathered().take(self.shipment.clone());
+            let mut gathered = self.to.gathered();
+            if let Some((_, to)) = &gathered.ends {
+                self.to.world.gathers(self.to.instance, to, &self.shipment.from);
+            }
+            gathered.take(self.shipment.clone());
         }
         let mut acknowledged = Acknowledged::default();
         if self.to.gathered().events() >= self.to.world.plan.gathers {

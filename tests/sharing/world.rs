@@ -322,6 +322,19 @@ impl World {
         }
     }
 
+    /// Whether no event lies between two cursors. A report may: the sink learns of no page without events.
+    fn is_same(&self, one: &Cursor, other: &Cursor) -> bool {
+        let [one, other]: [Numbers; 2] = [one, other].map(|cursor| cursor.decode().unwrap());
+        self.rows.keys().all(|row| one[row] == other[row])
+    }
+
+    /// An instance gathers a page that begins at `from`, after what ends at `to`.
+    pub(crate) fn gathers(&self, instance: usize, to: &Cursor, from: &Cursor) {
+        if !self.is_same(to, from) {
+            self.violated(format!("instance {instance} gathered what begins at {from} after what ends at {to}"));
+        }
+    }
+
     /// An object arrived, and is durable.
     pub(crate) fn accepts(&self, object: &Gathered) {
         let mut oracle = self.oracle();
@@ -349,13 +362,7 @@ impl World {
         let mut oracle = self.oracle();
         let (first, last) = (oracle.objects.get(known).cloned(), oracle.objects.last().cloned());
         let Some(((from, _), (_, to))) = first.zip(last) else { return (known, None) };
-        // A report may have been made in between: the sink learns of no page without events.
-        let rows = |cursor: &Cursor| {
-            let mut read_to: Numbers = cursor.decode().unwrap();
-            read_to.remove(&self.reports());
-            read_to
-        };
-        if rows(&from) != rows(cursor) {
+        if !self.is_same(&from, cursor) {
             oracle.violated(format!("object {known} begins at {from}, and the cursor with its mark is {cursor}"));
         }
         (oracle.objects.len(), Some(to))

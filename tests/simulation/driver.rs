@@ -158,8 +158,8 @@ async fn recover(world: &Arc<World>, number: usize) {
     let life = Arc::new(Life::new(number, None));
     begin(world);
     let end = world.now() - SignedDuration::from_secs(i64::from(world.knobs.delay) + 1);
-    // A refused page token is requested again for some seconds.
-    let budget = Duration::from_secs(world.knobs.budget.max(60).into());
+    // A refused page token is requested again for some seconds, and a range without its known records for two minutes.
+    let budget = Duration::from_secs(world.knobs.budget.max(300).into());
     let engine = engine(world, &life, Mode::Once, budget, &Clock::starting_at(world.now()), 0);
     let ending = tokio::select! {
         biased;
