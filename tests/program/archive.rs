@@ -275,6 +275,29 @@ async fn a_state_that_knows_nothing_of_the_archive_is_refused() {
 }
 
 #[tokio::test]
+async fn two_archives_that_begin_at_the_same_time_under_one_prefix_are_told_apart() {
+    let archive = Archive::usual().await.forever();
+    let other = Archive::usual().await.with("ARCHIVE_S3_BUCKET", &archive.bucket.name);
+    let mut first = archive.stage.setup.start(&[]);
+    first.says("synced").await;
+    // Its mark is stored, and it has no manifest yet.
+    other.stage.push(5, 1500, 60);
+    other.stage.run_to(0).await;
+    archive.stage.push(5, 300, 60);
+    first.says("delivered=5").await;
+    first.signal("TERM").await;
+    let ended = first.ended().await;
+    assert_eq!(ended.code(), Some(74), "{}", ended.stderr);
+    let before = archive.bucket.keys("").await;
+    let ended = archive.stage.run_to(78).await;
+    assert!(ended.stderr.contains("the state knows nothing of the archive that begins with s3://"), "{}", ended.stderr);
+    assert_eq!(archive.bucket.keys("").await, before);
+    let ended = archive.stage.setup.run(&["verify"]).await;
+    assert_eq!(ended.code(), Some(65), "{}", ended.everything());
+    assert!(ended.stdout.contains("it belongs to another archive"), "{}", ended.stdout);
+}
+
+#[tokio::test]
 async fn a_newest_manifest_that_is_not_as_stored_stops_the_pipeline() {
     let archive = Archive::usual().await;
     archive.stage.push(25, 1500, 60);
