@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::daemon::Ended;
 use crate::stage::{Stage, ago, stop};
-use crate::support::{Bucket, Gate, IntakeOptions, Moto, Record, ScmOptions};
+use crate::support::{Bucket, Gate, Held, IntakeOptions, Moto, Record, ScmOptions};
 
 pub static MOTO: LazyLock<Moto> = LazyLock::new(Moto::start);
 
@@ -272,6 +272,19 @@ async fn a_state_that_knows_nothing_of_the_archive_is_refused() {
     assert!(ended.stderr.contains("the state knows nothing of the archive that begins with s3://"), "{}", ended.stderr);
     assert!(ended.stderr.contains("ARCHIVE_S3_PREFIX"), "{}", ended.stderr);
     assert_eq!(archive.bucket.keys("").await, before);
+}
+
+#[tokio::test]
+async fn a_store_that_ignores_conditions_is_refused() {
+    let archive = Archive::usual().await;
+    archive.run_with(5, 1500, 60).await;
+    archive.gate.hold_so_many(usize::MAX, Held::Unconditional, Method::PUT, "");
+    let ended = archive.stage.run_to(78).await;
+    assert!(ended.stderr.contains("the store ignores If-None-Match"), "{}", ended.stderr);
+    let ended = archive.stage.setup.run(&["check"]).await;
+    assert_eq!(ended.code(), Some(78), "{}", ended.everything());
+    assert!(ended.stdout.contains("the store ignores If-None-Match"), "{}", ended.stdout);
+    archive.assert_proven().await;
 }
 
 #[tokio::test]
