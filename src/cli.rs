@@ -45,7 +45,9 @@ struct Arguments {
 enum Command {
     /// Copy events: for ever, or once with `--once` or `AUDITSYNC_SYNC_LOOP=false`.
     Run(RunArguments),
-    /// Try every part once, deliver only a test entry, and print what works and what to do about the rest.
+    /// Try every part once, and print what works and what to do about the rest.
+    ///
+    /// It delivers a test entry and nothing else.
     Check {
         #[command(flatten)]
         only: Only,

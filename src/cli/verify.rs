@@ -51,7 +51,7 @@ async fn verify_one(config: &ArchiveConfig) -> Result<Exit, Error> {
     };
     let proven = proof.proven;
     if let Some(flaw) = proof.flaw {
-        print(&format!("NOT PROVEN {location}: {flaw}; before that, {proven} are proven"));
+        print(&format!("NOT PROVEN {location}: {flaw}; before that, {proven} are in order"));
         return Ok(Exit::Unproven);
     }
     if stored.clone().flatten() == proof.mark {

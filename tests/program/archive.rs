@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::daemon::Ended;
 use crate::stage::{Stage, ago, stop};
-use crate::support::{Bucket, Gate, IntakeOptions, Moto, Record, ScmOptions};
+use crate::support::{Bucket, Gate, Held, IntakeOptions, Moto, Record, ScmOptions};
 
 pub static MOTO: LazyLock<Moto> = LazyLock::new(Moto::start);
 
@@ -272,6 +272,42 @@ async fn a_state_that_knows_nothing_of_the_archive_is_refused() {
     assert!(ended.stderr.contains("the state knows nothing of the archive that begins with s3://"), "{}", ended.stderr);
     assert!(ended.stderr.contains("ARCHIVE_S3_PREFIX"), "{}", ended.stderr);
     assert_eq!(archive.bucket.keys("").await, before);
+}
+
+#[tokio::test]
+async fn a_store_that_ignores_conditions_is_refused() {
+    let archive = Archive::usual().await;
+    archive.run_with(5, 1500, 60).await;
+    archive.gate.hold_so_many(usize::MAX, Held::Unconditional, Method::PUT, "");
+    let ended = archive.stage.run_to(78).await;
+    assert!(ended.stderr.contains("the store ignores If-None-Match"), "{}", ended.stderr);
+    let ended = archive.stage.setup.run(&["check"]).await;
+    assert_eq!(ended.code(), Some(78), "{}", ended.everything());
+    assert!(ended.stdout.contains("the store ignores If-None-Match"), "{}", ended.stdout);
+    archive.assert_proven().await;
+}
+
+#[tokio::test]
+async fn two_archives_that_begin_at_the_same_time_under_one_prefix_are_told_apart() {
+    let archive = Archive::usual().await.forever();
+    let other = Archive::usual().await.with("ARCHIVE_S3_BUCKET", &archive.bucket.name);
+    let mut first = archive.stage.setup.start(&[]);
+    first.says("synced").await;
+    // Its mark is stored, and it has no manifest yet.
+    other.stage.push(5, 1500, 60);
+    other.stage.run_to(0).await;
+    archive.stage.push(5, 300, 60);
+    first.says("delivered=5").await;
+    first.signal("TERM").await;
+    let ended = first.ended().await;
+    assert_eq!(ended.code(), Some(74), "{}", ended.stderr);
+    let before = archive.bucket.keys("").await;
+    let ended = archive.stage.run_to(78).await;
+    assert!(ended.stderr.contains("the state knows nothing of the archive that begins with s3://"), "{}", ended.stderr);
+    assert_eq!(archive.bucket.keys("").await, before);
+    let ended = archive.stage.setup.run(&["verify"]).await;
+    assert_eq!(ended.code(), Some(65), "{}", ended.everything());
+    assert!(ended.stdout.contains("it belongs to another archive"), "{}", ended.stdout);
 }
 
 #[tokio::test]

@@ -27,6 +27,8 @@ pub enum Held {
     LostAnswer,
     /// The server does not get it: the answer has this status.
     Failed(u16),
+    /// The server gets it without its condition, as if it did not know such.
+    Unconditional,
 }
 
 #[derive(Debug, Clone)]
@@ -189,6 +191,9 @@ impl Shared {
         let mut headers = parts.headers;
         for name in [header::HOST, header::EXPECT, header::CONNECTION] {
             headers.remove(name);
+        }
+        if held == Some(Held::Unconditional) {
+            headers.remove(header::IF_NONE_MATCH);
         }
         let url = format!("{}{address}", self.server);
         let sent = self.client.request(parts.method, url).headers(headers).body(body).send().await;

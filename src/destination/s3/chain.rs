@@ -61,6 +61,7 @@ impl Chain {
         Manifest {
             version: VERSION,
             pipeline: pipeline.clone(),
+            archive: self.end.archive.clone(),
             number: self.end.manifests,
             object: layout.behind_prefix(&key).to_owned(),
             bytes,
@@ -91,7 +92,7 @@ impl Chain {
     }
 
     fn add_end(&mut self, manifest: &Manifest, digest: Sha256) {
-        self.end = End { manifests: manifest.number.saturating_add(1), newest: Some(digest) };
+        self.end = End::behind(manifest, digest);
         self.to = manifest.to.clone();
     }
 }
@@ -101,9 +102,14 @@ impl Archiver {
     async fn new_archive(&self) -> Result<End, Error> {
         let first = self.layout.manifest(0);
         if self.bucket.get(&first).await?.is_none() {
-            return Ok(End::default());
+            return Ok(End::of_new_archive());
         }
-        Err(Error::Unknown { location: self.bucket.location(&first), variable: variables::PREFIX.spec.name })
+        Err(self.unknown())
+    }
+
+    fn unknown(&self) -> Error {
+        let location = self.bucket.location(&self.layout.manifest(0));
+        Error::Unknown { location, variable: variables::PREFIX.spec.name }
     }
 
     /// Makes sure that the newest manifest is the one that the state names, and gives the cursor behind it. Makes sure, too, that the store
@@ -131,6 +137,9 @@ impl Archiver {
         let key = self.layout.manifest(end.manifests);
         let Some(bytes) = self.bucket.get(&key).await? else { return Ok(None) };
         let manifest = self.decode(&key, &bytes)?;
+        if manifest.archive != end.archive {
+            return Err(self.unknown());
+        }
         if manifest.previous != end.newest || manifest.number != end.manifests {
             let key = self.layout.manifest(end.manifests.saturating_sub(1));
             let what = "the manifest behind it follows another one";

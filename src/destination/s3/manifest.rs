@@ -17,7 +17,8 @@ pub(super) const VERSION: u32 = 1;
 pub(super) struct Manifest {
     pub(super) version: u32,
     pub(super) pipeline: PipelineName,
-    /// Its place in the chain, counted from 0.
+    pub(super) archive: ArchiveId,
+    /// Its number in the chain, counted from 0.
     pub(super) number: u64,
     /// The key of the object behind the archive's prefix, so that an archive may be copied elsewhere.
     pub(super) object: String,
@@ -59,9 +60,22 @@ impl Manifest {
     }
 }
 
+/// Tells an archive from another one under the same keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct ArchiveId(String);
+
+impl ArchiveId {
+    /// The identifier of a new archive.
+    pub(super) fn random() -> Self {
+        Self(format!("{:016x}", fastrand::u64(..)))
+    }
+}
+
 /// What the state holds beside the cursor: the end of the chain.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct End {
+    pub(super) archive: ArchiveId,
     /// How many manifests there are.
     pub(super) manifests: u64,
     /// The SHA-256 of the newest.
@@ -69,6 +83,17 @@ pub(super) struct End {
 }
 
 impl End {
+    /// The end of a new archive.
+    pub(super) fn of_new_archive() -> Self {
+        Self { archive: ArchiveId::random(), manifests: 0, newest: None }
+    }
+
+    /// The end behind `manifest`, whose SHA-256 this is.
+    pub(super) fn behind(manifest: &Manifest, digest: Sha256) -> Self {
+        let manifests = manifest.number.saturating_add(1);
+        Self { archive: manifest.archive.clone(), manifests, newest: Some(digest) }
+    }
+
     pub(super) fn of(mark: &Mark) -> Result<Self, Error> {
         let end = Self::deserialize(&mark.0).map_err(Error::Mark)?;
         if (end.manifests == 0) != end.newest.is_none() {
@@ -92,6 +117,7 @@ mod tests {
         let manifest = Manifest {
             version: VERSION,
             pipeline: "sectigo:s3".into(),
+            archive: ArchiveId::random(),
             number: 3,
             object: "2026/03/02/key.json.gz".to_owned(),
             bytes: 120,
@@ -111,10 +137,12 @@ mod tests {
 
     #[test]
     fn a_mark_that_contradicts_itself_is_refused() {
-        for end in [End::default(), End { manifests: 2, newest: Some(Sha256::of(b"2")) }] {
+        let new = End::of_new_archive();
+        for end in [new.clone(), End { manifests: 2, newest: Some(Sha256::of(b"2")), ..new }] {
             assert_eq!(End::of(&end.mark().unwrap()).unwrap(), end);
         }
-        for bad in [serde_json::json!({"manifests": 2, "newest": null}), serde_json::json!({}), serde_json::json!(7)] {
+        let contradiction = serde_json::json!({"archive": "1", "manifests": 2, "newest": null});
+        for bad in [contradiction, serde_json::json!({}), serde_json::json!(7)] {
             assert!(End::of(&Mark(bad)).is_err());
         }
     }

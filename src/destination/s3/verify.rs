@@ -38,16 +38,22 @@ impl From<Error> for Stop {
 /// How far the manifests were followed.
 struct Links {
     stored: Option<End>,
-    end: End,
-    to: Option<Cursor>,
+    /// The newest manifest that was followed, and the cursor behind its object.
+    newest: Option<(End, Cursor)>,
 }
 
 /// What was proven.
 #[derive(Default)]
 struct Total {
-    end: End,
+    end: Option<End>,
     rows: u64,
     bytes: u64,
+}
+
+impl Total {
+    fn manifests(&self) -> u64 {
+        self.end.as_ref().map_or(0, |end| end.manifests)
+    }
 }
 
 #[async_trait]
@@ -60,15 +66,16 @@ impl Archive for S3 {
         let stored = mark.map(End::of).transpose()?;
         let total_stored = stored.as_ref().map(|end| end.manifests);
         let mut total = Total::default();
-        let walked = self.0.walk(stored, &mut total, |done| advance(Advance { done, total: total_stored })).await;
+        let walked =
+            self.0.walk(stored.clone(), &mut total, |done| advance(Advance { done, total: total_stored })).await;
         let flaw = match walked {
             Ok(()) => None,
             Err(Stop::Flaw(flaw)) => Some(flaw),
             Err(Stop::Failed(error)) => return Err(error.into()),
         };
-        let Total { end, rows, bytes } = total;
-        let proven = format!("{} objects, {rows} rows, {}", end.manifests, ByteSize::b(bytes).display().iec());
-        let mark = (end.manifests > 0 || mark.is_some()).then(|| end.mark()).transpose()?;
+        let (manifests, rows, bytes) = (total.manifests(), total.rows, ByteSize::b(total.bytes).display().iec());
+        let proven = format!("{manifests} objects, {rows} rows, {bytes}");
+        let mark = total.end.or(stored).map(|end| end.mark()).transpose()?;
         Ok(Proof { proven, flaw, mark })
     }
 }
@@ -83,7 +90,7 @@ impl Archiver {
         let least = stored.as_ref().map_or(0, |end| end.manifests);
         let read = async |number| (number, self.bucket.get(&self.layout.manifest(number)).await);
         let manifests = stream::iter(0..).map(read).buffered(AT_A_TIME);
-        let links = Links { stored, end: End::default(), to: None };
+        let links = Links { stored, newest: None };
         let linked = manifests.scan(links, |links, (number, bytes)| ready(self.link(links, number, bytes).transpose()));
         let checked = linked.map(async |link| {
             let (manifest, end) = link?;
@@ -93,12 +100,12 @@ impl Archiver {
         let mut checked = pin!(checked.buffered(AT_A_TIME));
         while let Some(next) = checked.next().await {
             let (manifest, end) = next?;
-            total.end = end;
+            total.end = Some(end);
             total.rows += manifest.rows;
             total.bytes += manifest.bytes;
-            advance(total.end.manifests);
+            advance(total.manifests());
         }
-        self.nothing_follows(total.end.manifests, least).await
+        self.nothing_follows(total.manifests(), least).await
     }
 
     /// The manifest `number`, if it is the one that follows; none where there is none.
@@ -119,18 +126,21 @@ impl Archiver {
             let what = format!("was changed: it is manifest {} of {}", manifest.number, manifest.pipeline);
             return flaw(&what);
         }
-        if manifest.previous != links.end.newest {
+        let (newest, to) = links.newest.take().unzip();
+        if manifest.previous != newest.as_ref().and_then(|end| end.newest) {
             return flaw("does not follow the manifest before it: one of the two was changed");
         }
-        if links.to.as_ref().is_some_and(|to| *to != manifest.from) {
+        if to.is_some_and(|to| to != manifest.from) {
             return flaw("does not begin at the cursor where the object before it ends");
         }
-        let end = End { manifests: number.saturating_add(1), newest: Some(Sha256::of(&bytes)) };
+        if newest.as_ref().or(links.stored.as_ref()).is_some_and(|end| end.archive != manifest.archive) {
+            return flaw("was changed: it belongs to another archive");
+        }
+        let end = End::behind(&manifest, Sha256::of(&bytes));
         if links.stored.as_ref().is_some_and(|stored| stored.manifests == end.manifests && *stored != end) {
             return flaw("was changed: it is not the newest manifest that the state names");
         }
-        links.to = Some(manifest.to.clone());
-        links.end = end.clone();
+        links.newest = Some((end.clone(), manifest.to.clone()));
         Ok(Some((manifest, end)))
     }
 
@@ -140,11 +150,10 @@ impl Archiver {
         let flaw = |what: String| Err(Stop::Flaw(format!("{} {what}", self.bucket.location(&key))));
         let Some(compression) = Compression::of_key(&key) else { return flaw("is no object of an archive".to_owned()) };
         let Some(pieces) = self.bucket.stream(&key).await? else { return flaw("is missing".to_owned()) };
-        let seen = match read(pieces, compression, manifest.bytes).await? {
+        let (sha256, rows) = match read(pieces, compression, manifest.bytes).await? {
             Ok(seen) => seen,
             Err(what) => return flaw(format!("was changed: {what}")),
         };
-        let (sha256, rows) = seen;
         if sha256 != manifest.sha256 {
             return flaw(format!("was changed: its SHA-256 is {sha256}, and its manifest has {}", manifest.sha256));
         }
