@@ -12,7 +12,7 @@ const MOST: usize = 96 * 1024;
 const MIB: usize = 1024 * 1024;
 
 /// The most memory that was resident since the start, in KiB.
-fn peak(daemon: &Daemon) -> usize {
+pub fn peak(daemon: &Daemon) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.id())).expect("it runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells the peak");
     line.trim().trim_end_matches(" kB").parse().expect("a number")
