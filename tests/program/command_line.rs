@@ -131,7 +131,7 @@ async fn the_variables_of_one_component_are_listed_by_themselves() {
     );
     let ended = Setup::bare().run(&["variables", "teapot"]).await;
     assert_eq!(ended.code(), Some(64));
-    assert!(ended.stderr.contains("there are sectigo, datadog, "), "{}", ended.stderr);
+    assert!(ended.stderr.contains("there are sectigo, digicert, datadog, "), "{}", ended.stderr);
 }
 
 #[tokio::test]

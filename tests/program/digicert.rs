@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::daemon::{Daemon, Ended, Setup};
+use crate::memory::peak;
 use crate::stage::ago;
 use crate::support::{
     Called, CertCentralOptions, FakeCertCentral, FakeIntake, FakeRun, Fault, Form, IntakeOptions, Outcome, REPORT,
@@ -242,6 +243,50 @@ async fn a_restart_goes_on_waiting_for_the_same_run() {
     daemon.prints(|stdout| stdout.lines().count() == 20).await;
     assert_eq!(reports.read()[0], "run-0-4b1a-9d2e");
     stop(daemon).await;
+}
+
+#[tokio::test]
+async fn a_one_shot_ends_after_a_run_that_began_after_its_own_start() {
+    let reports = Reports::of(CertCentralOptions { looks: 4, ..CertCentralOptions::default() }).await;
+    reports.fake.push(rows(0, 20, 60));
+    let daemon = reports.setup.start(&["run", "--once"]);
+    let has_started = |requests: &[(Called, _)]| requests.iter().any(|(called, _)| *called == Called::Start);
+    reports.fake.wait_until("a start", has_started).await;
+    daemon.signal("KILL").await;
+    daemon.ended().await;
+    let news = rows(20, 25, 1);
+    reports.fake.push(news);
+    assert_eq!(sorted(reports.printed().await), sorted(reports.fake.rows()));
+    assert_eq!(reports.read().last().unwrap(), "run-1-4b1a-9d2e");
+    assert_eq!(reports.fake.starts(), 2);
+}
+
+#[tokio::test]
+async fn more_rows_than_the_state_holds_shorten_the_overlap_with_a_warning() {
+    let reports = Reports::usual().await;
+    reports.fake.push(rows(0, 18_000, 60));
+    let ended = reports.run_to(0).await;
+    assert_eq!(lines(&ended), reports.fake.rows());
+    assert!(ended.stderr.contains("than the state can hold"), "{}", ended.stderr);
+    assert!(reports.state().to_string().len() < 256 * 1024);
+    let news = rows(18_000, 18_010, 1);
+    reports.fake.push(news.clone());
+    assert_eq!(reports.printed().await, news);
+}
+
+#[tokio::test]
+async fn a_run_larger_than_the_memory_passes_through_it() {
+    // The debug build would take minutes to deliver all of it.
+    let reports = Reports::usual().await.with("DIGICERT_AUDIT_START", ago(500).to_string());
+    let reports = reports.with("AUDITSYNC_SYNC_LOOP", "true").with("DIGICERT_AUDIT_SYNC_INTERVAL", "10m");
+    let text = format!("\"Message\":\"{}", "x".repeat(3000));
+    reports.fake.push(rows(0, 24_000, 600).iter().map(|row| row.replace("\"Message\":\"", &text)));
+    reports.fake.push(rows(24_000, 24_010, 60));
+    let mut daemon = reports.setup.start(&[]);
+    daemon.prints(|stdout| stdout.lines().count() == 10).await;
+    let peak = peak(&daemon);
+    stop(daemon).await;
+    assert!(peak < 64 * 1024, "{peak} KiB, of a run of {} KiB", 24_000 * 3400 / 1024);
 }
 
 #[tokio::test]
