@@ -331,6 +331,10 @@ impl Ledger {
         self.storing_since = None;
         self.position = position;
         self.corrects = None;
+        if position == self.first {
+            // A store may have gone back to before the very first cursor was corrected. This run corrects it by its own time.
+            self.begins = None;
+        }
     }
 
     /// Everything up to `end` should have arrived, and as often as it may.

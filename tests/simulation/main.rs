@@ -21,7 +21,10 @@ use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
 use auditsync::engine::Mode;
-use plan::{Burst, Cue, End, Knobs, LastPage, LifePlan, Order, Paging, Plan, SourceFault, Spell, Told, Trouble, plans};
+use plan::{
+    Burst, Cue, End, Knobs, LastPage, LifePlan, Order, Paging, Plan, SourceFault, Spell, StoreFault, Told, Trouble,
+    plans,
+};
 
 /// `PROPTEST_CASES` asks for more cases. A failing case is printed whole and needs no file to be kept.
 fn cases() -> ProptestConfig {
@@ -80,6 +83,24 @@ fn records_that_tell_a_wrong_time_do_not_end_a_healthy_run() {
     let quiet = Plan::quiet();
     let knobs = Knobs { budget: 5, ..quiet.knobs };
     driver::run(&Plan { knobs, bursts: vec![burst], lives: vec![life], ..quiet }).unwrap();
+}
+
+#[test]
+fn a_store_that_goes_back_to_a_first_cursor_from_a_wrong_clock_has_it_corrected_again() {
+    let burst = Burst { at: 0, millis: 0, count: 2, step: 7000, copies: 0, told: Told::Right, late: 0 };
+    let (mode, cue, end) = (Mode::Loop, Cue::Time(0), End::Stop);
+    let life = LifePlan { mode, ahead: 122, clock_set: None, busy: 0, cue, end, rest: 0 };
+    let quiet = Plan::quiet();
+    let latencies = Knobs { source_latency: 0, destination_latency: 0, store_latency: 0, ..quiet.knobs };
+    let plan = Plan {
+        knobs: Knobs { delay: 0, window: 45, overlap: 0, lookback: 0, interval: 300, ..latencies },
+        bursts: vec![burst],
+        paging: Paging { sizes: vec![1], ..quiet.paging },
+        store: vec![Spell { after: 2, fault: StoreFault::GoesBack(1), times: 1 }],
+        lives: vec![life],
+        ..quiet
+    };
+    driver::run(&plan).unwrap();
 }
 
 #[test]
