@@ -24,6 +24,7 @@
 //! | [`event`] | one audit event: the raw record and the fields read from it |
 //! | [`failure`] | what a failed call means to the engine |
 //! | [`dead_letter`] | where records go that a destination does not take |
+//! | `aws` | what the parts that use AWS share |
 //! | [`http`], [`oauth`] | the one HTTP policy; access tokens |
 //! | [`clock`], [`server_time`] | this machine's clocks, and a server's |
 //! | [`secret`] | values that are never shown |

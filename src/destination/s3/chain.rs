@@ -29,8 +29,8 @@ impl Chain {
         self.end.manifests
     }
 
-    /// Finds the end of the chain, from the one that the state holds. Manifests behind that are adopted: their pages were acknowledged, and
-    /// the state missed it.
+    /// Finds the end of the chain, from the one that the state holds. Manifests behind that are adopted: their objects are
+    /// complete, and the state does not have their end yet.
     pub(super) async fn resume(
         archiver: &Archiver,
         cursor: &Cursor,
