@@ -18,7 +18,7 @@ pub use mistakes::{ConfigError, Mistake, Mistakes, Noted};
 pub use parse::Bounds;
 pub use reader::{Owner, Reader};
 pub use render::{env_example, help_text, tables};
-pub use variable::{Alias, Preset, Scope, SecretVariable, Spec, Variable};
+pub use variable::{Alias, Becomes, Preset, Scope, SecretVariable, Spec, Variable};
 
 /// A part of the tables: the variables of a component, or of what all share.
 #[derive(Debug, Clone)]

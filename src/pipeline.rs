@@ -102,6 +102,7 @@ impl Wanted {
     pub(crate) fn owner(&self) -> Owner {
         Owner::source(self.source.name, self.label.as_deref())
             .with_aliases(self.source.aliases)
+            .with_aliases(registry::aliases(self.source, self.destination))
             .with_default(&engine::variables::INTERVAL.spec, self.source.interval)
     }
 }

@@ -6,7 +6,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::environment::{Environment, file_name};
 use super::mistakes::{Mistakes, Noted};
-use super::variable::{Alias, SOURCE_INFIX, Scope, SecretVariable, Spec, Variable};
+use super::variable::{Alias, Becomes, SOURCE_INFIX, Scope, SecretVariable, Spec, Variable};
 use crate::secret::{Secret, SecretError};
 use crate::variable_name::VariableName;
 
@@ -14,7 +14,7 @@ use crate::variable_name::VariableName;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Owner {
     prefixes: Vec<String>,
-    aliases: &'static [Alias],
+    aliases: Vec<Alias>,
     defaults: Vec<(&'static str, &'static str)>,
 }
 
@@ -28,8 +28,9 @@ impl Owner {
 
     /// The same, which also takes values from other software's variables.
     #[must_use]
-    pub fn with_aliases(self, aliases: &'static [Alias]) -> Self {
-        Self { aliases, ..self }
+    pub fn with_aliases(mut self, aliases: &[Alias]) -> Self {
+        self.aliases.extend_from_slice(aliases);
+        self
     }
 
     /// The same, with a default of its own for a variable, if there is one.
@@ -57,8 +58,12 @@ impl Owner {
 
     /// The names of other software's variables that can give this one its value.
     pub fn alias_names(&self, spec: &Spec) -> impl Iterator<Item = &'static str> {
+        self.aliases(spec).map(|alias| alias.theirs)
+    }
+
+    fn aliases(&self, spec: &Spec) -> impl Iterator<Item = Alias> {
         let name = spec.name;
-        self.aliases.iter().filter(move |alias| alias.ours == name).map(|alias| alias.theirs)
+        self.aliases.iter().copied().filter(move |alias| alias.ours == name)
     }
 
     /// The names under which it reads the variable, the most specific first.
@@ -187,14 +192,21 @@ impl<'a> Reader<'a> {
                 None => {}
             }
         }
-        for name in self.owner.alias_names(spec) {
-            match self.environment.value(name, spec) {
+        for Alias { theirs, becomes, .. } in self.owner.aliases(spec) {
+            match self.environment.value(theirs, spec) {
                 Some(Ok(text)) => {
+                    let text = match becomes {
+                        Becomes::Same => text,
+                        Becomes::ItsFolder => {
+                            text.rsplit_once('/').map(|(folder, _)| folder.to_owned()).unwrap_or_default()
+                        }
+                        Becomes::Fixed(value) => value.to_owned(),
+                    };
                     let is_bare = spec.bounds.is_some() && text.bytes().all(|byte| byte.is_ascii_digit());
                     let text = if is_bare { format!("{text}s") } else { text };
-                    return Ok(Some(Given { name: name.into(), text, is_alias: true }));
+                    return Ok(Some(Given { name: theirs.into(), text, is_alias: true }));
                 }
-                Some(Err(_)) => return Err(self.not_text(&name.into())),
+                Some(Err(_)) => return Err(self.not_text(&theirs.into())),
                 None => {}
             }
         }
@@ -285,8 +297,7 @@ mod tests {
 
     #[test]
     fn other_softwares_name_counts_where_ours_is_not_set() {
-        const ALIASES: &[Alias] =
-            &[Alias { theirs: "PAUSE", ours: PAUSE.spec.name }, Alias { theirs: "THEIR_KEY", ours: KEY.spec.name }];
+        const ALIASES: &[Alias] = &[Alias::same("PAUSE", PAUSE.spec.name), Alias::same("THEIR_KEY", KEY.spec.name)];
         let owner = owner(None).with_aliases(ALIASES);
         let read = |pairs: &[(&str, &str)]| {
             let environment = Environment::from_pairs(pairs.iter().map(|(name, value)| (name.into(), value.into())));

@@ -48,6 +48,26 @@ pub struct Alias {
     pub theirs: &'static str,
     /// The whole name of our variable.
     pub ours: &'static str,
+    /// What ours becomes.
+    pub becomes: Becomes,
+}
+
+/// The value of our variable where the other software's is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Becomes {
+    /// The same.
+    Same,
+    /// The folder of the key that theirs names; empty where it has none.
+    ItsFolder,
+    /// This one, whatever theirs is.
+    Fixed(&'static str),
+}
+
+impl Alias {
+    /// Their variable has the value of ours.
+    pub const fn same(theirs: &'static str, ours: &'static str) -> Self {
+        Self { theirs, ours, becomes: Becomes::Same }
+    }
 }
 
 /// Whose variable it is.

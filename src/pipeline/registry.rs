@@ -1,6 +1,8 @@
 //! The components that there are. A new one is a folder and a line here.
 
-use crate::config::{self, Preset, Scope, Section, Spec, Variable, dotenv};
+#[cfg(feature = "s3")]
+use crate::config::Becomes;
+use crate::config::{self, Alias, Preset, Scope, Section, Spec, Variable, dotenv};
 use crate::pipeline_name::PipelineName;
 use crate::{dead_letter, destination, engine, http, source, state, telemetry};
 
@@ -33,6 +35,36 @@ const OPTIONAL_STORES: &[&str] = &["redis", "s3", "gcs"];
 
 /// The destinations of which the same holds.
 const OPTIONAL_DESTINATIONS: &[&str] = &["s3"];
+
+/// The script "Collect DigiCert audit logs" of Google writes to S3 and keeps its state there. Its whole environment holds for a pipeline from the
+/// one to the other: objects go where the script writes them, and our state goes beside its own.
+#[cfg(feature = "s3")]
+const SCRIPT: &[Alias] = &[
+    Alias::same("S3_BUCKET", destination::s3::variables::BUCKET.spec.name),
+    Alias::same("S3_PREFIX", destination::s3::variables::PREFIX.spec.name),
+    of_bucket(destination::s3::variables::PREFIX.spec.name, "digicert/logs"),
+    of_bucket(BACKEND.spec.name, state::s3::KIND.name),
+    Alias::same("S3_BUCKET", state::s3::variables::BUCKET.spec.name),
+    Alias { theirs: "STATE_KEY", ours: state::s3::variables::PREFIX.spec.name, becomes: Becomes::ItsFolder },
+    Alias::same("S3_PREFIX", state::s3::variables::PREFIX.spec.name),
+    of_bucket(state::s3::variables::PREFIX.spec.name, "digicert/logs"),
+];
+
+/// What holds where the script's bucket is set, such as the script's own defaults.
+#[cfg(feature = "s3")]
+const fn of_bucket(ours: &'static str, value: &'static str) -> Alias {
+    Alias { theirs: "S3_BUCKET", ours, becomes: Becomes::Fixed(value) }
+}
+
+/// The variables of software that the pair of source and destination replaces, beside those that the source knows by itself.
+pub(crate) fn aliases(source: &source::Kind, destination: &destination::Kind) -> &'static [Alias] {
+    #[cfg(feature = "s3")]
+    if (source.name, destination.name) == (source::digicert::KIND.name, destination::s3::KIND.name) {
+        return SCRIPT;
+    }
+    let _ = (source, destination);
+    &[]
+}
 
 /// Which pipelines run.
 pub(crate) const PIPELINES: Variable<Vec<Wanted>> = Variable::new(

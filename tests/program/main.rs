@@ -18,6 +18,7 @@ mod command_line;
 mod contradiction;
 mod daemon;
 mod digicert;
+mod digicert_archive;
 mod digicert_trouble;
 mod dry_run;
 mod first_sync;

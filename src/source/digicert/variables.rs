@@ -104,11 +104,11 @@ pub(crate) const VARIABLES: &[&Spec] = &[
 
 /// The names of the script on Google's page "Collect `DigiCert` audit logs".
 pub(crate) const ALIASES: &[Alias] = &[
-    Alias { theirs: "DIGICERT_API_KEY", ours: API_KEY.spec.name },
-    Alias { theirs: "DIGICERT_REPORT_ID", ours: REPORT_ID.spec.name },
-    Alias { theirs: "REQUEST_TIMEOUT", ours: crate::http::variables::TIMEOUT.spec.name },
-    Alias { theirs: "POLL_INTERVAL", ours: POLL_INTERVAL.spec.name },
-    Alias { theirs: "MAX_WAIT_SECONDS", ours: MAX_WAIT.spec.name },
+    Alias::same("DIGICERT_API_KEY", API_KEY.spec.name),
+    Alias::same("DIGICERT_REPORT_ID", REPORT_ID.spec.name),
+    Alias::same("REQUEST_TIMEOUT", crate::http::variables::TIMEOUT.spec.name),
+    Alias::same("POLL_INTERVAL", POLL_INTERVAL.spec.name),
+    Alias::same("MAX_WAIT_SECONDS", MAX_WAIT.spec.name),
 ];
 
 /// What is needed to read the report.
