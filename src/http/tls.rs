@@ -158,7 +158,7 @@ impl Tls {
     }
 
     #[cfg(not(feature = "tls"))]
-    #[allow(clippy::unused_self, reason = "the same signature with TLS and without")]
+    #[allow(clippy::unused_self, clippy::unnecessary_wraps, reason = "the same signature with TLS and without")]
     fn apply(&self, _: &Pems, builder: reqwest::ClientBuilder) -> Result<reqwest::ClientBuilder, TlsError> {
         Ok(builder)
     }

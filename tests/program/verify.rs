@@ -27,9 +27,9 @@ async fn assert_found(archive: &Archive, named: &[&str]) {
 async fn assert_all_found(archive: &Archive, key: &str, changes: impl IntoIterator<Item = usize>) {
     let sound = archive.bucket.get(key).await.bytes;
     for at in changes {
-        let mut changed = sound.clone();
-        changed[at] ^= 1;
-        archive.bucket.put(key, changed).await;
+        let mut flipped = sound.clone();
+        flipped[at] ^= 1;
+        archive.bucket.put(key, flipped).await;
         assert_found(archive, &[]).await;
     }
     archive.bucket.put(key, sound).await;
