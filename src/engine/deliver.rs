@@ -150,7 +150,10 @@ impl Engine {
             drop(calling);
             let cause = match answer {
                 Some(Ok(answer)) => {
-                    call.succeeded();
+                    // Without anything to do the destination called nobody, so this alone is no first contact.
+                    if call.has_failed() {
+                        call.succeeded();
+                    }
                     return Ok(answer);
                 }
                 Some(Err(cause)) => cause,
