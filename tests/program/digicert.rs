@@ -1,4 +1,4 @@
-//! `DigiCert`'s audit reports: every row arrives once, whatever the API makes of its runs.
+//! `DigiCert`'s audit reports: every row arrives once, whatever becomes of the API's runs.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

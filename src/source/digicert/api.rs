@@ -42,7 +42,7 @@ const MOST_PAGES: usize = 20;
 const MOST_SPLITS: u32 = 100;
 
 /// Most bytes of a run on the disk, as they are sent.
-const LARGEST_RUN: u64 = 2 * 1024 * 1024 * 1024;
+pub(super) const LARGEST_RUN: u64 = 2 * 1024 * 1024 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Api {

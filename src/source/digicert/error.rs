@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use super::api::LARGEST_RUN;
 use super::variables::{API_URL, MAX_WAIT, REPORT_ID, TIME_COLUMN};
 use crate::failure::{Class, Failure};
 use crate::http::{self, Address, Excerpt};
@@ -22,7 +23,7 @@ pub enum Error {
         address: Address,
         /// The answer's status.
         status: u16,
-        /// The wait that it asked for.
+        /// The wait that it named.
         after: Option<Duration>,
         /// The beginning of its body.
         reason: Excerpt,
@@ -267,7 +268,7 @@ pub(super) enum Unread {
 impl From<http::Error> for Unread {
     fn from(error: http::Error) -> Self {
         match error {
-            http::Error::TooLarge { limit, .. } => Self::Content(Content::TooLarge { most: limit as u64 }),
+            http::Error::TooLarge { .. } => Self::Content(Content::TooLarge { most: LARGEST_RUN }),
             error => Self::Other(error.into()),
         }
     }

@@ -87,7 +87,7 @@ pub(super) struct Reading {
     /// How many rows of the run are behind the parts that were given.
     rows: u64,
     parts: mpsc::Receiver<Result<Part, Unread>>,
-    _task: AbortOnDropHandle<()>,
+    task: AbortOnDropHandle<()>,
 }
 
 impl Reading {
@@ -101,7 +101,7 @@ impl Reading {
                 let _ = give.send(Err(error)).await;
             }
         }));
-        Self { run, rows, parts, _task: task }
+        Self { run, rows, parts, task }
     }
 
     /// Whether the next part is the one behind so many `rows` of `run`.
@@ -111,7 +111,12 @@ impl Reading {
 
     /// The next part. The call may be dropped at any time.
     pub(super) async fn next(&mut self) -> Result<Part, Unread> {
-        let part = self.parts.recv().await.unwrap_or(Err(Error::Interrupted.into()))?;
+        let Some(part) = self.parts.recv().await else {
+            // A panic goes on here.
+            let _ = task::outcome((&mut self.task).await);
+            return Err(Error::Interrupted.into());
+        };
+        let part = part?;
         if let Part::Rows { rows, .. } = &part {
             self.rows = *rows;
         }
