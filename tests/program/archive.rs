@@ -89,7 +89,8 @@ impl Archive {
         let archived = self.bucket.manifests().await;
         let stored = self.find_state().map(|state| state["cursor"].clone());
         let newest_cursor = archived.iter().map(|manifest| &manifest["to"]).chain(&stored).map(since).max();
-        while newest_cursor.is_some_and(|since| Timestamp::now().as_second() <= since.as_second()) {
+        // A server's `Date` has whole seconds, so its clock may be read as one second less.
+        while newest_cursor.is_some_and(|since| Timestamp::now().as_second() <= since.as_second() + 1) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         self.stage.push(records, oldest, newest);
