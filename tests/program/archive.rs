@@ -83,18 +83,27 @@ impl Archive {
         Some(serde_json::from_slice(&std::fs::read(path).ok()?).expect("it is JSON"))
     }
 
-    /// Runs once with so many further records, in a second of its own: a run makes no request for an empty range.
+    /// Runs once with so many further records, in a second of its own.
     pub async fn run_with(&self, records: usize, oldest: u64, newest: u64) -> Ended {
-        let since = |cursor: &Value| cursor["since"].as_str().expect("a time").parse::<Timestamp>().expect("a time");
-        let archived = self.bucket.manifests().await;
-        let stored = self.find_state().map(|state| state["cursor"].clone());
-        let newest_cursor = archived.iter().map(|manifest| &manifest["to"]).chain(&stored).map(since).max();
-        // A server's `Date` has whole seconds, so its clock may be read as one second less.
-        while newest_cursor.is_some_and(|since| Timestamp::now().as_second() <= since.as_second() + 1) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        self.wait_for_another_second().await;
         self.stage.push(records, oldest, newest);
         self.stage.run_to(0).await
+    }
+
+    /// Waits until there is a range behind the stored and the archived cursors: a run makes no request for an empty one.
+    pub async fn wait_for_another_second(&self) {
+        // Within a range, its end counts.
+        let end = |cursor: &Value| {
+            let times = ["until", "since"].map(|name| cursor[name].as_str().map(str::to_owned));
+            times.into_iter().flatten().next().expect("a time").parse::<Timestamp>().expect("a time")
+        };
+        let archived = self.bucket.manifests().await;
+        let stored = self.find_state().map(|state| state["cursor"].clone());
+        let newest = archived.iter().map(|manifest| &manifest["to"]).chain(&stored).map(end).max();
+        // A server's `Date` has whole seconds, so its clock may be read as one second less.
+        while newest.is_some_and(|end| Timestamp::now().as_second() <= end.as_second() + 1) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// `verify` proves the archive.

@@ -139,6 +139,7 @@ async fn a_manifest_that_arrives_late_is_never_overwritten_and_the_next_run_goes
     let ended = second.ended().await;
     assert_eq!(ended.code(), Some(74), "{}", ended.stderr);
     assert!(ended.stderr.contains("another instance has written s3://"), "{}", ended.stderr);
+    archive.wait_for_another_second().await;
     archive.stage.run_to(0).await;
     assert_eq!(archive.bucket.manifests().await.len(), 2);
     archive.assert_all_once().await;

@@ -69,8 +69,8 @@ pub(super) enum Error {
     Encoding(#[from] io::Error),
     #[error("a manifest has no JSON form")]
     Json(#[source] serde_json::Error),
-    #[error("rows came before the archive was opened, which is a bug")]
-    NotOpened,
+    #[error("rows came when no object was open for them, which is a bug")]
+    NotOpen,
 }
 
 impl From<Error> for Failure {
@@ -94,7 +94,7 @@ impl From<Error> for Failure {
             | Error::UploadGone { .. }
             | Error::Encoding(_)
             | Error::Json(_)
-            | Error::NotOpened => Class::Closed,
+            | Error::NotOpen => Class::Closed,
         };
         Self::new(class, error)
     }

@@ -62,7 +62,7 @@ impl Gathering {
 
 impl Archiver {
     fn open_object(&self, number: Option<u64>, shipment: &Shipment) -> Result<Object, Error> {
-        let number = number.ok_or(Error::NotOpened)?;
+        let number = number.ok_or(Error::NotOpen)?;
         let since = (self.reached)(&shipment.from).map_err(Error::Cursor)?;
         let object = Object::open(self.layout.attempt(number, since), self.compression)?;
         *self.due.lock() = Some(object.opened() + self.max_age);

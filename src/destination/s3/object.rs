@@ -35,6 +35,7 @@ pub(super) struct Object {
     upload: Option<Upload>,
     /// A piece that is on its way to the store.
     leaving: Bytes,
+    is_finished: bool,
     is_written: bool,
 }
 
@@ -69,6 +70,7 @@ impl Object {
             is_in_page: false,
             upload: None,
             leaving: Bytes::new(),
+            is_finished: false,
             is_written: false,
         })
     }
@@ -84,6 +86,9 @@ impl Object {
 
     /// Adds a row for each event.
     pub(super) fn append(&mut self, events: &[Event]) -> Result<(), Error> {
+        if self.is_finished {
+            return Err(Error::NotOpen);
+        }
         let mut rows = Vec::with_capacity(events.iter().map(|event| event.raw().len() + 1).sum());
         for event in events {
             let start = rows.len();
@@ -122,6 +127,7 @@ impl Object {
 
     /// Makes an object in the bucket of all rows. It is dropped and called again until it is done.
     pub(super) async fn write(&mut self, bucket: &Bucket) -> Result<Written, Error> {
+        self.is_finished = true;
         self.encoder.finish()?;
         while !self.is_written {
             if self.upload.is_some() || self.encoder.compressed().len() > PART {
