@@ -36,7 +36,7 @@ const OPTIONAL_STORES: &[&str] = &["redis", "s3", "gcs"];
 /// The destinations of which the same holds.
 const OPTIONAL_DESTINATIONS: &[&str] = &["s3"];
 
-/// The script "Collect DigiCert audit logs" of Google writes to S3 and keeps its state there. Its whole environment holds for a pipeline from the
+/// Google's script for audit logs of this source writes to S3 and keeps its state there. Its whole environment holds for a pipeline from the
 /// one to the other: objects go where the script writes them, and our state goes beside its own.
 #[cfg(feature = "s3")]
 const SCRIPT: &[Alias] = &[

@@ -118,12 +118,12 @@ async fn next(State(state): Shared) -> Response {
 }
 
 async fn response(State(state): Shared, Path(id): Path<String>, body: Bytes) -> StatusCode {
-    note(&state, Some(id), &body, LambdaAnswer::Response)
+    note(&state, Some(&id), &body, LambdaAnswer::Response)
 }
 
 async fn error(State(state): Shared, Path(id): Path<String>, headers: HeaderMap, body: Bytes) -> StatusCode {
     check_type(&state, &headers);
-    note(&state, Some(id), &body, LambdaAnswer::Error)
+    note(&state, Some(&id), &body, LambdaAnswer::Error)
 }
 
 async fn init_error(State(state): Shared, headers: HeaderMap, body: Bytes) -> StatusCode {
@@ -137,14 +137,9 @@ fn check_type(state: &Watched<Invocations>, headers: &HeaderMap) {
     }
 }
 
-fn note(
-    state: &Watched<Invocations>,
-    id: Option<String>,
-    body: &[u8],
-    answer: fn(Value) -> LambdaAnswer,
-) -> StatusCode {
+fn note(state: &Watched<Invocations>, id: Option<&str>, body: &[u8], answer: fn(Value) -> LambdaAnswer) -> StatusCode {
     state.update(|state| {
-        if id != state.open.take() {
+        if id != state.open.take().as_deref() {
             state.violations.push(format!("{id:?} was not open"));
         }
         match serde_json::from_slice(body) {
