@@ -25,6 +25,7 @@ use crate::pipeline::supervisor::{self, Ended, Supervised};
 use crate::pipeline::{Config, Purpose};
 use crate::pipeline_name::PipelineName;
 use crate::state;
+use crate::telemetry::liveness::Readiness;
 
 /// Lambda sets it to the address of its runtime API.
 const RUNTIME_API: &str = "AWS_LAMBDA_RUNTIME_API";
@@ -156,26 +157,22 @@ async fn invoke(environment: &Environment, wanted: &[Wanted], left: Duration) ->
         ended = supervisor::run(pipelines, &shutdown) => ended,
         never = request_after(left.saturating_sub(reserve), &shutdown) => match never {},
     };
-    let mut failures = Vec::new();
+    let mut failures: Vec<(Exit, String)> = Vec::new();
     let mut answer = Answer { more: false, pipelines: Vec::new() };
     for (pipeline, ended) in ended {
         let _span = tracing::info_span!("pipeline", name = %pipeline).entered();
-        let Some((result, liveness)) = success(&ended).zip(observed.get(pipeline.as_str())) else {
-            failures.push((exit_of(&ended, true), pipeline, ended));
-            continue;
-        };
-        let result = if liveness.readiness().is_standby() { Success::Standby } else { result };
-        answer.more |= result == Success::More;
-        answer.pipelines.push(OfOne { pipeline, result, status: liveness.status().borrow().clone() });
-    }
-    let Some(exit) = failures.iter().map(|(exit, ..)| *exit).max() else { return Ok(answer) };
-    let message = failures.iter().map(|(_, pipeline, ended)| match ended {
-        Ended::Run(Err(error)) => format!("{pipeline}: {}", Chain(error)),
-        Ended::Run(Ok(_)) | Ended::Panicked => {
-            format!("{pipeline}: a bug ended it; please report the lines in the log")
+        let Some(liveness) = observed.get(pipeline.as_str()) else { continue };
+        match result(&ended, &liveness.readiness()) {
+            Ok(result) => {
+                answer.more |= result == Success::More;
+                answer.pipelines.push(OfOne { pipeline, result, status: liveness.status().borrow().clone() });
+            }
+            Err(what) => failures.push((exit_of(&ended, false), format!("{pipeline}: {what}"))),
         }
-    });
-    Err(Failed { exit, message: message.collect::<Vec<_>>().join("; ") })
+    }
+    let Some(exit) = failures.iter().map(|(exit, _)| *exit).max() else { return Ok(answer) };
+    let messages: Vec<_> = failures.into_iter().map(|(_, message)| message).collect();
+    Err(Failed { exit, message: messages.join("; ") })
 }
 
 /// One sync that ends, or gives up what is in flight, before the deadline.
@@ -184,6 +181,9 @@ fn bound(settings: &mut engine::Settings, left: Duration, reserve: Duration) {
     settings.retry_budget = settings.retry_budget.min(left.saturating_sub(reserve));
     // What is left then is for the answer.
     settings.shutdown_timeout = settings.shutdown_timeout.min(reserve * 4 / 5);
+    // Lambda may kill a function before it has released its lease. The next invocation has to see the end of that lease within its own time.
+    let longest = Duration::from_secs((left.saturating_sub(reserve) / 2).as_secs().max(1));
+    settings.lease_ttl = settings.lease_ttl.min(longest);
 }
 
 async fn request_after(time: Duration, shutdown: &Shutdown) -> Infallible {
@@ -195,12 +195,26 @@ async fn request_after(time: Duration, shutdown: &Shutdown) -> Infallible {
     std::future::pending().await
 }
 
-fn success(ended: &Ended) -> Option<Success> {
+/// How a pipeline ended, or why that is a failure.
+fn result(ended: &Ended, readiness: &Readiness) -> Result<Success, String> {
     match ended {
-        Ended::Run(Ok(Outcome::Done)) => Some(Success::Done),
-        Ended::Run(Ok(Outcome::Stopped | Outcome::Interrupted { .. })) => Some(Success::More),
-        Ended::Run(Err(engine::Error::State(state::Error::Busy { .. }))) => Some(Success::Standby),
-        Ended::Run(Err(_)) | Ended::Panicked => None,
+        Ended::Run(Ok(Outcome::Done)) => Ok(Success::Done),
+        Ended::Run(Ok(Outcome::Stopped | Outcome::Interrupted { .. })) if readiness.is_standby() => {
+            Ok(Success::Standby)
+        }
+        Ended::Run(Ok(Outcome::Stopped | Outcome::Interrupted { .. })) if readiness.last_success.is_some() => {
+            Ok(Success::More)
+        }
+        Ended::Run(Ok(_)) => {
+            let last = readiness
+                .last_error
+                .as_ref()
+                .map_or("nothing failed, and nothing answered in time", |last| &last.error);
+            Err(format!("nothing was delivered before the deadline; {last}"))
+        }
+        Ended::Run(Err(engine::Error::State(state::Error::Busy { .. }))) => Ok(Success::Standby),
+        Ended::Run(Err(error)) => Err(Chain(error).to_string()),
+        Ended::Panicked => Err("a bug ended it; please report the lines in the log".to_owned()),
     }
 }
 

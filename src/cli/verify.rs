@@ -54,24 +54,24 @@ async fn verify_one(config: &ArchiveConfig) -> Result<Exit, Error> {
         print(&format!("NOT PROVEN {location}: {flaw}; before that, {proven} are in order"));
         return Ok(Exit::Unproven);
     }
-    if stored.clone().flatten() == proof.mark {
-        print(&format!("proven {location}: {proven}"));
-        return Ok(Exit::Done);
-    }
-    let Some(stored) = stored else {
+    let Some(stored) = stored.flatten() else {
         print(&format!(
-            "NOT PROVEN {location}: {proven} are in order, but the last manifest is unproven: there is no state at {}, which would name it",
+            "NOT PROVEN {location}: {proven} are in order, but the last manifest is unproven: no state at {} names it",
             store.location()
         ));
         return Ok(Exit::Unproven);
     };
-    // Manifests follow the one that the state named before.
-    let now = mark(config, store.as_ref()).await?.flatten();
-    if now == proof.mark {
+    if proof.mark.as_ref() == Some(&stored) {
         print(&format!("proven {location}: {proven}"));
         return Ok(Exit::Done);
     }
-    if now != stored {
+    // Manifests follow the one that the state named before.
+    let now = mark(config, store.as_ref()).await?.flatten();
+    if now.is_some() && now == proof.mark {
+        print(&format!("proven {location}: {proven}"));
+        return Ok(Exit::Done);
+    }
+    if now != Some(stored) {
         say(&format!("auditsync: {location} grew while it was read; repeat the command"));
         return Ok(Exit::TryAgain);
     }

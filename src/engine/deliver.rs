@@ -81,7 +81,10 @@ impl Engine {
                 tracing::warn!(possibly_duplicated = unanswered, "{UNANSWERED}");
             }
             if delivery.tally().settled() > before.settled() || answer.is_ok() {
-                call.succeeded();
+                // What is only gathered has met nobody.
+                if self.destination.flush_due().is_none() {
+                    call.succeeded();
+                }
                 self.retries.progress();
             }
             let cause = match answer {
@@ -109,25 +112,30 @@ impl Engine {
             return Ok(());
         }
         let acknowledged = self.while_active(true, || self.destination.flush()).await?;
+        self.retries.meets(Component::Destination);
         self.retries.progress();
         self.ledger.lock().acknowledge(acknowledged);
         self.changed.notify_waiters();
         Ok(())
     }
 
-    /// Lets the destination say whether it already has what follows the stored cursor. If so, the cursor behind that is stored before the
-    /// source is read.
+    /// Lets the destination say whether it already has what follows the stored cursor, until it has no more. The cursor behind that is
+    /// stored before the source is read.
     pub(super) async fn resume(&self) -> Result<(), Halt> {
-        let Delivered { cursor, mark } = self.ledger.lock().start();
-        let resumed = self.while_active(false, || self.destination.resume(&cursor, mark.as_ref())).await?;
-        let Some(Resumed { cursor: end, mark }) = resumed else { return Ok(()) };
-        if end != cursor {
-            tracing::info!(cursor = %end, "the destination already has what follows the stored cursor; its cursor is stored");
+        loop {
+            let Delivered { cursor, mark } = self.ledger.lock().start();
+            let resumed = self.while_active(false, || self.destination.resume(&cursor, mark.as_ref())).await?;
+            let Some(Resumed { cursor: end, mark: its_mark }) = resumed else { return Ok(()) };
+            if end != cursor {
+                tracing::info!(cursor = %end, "the destination already has what follows the stored cursor; its cursor is stored");
+            } else if its_mark == mark {
+                return Ok(());
+            }
+            self.ledger.lock().adopt(Delivered { cursor: end, mark: its_mark });
+            self.changed.notify_waiters();
+            self.committed().await;
+            self.retries.progress();
         }
-        self.ledger.lock().adopt(Delivered { cursor: end, mark });
-        self.changed.notify_waiters();
-        self.committed().await;
-        Ok(())
     }
 
     /// Calls the destination until it succeeds, and only while no other instance may. A shutdown ends the retries, unless they go on

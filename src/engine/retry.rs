@@ -43,9 +43,13 @@ impl Retries {
 
     /// This instance continues what another did with the same configuration, so a refusal is not a first contact's.
     pub(super) fn fails_over(&self) {
-        for component in [Component::Source, Component::Destination] {
-            self.met[component as usize].store(true, Ordering::Relaxed);
-        }
+        self.meets(Component::Source);
+        self.meets(Component::Destination);
+    }
+
+    /// A call to `component` has succeeded: a later refusal is not a first contact's.
+    pub(super) fn meets(&self, component: Component) {
+        self.met[component as usize].store(true, Ordering::Relaxed);
     }
 
     /// A call to `component`, to be retried until it succeeds.
@@ -82,7 +86,7 @@ impl Call<'_> {
         if self.total > 0 {
             tracing::info!(failures = self.total, "the {} works again", self.component);
         }
-        self.shared.met[self.component as usize].store(true, Ordering::Relaxed);
+        self.shared.meets(self.component);
         (self.kind, self.alike, self.total) = (None, 0, 0);
         (self.renewed, self.narrowed, self.exhausted) = (false, false, 0);
     }

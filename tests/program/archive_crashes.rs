@@ -93,6 +93,19 @@ async fn lost_answers_to_an_upload_in_parts_cost_nothing() {
     archive.assert_proven().await;
 }
 
+/// More than a part is left when the run gives up, and it closes the object then.
+#[tokio::test]
+async fn an_upload_that_cannot_begin_costs_no_row_of_the_object() {
+    let archive = Archive::with_pages_of(16).await.with("ARCHIVE_S3_COMPRESSION", "zstd");
+    let archive = archive.with("SECTIGO_AUDIT_RETRY_BUDGET", "0s");
+    archive.stage.push_all((0..16).map(|n| noisy_record(n, 450_000)).collect());
+    archive.gate.hold(Held::Failed(503), Method::POST, "?uploads");
+    archive.stage.run_to(75).await;
+    archive.stage.run_to(0).await;
+    archive.assert_all_once().await;
+    archive.assert_proven().await;
+}
+
 #[tokio::test]
 async fn killed_while_parts_are_uploaded_the_next_run_gives_them_up() {
     let archive = Archive::with_pages_of(8).await.with("ARCHIVE_S3_COMPRESSION", "zstd");

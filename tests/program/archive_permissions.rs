@@ -93,3 +93,13 @@ async fn an_archive_is_written_and_proven_without_the_permission_to_delete() {
     let ended = archive.stage.setup.run(&["verify"]).await;
     assert_eq!(ended.code(), Some(77), "{}", ended.everything());
 }
+
+#[tokio::test]
+async fn a_daemon_that_may_not_write_ends_with_77_although_it_gathered_pages_first() {
+    let strict = Strict::get().await;
+    let archive = strict.archive("no-put").await.with("ARCHIVE_S3_PREFIX", &format!("{PREFIX}/denied"));
+    let archive = archive.with("SECTIGO_AUDIT_SYNC_LOOP", "true").with("ARCHIVE_S3_MAX_AGE", "1s");
+    archive.stage.push(25, 1500, 60);
+    let ended = archive.stage.run_to(77).await;
+    assert!(ended.stderr.contains("grant s3:PutObject"), "{}", ended.stderr);
+}

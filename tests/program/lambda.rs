@@ -70,11 +70,11 @@ async fn a_deadline_in_the_middle_of_a_backlog_ends_it_cleanly_and_the_next_invo
     let server = RedisServer::start();
     let scm = ScmOptions { latency: Duration::from_millis(200), ..ten_a_page() };
     let (lambda, stage) = function(&server, scm, IntakeOptions::default()).await;
-    stage.push(300, 1500, 60);
+    stage.push(600, 1500, 60);
     let function = stage.setup.start(&[]);
     let mut invocations = 0;
     let status = loop {
-        lambda.invoke(json!({}), Duration::from_secs(3));
+        lambda.invoke(json!({}), Duration::from_secs(9));
         invocations += 1;
         let answer = response(lambda.answer(invocations).await);
         let result = &answer["pipelines"][0]["result"];
@@ -84,7 +84,7 @@ async fn a_deadline_in_the_middle_of_a_backlog_ends_it_cleanly_and_the_next_invo
         }
         assert!(invocations < 60, "each one makes progress");
     };
-    assert!(invocations > 1, "30 pages of 200 ms do not fit into 2 s: {status}");
+    assert!(invocations > 1, "60 pages of 200 ms do not fit into 6 s: {status}");
     end(function).await;
     stage.assert_all_once();
     assert_eq!(lambda.violations(), [""; 0]);

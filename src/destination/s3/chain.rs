@@ -16,6 +16,9 @@ use crate::source::Cursor;
 /// The type of a manifest.
 const CONTENT_TYPE: &str = "application/json";
 
+/// So many manifests are adopted in a call: what is adopted is stored before the next call, so that even a long way is made in the end.
+const MOST_ADOPTED: u32 = 100;
+
 /// The chain as far as it is known.
 pub(super) struct Chain {
     end: End,
@@ -30,7 +33,7 @@ impl Chain {
     }
 
     /// Finds the end of the chain, from the one that the state holds. Manifests behind that are adopted: their objects are
-    /// complete, and the state does not have their end yet.
+    /// complete, and the state does not have their end yet. Of many, the next call adopts the others.
     pub(super) async fn resume(
         archiver: &Archiver,
         cursor: &Cursor,
@@ -43,7 +46,8 @@ impl Chain {
         let to = archiver.end_as_stored(&end).await?.unwrap_or_else(|| cursor.clone());
         let mut chain = Self { end, to };
         let mut cursor = cursor.clone();
-        while let Some((manifest, digest)) = archiver.successor(&chain.end).await? {
+        for _ in 0..MOST_ADOPTED {
+            let Some((manifest, digest)) = archiver.successor(&chain.end).await? else { break };
             archiver.delete_other_attempts(&manifest).await?;
             cursor.clone_from(&manifest.to);
             chain.add_end(&manifest, digest);

@@ -55,7 +55,6 @@ impl Gathering {
             heart.beat();
             tokio::task::yield_now().await;
         }
-        object.page_ends(self.shipment.page, &self.shipment.to);
         Ok(())
     }
 }
@@ -85,6 +84,7 @@ impl Delivery for Gathering {
             self.gather(&mut state, heart).await?;
         }
         if let Some(object) = &mut state.object {
+            object.page_ends(self.shipment.page, &self.shipment.to);
             object.upload_full_parts(&archiver.bucket).await?;
             heart.beat();
             if archiver.is_to_be_closed(object) {

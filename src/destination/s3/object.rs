@@ -130,7 +130,7 @@ impl Object {
         self.is_finished = true;
         self.encoder.finish()?;
         while !self.is_written {
-            if self.upload.is_some() || self.encoder.compressed().len() > PART {
+            if self.upload.is_some() || self.leaving.len() + self.encoder.compressed().len() > PART {
                 self.upload_rest(bucket).await?;
             } else {
                 self.take(PART);

@@ -47,8 +47,13 @@ impl Bucket {
             let checksum = Sha256::of(&rows).base64();
             let request =
                 request.upload_id(upload).part_number(number).checksum_sha256(&checksum).body(ByteStream::from(rows));
-            let sent = Box::pin(request.customize().interceptor(exchange.clone()).send()).await;
-            let part = self.done(Action::Write, key, sent, &exchange).await?;
+            let part = match Box::pin(request.customize().interceptor(exchange.clone()).send()).await {
+                Ok(part) => part,
+                Err(error) => {
+                    let part = self.unless_missing(Action::Write, key, &error, &exchange).await?;
+                    part.ok_or_else(|| Error::UploadGone { location: self.location(key) })?
+                }
+            };
             let done = CompletedPart::builder().part_number(number).checksum_sha256(checksum);
             Ok(Part(done.set_e_tag(part.e_tag).build()))
         };

@@ -175,11 +175,13 @@ impl Archiver {
             let name = key.strip_prefix(&self.layout.manifests()).and_then(|name| name.strip_suffix(".json"));
             name.is_some_and(|name| name.len() >= 12 && name.bytes().all(|byte| byte.is_ascii_digit()))
         };
-        match self.bucket.list_after(&self.layout.manifests(), Some(&key)).await?.iter().find(is_manifest) {
-            Some(later) => {
+        let listed = self.bucket.list_after(&self.layout.manifests(), Some(&key)).await?;
+        match listed.iter().find(is_manifest) {
+            // It may have come while later ones were written.
+            Some(later) if self.bucket.get(&key).await?.is_none() => {
                 Err(Stop::Flaw(format!("{location} is missing, and {} follows it", self.bucket.location(later))))
             }
-            None => Ok(()),
+            _ => Ok(()),
         }
     }
 }
