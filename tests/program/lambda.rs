@@ -145,3 +145,21 @@ async fn a_state_that_would_be_lost_between_invocations_is_a_mistake_that_lambda
     }
     assert_eq!((stage.scm.hits(), lambda.violations()), (0, Vec::new()));
 }
+
+#[tokio::test]
+async fn an_invocation_in_which_nothing_answered_is_an_error_and_not_a_success_with_more_to_do() {
+    let server = RedisServer::start();
+    let (lambda, stage) = function(&server, ten_a_page(), IntakeOptions::default()).await;
+    stage.push(10, 1500, 60);
+    stage.scm.hold();
+    let function = stage.setup.start(&[]);
+    lambda.invoke(json!({}), Duration::from_secs(6));
+    let (kind, message) = error(lambda.answer(1).await);
+    assert_eq!(kind, "AuditSync.TryAgain");
+    assert!(message.contains("nothing was delivered before the deadline"), "{message}");
+    stage.scm.release();
+    lambda.invoke(json!({}), LONG);
+    response(lambda.answer(2).await);
+    end(function).await;
+    stage.assert_all_once();
+}
