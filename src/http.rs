@@ -472,11 +472,13 @@ mod tests {
 
     #[tokio::test]
     async fn the_beginning_of_an_error_is_waited_for_no_longer_than_the_time_out() {
-        use tokio::io::AsyncWriteExt as _;
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url: Url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
         let server = tokio::spawn(async move {
             let (mut connection, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            assert!(connection.read(&mut request).await.unwrap() > 0);
             connection.write_all(b"HTTP/1.1 500 Oops\r\nContent-Length: 10\r\n\r\nabc").await.unwrap();
             std::future::pending::<()>().await;
         });

@@ -89,6 +89,7 @@ pub(super) enum Step {
     },
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_zero(sum: &u64) -> bool {
     *sum == 0
 }

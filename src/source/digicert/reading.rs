@@ -353,30 +353,42 @@ impl Page {
     }
 }
 
-/// The columns of a run, from its first row; none where it has no row. The column with the time must be among them.
+/// The columns of a run, from its first row; none where it has no row. The column with the time must be in one of its rows.
 pub(super) async fn columns(api: &Api, run: &Run, time_column: &str, key: Secret) -> Result<Option<Excerpt>, Unread> {
     let spools = api.download(run).await?;
     let heading = time_column.to_owned();
-    let work = tokio::task::spawn_blocking(move || {
-        let mut first = None;
-        let mut take = |raw: &[u8]| {
-            first = Some(Bytes::copy_from_slice(raw));
-            ControlFlow::Break(())
-        };
-        for spool in &spools {
-            if spool.each_row(&mut take)?.is_break() {
-                break;
-            }
-        }
-        let Some(first) = first else { return Ok(None) };
-        let columns = excerpt(&row::headings(&first).join(", "), &key);
-        match row::time(&first, &heading) {
-            Time::NoColumn => Err(Content::NoTimeColumn { heading, columns }.into()),
-            Time::NotRead(text) => Err(Content::NoTime { heading, found: excerpt(&text, &key) }.into()),
-            Time::At(_) => Ok(Some(columns)),
-        }
-    });
+    let work = tokio::task::spawn_blocking(move || columns_in(&spools, heading, &key));
     task::outcome(work.await).unwrap_or_else(|_| Err(Error::Interrupted.into()))
+}
+
+fn columns_in(spools: &[Spool], heading: String, key: &Secret) -> Result<Option<Excerpt>, Unread> {
+    let (mut first, mut misread, mut is_dated) = (None, None, false);
+    let mut take = |raw: &[u8]| {
+        first.get_or_insert_with(|| Bytes::copy_from_slice(raw));
+        match row::time(raw, &heading) {
+            Time::At(_) => {
+                is_dated = true;
+                return ControlFlow::Break(());
+            }
+            Time::NotRead(text) => {
+                misread.get_or_insert(text);
+            }
+            Time::NoColumn => {}
+        }
+        ControlFlow::Continue(())
+    };
+    for spool in spools {
+        if spool.each_row(&mut take)?.is_break() {
+            break;
+        }
+    }
+    let Some(first) = first else { return Ok(None) };
+    let columns = excerpt(&row::headings(&first).join(", "), key);
+    match misread {
+        _ if is_dated => Ok(Some(columns)),
+        Some(text) => Err(Content::NoTime { heading, found: excerpt(&text, key) }.into()),
+        None => Err(Content::NoTimeColumn { heading, columns }.into()),
+    }
 }
 
 /// Text of a report, made fit for a log.
@@ -434,6 +446,15 @@ mod tests {
             looks.get() == 2
         };
         assert!(survey(&[spool(&large)], &plan(3), &is_unwanted).unwrap().is_none());
+    }
+
+    #[test]
+    fn one_row_without_a_time_says_nothing_of_the_others() {
+        let odd = r#"{"Time":"","x":1}"#.to_owned();
+        let columns = |rows: &[String]| columns_in(&[spool(rows)], "Time".into(), &key());
+        assert!(columns(&[]).unwrap().is_none());
+        assert_eq!(columns(&[vec![odd.clone()], rows(2)].concat()).unwrap().unwrap().to_string(), "\"Time, x\"");
+        assert!(columns(&[odd]).unwrap_err().to_string().contains("no row's column \"Time\""));
     }
 
     #[test]
