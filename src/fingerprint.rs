@@ -44,6 +44,11 @@ impl Fingerprint {
         Self::finish(hash)
     }
 
+    /// Its bits, for sums of many.
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+
     fn finish(hash: Sha256) -> Self {
         let digest: [u8; 32] = hash.finalize().into();
         Self(digest.iter().take(8).fold(0, |bits, byte| bits << 8 | u64::from(*byte)))

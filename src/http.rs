@@ -419,11 +419,14 @@ impl Answer {
     /// the rest is missing, if it is: for answers whose status says nearly everything.
     pub async fn beginning(mut self, enough: usize) -> (Reply, Option<Error>) {
         let mut body = BytesMut::new();
+        // The request itself may be one that has hours.
+        let deadline = tokio::time::Instant::now() + self.timeout;
         let missing = loop {
-            match self.response.chunk().await {
-                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-                Ok(None) => break None,
-                Err(cause) => break Some(cause),
+            match tokio::time::timeout_at(deadline, self.response.chunk()).await {
+                Ok(Ok(Some(chunk))) => body.extend_from_slice(&chunk),
+                Ok(Ok(None)) => break None,
+                Ok(Err(cause)) => break Some(cause),
+                Err(_) => return (self.reply(body), Some(self.timed_out)),
             }
             if body.len() > enough {
                 let missing = Error::TooLarge { address: self.address.clone(), limit: enough };
@@ -465,6 +468,31 @@ mod tests {
     fn reply(headers: &[(&'static str, &str)]) -> Reply {
         let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
         Reply { status: StatusCode::SERVICE_UNAVAILABLE, headers, body: Bytes::new() }
+    }
+
+    #[tokio::test]
+    async fn the_beginning_of_an_error_is_waited_for_no_longer_than_the_time_out() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url: Url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+        let server = tokio::spawn(async move {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            assert!(connection.read(&mut request).await.unwrap() > 0);
+            connection.write_all(b"HTTP/1.1 500 Oops\r\nContent-Length: 10\r\n\r\nabc").await.unwrap();
+            std::future::pending::<()>().await;
+        });
+        let settings =
+            Settings { timeout: Duration::from_secs(1), timeout_variable: variables::TIMEOUT.spec.name.into() };
+        let client = Client::new(settings, Metrics::of(&"here:there".into()));
+        let (address, hidden) = (Address::of(&url), Redaction::none());
+        let request = client.request(Method::GET, url).unwrap();
+        let answer = client.send_for_long(Component::Source, request, &address, &hidden).await.unwrap();
+        let beginning = tokio::time::timeout(Duration::from_secs(30), answer.beginning(1000));
+        let (reply, missing) = beginning.await.expect("it ends by itself");
+        assert_eq!(&reply.body[..], b"abc");
+        assert!(matches!(missing, Some(Error::TimedOut { .. })), "{missing:?}");
+        server.abort();
     }
 
     #[test]

@@ -17,8 +17,9 @@ use super::{Cursor, Kind, Page, Product, Source, Then};
 use crate::clock::{Clock, LocalTime};
 use crate::component::{Check, Configured, Context};
 use crate::failure::{Chain, Failure};
+use crate::http::{Excerpt, Redaction};
 use crate::secret::Secret;
-use api::Api;
+use api::{Api, History};
 use cursor::{Baseline, Progress, Step, Waiting};
 use error::{Content, Error, Unread};
 use history::{AUDIT_LOGS, Run, Shown, Status, Turn};
@@ -106,7 +107,42 @@ pub struct Digicert {
     /// When this process last started a run.
     started: Mutex<Option<Instant>>,
     /// The run that could not be read, and how often this process tried.
-    tries: Mutex<(String, u32)>,
+    tries: Mutex<Tries>,
+    /// The run that did not arrive, and how often in a row.
+    broken: Mutex<Tries>,
+}
+
+/// How often this process tried something with a run.
+#[derive(Debug, Default)]
+struct Tries {
+    run: String,
+    count: u32,
+}
+
+impl Tries {
+    fn one_more(&mut self, run: &Run) -> u32 {
+        if self.run != run.id {
+            *self = Self { run: run.id.clone(), count: 0 };
+        }
+        self.count = self.count.saturating_add(1);
+        self.count
+    }
+}
+
+/// What to do where the history is longer than what is read of it.
+#[derive(Debug, Clone, Copy)]
+enum Cut {
+    Fails,
+    Warned,
+}
+
+/// How far a run is read: the fields of [`Step::Reading`].
+struct Stand {
+    run: Run,
+    found: Timestamp,
+    rows: u64,
+    sum: u64,
+    waiting: Waiting,
 }
 
 impl Digicert {
@@ -121,6 +157,7 @@ impl Digicert {
             asked: Mutex::default(),
             started: Mutex::default(),
             tries: Mutex::default(),
+            broken: Mutex::default(),
         }
     }
 
@@ -134,20 +171,33 @@ impl Digicert {
         self.settings.report_id.clone()
     }
 
+    /// What must not be shown.
+    fn hidden(&self) -> Redaction {
+        Redaction::of([&self.settings.api_key.current()])
+    }
+
     /// The runs of the report that began behind `baseline`, the oldest first. The history is read back to there, or until there are
-    /// `enough`.
-    async fn runs(&self, baseline: &Baseline, enough: impl Fn(&Shown) -> bool) -> Result<Vec<Shown>, Error> {
+    /// `enough`; what it means that it is too long for that, `cut` says.
+    async fn runs(&self, baseline: &Baseline, cut: Cut, enough: impl Fn(&Shown) -> bool) -> Result<Vec<Shown>, Error> {
         let is_ours = |shown: &Shown| shown.report.eq_ignore_ascii_case(&self.settings.report_id);
         let is_before = |shown: &Shown| baseline.began.is_some_and(|began| shown.run.began < began);
         let is_enough = |shown: &Shown| is_before(shown) || (is_ours(shown) && enough(shown));
-        let runs = self.api.history(|runs| runs.iter().any(is_enough)).await?;
+        let History { runs, cut: missing } = self.api.history(|runs| runs.iter().any(is_enough)).await?;
+        match (missing, cut) {
+            (None, _) => {}
+            (Some(error), Cut::Fails) => return Err(error),
+            (Some(error), Cut::Warned) => {
+                tracing::warn!(error = %Chain(&error), "the history is too long; runs before those that were read are left out");
+            }
+        }
         let mut runs: Vec<_> = runs.into_iter().filter(is_ours).collect();
         // A run that began between two pages moved the others on.
         runs.sort_by(|one, other| (one.run.began, &one.run.id).cmp(&(other.run.began, &other.run.id)));
         runs.dedup_by(|one, other| one.run.id == other.run.id);
         let other = |shown: &&Shown| shown.report_type.as_deref().is_some_and(|kind| kind != AUDIT_LOGS);
         if let Some(other) = runs.iter().find(other) {
-            let kind = other.report_type.clone().unwrap_or_default();
+            let kind = other.report_type.as_deref().unwrap_or_default();
+            let kind = Excerpt::of(kind.as_bytes(), &self.hidden());
             return Err(Error::OtherType { report: self.report(), kind });
         }
         Ok(runs.into_iter().filter(|shown| baseline.is_before(&shown.run)).collect())
@@ -160,30 +210,41 @@ impl Digicert {
             Step::Idle => self.find_scheduled(progress).await,
             Step::Waiting(waiting) if self.settings.starts_runs => self.wait(progress, waiting).await,
             Step::Waiting(_) => self.find_scheduled(progress.at(Step::Idle)).await,
-            Step::Reading { run, found, rows, waiting } => self.read(progress, run, found, rows, waiting, begun).await,
+            Step::Reading { run, found, rows, sum, waiting } => {
+                self.read(progress, Stand { run, found, rows, sum, waiting }, begun).await
+            }
         }
     }
 
     /// Notes which runs there are. What begins from now on shows everything up to now.
     async fn take_baseline(&self, progress: Progress) -> Result<Page, Error> {
         let asked = Instant::now();
-        // One page shows when the newest run of any report began.
-        let runs = self.api.history(|_| true).await?;
+        // The newest run of any report shows what the present is.
+        let is_newest = |runs: &[Shown]| runs.iter().any(|shown| history::is_credible(shown, self.now()));
+        let History { runs, .. } = self.api.history(is_newest).await?;
         *self.asked.lock() = Some(asked);
-        let waiting = Waiting::from(self.now());
-        nothing_but(&Progress { baseline: history::present(&runs), ..progress }.at(Step::Waiting(waiting)), Then::Now)
+        let now = self.now();
+        let baseline = progress.baseline.clone().max(history::present(&runs, now));
+        nothing_but(&Progress { baseline, ..progress }.at(Step::Waiting(Waiting::from(now))), Then::Now)
     }
 
     /// Looks for the run that is waited for, and starts one where there is none.
     async fn wait(&self, progress: Progress, waiting: Waiting) -> Result<Page, Error> {
-        let runs = self.runs(&progress.baseline, |_| false).await?;
+        let (baseline, given_up) = (&progress.baseline, waiting.given_up);
+        let is_usable = |shown: &Shown| given_up.is_none_or(|given_up| shown.run.began > given_up);
+        let is_ready =
+            |shown: &Shown| shown.status == Status::Ready && is_usable(shown) && baseline.is_before(&shown.run);
+        let runs = self.runs(baseline, Cut::Fails, is_ready).await?;
         let now = self.now();
         let age = Duration::try_from(now.duration_since(waiting.since)).unwrap_or_default();
         let (report, within) = (self.report(), self.settings.max_wait);
         let error = match history::turn(&runs, &waiting, age, within) {
             Turn::Read(run) => {
                 tracing::debug!(run = run.id, began = %run.began, "a run is ready");
-                return nothing_but(&progress.at(Step::Reading { run, found: now, rows: 0, waiting }), Then::Now);
+                return nothing_but(
+                    &progress.at(Step::Reading { run, found: now, rows: 0, sum: 0, waiting }),
+                    Then::Now,
+                );
             }
             Turn::Wait => return nothing_but(&progress.at(Step::Waiting(waiting)), self.later()),
             Turn::Start => {
@@ -223,7 +284,7 @@ impl Digicert {
     async fn find_scheduled(&self, mut progress: Progress) -> Result<Page, Error> {
         let is_ready = |shown: &Shown| shown.status == Status::Ready;
         let is_first = progress.baseline == Baseline::default();
-        let runs = self.runs(&progress.baseline, |shown| is_first && is_ready(shown)).await?;
+        let runs = self.runs(&progress.baseline, Cut::Warned, |shown| is_first && is_ready(shown)).await?;
         let newest_ready = runs.iter().rposition(is_ready).filter(|_| is_first).unwrap_or_default();
         let now = self.now();
         for Shown { run, status, .. } in runs.into_iter().skip(newest_ready) {
@@ -231,7 +292,10 @@ impl Digicert {
             match status {
                 Status::Ready => {
                     let waiting = Waiting::from(now);
-                    return nothing_but(&progress.at(Step::Reading { run, found: now, rows: 0, waiting }), Then::Now);
+                    return nothing_but(
+                        &progress.at(Step::Reading { run, found: now, rows: 0, sum: 0, waiting }),
+                        Then::Now,
+                    );
                 }
                 Status::Generating if age <= self.settings.max_wait => return nothing_but(&progress, self.later()),
                 Status::Generating => {}
@@ -245,34 +309,33 @@ impl Digicert {
     }
 
     /// The next part of a run.
-    async fn read(
-        &self,
-        progress: Progress,
-        run: Run,
-        found: Timestamp,
-        rows: u64,
-        waiting: Waiting,
-        begun: LocalTime,
-    ) -> Result<Page, Error> {
+    async fn read(&self, progress: Progress, stand: Stand, begun: LocalTime) -> Result<Page, Error> {
+        let Stand { run, found, rows, sum, waiting } = stand;
         let under_way = self.reading.lock().take().filter(|reading| reading.is_at(&run, rows));
         let mut reading = under_way.unwrap_or_else(|| {
             let (overlap, time_column) = (self.settings.overlap, self.settings.time_column.clone());
-            let plan = Plan { run: run.clone(), rows, progress: progress.clone(), overlap, time_column };
+            let (most_in_one_file, key) = (reading::MOST_IN_ONE_FILE, self.settings.api_key.clone());
+            let (run, progress) = (run.clone(), progress.clone());
+            let plan = Plan { run, rows, sum, most_in_one_file, key, progress, overlap, time_column };
             Reading::begin(Arc::clone(&self.api), plan)
         });
         let Ok(part) = tokio::time::timeout(PATIENCE, reading.next()).await else {
             *self.reading.lock() = Some(reading);
-            return nothing_but(&progress, Then::After(Duration::ZERO));
+            // It costs retry budget: nothing says yet that the run will arrive.
+            return nothing_but(&progress, Then::Now);
         };
+        if part.is_ok() {
+            *self.broken.lock() = Tries::default();
+        }
         match part {
-            Ok(Part::Rows { events, rows }) => {
+            Ok(Part::Rows { events, rows, sum }) => {
                 *self.reading.lock() = Some(reading);
-                let next = progress.at(Step::Reading { run, found, rows, waiting });
+                let next = progress.at(Step::Reading { run, found, rows, sum, waiting });
                 let next = Cursor::encode(&next).map_err(Error::Cursor)?;
                 Ok(Page { events, deduplicated: 0, next, progressed: true, then: Then::Now })
             }
             Ok(Part::End(summary)) => self.finish(progress, &run, *summary, begun),
-            Err(Unread::Other(error)) => Err(error),
+            Err(Unread::Other(cause)) => self.not_arrived(progress, run, found, waiting, cause).await,
             Err(Unread::Content(cause)) => self.unreadable(progress, run, found, waiting, cause),
         }
     }
@@ -330,25 +393,45 @@ impl Digicert {
         progress: Progress,
         run: Run,
         found: Timestamp,
-        mut waiting: Waiting,
+        waiting: Waiting,
         cause: Content,
     ) -> Result<Page, Error> {
-        let tries = {
-            let mut tries = self.tries.lock();
-            if tries.0 != run.id {
-                *tries = (run.id.clone(), 0);
-            }
-            tries.1 += 1;
-            tries.1
-        };
+        let tries = self.tries.lock().one_more(&run);
         let age = self.now().duration_since(found);
         if !is_hopeless(age, tries) {
             let after = (tries > 1).then_some(BETWEEN_TRIES);
             return Err(Error::BadRun { run: run.id, cause, after });
         }
-        tracing::error!(run = run.id, error = %Chain(&cause), "the run cannot be read and is given up; the next run shows its rows");
+        self.give_up(progress, &run, waiting, &cause)
+    }
+
+    /// A run did not arrive. It is requested again; after an hour in which other calls work, another run takes its place.
+    async fn not_arrived(
+        &self,
+        progress: Progress,
+        run: Run,
+        found: Timestamp,
+        waiting: Waiting,
+        cause: Error,
+    ) -> Result<Page, Error> {
+        let after = between(self.broken.lock().one_more(&run));
+        let is_hopeless = cause.may_be_of_a_run() && self.now().duration_since(found) >= UNREADABLE_ANYWAY;
+        if is_hopeless && self.api.history(|_| true).await.is_ok() {
+            return self.give_up(progress, &run, waiting, &cause);
+        }
+        Err(Error::NotArrived { run: run.id, cause: Box::new(cause), after })
+    }
+
+    fn give_up(
+        &self,
+        progress: Progress,
+        run: &Run,
+        mut waiting: Waiting,
+        cause: &(dyn std::error::Error + 'static),
+    ) -> Result<Page, Error> {
+        tracing::error!(run = run.id, error = %Chain(cause), "the run cannot be read and is given up; the next run shows its rows");
         if !self.settings.starts_runs {
-            return nothing_but(&after(progress, &run), Then::Now);
+            return nothing_but(&after(progress, run), Then::Now);
         }
         waiting.given_up = Some(run.began);
         nothing_but(&progress.at(Step::Waiting(waiting)), Then::Now)
@@ -358,6 +441,11 @@ impl Digicert {
 /// Whether a run that was found so long ago, and could not be read so often by this process, is given up.
 fn is_hopeless(age: SignedDuration, tries: u32) -> bool {
     age >= UNREADABLE_ANYWAY || (age >= UNREADABLE_FOR && tries >= UNREADABLE_TRIES)
+}
+
+/// How long to wait after so many downloads in a row that failed. The engine does not count them where one takes longer than [`PATIENCE`].
+fn between(failures: u32) -> Option<Duration> {
+    (failures > 1).then(|| Duration::from_secs(1 << failures.saturating_sub(1).min(8)).min(BETWEEN_TRIES))
 }
 
 /// The same, with `run` as the newest one that is of no interest any more.
@@ -390,7 +478,9 @@ impl Source for Digicert {
     fn first_cursor(&self, _now: Timestamp) -> Cursor {
         // A row of that very time is wanted.
         let just_before = |start: Timestamp| start.checked_sub(SignedDuration::from_nanos(1)).unwrap_or(start);
-        Cursor::encode(&Progress::behind(self.settings.start.map(just_before))).unwrap_or_default()
+        let progress = Progress::behind(self.settings.start.map(just_before));
+        // Rows count from then on, whenever the run began that shows them.
+        Cursor::encode(&Progress { baseline: Baseline::default(), ..progress }).unwrap_or_default()
     }
 
     fn reached(&self, cursor: &Cursor) -> Result<Timestamp, Failure> {
@@ -433,8 +523,19 @@ mod tests {
     }
 
     #[test]
+    fn downloads_that_fail_one_after_the_other_wait_longer_each_time() {
+        let waits: Vec<_> = [1, 2, 3, 8, 9, 10, u32::MAX].map(between).into();
+        let seconds = |time| Some(Duration::from_secs(time));
+        assert_eq!(waits, [None, seconds(2), seconds(4), seconds(128), seconds(256), seconds(256), seconds(256)]);
+        let run = |id: &str| Run { id: id.to_owned(), began: Timestamp::UNIX_EPOCH, splits: Some(0) };
+        let mut tries = Tries::default();
+        let counts = ["a", "a", "b", "b", "b"].map(|id| tries.one_more(&run(id)));
+        assert_eq!(counts, [1, 2, 1, 2, 3]);
+    }
+
+    #[test]
     fn runs_that_began_in_one_second_are_all_remembered() {
-        let run = |id: &str| Run { id: id.to_owned(), began: Timestamp::UNIX_EPOCH, splits: 0 };
+        let run = |id: &str| Run { id: id.to_owned(), began: Timestamp::UNIX_EPOCH, splits: Some(0) };
         let progress = after(after(Progress::behind(None), &run("a")), &run("b"));
         assert!(!progress.baseline.is_before(&run("a")) && !progress.baseline.is_before(&run("b")));
         assert!(progress.baseline.is_before(&run("c")));
@@ -442,9 +543,9 @@ mod tests {
 
     #[test]
     fn a_cursor_survives_the_document() {
-        let run = Run { id: "a".to_owned(), began: Timestamp::UNIX_EPOCH, splits: 3 };
+        let run = Run { id: "a".to_owned(), began: Timestamp::UNIX_EPOCH, splits: Some(3) };
         let now = Timestamp::UNIX_EPOCH;
-        let reading = Step::Reading { run, found: now, rows: 7, waiting: Waiting::from(now) };
+        let reading = Step::Reading { run, found: now, rows: 7, sum: 5, waiting: Waiting::from(now) };
         for step in [Step::Idle, Step::Waiting(Waiting::from(now)), reading] {
             for since in [None, Some(now)] {
                 let progress = Progress::behind(since).at(step.clone());

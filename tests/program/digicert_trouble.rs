@@ -126,7 +126,7 @@ async fn a_report_of_another_type_is_named_with_its_variable() {
     let options = CertCentralOptions { report_type: "orders", ..CertCentralOptions::default() };
     let reports = Reports::of(options).await.with("AUDITSYNC_RETRY_BUDGET", "1s");
     let ended = reports.run_to(75).await;
-    let expected = "is of the type orders, not audit-logs; check DIGICERT_AUDIT_REPORT_ID";
+    let expected = "is of the type \"orders\", not audit-logs; check DIGICERT_AUDIT_REPORT_ID";
     assert!(ended.stderr.contains(expected), "{}", ended.stderr);
 }
 
@@ -188,7 +188,7 @@ async fn check_names_the_report_its_columns_its_format_and_its_newest_run() {
     let ended = reports.setup.run(&["check"]).await;
     assert_eq!(ended.code(), Some(0), "{}", ended.everything());
     for expected in
-        ["Audit événements", REPORT, "format JSON", "run-0-4b1a-9d2e", "READY", "Date and time (UTC), Action"]
+        ["Audit événements", REPORT, "format \"JSON\"", "run-0-4b1a-9d2e", "READY", "Date and time (UTC), Action"]
     {
         assert!(ended.stdout.contains(expected), "{expected}: {}", ended.stdout);
     }

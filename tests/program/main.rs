@@ -19,6 +19,7 @@ mod contradiction;
 mod daemon;
 mod digicert;
 mod digicert_archive;
+mod digicert_odd;
 mod digicert_trouble;
 mod dry_run;
 mod first_sync;

@@ -72,6 +72,8 @@ pub enum Outcome {
     Holds(Bytes),
     /// It is ready, and gone when it is read.
     Vanished,
+    /// It is ready, and each download has this answer.
+    Refuses(u16),
 }
 
 /// A run in the history.

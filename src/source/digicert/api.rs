@@ -1,5 +1,6 @@
 //! The calls to the report API: addresses, the key, the pace, and what a status means.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +45,14 @@ const MOST_SPLITS: u32 = 100;
 /// Most bytes of a run on the disk, as they are sent.
 pub(super) const LARGEST_RUN: u64 = 2 * 1024 * 1024 * 1024;
 
+/// The history, as far as it was read.
+#[derive(Debug)]
+pub(super) struct History {
+    pub(super) runs: Vec<Shown>,
+    /// The error to whoever needs what was not read.
+    pub(super) cut: Option<Error>,
+}
+
 #[derive(Debug)]
 pub(super) struct Api {
     http: Arc<http::Client>,
@@ -73,9 +82,9 @@ impl Api {
     }
 
     /// The runs of any report, the newest first, until there are `enough`.
-    pub(super) async fn history(&self, enough: impl Fn(&[Shown]) -> bool) -> Result<Vec<Shown>, Error> {
-        let (mut runs, mut seen) = (Vec::new(), 0_usize);
-        for _ in 0..MOST_PAGES {
+    pub(super) async fn history(&self, enough: impl Fn(&[Shown]) -> bool) -> Result<History, Error> {
+        let (mut runs, mut seen, mut known) = (Vec::new(), 0_usize, HashSet::new());
+        for pages in 1..=MOST_PAGES {
             let mut url = self.below(&["report", "history"]);
             url.query_pairs_mut()
                 .append_pair("limit", &PAGE.to_string())
@@ -85,13 +94,19 @@ impl Api {
             let page = self.history_page(url).await?;
             let (total, length) = (page.total(), page.len());
             seen += length;
-            runs.extend(page.runs());
+            let shown: Vec<_> = page.runs().collect();
+            let news = shown.iter().filter(|shown| known.insert(shown.run.id.clone())).count();
+            // A run that began between two pages repeats one entry, not a whole page.
+            if news == 0 && shown.len() == PAGE {
+                return Err(Error::EndlessHistory { address: self.address(), pages });
+            }
+            runs.extend(shown);
             let is_last = length == 0 || total.map_or(length < PAGE, |total| seen as u64 >= total);
             if is_last || enough(&runs) {
-                return Ok(runs);
+                return Ok(History { runs, cut: None });
             }
         }
-        Err(Error::EndlessHistory { address: self.address(), pages: MOST_PAGES })
+        Ok(History { runs, cut: Some(Error::EndlessHistory { address: self.address(), pages: MOST_PAGES }) })
     }
 
     async fn history_page(&self, url: Url) -> Result<HistoryPage, Error> {
@@ -99,6 +114,7 @@ impl Api {
         let reply = self.call(Method::GET, url, &address).await?;
         serde_json::from_slice(&reply.body).map_err(|cause| {
             let beginning = Excerpt::of(&reply.body, &Redaction::of([&self.key.current()]));
+            let cause = Excerpt::of(cause.to_string().as_bytes(), &Redaction::of([&self.key.current()]));
             Error::NotTheApi { address, reason: format!("{cause}; it begins with {beginning}") }
         })
     }
@@ -112,17 +128,18 @@ impl Api {
 
     /// Stores all files of `run`.
     pub(super) async fn download(&self, run: &Run) -> Result<Vec<Spool>, Unread> {
-        if run.splits > MOST_SPLITS {
-            return Err(Content::TooManySplits(run.splits).into());
+        let splits = run.splits.ok_or(Content::UnknownSplits)?;
+        if splits > MOST_SPLITS {
+            return Err(Content::TooManySplits(splits).into());
         }
         let (mut spools, mut left) = (Vec::new(), LARGEST_RUN);
-        for split in 0..run.splits.max(1) {
-            let mut url = if run.splits > 1 {
+        for split in 0..splits.max(1) {
+            let mut url = if splits > 1 {
                 self.below(&["report", &self.report, &run.id, "download"])
             } else {
                 self.below(&["report", &self.report, &run.id, "json"])
             };
-            if run.splits > 1 {
+            if splits > 1 {
                 url.query_pairs_mut()
                     .append_pair("report_format", "JSON")
                     .append_pair("split_report_sequence", &split.to_string());
@@ -150,7 +167,7 @@ impl Api {
         }
         let mut file = tempfile::tempfile().map_err(Error::Spool)?;
         let length = answer.save(limit, &mut file).await?;
-        Ok((Spool::of(file), length))
+        Ok((Spool::of(file, self.key.clone()), length))
     }
 
     async fn call(&self, method: Method, url: Url, address: &Address) -> Result<Reply, Error> {

@@ -1,12 +1,13 @@
 //! What `auditsync check` finds out about the report. No run is started.
 
-use super::Digicert;
 use super::cursor::Baseline;
 use super::error::Unread;
 use super::history::{Shown, Status};
 use super::reading;
+use super::{Cut, Digicert};
 use crate::component::Check;
 use crate::failure::{Class, Failure};
+use crate::http::{Excerpt, Redaction};
 
 const REPORT: &str = "report";
 const COLUMNS: &str = "columns";
@@ -15,7 +16,7 @@ impl Digicert {
     /// Looks at the history, and at the newest run that is ready.
     pub(super) async fn checks(&self) -> Vec<Check> {
         let is_ready = |shown: &Shown| shown.status == Status::Ready;
-        let runs = match self.runs(&Baseline::default(), is_ready).await {
+        let runs = match self.runs(&Baseline::default(), Cut::Warned, is_ready).await {
             Ok(runs) => runs,
             Err(error) => return vec![Check::failed(REPORT, error)],
         };
@@ -25,7 +26,7 @@ impl Digicert {
             let seen = format!("no run of the report {id} is in the history; the first sync starts one");
             return vec![key, Check::unknown(REPORT, seen)];
         };
-        let report = Check::works(REPORT, described(newest));
+        let report = Check::works(REPORT, described(newest, &self.hidden()));
         let columns = match runs.iter().rfind(|shown| is_ready(shown)) {
             Some(ready) => self.check_columns(ready).await,
             None => Check::unknown(COLUMNS, "no run of the report is ready"),
@@ -34,7 +35,7 @@ impl Digicert {
     }
 
     async fn check_columns(&self, ready: &Shown) -> Check {
-        match reading::columns(&self.api, &ready.run, &self.settings.time_column).await {
+        match reading::columns(&self.api, &ready.run, &self.settings.time_column, self.settings.api_key.clone()).await {
             Ok(None) => Check::unknown(COLUMNS, format!("the run {} has no row", ready.run.id)),
             Ok(Some(columns)) => Check::works(COLUMNS, columns.to_string()),
             Err(Unread::Other(error)) => Check::failed(COLUMNS, error),
@@ -46,10 +47,11 @@ impl Digicert {
     }
 }
 
-fn described(shown: &Shown) -> String {
+fn described(shown: &Shown, hidden: &Redaction) -> String {
     let Shown { run, status, report, report_name, formats, .. } = shown;
-    let name = report_name.as_ref().map(|name| format!("{name:?}, ")).unwrap_or_default();
+    let excerpt = |text: &str| Excerpt::of(text.as_bytes(), hidden);
+    let name = report_name.as_ref().map(|name| format!("{}, ", excerpt(name))).unwrap_or_default();
     let status = format!("{status:?}").to_uppercase();
-    let formats = formats.join(" and ");
+    let formats = excerpt(&formats.join(" and "));
     format!("{name}{report}, format {formats}; newest run {}, began {}, {status}", run.id, run.began)
 }

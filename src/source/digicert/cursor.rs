@@ -40,6 +40,20 @@ pub(super) struct Baseline {
 }
 
 impl Baseline {
+    /// The newer one of two.
+    pub(super) fn max(self, mut other: Self) -> Self {
+        match self.began.cmp(&other.began) {
+            std::cmp::Ordering::Less => other,
+            std::cmp::Ordering::Greater => self,
+            std::cmp::Ordering::Equal => {
+                other.runs.extend(self.runs);
+                other.runs.sort_unstable();
+                other.runs.dedup();
+                other
+            }
+        }
+    }
+
     /// Whether `run` began after it.
     pub(super) fn is_before(&self, run: &Run) -> bool {
         match self.began {
@@ -67,9 +81,17 @@ pub(super) enum Step {
         found: Timestamp,
         /// How many of its rows, in its order, are behind the cursor.
         rows: u64,
+        /// The sum of the fingerprints of those that were delivered, which tells whether they are still the same.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        sum: u64,
         /// What to go back to, if it cannot be read.
         waiting: Waiting,
     },
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(sum: &u64) -> bool {
+    *sum == 0
 }
 
 /// What was done so that there is a run behind the baseline.

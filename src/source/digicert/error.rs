@@ -93,7 +93,7 @@ pub enum Error {
         /// The report.
         report: String,
         /// Its type.
-        kind: String,
+        kind: Excerpt,
     },
     /// Runs fail again and again.
     #[error(
@@ -143,6 +143,17 @@ pub enum Error {
         /// How long to wait before it is read again.
         after: Option<Duration>,
     },
+    /// A run does not arrive.
+    #[error("the run {run} did not arrive; it is requested again")]
+    NotArrived {
+        /// The run.
+        run: String,
+        /// Why.
+        #[source]
+        cause: Box<Error>,
+        /// How long to wait before it is requested again.
+        after: Option<Duration>,
+    },
     /// The temporary folder cannot be used.
     #[error("a run cannot be stored in the temporary folder; TMPDIR names another folder")]
     Spool(#[source] io::Error),
@@ -173,6 +184,19 @@ pub enum Content {
         /// The bound.
         most: u64,
     },
+    /// The history does not say in how many files it is.
+    #[error("the history does not say in how many files it is: its split_report_count is no number")]
+    UnknownSplits,
+    /// It has as many rows as a file may have, and is not split.
+    #[error(
+        "it has {rows} rows in one file, which holds less than {most}, so rows may be missing; shorten the report's date range"
+    )]
+    NotSplit {
+        /// How many rows it has.
+        rows: u64,
+        /// At so many rows the API splits a run.
+        most: u64,
+    },
     /// It is split into more files than anything that is read.
     #[error("it is split into {0} files")]
     TooManySplits(u32),
@@ -182,14 +206,16 @@ pub enum Content {
     /// It is a ZIP file without rows.
     #[error("the ZIP file holds no .json file; the report's format must be JSON")]
     NoJson,
+    /// It is a ZIP file with more than one file of rows.
+    #[error("the ZIP file holds more than one .json file, and only one is understood; report this")]
+    SeveralJson,
     /// It is not an array of rows.
-    #[error("it is not an array of rows; it begins with {beginning}")]
+    #[error("it is not an array of rows: {cause}; it begins with {beginning}")]
     NotRows {
         /// How it begins.
         beginning: Excerpt,
-        /// What is wrong with it.
-        #[source]
-        cause: serde_json::Error,
+        /// What is wrong with it. The parser's words may quote it.
+        cause: Excerpt,
     },
     /// No row has the column with the time.
     #[error(
@@ -231,9 +257,27 @@ impl Content {
 }
 
 impl Error {
+    /// Whether the cause may be the run that is downloaded, where other calls work.
+    pub(super) fn may_be_of_a_run(&self) -> bool {
+        match self {
+            Self::Http(error) => matches!(
+                error,
+                http::Error::BrokenOff { .. } | http::Error::TimedOut { .. } | http::Error::Unanswered { .. }
+            ),
+            Self::Unavailable { status, .. } => *status != 429,
+            Self::KeyRejected { status, .. } => *status == 403,
+            Self::Refused { .. } | Self::NotTheApi { .. } => true,
+            _ => false,
+        }
+    }
+
     pub(super) fn class(&self) -> Class {
         match self {
             Self::Http(error) => error.class(),
+            Self::NotArrived { cause, after, .. } => match cause.class() {
+                Class::Retryable { after: None } => Class::Retryable { after: *after },
+                class => class,
+            },
             Self::BadRun { cause, .. } if cause.is_configuration() => Class::Refused,
             Self::Unavailable { after, .. } | Self::BadRun { after, .. } => Class::Retryable { after: *after },
             Self::KeyRejected { .. } | Self::KeyGone { .. } => Class::CredentialsRejected,

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use super::cursor::{Baseline, Waiting};
 
@@ -15,42 +17,25 @@ pub(super) const AUDIT_LOGS: &str = "audit-logs";
 /// So many runs of one sync may fail before that is an error.
 pub(super) const MOST_FAILED: usize = 3;
 
-/// Longest identifier of a run: it becomes a part of the state.
-const LONGEST_ID: usize = 100;
+/// Longest identifier of a run.
+const LONGEST_ID: usize = 64;
+
+/// A run that began so much later than now was written by a wrong clock.
+const TOO_LATE: SignedDuration = SignedDuration::from_hours(24);
 
 /// A page of the history, as far as it is read.
 #[derive(Debug, Deserialize)]
 pub(super) struct HistoryPage {
     #[serde(default)]
     page: Option<PageInfo>,
-    report_history: Vec<Entry>,
+    /// Each is a run or a schedule. One that is odd must not make the others unreadable.
+    report_history: Vec<Box<RawValue>>,
 }
 
 #[derive(Debug, Deserialize)]
 struct PageInfo {
     #[serde(default)]
     total: Option<u64>,
-}
-
-/// An entry of the history: a run, or a schedule.
-#[derive(Debug, Deserialize)]
-pub(super) struct Entry {
-    #[serde(default)]
-    report_identifier: Option<String>,
-    #[serde(default)]
-    report_run_identifier: Option<String>,
-    #[serde(default)]
-    report_display_name: Option<String>,
-    #[serde(default)]
-    report_type: Option<String>,
-    #[serde(default)]
-    report_start_date: Option<String>,
-    #[serde(default)]
-    status: Option<String>,
-    #[serde(default)]
-    format: Option<Vec<String>>,
-    #[serde(default)]
-    split_report_count: Option<u32>,
 }
 
 /// A run of the report.
@@ -60,8 +45,8 @@ pub(super) struct Run {
     pub(super) id: String,
     /// When it began.
     pub(super) began: Timestamp,
-    /// In how many files its rows are; 0 where they are in one.
-    pub(super) splits: u32,
+    /// In how many files its rows are; 0 where they are in one, and none where the history gave no number.
+    pub(super) splits: Option<u32>,
 }
 
 /// How a run stands.
@@ -96,29 +81,40 @@ impl HistoryPage {
 
     /// The runs on the page, of any report. A schedule, and what cannot be understood, is none.
     pub(super) fn runs(self) -> impl Iterator<Item = Shown> {
-        self.report_history.into_iter().filter_map(Entry::shown)
+        self.report_history.into_iter().filter_map(|entry| shown(entry.get()))
     }
 }
 
-impl Entry {
-    fn shown(self) -> Option<Shown> {
-        let id = self.report_run_identifier.filter(|id| !id.is_empty() && id.len() <= LONGEST_ID)?;
-        let status = match self.status?.to_ascii_uppercase().as_str() {
-            "READY" => Status::Ready,
-            "FAILED" => Status::Failed,
-            "GENERATING" => Status::Generating,
-            _ => return None,
-        };
-        let run = Run { id, began: date(&self.report_start_date?)?, splits: self.split_report_count.unwrap_or(0) };
-        Some(Shown {
-            run,
-            status,
-            report: self.report_identifier?,
-            report_name: self.report_display_name,
-            report_type: self.report_type,
-            formats: self.format.unwrap_or_default(),
-        })
-    }
+/// The run that an entry of the history is; none where it is no run.
+fn shown(entry: &str) -> Option<Shown> {
+    let entry: Map<String, Value> = serde_json::from_str(entry).ok()?;
+    let text = |name| entry.get(name)?.as_str().map(str::to_owned);
+    let status = match text("status")?.to_ascii_uppercase().as_str() {
+        "READY" => Status::Ready,
+        "FAILED" => Status::Failed,
+        "GENERATING" => Status::Generating,
+        _ => return None,
+    };
+    let splits = match entry.get("split_report_count") {
+        None | Some(Value::Null) => Some(0),
+        Some(count) => count.as_u64().and_then(|count| u32::try_from(count).ok()),
+    };
+    let id = text("report_run_identifier").filter(|id| is_identifier(id))?;
+    let formats = entry.get("format").and_then(Value::as_array).into_iter().flatten();
+    Some(Shown {
+        run: Run { id, began: date(&text("report_start_date")?)?, splits },
+        status,
+        report: text("report_identifier")?,
+        report_name: text("report_display_name"),
+        report_type: text("report_type"),
+        formats: formats.filter_map(Value::as_str).map(str::to_owned).collect(),
+    })
+}
+
+/// Whether this can be a run's identifier: it becomes a part of the state, of addresses and of messages.
+fn is_identifier(id: &str) -> bool {
+    let is_of_one = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    (1..=LONGEST_ID).contains(&id.len()) && id.bytes().all(is_of_one)
 }
 
 /// A date of the history: UTC, without a zone.
@@ -127,9 +123,14 @@ fn date(text: &str) -> Option<Timestamp> {
     TimeZone::UTC.to_timestamp(local).ok()
 }
 
+/// Whether the run began by `now`, as far as clocks agree.
+pub(super) fn is_credible(shown: &Shown, now: Timestamp) -> bool {
+    shown.run.began.duration_since(now) <= TOO_LATE
+}
+
 /// The baseline that is the present: the newest of these runs, of any report.
-pub(super) fn present(runs: &[Shown]) -> Baseline {
-    let began = runs.iter().map(|shown| shown.run.began).max();
+pub(super) fn present(runs: &[Shown], now: Timestamp) -> Baseline {
+    let began = runs.iter().filter(|shown| is_credible(shown, now)).map(|shown| shown.run.began).max();
     let newest = runs.iter().filter(|shown| Some(shown.run.began) == began);
     Baseline { began, runs: newest.map(|shown| shown.run.id.clone()).collect() }
 }
@@ -187,7 +188,7 @@ mod tests {
     const WAIT: Duration = Duration::from_secs(300);
 
     fn shown(id: &str, second: i64, status: Status) -> Shown {
-        let run = Run { id: id.to_owned(), began: Timestamp::from_second(second).unwrap(), splits: 0 };
+        let run = Run { id: id.to_owned(), began: Timestamp::from_second(second).unwrap(), splits: Some(0) };
         let report = "report".to_owned();
         Shown { run, status, report, report_name: None, report_type: None, formats: Vec::new() }
     }
@@ -247,7 +248,8 @@ mod tests {
     #[test]
     fn a_run_in_the_second_of_the_baseline_is_told_apart_by_its_identifier() {
         let (before, after) = (shown("a", 5, Status::Ready), shown("b", 5, Status::Ready));
-        let baseline = present(&[before.clone(), shown("z", 4, Status::Failed)]);
+        let runs = [before.clone(), shown("z", 4, Status::Failed), shown("from a wrong clock", 90_000, Status::Ready)];
+        let baseline = present(&runs, Timestamp::UNIX_EPOCH);
         assert!(!baseline.is_before(&before.run) && baseline.is_before(&after.run));
         assert!(!baseline.is_before(&shown("c", 4, Status::Ready).run));
         assert!(Baseline::default().is_before(&before.run));
@@ -266,5 +268,33 @@ mod tests {
         assert_eq!(runs.len(), 1);
         assert_eq!(runs[0].run.began.to_string(), "2021-01-13T09:15:37Z");
         assert_eq!((runs[0].run.id.as_str(), runs[0].report_type.as_deref()), ("1", Some(AUDIT_LOGS)));
+    }
+
+    #[test]
+    fn an_odd_entry_hides_no_other_and_an_odd_split_count_is_not_taken_for_none() {
+        let entry = |id: &str, more: &str| {
+            format!(
+                r#"{{"report_identifier":"r","report_run_identifier":"{id}","report_start_date":"2021-01-13 09:15:37","status":"READY"{more}}}"#
+            )
+        };
+        let entries = [
+            entry("a", r#","format":"JSON","split_report_count":"many""#),
+            "17".to_owned(),
+            entry("b c", ""),
+            entry(&"x".repeat(65), ""),
+            entry("d", r#","report_display_name":17,"split_report_count":3"#),
+        ];
+        let page: HistoryPage =
+            serde_json::from_str(&format!(r#"{{"report_history":[{}]}}"#, entries.join(","))).unwrap();
+        let runs: Vec<_> = page.runs().map(|shown| (shown.run.id, shown.run.splits)).collect();
+        assert_eq!(runs, [("a".to_owned(), None), ("d".to_owned(), Some(3))]);
+    }
+
+    #[test]
+    fn the_newer_baseline_counts_and_of_one_second_both() {
+        let of = |second, id| present(&[shown(id, second, Status::Ready)], Timestamp::from_second(second).unwrap());
+        assert_eq!(of(1, "a").max(of(2, "b")), of(2, "b"));
+        assert_eq!(of(2, "b").max(Baseline::default()), of(2, "b"));
+        assert_eq!(of(1, "a").max(of(1, "b")).runs, ["a", "b"]);
     }
 }

@@ -86,8 +86,8 @@ pub(super) fn columns_of(raw: &[u8]) -> Fingerprint {
     Fingerprint::of_parts(headings.iter().map(String::as_bytes))
 }
 
-/// The row as an event.
-pub(super) fn event(raw: bytes::Bytes, heading: &str) -> Event {
+/// The row as an event, and its fingerprint.
+pub(super) fn event(raw: bytes::Bytes, heading: &str) -> (Event, Fingerprint) {
     let base = raw.as_ptr() as usize;
     let mut values = [None; HEADINGS.len()];
     for Member { key, value } in columns(&raw).filter(|member| member.value != b"\"\"") {
@@ -102,11 +102,12 @@ pub(super) fn event(raw: bytes::Bytes, heading: &str) -> Event {
             fields.set(*field, *start..start + length);
         }
     }
-    let id = Fingerprint::of_record(&raw).to_string();
+    let print = Fingerprint::of_record(&raw);
+    let id = print.to_string();
     let time = time(&raw, heading).read();
     let event = Event::new(raw, time, fields).with_derived(vec![(Field::Id, id.into())]);
     let severity = severity(&event);
-    event.with_severity(severity)
+    (event.with_severity(severity), print)
 }
 
 /// A result that is no success is an error; what takes trust or rights away is a warning.
@@ -158,14 +159,14 @@ mod tests {
             "{{\"{COLUMN}\":\"06-Feb-2025 10:28:04\",\"Action\":\"Revoke certificate\",\"Activity\":\"one\\ntwo\",\"Result\":\"Success\",\
              \"IP address\":\"192.0.2.1\",\"Unbekannt\":\"\u{fc}\",\"User ID\":\"17\"}}"
         );
-        let event = event(Bytes::from(row.clone()), COLUMN);
+        let (event, print) = event(Bytes::from(row.clone()), COLUMN);
         assert_eq!(event.raw(), row.as_bytes());
         assert_eq!(event.time().unwrap().as_second(), 1_738_837_684);
         assert_eq!(event.text(Field::Details).as_deref(), Some("one\ntwo"), "there is no message");
         assert_eq!(event.text(Field::ActorId).as_deref(), Some("17"));
-        assert_eq!(event.text(Field::Id).unwrap().len(), 16);
+        assert_eq!(event.text(Field::Id).unwrap(), print.to_string());
         assert_eq!(event.severity(), Severity::Warn);
-        let failed = super::event(Bytes::from_static(br#"{"Result":"Failed"}"#), COLUMN);
+        let (failed, _) = super::event(Bytes::from_static(br#"{"Result":"Failed"}"#), COLUMN);
         assert_eq!((failed.severity(), failed.time()), (Severity::Error, None));
     }
 

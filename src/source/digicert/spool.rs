@@ -1,56 +1,110 @@
 //! A file of a run on the disk: an array of rows, or a ZIP file that holds one.
 
+use std::cell::Cell;
 use std::fs::File;
-use std::io::{BufReader, Read as _, Seek as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _};
 use std::ops::ControlFlow;
 
 use super::error::{Content, Error, Unread};
 use super::rows::each_row;
 use crate::http::{Excerpt, Redaction};
+use crate::secret::Secret;
 
 /// How much is read at once.
 const BUFFER: usize = 64 * 1024;
 
+/// Most bytes of a file, unpacked.
+const LARGEST_FILE: u64 = 4 * 1024 * 1024 * 1024;
+
+/// Most bytes that are read to learn what a ZIP file holds. It bounds the number of entries, each of which takes memory.
+const LARGEST_INDEX: u64 = 4 * 1024 * 1024;
+
 /// A file without a name, which the system removes with the process.
 #[derive(Debug)]
-pub(super) struct Spool(File);
+pub(super) struct Spool {
+    file: File,
+    /// The key that the server may have echoed.
+    key: Secret,
+    most: u64,
+}
 
 impl Spool {
-    pub(super) fn of(file: File) -> Self {
-        Self(file)
+    pub(super) fn of(file: File, key: Secret) -> Self {
+        Self { file, key, most: LARGEST_FILE }
     }
 
     /// Calls `take` with each row, until it breaks off.
     pub(super) fn each_row(&self, take: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> Result<ControlFlow<()>, Unread> {
-        let mut file = &self.0;
+        let mut file = &self.file;
         let mut beginning = Vec::new();
         file.rewind().and_then(|()| file.take(400).read_to_end(&mut beginning)).map_err(Error::Spool)?;
         file.rewind().map_err(Error::Spool)?;
         if !beginning.starts_with(b"PK") {
-            return rows(BufReader::with_capacity(BUFFER, file), &beginning, take);
+            return self.rows(file, &beginning, take);
         }
-        let mut archive = zip::ZipArchive::new(BufReader::with_capacity(BUFFER, file)).map_err(Content::Zip)?;
-        let mut names = archive.file_names().filter_map(Result::ok).map(std::borrow::Cow::into_owned);
-        let name = names.find(|name| name.to_ascii_lowercase().ends_with(".json")).ok_or(Content::NoJson)?;
-        drop(names);
-        let entry = archive.by_name(&name).map_err(Content::Zip)?;
-        rows(BufReader::with_capacity(BUFFER, entry), b"", take)
+        let left = Cell::new(LARGEST_INDEX);
+        let input = Bounded { input: BufReader::with_capacity(BUFFER, file), left: &left };
+        let mut archive = zip::ZipArchive::new(input).map_err(Content::Zip)?;
+        left.set(u64::MAX);
+        let names = archive.file_names().filter_map(Result::ok).map(std::borrow::Cow::into_owned);
+        let names: Vec<_> = names.filter(|name| name.to_ascii_lowercase().ends_with(".json")).collect();
+        let name = match names.as_slice() {
+            [] => return Err(Content::NoJson.into()),
+            [name] if !archive.has_duplicate_names() => name,
+            _ => return Err(Content::SeveralJson.into()),
+        };
+        let entry = archive.by_name(name).map_err(Content::Zip)?;
+        self.rows(entry, b"", take)
+    }
+
+    fn rows(
+        &self,
+        input: impl io::Read,
+        beginning: &[u8],
+        take: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, Unread> {
+        let left = Cell::new(self.most);
+        let mut input = BufReader::with_capacity(BUFFER, Bounded { input, left: &left });
+        let mut beginning = beginning.to_vec();
+        if beginning.is_empty()
+            && let Ok(buffered) = input.fill_buf()
+        {
+            beginning.extend(buffered.iter().take(400));
+        }
+        let read = each_row(input, take);
+        read.map_err(|cause| {
+            if left.get() == 0 {
+                return Content::TooLarge { most: self.most }.into();
+            }
+            let hidden = Redaction::of([&self.key.current()]);
+            let cause = Excerpt::of(cause.to_string().as_bytes(), &hidden);
+            Content::NotRows { beginning: Excerpt::of(&beginning, &hidden), cause }.into()
+        })
     }
 }
 
-fn rows(
-    mut input: impl std::io::BufRead,
-    beginning: &[u8],
-    take: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
-) -> Result<ControlFlow<()>, Unread> {
-    let mut beginning = beginning.to_vec();
-    if beginning.is_empty()
-        && let Ok(buffered) = input.fill_buf()
-    {
-        beginning.extend(buffered.iter().take(400));
+/// A reader that fails after so many bytes.
+struct Bounded<'c, R> {
+    input: R,
+    left: &'c Cell<u64>,
+}
+
+impl<R: io::Read> io::Read for Bounded<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.input.read(buffer)?;
+        let Some(left) = self.left.get().checked_sub(read as u64) else {
+            self.left.set(0);
+            return Err(io::Error::other("it has too many bytes"));
+        };
+        self.left.set(left);
+        Ok(read)
     }
-    each_row(input, take)
-        .map_err(|cause| Content::NotRows { beginning: Excerpt::of(&beginning, &Redaction::none()), cause }.into())
+}
+
+impl<R: io::Seek> io::Seek for Bounded<'_, R> {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        self.input.seek(to)
+    }
 }
 
 #[cfg(test)]
@@ -59,12 +113,13 @@ mod tests {
 
     use zip::write::SimpleFileOptions;
 
+    use super::super::variables::API_KEY;
     use super::*;
 
     fn spool(bytes: &[u8]) -> Spool {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
-        Spool::of(file)
+        Spool::of(file, Secret::from_value(API_KEY.spec.name, "the-key".into()))
     }
 
     fn zipped(files: &[(&str, &[u8])]) -> Vec<u8> {
@@ -116,6 +171,8 @@ mod tests {
                 b"{\"errors\":[{\"code\":\"x\"}]}".to_vec(),
                 "it begins with \"{\\\"errors\\\":[{\\\"code\\\":\\\"x\\\"}]}\"",
             ),
+            (zipped(&[("a.json", b"[{}]"), ("b.json", b"[{}]")]), "more than one .json file"),
+            (b"\"my the-key\"".to_vec(), "string \\\"my [hidden]\\\", expected an array of rows"),
             (b"[{\"a\":\"b\"},{\"a\":".to_vec(), "EOF"),
             (zipped(&[("a.json", b"[{}")]), "EOF"),
         ] {
@@ -131,6 +188,24 @@ mod tests {
         let middle = bytes.len() / 2;
         bytes[middle] ^= 0x55;
         assert!(count(&bytes).is_err());
+    }
+
+    #[test]
+    fn a_file_that_unpacks_to_too_much_is_an_error() {
+        let rows = format!("[{}]", vec!["{}"; 1000].join(","));
+        for bytes in [rows.clone().into_bytes(), zipped(&[("a.json", rows.as_bytes())])] {
+            let spool = Spool { most: 1000, ..spool(&bytes) };
+            let error = spool.each_row(&mut |_| ControlFlow::Continue(())).unwrap_err();
+            assert_eq!(error.to_string(), "it has more than 1000 bytes");
+        }
+    }
+
+    #[test]
+    fn a_zip_file_of_too_many_entries_is_an_error_before_they_are_in_memory() {
+        let names: Vec<_> = (0..50_000).map(|n| format!("{n:050}.json")).collect();
+        let files: Vec<_> = names.iter().map(|name| (name.as_str(), b"".as_slice())).collect();
+        let error = count(&zipped(&files)).unwrap_err();
+        assert!(error.contains("too many bytes"), "{error}");
     }
 
     #[test]

@@ -238,6 +238,7 @@ async fn download(
         let zip = |rows: &[String]| Reply::of(200, Some("application/zip"), zipped("audit-logs.json", &array(rows)));
         match (&run.outcome, &state.form, split) {
             (Outcome::Vanished, ..) => refuse(404, "not_found|run"),
+            (Outcome::Refuses(status), ..) => refuse(*status, "refused"),
             (Outcome::Holds(body), ..) => Reply::of(200, Some("application/octet-stream"), body.clone()),
             (_, Form::Json, None) => Reply::json(200, array(&run.rows)),
             (_, Form::Splits(most), Some(n)) => zip(run.rows.chunks(*most).nth(n).unwrap_or_default()),
