@@ -187,15 +187,13 @@ pub enum Content {
     /// The history does not say in how many files it is.
     #[error("the history does not say in how many files it is: its split_report_count is no number")]
     UnknownSplits,
-    /// It has as many rows as a file may have, and is not split.
+    /// It has as many rows as a file of a split run, and is not split.
     #[error(
-        "it has {rows} rows in one file, which holds less than {most}, so rows may be missing; shorten the report's date range"
+        "it has exactly {rows} rows in one file, where the API splits a run, so rows may be missing; shorten the report's date range"
     )]
     NotSplit {
         /// How many rows it has.
         rows: u64,
-        /// At so many rows the API splits a run.
-        most: u64,
     },
     /// It is split into more files than anything that is read.
     #[error("it is split into {0} files")]

@@ -248,8 +248,8 @@ fn survey(spools: &[Spool], plan: &Plan, is_unwanted: &dyn Fn() -> bool) -> Resu
     if rows < plan.rows {
         return Err(Content::Shorter { before: plan.rows, now: rows }.into());
     }
-    if plan.run.splits.is_some_and(|splits| splits <= 1) && rows >= plan.most_in_one_file {
-        return Err(Content::NotSplit { rows, most: plan.most_in_one_file }.into());
+    if plan.run.splits.is_some_and(|splits| splits <= 1) && rows == plan.most_in_one_file {
+        return Err(Content::NotSplit { rows }.into());
     }
     if plan.rows > 0 && sum == plan.sum {
         fresh.behind = plan.rows;
@@ -425,12 +425,12 @@ mod tests {
     }
 
     #[test]
-    fn a_file_as_full_as_can_be_that_is_not_split_is_an_error() {
+    fn a_full_file_that_is_not_one_of_several_is_an_error() {
         let survey = |count, splits| survey(&[spool(&rows(count))], &plan(splits), &|| false);
-        assert!(survey(9, 0).is_ok() && survey(30, 3).is_ok());
+        assert!(survey(9, 0).is_ok() && survey(11, 0).is_ok() && survey(30, 3).is_ok());
         for splits in [0, 1] {
             let error = survey(10, splits).unwrap_err().to_string();
-            assert!(error.contains("it has 10 rows in one file, which holds less than 10"), "{error}");
+            assert!(error.contains("it has exactly 10 rows in one file"), "{error}");
         }
     }
 
