@@ -103,6 +103,37 @@ fn a_store_that_goes_back_to_a_first_cursor_from_a_wrong_clock_has_it_corrected_
     driver::run(&plan).unwrap();
 }
 
+/// The first page of the second range holds a late record and one of the range, in the order of time by chance.
+#[test]
+fn a_late_record_on_a_shuffled_page_is_not_taken_for_a_history_that_changes() {
+    let burst = Burst { at: 0, millis: 0, count: 2, step: 0, copies: 0, told: Told::Right, late: 0 };
+    let bursts = [
+        burst,
+        Burst { count: 41, ..burst },
+        Burst { count: 7, ..burst },
+        Burst { count: 5, copies: 1, ..burst },
+        Burst { count: 3, ..burst },
+        Burst { count: 5, step: 1, late: 100, ..burst },
+        Burst { count: 29, step: 7000, ..burst },
+        Burst { at: 1, count: 5, ..burst },
+    ];
+    let end = End::Crash;
+    let life = LifePlan { mode: Mode::Loop, ahead: 0, clock_set: None, busy: 0, cue: Cue::Time(0), end, rest: 104_563 };
+    let stopped = LifePlan { cue: Cue::Delivery(0), end: End::Stop, rest: 0, ..life };
+    let quiet = Plan::quiet();
+    let at_once = Knobs { source_latency: 0, destination_latency: 0, store_latency: 0, ..quiet.knobs };
+    let plan = Plan {
+        seed: 966_824_949_711_930_969,
+        knobs: Knobs { delay: 0, window: 600, lookback: 0, budget: 5, shutdown_timeout: 1, dated: false, ..at_once },
+        bursts: bursts.to_vec(),
+        paging: Paging { sizes: vec![2], order: Order::Shuffled, last: LastPage::NoToken },
+        lives: vec![life, stopped],
+        beyond_delay: 300,
+        ..quiet
+    };
+    driver::run(&plan).unwrap();
+}
+
 #[test]
 fn a_page_token_that_has_expired_does_not_hold_up_the_smallest_range() {
     let burst = Burst { at: -3, millis: 500, count: 6, step: 1, copies: 0, told: Told::Right, late: 0 };

@@ -299,9 +299,9 @@ impl InRange {
 
     /// How many known records have to stand on this page, if none of them stood on those before it.
     ///
-    /// All of them on the last page, and on the first if it leads in the order of time from before `since` to behind it: then
-    /// the whole overlap is on it. Any other page may hold none, since any number of records that became visible late may stand
-    /// before them.
+    /// All of them on the last page, and on the first if it leads in the order of time from before `since` to behind it, and has as many
+    /// records from before: then the whole overlap is on it. Any other page may hold none, since any number of records that became
+    /// visible late may stand before them, and a server may give records in any order.
     fn telling(&self, records: &[Event], more: bool) -> usize {
         let times = || records.iter().map(Event::time);
         let is_old = |time: Option<Timestamp>| time.is_some_and(|time| !self.since.is_before(time));
@@ -313,7 +313,8 @@ impl InRange {
                 && times().all(|time| time.is_some())
                 && times().is_sorted()
         };
-        if !more || (self.token.is_none() && leads_over()) { self.sure } else { 0 }
+        let has_room = || times().filter(|time| is_old(*time)).count() >= self.sure;
+        if !more || (self.token.is_none() && leads_over() && has_room()) { self.sure } else { 0 }
     }
 }
 
@@ -396,7 +397,9 @@ mod tests {
             Contradiction::Unstable { expected: 30 }
         );
         assert!(next().take(records("11:58:29", 29..40), None).is_ok(), "one of them is enough");
-        let others = || records("11:59:50", 100..130);
+        let few = next().take(records("11:59:50", 100..130), Some(token("t")));
+        assert!(few.is_ok(), "of a page with room for fewer, the others may follow");
+        let others = || records("11:59:20", 100..150);
         let unstable = Contradiction::Unstable { expected: 30 };
         assert_eq!(next().take(others(), Some(token("t"))).unwrap_err(), unstable, "in order, they would stand here");
         let newest_first: Vec<_> = others().into_iter().rev().collect();
