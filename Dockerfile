@@ -22,11 +22,13 @@ LABEL org.opencontainers.image.title="auditsync" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /src/target/release/auditsync /usr/local/bin/auditsync
 COPY --from=build --chown=nonroot:nonroot /state /var/lib/auditsync
-# A port is reachable from other containers, such as Prometheus (deploy/prometheus), and from outside only where it is published.
-# An IPv4 address, because many container networks have no IPv6.
+# With more arenas, glibc keeps a third more memory for the threads that read files (docs/PERFORMANCE.md).
+ENV MALLOC_ARENA_MAX=2
+# Other containers, such as Prometheus (deploy/prometheus), can reach the port. From outside it can be reached only if it is published.
+# The address is IPv4, because many container networks have no IPv6.
 ENV AUDITSYNC_LOCAL_STORAGE_PATH=/var/lib/auditsync \
     AUDITSYNC_HTTP_LISTEN=0.0.0.0:9090
-# Whether the daemon is alive. An outage of a source or a destination is no reason to replace the container.
+# Whether the daemon is alive. It is alive during an outage of a source or a destination, since a new container would not help.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10s CMD ["/usr/local/bin/auditsync", "health"]
 VOLUME /var/lib/auditsync
 WORKDIR /var/lib/auditsync

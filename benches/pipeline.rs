@@ -1,16 +1,17 @@
-//! From a page to a request body, stage by stage: `cargo bench`, or `cargo bench -- gzip`.
+//! Measures each stage from a page to a request body: `cargo bench`, or `cargo bench -- gzip`.
 //!
 //! | stage | what it does |
 //! |---|---|
-//! | `locate` | where each record begins and ends, with nothing read of it |
-//! | `page` | the same, and its fields: all that becomes of a page before it is delivered |
-//! | `read` | the fields of records that are located |
-//! | `fingerprint` | what is remembered of a record in the overlap |
-//! | `build` | the uncompressed bodies |
-//! | `gzip`, `zstd` | a body compressed, by level; the program uses its `default` |
-//! | `pipeline` | page → records → bodies, compressed as they are sent |
+//! | `locate` | finds the begin and end of each record, and reads nothing else |
+//! | `page` | the same, and finds the fields: everything that happens to a page before its delivery |
+//! | `read` | finds the fields of located records |
+//! | `fingerprint` | hashes the records, as for those in the overlap |
+//! | `filter`, `redact` | applies a filter of three conditions; replaces one value by its hash |
+//! | `build` | writes the uncompressed bodies |
+//! | `gzip`, `zstd` | compresses a body, by level; the program uses the level `default` |
+//! | `pipeline` | page → records → compressed bodies |
 //!
-//! Each figure is for the records of one request, a thousand, or fewer where they are large.
+//! Each figure is for the records of one request: a thousand, or fewer if they are large.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a bench has nobody to hand an error to")]
 
 #[path = "../tests/support/mod.rs"]
@@ -25,6 +26,9 @@ use auditsync::destination::datadog::entry::{EntryWriter, Form};
 use auditsync::destination::datadog::{Compression, Labels};
 use auditsync::event::Event;
 use auditsync::fingerprint::Fingerprint;
+use auditsync::screen::filter::Filter;
+use auditsync::screen::redaction::{Pointer, Redaction};
+use auditsync::secret::Secret;
 use auditsync::source::sectigo::{page, record};
 use bytes::Bytes;
 use divan::counter::{BytesCount, ItemsCount};
@@ -44,7 +48,7 @@ fn main() {
     divan::main();
 }
 
-/// What a level saves is half of what decides about it.
+/// Prints the compressed sizes, since a level must be judged by its size as well as its time.
 #[allow(clippy::print_stdout, reason = "a bench prints")]
 fn show_sizes() {
     println!("bytes of an event when compressed, with records of {SIZES:?} B");
@@ -65,7 +69,7 @@ fn gzipped(body: &[u8], level: u32) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// A page of records of so many bytes on average.
+/// Makes a page of records with `size` bytes on average.
 fn page_of(size: usize) -> Bytes {
     let count = 1000.min(2_000_000 / size);
     let end = Timestamp::now();
@@ -99,7 +103,7 @@ fn body_of(size: usize) -> Vec<u8> {
     fill(&events, 0..events.len(), Compression::Identity).body
 }
 
-/// Counts what goes in.
+/// Counts the events and bytes that go in.
 fn counting<'a, 'b>(bencher: Bencher<'a, 'b>, events: usize, bytes: usize) -> Bencher<'a, 'b> {
     bencher.counter(ItemsCount::new(events)).counter(BytesCount::new(bytes))
 }
@@ -137,6 +141,31 @@ fn fingerprint(bencher: Bencher<'_, '_>, size: usize) {
     counting(bencher, events.len(), bytes).bench_local(|| {
         for event in &events {
             black_box(Fingerprint::of_record(black_box(event.raw())));
+        }
+    });
+}
+
+#[divan::bench(args = SIZES)]
+fn filter(bencher: Bencher<'_, '_>, size: usize) {
+    let events = events_of(size);
+    let bytes = events.iter().map(|event| event.raw().len()).sum();
+    let filter: Filter = "action=certificate*,outcome!=success;actor=*@example.org".parse().unwrap();
+    counting(bencher, events.len(), bytes).bench_local(|| {
+        for event in &events {
+            black_box(filter.holds(black_box(event)));
+        }
+    });
+}
+
+#[divan::bench(args = SIZES)]
+fn redact(bencher: Bencher<'_, '_>, size: usize) {
+    let events = events_of(size);
+    let bytes = events.iter().map(|event| event.raw().len()).sum();
+    let pointer = Pointer::parse("/user/email").unwrap();
+    let redaction = Redaction::new(vec![pointer], Secret::from_value("SALT", "0123456789abcdef".to_owned().into()));
+    counting(bencher, events.len(), bytes).bench_local(|| {
+        for event in &events {
+            black_box(redaction.of(black_box(event).clone()));
         }
     });
 }

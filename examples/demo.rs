@@ -1,8 +1,8 @@
-//! The whole pipeline against built-in fakes: `cargo run --profile demo --no-default-features --example demo`. No credentials
-//! and no network are needed. Without TLS, which it does not need, it is built in half the time.
+//! Runs the whole pipeline against built-in fakes: `cargo run --profile demo --no-default-features --example demo`. It needs no
+//! credentials and no network. It needs no TLS either, and builds in half the time without it.
 //!
-//! A fake certificate manager with a backlog of audit records and a fake Datadog intake run on loopback, both failing now and
-//! then. Between them runs the real thing: the same source, engine, destination and state as in the `auditsync` binary.
+//! A fake certificate manager with a backlog of audit records and a fake Datadog intake run on loopback. Both fail now and then. Between
+//! them run the same source, engine, destination and state as in the `auditsync` binary.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a demo prints, and an error ends it")]
 
 #[path = "../tests/support/mod.rs"]
@@ -69,7 +69,7 @@ async fn certificate_manager(now: Timestamp) -> FakeScm {
     let options =
         ScmOptions { page_size: 1000, gzip: true, latency: Duration::from_millis(5), ..ScmOptions::default() };
     let scm = FakeScm::start(options).await;
-    // The newest lie before the delay that keeps records from being missed while they become visible.
+    // Even the newest records are older than the delay, which waits until records have become visible.
     let newest = now - Duration::from_secs(60);
     scm.push(Records::seeded(7).between(newest - 6 * HOUR + Duration::from_secs(60), newest, BACKLOG));
     let faults = vec![Fault::Status(503), Fault::Reset, Fault::TruncatedBody, Fault::NotJson, Fault::Status(429)];
@@ -100,6 +100,7 @@ fn pipeline(scm: &FakeScm, intake: &FakeIntake, folder: &std::path::Path) -> Eng
         delay: Duration::from_secs(30),
         window: HOUR,
         overlap: Duration::from_secs(300),
+        names: sectigo::Names::default(),
     };
     let destination = datadog::Settings {
         intake_url: Url::parse(&intake.url()).unwrap(),
@@ -128,6 +129,7 @@ fn pipeline(scm: &FakeScm, intake: &FakeIntake, folder: &std::path::Path) -> Eng
         destination: Arc::new(Datadog::new(destination, sectigo::KIND.product.name, &context)),
         store: Arc::new(LocalFs::new(folder.to_owned(), &name)),
         pipeline: name,
+        screen: auditsync::screen::Screen::default(),
         clock: context.clock,
         metrics: context.metrics,
         liveness: Liveness::default(),
@@ -170,7 +172,7 @@ fn show(scm: &FakeScm, intake: &FakeIntake, folder: &std::path::Path, took: Dura
     assert!(scm.violations().is_empty() && intake.violations().is_empty());
 }
 
-/// The fingerprints of the last minutes' records are for the machine; a few show what they are.
+/// Shortens the long line of fingerprints of the last minutes' records, since a few are enough to see.
 fn shortened(state: &str) -> String {
     let line = |line: &str| match line.char_indices().nth(100) {
         Some((at, _)) => format!("{}… ({} characters)", &line[..at], line.len()),

@@ -1,7 +1,7 @@
-//! A certificate manager and an intake to try the real binary against: `cargo run --release --example fakes -- 100000`.
+//! A fake certificate manager and a fake intake for the real binary: `cargo run --release --example fakes -- 100000`.
 //!
-//! After the number of records may follow how many a page has, and how many milliseconds every answer takes.
-//! It prints the variables to run `auditsync` with, then a line whenever something has arrived, until it is interrupted.
+//! The arguments are the number of records, and optionally the records on a page and the milliseconds that every answer takes. It prints
+//! the variables to run `auditsync` with. Then it prints a line for each arrival, until it is interrupted.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a tool for people, with nobody to hand an error to")]
 
 #[path = "../tests/support/mod.rs"]

@@ -1,8 +1,8 @@
-//! One stage of the hot path, run a number of times, for a profiler or a counter of instructions:
+//! Runs one stage of the hot path a number of times, for a profiler or a counter of instructions:
 //! `cargo run --release --example hot_path -- gzip 100`.
 //!
-//! `.ci/instructions` counts with it, so what it does is the same in every run and on every machine: the same records, the
-//! same times, one thread.
+//! `.ci/instructions` counts with it. So it does the same in every run and on every machine: the same records, the same times, one
+//! thread.
 #![allow(clippy::print_stderr, clippy::unwrap_used, reason = "a tool for people, with nobody to hand an error to")]
 
 #[path = "../tests/support/mod.rs"]
@@ -21,7 +21,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use support::Records;
 
-/// Records in the page, of 500 bytes each.
+/// The number of records in the page, of 500 bytes each.
 const RECORDS: usize = 1000;
 
 /// The newest record's time, and the time of sending.

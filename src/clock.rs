@@ -1,4 +1,4 @@
-//! This machine's clocks, passed to whoever reads them: tests run the program's parts under simulated time.
+//! This machine's clocks. They are passed to the code that reads them, so that tests can run it under simulated time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -6,16 +6,16 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-/// A moment, as both clocks of this machine show it.
+/// A moment by both clocks of this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LocalTime {
     /// The time of day, which an operator or NTP may set.
     pub wall: Timestamp,
-    /// The clock that nobody sets. It stands still while the host is suspended.
+    /// The clock that nobody sets. It stops while the host is suspended.
     pub monotonic: Instant,
 }
 
-/// A wall clock and a monotonic clock. Clones are one clock.
+/// A wall clock and a monotonic clock. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Clock(Kind);
 
@@ -31,13 +31,13 @@ impl Clock {
         Self(Kind::System)
     }
 
-    /// Clocks that show `start` now and advance with tokio's time, which tests can pause.
+    /// Simulated clocks that show `start` now and advance with tokio's time, which tests can pause.
     pub fn starting_at(start: Timestamp) -> Self {
         Self(Kind::Simulated { start, begun: Instant::now(), set_by: Arc::default() })
     }
 
-    /// Sets a simulated wall clock to so many seconds ahead of what it would show; a negative number sets it back. The system's clock
-    /// stays as it is.
+    /// Sets a simulated wall clock ahead by `seconds`, compared with what it would show; a negative number sets it back. It does not change
+    /// the system's clock.
     pub fn set_ahead(&self, seconds: i64) {
         if let Kind::Simulated { set_by, .. } = &self.0 {
             set_by.store(seconds, Ordering::Relaxed);

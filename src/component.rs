@@ -1,4 +1,4 @@
-//! What sources, destinations and state stores have in common: how they are named, what they are built from, and what `check` finds.
+//! Types that sources, destinations and state stores share: their labels, what they are built from, and the findings of `check`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,12 +11,16 @@ use crate::pipeline_name::PipelineName;
 use crate::secret::Secret;
 use crate::telemetry::metrics::Metrics;
 
+pub use claim::{Claim, Exclusive};
+
+mod claim;
+
 /// A system that a pipeline calls, as logs and metric labels name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Component {
-    /// The system that events are read from.
+    /// The system from which events are read.
     Source,
-    /// The system that events are delivered to.
+    /// The system to which events are delivered.
     Destination,
     /// The server that issues access tokens for the source.
     TokenEndpoint,
@@ -25,7 +29,7 @@ pub enum Component {
 }
 
 impl Component {
-    /// Its metric label.
+    /// The component's metric label.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Source => "source",
@@ -47,10 +51,10 @@ impl fmt::Display for Component {
     }
 }
 
-/// What a pipeline gives to each of its components.
+/// The parts that a pipeline gives to each of its components.
 #[derive(Debug, Clone)]
 pub struct Context {
-    /// The pipeline that the component belongs to.
+    /// The name of the pipeline.
     pub pipeline: PipelineName,
     /// This machine's clocks.
     pub clock: Clock,
@@ -58,46 +62,51 @@ pub struct Context {
     pub http: Arc<http::Client>,
     /// The pipeline's counters.
     pub metrics: Metrics,
-    /// Where the pipeline keeps what nobody takes.
+    /// The pipeline's dead letters.
     pub dead_letters: DeadLetters,
 }
 
 impl Context {
-    /// What the components of `pipeline` are built from, with the system's clocks.
+    /// Makes the context of `pipeline`, with the system's clocks.
     pub fn new(pipeline: PipelineName, http: http::Settings, dead_letters: DeadLetters) -> Self {
         let metrics = Metrics::of(&pipeline);
         let http = Arc::new(http::Client::new(http, metrics.clone()));
         Self { pipeline, clock: Clock::system(), http, metrics, dead_letters }
     }
+
+    /// Makes the context for a dry run: dead letters are only logged.
+    #[must_use]
+    pub(crate) fn only_logging(self) -> Self {
+        Self { dead_letters: self.dead_letters.only_logged(), ..self }
+    }
 }
 
 type Build<T, C> = dyn Fn(&C) -> Arc<T> + Send + Sync;
 
-/// A component of which every variable was read and is valid. It can be built again and again from a `C`: a pipeline that failed starts
-/// with new parts.
+/// A component with valid variables. It can be built from a `C` several times, since a pipeline that failed starts with new parts.
 pub struct Configured<T: ?Sized, C = Context> {
     secrets: Vec<Secret>,
     build: Box<Build<T, C>>,
 }
 
 impl<T: ?Sized, C> Configured<T, C> {
-    /// A component that `build` makes.
+    /// Makes a configured component, which `build` builds.
     pub fn new(build: impl Fn(&C) -> Arc<T> + Send + Sync + 'static) -> Self {
         Self { secrets: Vec::new(), build: Box::new(build) }
     }
 
-    /// The same, with the secrets that it was given.
+    /// Adds the secrets that the component uses.
     #[must_use]
     pub fn with_secrets(self, secrets: impl IntoIterator<Item = Secret>) -> Self {
         Self { secrets: secrets.into_iter().collect(), ..self }
     }
 
-    /// The secrets that it was given.
+    /// The secrets that the component uses.
     pub fn secrets(&self) -> &[Secret] {
         &self.secrets
     }
 
-    /// Builds it. Nothing is called yet.
+    /// Builds the component, without calling its system.
     pub fn build(&self, from: &C) -> Arc<T> {
         (self.build)(from)
     }
@@ -109,40 +118,40 @@ impl<T: ?Sized, C> fmt::Debug for Configured<T, C> {
     }
 }
 
-/// What `auditsync check` found out about one part of a component.
+/// The result of `auditsync check` for one part of a component.
 #[derive(Debug)]
 pub struct Check {
     /// The part, in a word or two, such as `access token`.
     pub part: &'static str,
-    /// What was found.
+    /// The finding.
     pub finding: Finding,
 }
 
-/// What a check of one part found.
+/// The finding of a check of one part.
 #[derive(Debug)]
 pub enum Finding {
-    /// It works: what was seen.
+    /// It works. The text says what was seen.
     Works(String),
-    /// It works, and something can break a promise: what, and what to do.
+    /// It works, but something can break a promise. The text says what, and what to do.
     Risk(String),
-    /// It could not be tried: why.
+    /// It could not be tried. The text says why.
     Unknown(String),
     /// It does not work.
     Failed(Failure),
 }
 
 impl Check {
-    /// The `part` works: `seen`.
+    /// Reports that the `part` works, with what was `seen`.
     pub fn works(part: &'static str, seen: impl Into<String>) -> Self {
         Self { part, finding: Finding::Works(seen.into()) }
     }
 
-    /// The `part` could not be tried, because of `cause`.
+    /// Reports that the `part` could not be tried because of `cause`.
     pub fn unknown(part: &'static str, cause: impl Into<String>) -> Self {
         Self { part, finding: Finding::Unknown(cause.into()) }
     }
 
-    /// The `part` does not work.
+    /// Reports that the `part` does not work because of `cause`.
     pub fn failed(part: &'static str, cause: impl Into<Failure>) -> Self {
         Self { part, finding: Finding::Failed(cause.into()) }
     }

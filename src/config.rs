@@ -1,7 +1,7 @@
-//! The mechanism of the configuration: from variables to values, or to every mistake in one message.
+//! The mechanism of the configuration. It turns variables into values, or reports every mistake in one message.
 //!
-//! A component declares its variables as constants ([`Variable`], [`SecretVariable`]) and reads them with a [`Reader`]. Nothing here knows a
-//! component, and nothing here reads the process environment: whoever starts the program passes it.
+//! A component declares its variables as constants ([`Variable`], [`SecretVariable`]) and reads them with a [`Reader`]. This module knows
+//! no component, and it does not read the process environment: the caller passes it.
 
 pub mod dotenv;
 mod environment;
@@ -20,25 +20,25 @@ pub use reader::{Owner, Reader};
 pub use render::{env_example, help_text, tables};
 pub use variable::{Alias, Becomes, Preset, Scope, SecretVariable, Spec, Variable};
 
-/// A part of the tables: the variables of a component, or of what all share.
+/// A section of the tables: the variables of a component, or the shared ones.
 #[derive(Debug, Clone)]
 pub struct Section {
-    /// The word by which a command names it.
+    /// The name of the section in commands.
     pub name: &'static str,
-    /// A heading for people.
+    /// The heading of the section.
     pub title: &'static str,
-    /// Its variables, in order.
+    /// The variables, in order.
     pub variables: Vec<&'static Spec>,
 }
 
 impl Section {
-    /// The variables of `lists`, one list after the other.
+    /// Makes a section of the variables in `lists`, one list after another.
     pub fn of(name: &'static str, title: &'static str, lists: &[&'static [&'static Spec]]) -> Self {
         Self { name, title, variables: lists.concat() }
     }
 }
 
-/// Reads with `read` what `environment` says for `owner`. The `notes` stand below the mistakes, if there are any.
+/// Reads the variables of `owner` from `environment` with `read`. If there are mistakes, the error shows the `notes` below them.
 pub fn read<T>(
     environment: &Environment,
     owner: &Owner,
@@ -50,7 +50,7 @@ pub fn read<T>(
     mistakes.conclude(built, notes)
 }
 
-/// Warnings about variables that are set, that no `owner` reads, and that look as if they were meant for us.
+/// Warns about variables that are set and that no `owner` reads, although they look like ours.
 pub fn strangers(environment: &Environment, owners: &[Owner], sections: &[Section]) -> Vec<String> {
     let all_names = |spec: &&'static Spec| owners.iter().flat_map(|owner| names(owner, spec)).collect::<Vec<_>>();
     let names: Vec<_> = sections.iter().flat_map(|section| &section.variables).flat_map(all_names).collect();
@@ -59,7 +59,7 @@ pub fn strangers(environment: &Environment, owners: &[Owner], sections: &[Sectio
     unknown.filter_map(|name| typos::warning(name, &names, &prefixes)).collect()
 }
 
-/// The names under which `owner` reads the variable, those for its file included.
+/// The names under which `owner` reads the variable, including those for its file.
 fn names(owner: &Owner, spec: &Spec) -> Vec<String> {
     let names = owner.names(spec);
     let files: Vec<_> =
@@ -68,11 +68,11 @@ fn names(owner: &Owner, spec: &Spec) -> Vec<String> {
     [names, files, aliases].concat()
 }
 
-/// What the variable `name` is to us, for the vetting of `.env`.
+/// Tells whether `name` is one of our variables, and whether it carries a secret. It helps to vet `.env`.
 pub fn known(name: &str, sections: &[Section]) -> Option<dotenv::Known> {
     let bare = name.strip_suffix(variable::FILE_SUFFIX).unwrap_or(name);
     let is_meant = |spec: &&&'static Spec| {
-        // Under a source's prefix, with or without a label, it means the same as without.
+        // A source's prefix, with or without a label, does not change what a variable means.
         let own = bare.split_once(variable::SOURCE_INFIX).map(|(_, own)| own);
         spec.name == bare || own.is_some_and(|own| spec.suffix() == Some(own))
     };
@@ -81,7 +81,7 @@ pub fn known(name: &str, sections: &[Section]) -> Option<dotenv::Known> {
     Some(if is_secret { dotenv::Known::Secret } else { dotenv::Known::Variable })
 }
 
-/// The value that `read` gives for these variables, or the message about them; for the tests of components.
+/// Reads these variables with `read`. Returns the value or the error message, for tests of components.
 #[cfg(test)]
 pub(crate) fn read_pairs<T>(
     pairs: &[(&str, &str)],

@@ -1,12 +1,14 @@
-//! Dead letters: records that a destination does not take, or not whole. They are kept in a file, or logged whole where there is none.
+//! Dead letters: records that a destination refuses or takes only in part, and records that a source cannot deliver or that auditsync
+//! cannot read. A file keeps them. Without a file they are logged whole.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
-use parking_lot::Mutex;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use serde::Serialize;
@@ -16,6 +18,7 @@ use crate::config::{Preset, Scope, Spec, Variable, parse};
 use crate::event::{Event, Field};
 use crate::http::{Excerpt, Redaction};
 use crate::pipeline_name::PipelineName;
+use crate::screen::redaction::Redaction as Redacted;
 use crate::telemetry;
 use crate::variable_name::VariableName;
 
@@ -25,10 +28,10 @@ pub(crate) const PATH: Variable<PathBuf> = Variable::new(
     "AUDITSYNC_DEAD_LETTER_PATH",
     Preset::Derived("in the state's folder"),
     |text, _| file_path(text),
-    "File for dead letters: records that the destination refuses. Without a file and a folder they are logged whole.",
+    "File for dead letters: records that the destination refuses. Without a file or a folder they are logged whole.",
 );
 
-/// All of them, for the tables.
+/// Every variable of dead letters, for the tables.
 pub(crate) const VARIABLES: &[&Spec] = &[&PATH.spec];
 
 fn file_path(text: &str) -> Result<PathBuf, String> {
@@ -49,8 +52,12 @@ fn file_path(text: &str) -> Result<PathBuf, String> {
 pub enum Fate {
     /// The destination refused it in every form.
     Refused,
-    /// The destination has the beginning of it.
+    /// The destination has only the beginning of it.
     Truncated,
+    /// The source has it in a form that auditsync cannot read.
+    Unreadable,
+    /// The source announced it, but cannot deliver it.
+    Missing,
 }
 
 /// A line of the file: one JSON object.
@@ -67,7 +74,7 @@ struct Line<'a> {
 /// A dead letter could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "a dead letter cannot be written to {location}; the cursor stays and the delivery is retried; free disk space, correct the permissions, \
+    "a dead letter cannot be written to {location}; the cursor stays, and auditsync retries the delivery; free disk space, correct the permissions, \
      or set {variable} to a file that can be written"
 )]
 pub struct Unwritten {
@@ -77,48 +84,81 @@ pub struct Unwritten {
     cause: io::Error,
 }
 
-/// Where the dead letters of a pipeline are kept. Pipelines may share a file: each line names its pipeline.
+/// Keeps the dead letters of a pipeline. Pipelines may share a file, since each line names its pipeline.
 #[derive(Debug, Clone)]
 pub struct DeadLetters {
     pipeline: PipelineName,
     path: Option<PathBuf>,
     variable: VariableName,
+    redacted: Option<Redacted>,
+    kept: Arc<AtomicU64>,
 }
 
 impl DeadLetters {
-    /// Keeps those of `pipeline` in the file at `path`, which `variable` sets; without a path they are logged whole.
+    /// Keeps the dead letters of `pipeline` in the file at `path`, which `variable` sets. Without a path they are logged whole.
     pub fn new(pipeline: PipelineName, path: Option<PathBuf>, variable: VariableName) -> Self {
-        Self { pipeline, path, variable }
+        Self { pipeline, path, variable, redacted: None, kept: Arc::default() }
     }
 
-    /// Where they are kept, for messages.
+    /// Redacts the records that are kept from now on.
+    #[must_use]
+    pub fn redacting(self, redacted: Option<Redacted>) -> Self {
+        Self { redacted, ..self }
+    }
+
+    /// Drops the file, so that dead letters are logged whole.
+    #[must_use]
+    pub(crate) fn only_logged(self) -> Self {
+        Self { path: None, ..self }
+    }
+
+    /// Whether values of records are redacted.
+    pub(crate) fn is_redacting(&self) -> bool {
+        self.redacted.is_some()
+    }
+
+    /// How many dead letters were kept since the start.
+    pub fn kept(&self) -> u64 {
+        self.kept.load(Ordering::Relaxed)
+    }
+
+    /// The location of the dead letters, for messages.
     pub fn location(&self) -> String {
         self.path.as_ref().map_or_else(|| "auditsync's own log".to_owned(), |path| path.display().to_string())
     }
 
-    /// Keeps `event`. When this returns `Ok`, it is on the disk, or written to the log where there is no file. A file that cannot be written
-    /// is an error: the operator looks for dead letters there, not in the log.
+    /// Keeps `event`. After `Ok` it is on the disk, or in the log if there is no file. A file that cannot be written is an error, since the
+    /// operator looks for dead letters there and not in the log.
     pub async fn keep(&self, event: &Event, fate: Fate, reason: &str, now: Timestamp) -> Result<(), Unwritten> {
+        let redacted = self.redacted.as_ref().map(|redacted| match fate {
+            Fate::Unreadable => redacted.of_unreadable(event.clone()),
+            _ => redacted.of(event.clone()),
+        });
+        let event = redacted.as_ref().unwrap_or(event);
         let id = event.text(Field::Id);
         let line = self.line(event, fate, reason, id.as_deref(), now);
-        // In the log an id is foreign text like any other.
+        // The log shows an id as it shows any foreign text.
         let id = id.map(|id| tracing::field::display(Excerpt::of(id.as_bytes(), &Redaction::none())));
         let what = match fate {
             Fate::Refused => "the destination refused a record; it is a dead letter",
+            Fate::Missing => "the source cannot deliver what it announced; the announcement is a dead letter",
             Fate::Truncated => {
                 "a record is too large for the destination, which has its beginning; the whole record is a dead letter"
             }
+            Fate::Unreadable => "auditsync cannot read a part of the source; a dead letter says which part, and why",
         };
         let Some(path) = self.path.clone() else {
             let failed = telemetry::failed_writes();
             tracing::error!(id, reason, record = line, "{what}");
             if telemetry::failed_writes() == failed {
+                self.kept.fetch_add(1, Ordering::Relaxed);
                 return Ok(());
             }
-            return Err(self.unwritten(io::Error::other("standard error cannot be written")));
+            return Err(self.unwritten(io::Error::other("cannot write to standard error")));
         };
         let written = tokio::task::spawn_blocking(move || append(&path, line.into_bytes())).await;
         written.map_err(io::Error::other).flatten().map_err(|cause| self.unwritten(cause))?;
+        self.kept.fetch_add(1, Ordering::Relaxed);
         tracing::error!(id, reason, kept_in = self.location(), "{what}");
         Ok(())
     }
@@ -128,28 +168,32 @@ impl DeadLetters {
     }
 
     fn line(&self, event: &Event, fate: Fate, reason: &str, id: Option<&str>, now: Timestamp) -> String {
-        // A line end in a record stands between its tokens, where a blank means the same.
+        // A line end in a record is always between two tokens, where a blank means the same.
         let raw: Vec<u8> =
             event.raw().iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }).collect();
         let raw = String::from_utf8_lossy(&raw);
         let pipeline = &self.pipeline;
         let line = serde_json::from_str(&raw)
             .and_then(|record| serde_json::to_string(&Line { kept_at: now, pipeline, fate, reason, id, record }));
-        // An event is a JSON value, so this cannot fail; were it no JSON, the bare bytes would still be kept.
+        // An event is a JSON value, so this cannot fail. If it did, the bare bytes would still be kept.
         line.unwrap_or_else(|_| raw.into_owned())
     }
 }
 
-/// One line at a time, whichever pipeline it belongs to: a failed write is cut off at the length that the file had before.
-static APPENDING: Mutex<()> = Mutex::new(());
+fn append(path: &Path, line: Vec<u8>) -> io::Result<()> {
+    append_by(path, line, |file, line| file.write_all(line).and_then(|()| file.sync_data()))
+}
 
-fn append(path: &Path, mut line: Vec<u8>) -> io::Result<()> {
-    let _alone = APPENDING.lock();
+/// Appends `line` with `write`.
+fn append_by(path: &Path, mut line: Vec<u8>, write: impl FnOnce(&mut File, &[u8]) -> io::Result<()>) -> io::Result<()> {
     let is_new = !path.exists();
     let mut file = open(path)?;
+    // A failed write is undone by truncating the file to its earlier length. Meanwhile no other pipeline may append a line, in this
+    // process or another one.
+    file.lock()?;
     let before = file.metadata()?.len();
     if before > 0 {
-        // A torn line of an earlier crash stays, for the operator to read; the record begins a line of its own.
+        // A line torn by an earlier crash stays for the operator to read, and the record begins a line of its own.
         let mut last = [0];
         file.read_exact_at(&mut last, before - 1)?;
         if last != *b"\n" {
@@ -157,8 +201,8 @@ fn append(path: &Path, mut line: Vec<u8>) -> io::Result<()> {
         }
     }
     line.push(b'\n');
-    if let Err(error) = file.write_all(&line).and_then(|()| file.sync_data()) {
-        // The record is retried: no part of it may stay. Where this fails too, the next line begins after a line end.
+    if let Err(error) = write(&mut file, &line) {
+        // The engine retries the record, so remove the written part. If that fails too, the next record begins a new line.
         let _ = file.set_len(before);
         return Err(error);
     }
@@ -169,7 +213,8 @@ fn append(path: &Path, mut line: Vec<u8>) -> io::Result<()> {
     }
 }
 
-/// Opens a regular file for its owner alone. A symbolic link is not followed: whoever may place one there must not choose the target.
+/// Opens a regular file that only its owner can read. It follows no symbolic link, since someone who can place a link there must not
+/// choose its target.
 fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let mut options = OpenOptions::new();
@@ -193,10 +238,14 @@ fn open(path: &Path) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::TryLockError;
+
     use bytes::Bytes;
 
     use super::*;
     use crate::event::Fields;
+    use crate::screen::redaction::Pointer;
+    use crate::secret::Secret;
 
     fn event(raw: &'static str) -> Event {
         let mut fields = Fields::default();
@@ -226,6 +275,23 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
+    #[tokio::test]
+    async fn what_may_not_leave_is_not_in_a_dead_letter_either() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dead-letters.ndjson");
+        let pointer = Pointer::parse("/mail").unwrap();
+        let salt = Secret::from_value("SALT", "0123456789abcdef".to_owned().into());
+        let letters = letters(path.clone()).redacting(Some(Redacted::new(vec![pointer], salt)));
+        let now = "2026-03-01T12:00:00Z".parse().unwrap();
+        letters.keep(&event(r#"{"id":1,"mail":"ann@example.org"}"#), Fate::Refused, "no", now).await.unwrap();
+        letters
+            .keep(&event(r#"{"id":1,"text":"{\"mail\":\"ann@example.org"}"#), Fate::Unreadable, "no", now)
+            .await
+            .unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.lines().count() == 2 && text.matches("sha256:").count() == 2 && !text.contains("ann@"), "{text}");
+    }
+
     #[test]
     fn a_record_after_a_torn_line_begins_a_line_and_the_mode_is_tightened() {
         let folder = tempfile::tempdir().unwrap();
@@ -235,6 +301,23 @@ mod tests {
         append(&path, b"{}".to_vec()).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "torn\n{}\n");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_failed_write_is_undone_while_no_other_process_can_append() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dead-letters.ndjson");
+        append(&path, b"{}".to_vec()).unwrap();
+        let failed = append_by(&path, b"[1, 2]".to_vec(), |file, line| {
+            file.write_all(&line[..3])?;
+            // Another opening of the file is as far from this one as another process is.
+            let other = open(&path)?.try_lock();
+            assert!(matches!(other, Err(TryLockError::WouldBlock)), "{other:?}");
+            Err(io::Error::other("the disk is full"))
+        });
+        assert_eq!(failed.unwrap_err().to_string(), "the disk is full");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{}\n");
+        open(&path).unwrap().try_lock().expect("the lock ends with the write");
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! Where events go.
+//! Destinations: the systems to which events are delivered.
 //!
-//! A destination owns batching, limits, splitting and the meaning of its answers. It never waits or retries: after a failed attempt the
-//! [`Delivery`] knows what is still to be sent, and the engine attempts it again.
+//! A destination owns batching, limits, splitting and the meaning of its answers. It never waits or retries. After a failed attempt the
+//! [`Delivery`] knows what is outstanding, and the engine attempts it again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -29,7 +30,7 @@ pub mod stdout;
 pub use printer::Printer;
 pub use progress::Progress;
 
-/// The number of a page since an instance became active, counted from 1.
+/// The number of a page, counted from 1 since the instance became active.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
 pub struct PageNumber(pub u64);
 
@@ -44,27 +45,27 @@ impl PageNumber {
 /// A page on its way to a destination. Clones share the events.
 #[derive(Debug, Clone)]
 pub struct Shipment {
-    /// The page's number.
+    /// The number of the page.
     pub page: PageNumber,
-    /// The cursor before it.
+    /// The cursor before the page.
     pub from: Cursor,
-    /// The cursor behind it.
+    /// The cursor after the page.
     pub to: Cursor,
-    /// Its events, in the source's order.
+    /// The events, in the source's order.
     pub events: Arc<[Event]>,
 }
 
-/// What a destination has acknowledged.
+/// An acknowledgement of a destination.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Acknowledged {
-    /// Every page up to this one is durable at the destination; none while all of them are still being gathered.
+    /// Every page up to this one is durable at the destination; none while the destination still gathers all of them.
     pub up_to: Option<PageNumber>,
-    /// What the destination wants to find beside the cursor behind that page; none leaves the last mark as it is.
+    /// The mark to store beside the cursor after that page; none leaves the last mark as it is.
     pub mark: Option<Mark>,
 }
 
 impl Acknowledged {
-    /// Every page up to `page`.
+    /// Acknowledges every page up to `page`.
     pub fn up_to(page: PageNumber) -> Self {
         Self { up_to: Some(page), mark: None }
     }
@@ -75,25 +76,25 @@ impl Acknowledged {
 #[serde(transparent)]
 pub struct Mark(pub serde_json::Value);
 
-/// What became of the events of a delivery so far.
+/// The results of a delivery so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tally {
     /// Events that the destination accepted.
     pub accepted: usize,
-    /// Those among them that carry the present time, because their own is outside what the destination takes.
+    /// Accepted events that carry the present time, because the destination does not take their own.
     pub restamped: usize,
-    /// Those among them of which the destination has the beginning; the whole record is a dead letter.
+    /// Accepted events of which the destination has only the beginning. The whole record is a dead letter.
     pub truncated: usize,
-    /// Events that the destination refuses by themselves: dead letters.
+    /// Events that the destination refused by themselves, and that became dead letters.
     pub dead_lettered: usize,
-    /// Requests.
+    /// How many requests were made.
     pub requests: usize,
     /// Bytes of request bodies as sent.
     pub bytes: u64,
 }
 
 impl Tally {
-    /// How many events are settled.
+    /// How many events are accepted or dead letters.
     pub fn settled(&self) -> usize {
         self.accepted + self.dead_lettered
     }
@@ -110,73 +111,83 @@ impl std::ops::AddAssign for Tally {
     }
 }
 
-/// A system that takes events.
+/// A system that receives events.
 #[async_trait]
 pub trait Destination: Send + Sync {
-    /// Where events go, for messages: an address without credentials.
+    /// The location of the destination, for messages: an address without credentials.
     fn location(&self) -> String;
 
-    /// An instance became active and found `cursor` and `mark` in the state. A destination that already has what follows the cursor gives
-    /// the cursor behind it, and the engine goes on from there. Whatever the destination gathered before is void.
+    /// Called when an instance became active and found `cursor` and `mark` in the state. A destination that already has
+    /// events after the cursor returns the cursor after them, and the engine continues from there. The destination
+    /// drops everything that it gathered before.
     async fn resume(&self, _cursor: &Cursor, _mark: Option<&Mark>) -> Result<Option<Resumed>, Failure> {
         Ok(None)
     }
 
-    /// Opens the delivery of a page. What needs no answer may begin at once, such as compression. The first attempt may follow at once, late,
-    /// or never. `now` is the present. Called within a runtime of tokio.
+    /// Opens the delivery of a page. Work that needs no answer, such as compression, may begin at once. The first attempt may follow at once,
+    /// late, or never. `now` is the present. The caller runs within a Tokio runtime.
     fn open(&self, shipment: Shipment, now: Timestamp) -> Box<dyn Delivery>;
 
-    /// When [`Self::flush`] has to be called at the latest; none where nothing is gathered.
+    /// The latest time to call [`Self::flush`]; none if nothing is gathered.
     fn flush_due(&self) -> Option<Instant> {
         None
     }
 
-    /// Makes everything durable that was gathered. The call may be dropped at any await, and repeated.
+    /// Makes everything that was gathered durable. The caller may drop the call at any await, and repeat it.
     async fn flush(&self) -> Result<Acknowledged, Failure> {
         Ok(Acknowledged::default())
     }
 
-    /// Forgets what was gathered: another instance delivers it.
+    /// Forgets what was gathered, since another instance delivers it.
     fn discard(&self) {}
 
-    /// Tries each part, for `auditsync check`. At most a marked test event is delivered.
+    /// Tries each part, for `auditsync check`. It delivers at most one marked test event.
     async fn check(&self, now: LocalTime) -> Vec<Check>;
 }
 
-/// Where a destination already stands.
+/// How far a destination already is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Resumed {
-    /// The cursor behind what the destination has.
+    /// The cursor after the last event that the destination has.
     pub cursor: Cursor,
-    /// The mark that belongs to it.
+    /// The mark to store beside the cursor.
     pub mark: Option<Mark>,
 }
 
 /// The delivery of one page.
 #[async_trait]
 pub trait Delivery: Send {
-    /// Sends what is outstanding. After an error, what was settled stays settled and the rest is outstanding. `now` is the moment of
-    /// sending; each answered part is a beat of `heart`.
+    /// Sends the outstanding events. After an error, settled events stay settled, and the rest is outstanding. `now` is the moment of
+    /// sending. Each answered part is a beat of `heart`.
     ///
-    /// The call may be dropped at any await. So what is settled is noted at once, and a request that is under way then counts as one
-    /// without an answer.
+    /// The caller may drop the call at any await. So a delivery notes settled events at once, and a dropped request counts as one without
+    /// an answer.
     async fn attempt(&mut self, now: Timestamp, heart: &Heartbeat) -> Result<Acknowledged, Failure>;
 
-    /// What became of the events so far.
+    /// The results so far.
     fn tally(&self) -> Tally;
 
-    /// How many events the requests without an answer carried. An event that was in two of them counts twice.
+    /// How many events were in requests without an answer. An event in two such requests counts twice.
     fn unanswered(&self) -> usize {
         0
     }
 
-    /// Whether the destination has, or may have, anything of this page.
+    /// Whether the destination has, or may have, a part of this page.
     fn has_begun(&self) -> bool {
         self.unanswered() > 0 || self.tally().settled() > 0
     }
 }
 
 type Read<T> = fn(&mut Reader<'_>, &'static source::Kind) -> Result<Configured<T>, Noted>;
+
+/// The greatest ages of an event with its own time.
+#[derive(Debug, Clone, Copy)]
+pub struct Oldest {
+    /// The destination accepts no older one.
+    pub accepted: Duration,
+    /// auditsync sends no older one, so that an accepted one stays acceptable through retries, and if clocks differ.
+    pub sent: Duration,
+}
 
 /// A kind of destination, for the registry.
 #[derive(Debug)]
@@ -187,42 +198,42 @@ pub struct Kind {
     pub title: &'static str,
     /// Its own variables, in the order of the tables.
     pub variables: &'static [&'static Spec],
-    /// The age up to which it takes an event with the event's own time; none where it takes any.
-    pub oldest: Option<std::time::Duration>,
-    /// Reads its variables, for a pipeline that begins at a source of this kind.
+    /// The greatest ages of an event with its own time; none if it takes any age.
+    pub oldest: Option<Oldest>,
+    /// Reads its variables, for a pipeline from a source of this kind.
     pub(crate) read: Read<dyn Destination>,
-    /// Reads what a dry run needs: the destination then prints what the real one would send.
+    /// Reads what a dry run needs. The destination then prints what the real one would send.
     pub(crate) preview: Read<dyn Destination>,
-    /// Reads what proving its archive needs; none where it keeps no archive.
+    /// Reads what proving its archive needs; none if it keeps no archive.
     pub(crate) archive: Option<Read<dyn Archive>>,
 }
 
-/// What a destination keeps for good, in a form that shows whether anything of it was changed or taken away.
+/// An archive that a destination keeps, in a form that shows whether a part of it was changed or removed.
 #[async_trait]
 pub trait Archive: Send + Sync {
-    /// Where it is, for messages.
+    /// The location of the archive, for messages.
     fn location(&self) -> String;
 
-    /// Reads all of it. `mark` is what the state holds of this destination; `advance` is called for each part that is proven.
+    /// Reads the whole archive. `mark` is the destination's mark in the state. It calls `advance` for each proven part.
     async fn verify(&self, mark: Option<&Mark>, advance: &(dyn Fn(Advance) + Send + Sync)) -> Result<Proof, Failure>;
 }
 
-/// How far a verification has come.
+/// The progress of a verification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Advance {
-    /// Parts that are proven.
+    /// How many parts are proven.
     pub done: u64,
-    /// All parts that the state names; none where there is no mark.
+    /// How many parts the state names; none without a mark.
     pub total: Option<u64>,
 }
 
-/// What a verification found.
+/// The result of a verification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proof {
-    /// What was proven, for a person.
+    /// The proven parts, in words.
     pub proven: String,
-    /// The first place where the archive is not as it was written.
+    /// The first difference from what was written; none if there is no difference.
     pub flaw: Option<String>,
-    /// The mark that belongs to what was read. Where the state has another one, the end of the archive is unproven.
+    /// The mark of the archive that was read. If the state has another one, the end of the archive is unproven.
     pub mark: Option<Mark>,
 }

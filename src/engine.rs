@@ -1,20 +1,20 @@
-//! The engine: from a source to a destination, page by page, with a cursor that follows delivery.
+//! Copies events from a source to a destination, page by page, and commits the cursor after what is delivered.
 //!
-//! While a page is delivered, the next one is read and the cursor behind the one before is committed. A cursor is committed only after
-//! the destination has acknowledged every page before it. Every wait is here, and every decision about a failure is
-//! [`decision::decide`]'s.
+//! While it delivers a page, the engine reads the next one and commits the cursor of the one before. It commits a cursor only after
+//! the destination has acknowledged every page before it. Only the engine waits, and only [`decision::decide`] decides what to do
+//! about a failure.
 //!
 //! | module | job |
 //! |---|---|
 //! | `sync` | one sync: the loop over pages |
-//! | `fetch`, `deliver` | one page, read and delivered however long it takes |
-//! | `ledger` | which pages are on their way, and which cursor is to be stored: pure bookkeeping |
+//! | `fetch`, `deliver` | reading and delivering one page, with every retry |
+//! | `ledger` | which pages are in flight, and which cursor to store next: pure bookkeeping |
 //! | `commit` | the state document, saved by compare-and-swap |
-//! | `leadership` | becoming the active instance, staying it, and giving it up |
+//! | `leadership` | becoming the active instance, remaining active, and stepping down |
 //! | [`decision`], [`backoff`], `retry` | what a failure means, and the waits |
 //! | [`shutdown`] | the request to shut down |
 //!
-//! Clock, source, destination and store are passed in, so that tests run the engine under simulated time.
+//! The caller passes in clock, source, destination and store, so that tests can run the engine under simulated time.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -32,6 +32,7 @@ use crate::component::Component;
 use crate::destination::Destination;
 use crate::failure::Failure;
 use crate::pipeline_name::PipelineName;
+use crate::screen::Screen;
 use crate::source::{Cursor, Source};
 use crate::state::lease::Lease;
 use crate::state::{self, StateStore};
@@ -59,37 +60,37 @@ pub mod shutdown;
 mod sync;
 pub(crate) mod variables;
 
-/// No audit event that anyone still delivers is older: a clock before this has not been set.
+/// 2025-01-01. Nobody still delivers older audit events, so a clock that shows an earlier time has not been set.
 const CLOCK_IS_SET: Timestamp = Timestamp::constant(1_735_689_600, 0);
 
-/// How an engine works.
+/// The settings of an engine.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// Whether to go on after the first sync.
+    /// Whether to run on after the first sync.
     pub mode: Mode,
     /// The time from the start of one sync to the start of the next.
     pub interval: Duration,
-    /// How long a one-shot goes on without progress.
+    /// How long a one-shot retries without progress.
     pub retry_budget: Duration,
     /// How long a shutdown waits for what is in flight.
     pub shutdown_timeout: Duration,
-    /// How long an instance without a heartbeat stays the active one on a shared state; whole seconds.
+    /// How long a standby on a shared state store waits for the heartbeat of the active instance; whole seconds.
     pub lease_ttl: Duration,
 }
 
-/// How long to run.
+/// When a run ends by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// A daemon: until a shutdown is requested.
+    /// Never: a daemon runs until a shutdown is requested.
     Loop,
-    /// A one-shot: until everything up to the start is delivered.
+    /// A one-shot ends once it has delivered everything up to its start.
     Once,
 }
 
-/// How a run ended well.
+/// How a run ended without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Everything up to the start of a one-shot is delivered.
+    /// A one-shot has delivered everything up to its start.
     Done,
     /// A shutdown was requested, and everything delivered is committed.
     Stopped,
@@ -100,39 +101,41 @@ pub enum Outcome {
     },
 }
 
-/// Why a run ended otherwise.
+/// Why a run failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A component failed, and the engine gave it up.
+    /// A component failed, and the engine gave up.
     #[error("the {component} failed{}", remark(*reason))]
     GivenUp {
-        /// The component.
+        /// The component that failed.
         component: Component,
-        /// Why it was given up.
+        /// Why the engine gave up.
         reason: Reason,
         /// The last failure.
         #[source]
         cause: Failure,
     },
+    /// The source could not be opened.
+    #[error("the source cannot start")]
+    Unopened(#[source] Failure),
     /// The state cannot be read or saved.
     #[error(transparent)]
     State(#[from] state::Error),
     /// This machine's clock has not been set.
     #[error("this machine's clock shows {now}, which cannot be right; set the clock before the first sync")]
     Clock {
-        /// The time that it shows.
+        /// The time that the clock shows.
         now: Timestamp,
     },
 }
 
-/// What the reason adds to the failure; nothing where the failure says it all.
-fn remark(reason: Reason) -> String {
+/// Adds the reason to the message of a failure; empty where the failure explains itself.
+const fn remark(reason: Reason) -> &'static str {
     match reason {
-        Reason::BudgetSpent => format!(
-            " and there was no progress within {}; the cursor stays, and the next run goes on from there",
-            variables::RETRY_BUDGET.spec.name
-        ),
-        Reason::Credentials | Reason::Configuration | Reason::Closed | Reason::Fatal => String::new(),
+        Reason::BudgetSpent => {
+            " and there was no progress within the retry budget; the cursor stays, and the next run continues from it"
+        }
+        Reason::Credentials | Reason::Configuration | Reason::Closed | Reason::Fatal => "",
     }
 }
 
@@ -146,7 +149,7 @@ enum Halt {
 }
 
 impl Halt {
-    /// Whether the state must not, or cannot, be saved any more.
+    /// Whether the state must not or cannot be saved any more.
     fn forbids_saving(&self) -> bool {
         matches!(self, Self::Superseded | Self::Failed(Error::State(_)))
     }
@@ -158,10 +161,10 @@ impl<E: Into<Error>> From<E> for Halt {
     }
 }
 
-/// What an engine connects.
+/// The parts that an engine connects.
 #[derive(Clone)]
 pub struct Parts {
-    /// The pipeline's name, as it stands in the state.
+    /// The pipeline's name, as it is written in the state.
     pub pipeline: PipelineName,
     /// Where events come from.
     pub source: Arc<dyn Source>,
@@ -169,11 +172,13 @@ pub struct Parts {
     pub destination: Arc<dyn Destination>,
     /// Where the state is stored.
     pub store: Arc<dyn StateStore>,
+    /// Which events are delivered, and which of their fields are redacted.
+    pub screen: Screen,
     /// This machine's clocks.
     pub clock: Clock,
     /// The pipeline's counters.
     pub metrics: Metrics,
-    /// Where the engine's progress is noted.
+    /// Where the engine records its progress.
     pub liveness: Liveness,
 }
 
@@ -182,29 +187,30 @@ pub struct Engine {
     source: Arc<dyn Source>,
     destination: Arc<dyn Destination>,
     store: Arc<dyn StateStore>,
+    screen: Screen,
     clock: Clock,
     metrics: Metrics,
     settings: Settings,
     shutdown: Shutdown,
     retries: Retries,
-    /// What we put into a shared document.
+    /// The lease that this instance writes into a shared document.
     lease: Lease,
     lease_clock: Arc<LeaseClock>,
     ledger: Mutex<Ledger>,
     committer: tokio::sync::Mutex<Committer>,
-    /// Notified when the ledger or the lease changed.
+    /// Notified whenever the ledger or the lease changes.
     changed: Notify,
     summary: Mutex<Summary>,
-    /// When it began: the very first sync counts from then, however long the store makes it wait.
+    /// When the run began. The first cursor counts from this time, however long the store makes the run wait.
     begun: OnceLock<Timestamp>,
-    /// Whether the store was found to keep its promises.
+    /// Whether a probe has shown that the store keeps its promises.
     is_probed: AtomicBool,
 }
 
 impl Engine {
-    /// Puts an engine together. Nothing is called yet.
+    /// Puts an engine together without calling any of its parts.
     pub fn new(parts: Parts, settings: Settings, shutdown: Shutdown) -> Self {
-        let Parts { pipeline, source, destination, store, clock, metrics, liveness } = parts;
+        let Parts { pipeline, source, destination, store, screen, clock, metrics, liveness } = parts;
         let policy = RetryPolicy { mode: settings.mode, budget: settings.retry_budget };
         let retries = Retries::new(policy, shutdown.clone(), liveness, metrics.clone());
         let lease_clock = Arc::new(LeaseClock::default());
@@ -214,6 +220,7 @@ impl Engine {
             source,
             destination,
             store,
+            screen,
             clock,
             metrics,
             settings,
@@ -230,7 +237,7 @@ impl Engine {
         }
     }
 
-    /// Runs until it is done, a shutdown is requested, or it cannot go on.
+    /// Runs until it is done, a shutdown is requested, or it fails for good.
     pub async fn run(self) -> Result<Outcome, Error> {
         self.begun.get_or_init(|| self.clock.now());
         let ended = tokio::select! {
@@ -239,7 +246,7 @@ impl Engine {
             () = self.shutdown.expired(self.settings.shutdown_timeout) => {
                 let uncertain = self.ledger.lock().uncertain();
                 self.metrics.possibly_duplicated(uncertain);
-                tracing::warn!(uncertain, "the shutdown timeout expired before everything was answered and committed; the next run may send what was in flight again");
+                tracing::warn!(uncertain, "the shutdown timeout expired before everything was answered and committed; the next run may deliver the events in flight again");
                 return Ok(Outcome::Interrupted { uncertain });
             }
         };
@@ -250,7 +257,10 @@ impl Engine {
                 let uncertain = self.ledger.lock().uncertain();
                 if uncertain > 0 {
                     self.metrics.possibly_duplicated(uncertain);
-                    tracing::warn!(uncertain, "what was in flight is not committed; the next run may send it again");
+                    tracing::warn!(
+                        uncertain,
+                        "the events in flight are not committed; the next run may deliver them again"
+                    );
                 }
                 Err(error)
             }
@@ -260,7 +270,7 @@ impl Engine {
     async fn work(&self) -> Result<(), Halt> {
         loop {
             self.become_active().await?;
-            // Dropping the syncs cuts off the requests to the destination.
+            // Dropping the syncs cancels the requests to the destination.
             let ended = tokio::select! {
                 biased;
                 never = self.pause_at_shutdown() => match never {},
@@ -273,7 +283,7 @@ impl Engine {
         }
     }
 
-    /// Once a shutdown is requested, nothing more is read, not even ahead.
+    /// Pauses the source once a shutdown is requested: the engine reads nothing more, not even ahead.
     async fn pause_at_shutdown(&self) -> Infallible {
         self.shutdown.requested().await;
         self.source.pause();
@@ -283,7 +293,7 @@ impl Engine {
     async fn syncs(&self) -> Result<(), Halt> {
         let ended = self.rounds().await;
         if !matches!(&ended, Err(halt) if halt.forbids_saving()) {
-            // The lease is released, so that no standby has to wait for its end.
+            // Otherwise a standby would have to wait until the lease expires.
             self.release().await?;
         }
         ended
@@ -307,20 +317,20 @@ impl Engine {
         }
     }
 
-    /// Rests for so long; false if a shutdown was requested before the end.
+    /// Rests for `length`; false if a shutdown was requested before the end.
     async fn rest(&self, length: Duration) -> bool {
         let _pausing = self.retries.liveness.pauses(length);
         self.shutdown.sleep(length).await
     }
 
-    /// Up to when everything before `cursor` is delivered. A cursor that the source does not understand makes the state unusable.
+    /// The time up to which everything is delivered once `cursor` is reached. A cursor that the source cannot read makes the state unusable.
     fn reached(&self, cursor: &Cursor) -> Result<Timestamp, Halt> {
         self.source
             .reached(cursor)
             .map_err(|cause| state::Error::Corrupt { location: self.store.location(), cause: Box::new(cause) }.into())
     }
 
-    /// The present by the source's clock where it is known, else by ours: the better guess for a destination whose clock is unknown.
+    /// The present by the source's clock where it is known, else by ours. A destination with an unknown clock gets this, the better guess.
     fn now(&self) -> Timestamp {
         let local = self.clock.local();
         self.source.server_time(local).unwrap_or(local.wall)

@@ -1,47 +1,62 @@
 //! An audit event: the raw record, and the normalised fields that any destination may use.
 //!
-//! A record is never rebuilt. Its bytes are a view into the page that it came in, and a field is a span of those bytes, read
-//! when a destination wants it. What a source derives from a record is kept beside it.
+//! A record is never rebuilt. Its bytes are a view into its page, and a field is a span of those bytes, which is read when a
+//! destination wants it. An event keeps the fields that its source derives beside the record.
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use memchr::memchr;
 use serde::de::{Deserializer, Visitor};
 
-/// One event as its source gave it.
+/// One event as its source returned it.
 #[derive(Clone)]
 pub struct Event {
     raw: Bytes,
-    time: Option<Timestamp>,
+    time: Time,
     fields: Fields,
     severity: Severity,
     repaired: bool,
-    /// Fields that do not stand in the record; for nearly every event there are none.
+    is_entry: bool,
+    is_redacted: bool,
+    /// Fields that are not in the record. Most events have none.
     derived: Option<Box<[Derived]>>,
 }
 
-/// A field that does not stand in the record, and its text.
+/// The member of a record in which a source delivers the encoded form of an event that it cannot decode.
+pub(crate) const ENCODED: &str = "auditsync_message";
+
+/// The time of an event.
+#[derive(Debug, Clone, Copy)]
+enum Time {
+    Unknown,
+    Known(Timestamp),
+    /// The record has it, but the source requested other times. So it was probably misread, such as a local time without an offset.
+    Doubtful(Timestamp),
+}
+
+/// A field that is not in the record, and its text.
 type Derived = (Field, Cow<'static, str>);
 
-/// How serious an event is. The rules belong to its source.
+/// How serious an event is. Its source decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Severity {
-    /// Everything that is none of the others.
+    /// Any other event.
     #[default]
     Info,
     /// A change worth a look.
     Notice,
-    /// A change that takes trust or rights away, or gives them.
+    /// A change that grants or removes trust or rights.
     Warn,
-    /// An action that did not succeed.
+    /// An action that failed.
     Error,
 }
 
 impl Severity {
-    /// Its name, as Datadog and syslog know it.
+    /// The name of the severity at Datadog and in syslog.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Info => "info",
@@ -52,7 +67,7 @@ impl Severity {
     }
 }
 
-/// What a destination may want to know of an event.
+/// A normalised field of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Field {
     /// The source's own identifier of the event.
@@ -61,30 +76,30 @@ pub enum Field {
     Action,
     /// The part of the source that did it.
     Service,
-    /// The kind of thing that it concerns.
+    /// The kind of object that it concerns.
     Category,
     /// How it ended.
     Outcome,
     /// Free text about it.
     Details,
-    /// Who did it: an identifier.
+    /// The identifier of the actor.
     ActorId,
-    /// Who did it: a name.
+    /// The name of the actor.
     ActorName,
-    /// Who did it: an e-mail address.
+    /// The e-mail address of the actor.
     ActorEmail,
-    /// The address that it was done from.
+    /// The network address of the actor.
     ClientAddress,
-    /// The session of whose recording it is a part.
+    /// The session with the recording that it is a part of.
     SessionId,
 }
 
 impl Field {
-    /// How many there are.
+    /// The number of fields.
     pub const COUNT: usize = Self::SessionId as usize + 1;
 }
 
-/// Where a field's JSON value stands in the raw record.
+/// The position of a field's JSON value in the raw record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Span {
     start: u32,
@@ -96,8 +111,8 @@ struct Span {
 pub struct Fields([Span; Field::COUNT]);
 
 impl Fields {
-    /// Notes that `field`'s value, a JSON scalar, is `raw[range]`. A span past 4 GiB is not noted.
-    pub fn set(&mut self, field: Field, range: std::ops::Range<usize>) {
+    /// Notes that the value of `field`, a JSON scalar, is `raw[range]`. It ignores a span past 4 GiB.
+    pub fn set(&mut self, field: Field, range: Range<usize>) {
         if let (Ok(start), Ok(end)) = (u32::try_from(range.start), u32::try_from(range.end)) {
             self.0[field as usize] = Span { start, end };
         }
@@ -105,30 +120,92 @@ impl Fields {
 }
 
 impl Event {
-    /// An event from its raw JSON, the time read from it and the fields found in it.
+    /// Makes an event of its raw JSON, and the time and fields found in it.
     pub fn new(raw: Bytes, time: Option<Timestamp>, fields: Fields) -> Self {
-        Self { raw, time, fields, severity: Severity::Info, repaired: false, derived: None }
+        let severity = Severity::Info;
+        let time = time.map_or(Time::Unknown, Time::Known);
+        Self { raw, time, fields, severity, repaired: false, is_entry: false, is_redacted: false, derived: None }
     }
 
-    /// The same event, of this severity.
+    /// Sets the severity.
     #[must_use]
     pub fn with_severity(self, severity: Severity) -> Self {
         Self { severity, ..self }
     }
 
-    /// The same event, with fields that its source derived. They come before those that stand in the record.
+    /// Sets the fields that the source derived. They take precedence over those in the record.
     #[must_use]
     pub fn with_derived(self, fields: Vec<(Field, Cow<'static, str>)>) -> Self {
         Self { derived: (!fields.is_empty()).then(|| fields.into_boxed_slice()), ..self }
     }
 
-    /// The same event, marked as repaired: its record is not byte for byte what the source sent.
+    /// Replaces JSON values in the record by others. `replacements` are in order and do not overlap. A field inside a replaced value is
+    /// lost.
+    pub(crate) fn with_replaced(self, replacements: &[(Range<usize>, String)]) -> Self {
+        let mut raw = Vec::with_capacity(self.raw.len());
+        let mut copied = 0;
+        for (range, text) in replacements {
+            raw.extend_from_slice(self.raw.get(copied..range.start).unwrap_or_default());
+            raw.extend_from_slice(text.as_bytes());
+            copied = range.end;
+        }
+        raw.extend_from_slice(self.raw.get(copied..).unwrap_or_default());
+        let mut fields = Fields::default();
+        for (field, span) in self.fields.0.iter().enumerate() {
+            if let Some(moved) = moved(*span, replacements)
+                && let Some(field) = fields.0.get_mut(field)
+            {
+                *field = moved;
+            }
+        }
+        Self { raw: raw.into(), fields, ..self }
+    }
+
+    /// Replaces each derived text by the result of `map`.
+    pub(crate) fn map_derived(mut self, map: impl Fn(Field, Cow<'static, str>) -> Cow<'static, str>) -> Self {
+        for (field, text) in self.derived.iter_mut().flatten() {
+            *text = map(*field, std::mem::take(text));
+        }
+        self
+    }
+
+    /// Adds a field that the source derived.
+    #[must_use]
+    pub fn with_one_more_derived(self, field: Field, text: Cow<'static, str>) -> Self {
+        let mut fields = self.derived.map(Vec::from).unwrap_or_default();
+        fields.push((field, text));
+        Self { derived: Some(fields.into_boxed_slice()), ..self }
+    }
+
+    /// Marks the event as repaired: its record is not byte for byte what the source sent.
     #[must_use]
     pub fn repaired(self) -> Self {
         Self { repaired: true, ..self }
     }
 
-    /// Whether bytes of the record were replaced, because the source sent what is not valid JSON.
+    /// Marks the record as an entry that was written for a log intake. A destination that is a log intake sends it on unchanged.
+    #[must_use]
+    pub fn as_entry(self) -> Self {
+        Self { is_entry: true, ..self }
+    }
+
+    /// Marks the event as redacted: the values that must not leave the process were replaced.
+    #[must_use]
+    pub(crate) fn redacted(self) -> Self {
+        Self { is_redacted: true, ..self }
+    }
+
+    /// Whether the values that must not leave the process were replaced.
+    pub(crate) fn is_redacted(&self) -> bool {
+        self.is_redacted
+    }
+
+    /// Whether the record was written as an entry for a log intake.
+    pub fn is_entry(&self) -> bool {
+        self.is_entry
+    }
+
+    /// Whether bytes of the record were replaced, because the source sent invalid JSON.
     pub fn is_repaired(&self) -> bool {
         self.repaired
     }
@@ -138,12 +215,30 @@ impl Event {
         &self.raw
     }
 
-    /// When it happened, where the record says so in a form that was understood.
+    /// The time of the event, if the record has it in a known form.
     pub fn time(&self) -> Option<Timestamp> {
-        self.time
+        match self.time {
+            Time::Unknown => None,
+            Time::Known(time) | Time::Doubtful(time) => Some(time),
+        }
     }
 
-    /// How serious it is.
+    /// The same, without a doubtful time.
+    pub fn certain_time(&self) -> Option<Timestamp> {
+        match self.time {
+            Time::Unknown | Time::Doubtful(_) => None,
+            Time::Known(time) => Some(time),
+        }
+    }
+
+    /// Notes that the event's time is not among the times that the source requested.
+    pub(crate) fn doubt_time(&mut self) {
+        if let Time::Known(time) = self.time {
+            self.time = Time::Doubtful(time);
+        }
+    }
+
+    /// The severity.
     pub fn severity(&self) -> Severity {
         self.severity
     }
@@ -153,7 +248,7 @@ impl Event {
         derived.map(|(_, text)| text.as_ref())
     }
 
-    /// A field as text; none where there is none or an empty one. Numbers and booleans are given as written.
+    /// A field as text; none if it is missing or empty. Numbers and booleans are returned as written.
     pub fn text(&self, field: Field) -> Option<Cow<'_, str>> {
         if let Some(derived) = self.derived(field) {
             return (!derived.is_empty()).then_some(Cow::Borrowed(derived));
@@ -164,8 +259,8 @@ impl Event {
         (!text.is_empty()).then_some(text)
     }
 
-    /// A field as it may stand in another JSON string, where it stands so in the record: a number, a boolean, or a string in which
-    /// nothing is escaped as `\u`, for that may be half a character.
+    /// A field with bytes that can be copied into another JSON string: a number, a boolean, or a string without a `\u` escape. Such an
+    /// escape may be half a character.
     pub fn verbatim(&self, field: Field) -> Option<Verbatim<'_>> {
         if self.derived(field).is_some() {
             return None;
@@ -183,7 +278,25 @@ impl Event {
     }
 }
 
-/// A field's text, as it stands in the record.
+/// The position of `span` after the `replacements`; none if it was inside a replaced value.
+fn moved(span: Span, replacements: &[(Range<usize>, String)]) -> Option<Span> {
+    let (start, end) = (usize::try_from(span.start).ok()?, usize::try_from(span.end).ok()?);
+    let (mut removed, mut added) = (0, 0);
+    for (range, text) in replacements.iter().take_while(|(range, _)| range.start < end) {
+        if *range == (start..end) {
+            let start = start - removed + added;
+            return Some(Span { start: u32::try_from(start).ok()?, end: u32::try_from(start + text.len()).ok()? });
+        }
+        if range.end > start {
+            return None;
+        }
+        (removed, added) = (removed + range.len(), added + text.len());
+    }
+    let moved = |at: usize| u32::try_from(at - removed + added).ok();
+    Some(Span { start: moved(start)?, end: moved(end)? })
+}
+
+/// A field's text as written in the record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verbatim<'a> {
     /// Nothing in it is escaped.
@@ -192,12 +305,12 @@ pub enum Verbatim<'a> {
     Escaped(&'a [u8]),
 }
 
-/// Whether a `\u` is among the escapes of `content`, which belongs to a valid JSON string.
+/// Whether `content`, the content of a valid JSON string, has a `\u` escape.
 fn has_unicode_escape(mut content: &[u8]) -> bool {
     while let Some(at) = memchr(b'\\', content) {
         match content.get(at + 1..) {
             Some([b'u', ..]) => return true,
-            // Behind the backslash and what it escapes, which may be another.
+            // Skip the backslash and the character that it escapes, which may be another backslash.
             Some([_, behind @ ..]) => content = behind,
             _ => return false,
         }
@@ -216,7 +329,7 @@ impl fmt::Debug for Event {
 /// A string with lone surrogates, which JSON allows and UTF-8 does not, is read with replacement characters.
 pub fn scalar(token: &[u8]) -> Option<Cow<'_, str>> {
     match token {
-        // Without an escape the content stands there as it is.
+        // Without an escape, the content is the text.
         [b'"', content @ .., b'"'] if memchr(b'\\', content).is_none() => {
             std::str::from_utf8(content).ok().map(Cow::Borrowed)
         }
@@ -229,7 +342,7 @@ pub fn scalar(token: &[u8]) -> Option<Cow<'_, str>> {
     }
 }
 
-/// A string read as bytes: `serde_json` then passes lone surrogates through (as WTF-8).
+/// A string that is read as bytes, so that `serde_json` passes lone surrogates through (as WTF-8).
 struct Lossy(String);
 
 impl<'de> serde::Deserialize<'de> for Lossy {

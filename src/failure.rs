@@ -1,12 +1,13 @@
-//! What a failed call means to the engine, and how an error is shown to a person.
+//! The meaning of a failed call for the engine, and the text of an error for a person.
 //!
-//! A component knows what an answer means; only the engine decides what happens next. [`Failure`] is all that passes between them.
+//! A component knows what an answer means, and only the engine decides what happens next. A component reports a [`Failure`] and nothing
+//! else.
 
 use std::error::Error;
 use std::fmt::{self, Write as _};
 use std::time::Duration;
 
-/// A failed call of a component: its meaning, and the component's own error for the operator.
+/// A failed call: its meaning, and the component's own error for the operator.
 #[derive(Debug)]
 pub struct Failure {
     class: Class,
@@ -14,12 +15,12 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// The error `cause`, which means `class`.
+    /// Makes a failure of the error `cause`, which means `class`.
     pub fn new(class: Class, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { class, cause: cause.into() }
     }
 
-    /// What it means.
+    /// The meaning of the failure.
     pub fn class(&self) -> Class {
         self.class
     }
@@ -37,32 +38,32 @@ impl Error for Failure {
     }
 }
 
-/// The meaning of a failed call, as far as the engine acts on it.
+/// The meaning of a failed call, on which the engine acts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
     /// The call may work later: the server is down, slow or overloaded, or the connection broke.
     Retryable {
-        /// How long the server asked us to wait.
+        /// How long the server wants us to wait.
         after: Option<Duration>,
     },
     /// The server rejected the access token. It may accept a new one.
     TokenRejected,
     /// The server rejected the configured credentials themselves.
     CredentialsRejected,
-    /// The server does not take such requests from us: a wrong address, a redirect, a wrong parameter.
+    /// The server refuses such requests from us: a wrong address, a redirect, a wrong parameter.
     Refused,
-    /// An answer arrived but cannot be read. A smaller range may have an answer that can be read.
+    /// An answer arrived but cannot be read. The answer for a smaller range may be readable.
     Unreadable,
-    /// The server contradicts itself. To go on would lose or repeat events.
+    /// The server contradicts itself. Continuing would lose or duplicate events.
     Stalled,
-    /// Our output cannot be written any more, as when its reader has gone.
+    /// Our output cannot be written any more, for example because its reader has ended.
     Closed,
     /// No retry can help.
     Fatal,
 }
 
 impl Class {
-    /// Its metric label.
+    /// The metric label of the class.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Retryable { .. } => "unavailable",
@@ -76,7 +77,7 @@ impl Class {
         }
     }
 
-    /// What an HTTP status says by itself, where a component knows nothing more specific.
+    /// The class of an HTTP status, for a component that knows nothing more specific.
     pub const fn of_status(status: u16, retry_after: Option<Duration>) -> Self {
         match status {
             401 | 403 => Self::CredentialsRejected,
@@ -86,9 +87,9 @@ impl Class {
     }
 }
 
-/// An error with its causes, as `what: why: why`.
+/// Shows an error with its causes, as `what: why: why`.
 ///
-/// A cause whose text its parent has already quoted is left out.
+/// It leaves out a cause if the text of its parent already contains it.
 pub struct Chain<'a>(pub &'a (dyn Error + 'static));
 
 impl fmt::Display for Chain<'_> {

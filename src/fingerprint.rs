@@ -1,8 +1,8 @@
-//! What tells one record from another: 64 bits of the SHA-256 of its whole content.
+//! Fingerprints, which tell records apart: 64 bits of the SHA-256 of a record's whole content.
 //!
-//! The content is taken canonically, keys sorted and insignificant space left out, so that a server may write the same
-//! record in another order. Numbers and strings count as they are written: two spellings of one value make two
-//! fingerprints, which can repeat a record but never lose one.
+//! The hash is of the canonical content, with sorted keys and without insignificant space. So a server may write the same record in
+//! another order. Numbers and strings count as written. Two spellings of one value give two fingerprints, which can duplicate a record
+//! but never lose one.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,13 +14,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
-/// Below this depth a value counts byte for byte; it bounds the recursion.
+/// A value below this depth counts byte for byte, which bounds the recursion.
 const DEEPEST: usize = 32;
 
-/// A larger record counts byte for byte; it bounds memory, since taking a record apart takes many times its size.
+/// A record larger than this many bytes counts byte for byte, which bounds memory: parsing a record takes many times its size.
 const LARGEST: usize = 1024 * 1024;
 
-/// Characters of one fingerprint in the state document: eight bytes in base64.
+/// The characters of a fingerprint in the state document: eight bytes in base64.
 const WRITTEN: usize = 11;
 
 /// A record's fingerprint.
@@ -28,14 +28,14 @@ const WRITTEN: usize = 11;
 pub struct Fingerprint(u64);
 
 impl Fingerprint {
-    /// The fingerprint of a record, given as JSON.
+    /// The fingerprint of a JSON record.
     pub fn of_record(raw: &[u8]) -> Self {
         let mut hash = Sha256::new();
         feed(raw, &mut hash, if raw.len() > LARGEST { DEEPEST } else { 0 });
         Self::finish(hash)
     }
 
-    /// A fingerprint of several byte strings in order.
+    /// The fingerprint of several byte strings in order.
     pub fn of_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut hash = Sha256::new();
         for part in parts {
@@ -44,7 +44,7 @@ impl Fingerprint {
         Self::finish(hash)
     }
 
-    /// Its bits, for sums of many.
+    /// The bits, to sum up many fingerprints.
     pub fn bits(self) -> u64 {
         self.0
     }
@@ -92,7 +92,7 @@ fn feed(raw: &[u8], hash: &mut Sha256, depth: usize) {
     }
 }
 
-/// An object's members as written, duplicates included; none where a key is not text (a lone surrogate).
+/// The members of an object as written, including duplicates; none if a key is not valid text (a lone surrogate).
 fn members(raw: &[u8]) -> Option<Vec<(Cow<'_, str>, &RawValue)>> {
     struct Members;
     impl<'de> Visitor<'de> for Members {
@@ -111,7 +111,7 @@ fn members(raw: &[u8]) -> Option<Vec<(Cow<'_, str>, &RawValue)>> {
     serde_json::Deserializer::from_slice(raw).deserialize_map(Members).ok()
 }
 
-/// Fingerprints in order, repeats included; in the state document one string of 11 characters each.
+/// Fingerprints in order, including equal ones. The state document has them in one string, 11 characters each.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Fingerprints(Vec<Fingerprint>);
@@ -127,12 +127,12 @@ impl Fingerprints {
         self.0.is_empty()
     }
 
-    /// Adds one at the end.
+    /// Adds a fingerprint at the end.
     pub fn push(&mut self, fingerprint: Fingerprint) {
         self.0.push(fingerprint);
     }
 
-    /// All of them, in order.
+    /// The fingerprints in order.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = Fingerprint> {
         self.0.iter().copied()
     }
@@ -142,7 +142,7 @@ impl Fingerprints {
         self.0.drain(..self.0.len().saturating_sub(most));
     }
 
-    /// How many different ones there are. Afterwards they are in no particular order.
+    /// How many different fingerprints there are. The call leaves them in another order.
     pub fn distinct(&mut self) -> usize {
         self.0.sort_unstable();
         self.0.dedup();

@@ -1,7 +1,7 @@
-//! One HTTP policy for every client: time-outs, bounded bodies, no redirect followed, nothing foreign logged raw.
+//! The HTTP policy of every client: time-outs, bounded bodies, no redirects, and no raw foreign text in the log.
 //!
-//! Nothing here waits or retries. A call gives a [`Reply`] or an [`Error`] that names the address. What a status means is the caller's to
-//! decide.
+//! The client never waits or retries. A call returns a [`Reply`], or an [`Error`] that names the address. The caller decides what a status
+//! means.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -23,22 +23,26 @@ mod tls;
 pub(crate) mod variables;
 
 pub use excerpt::{Excerpt, Redaction};
+#[cfg(feature = "receiver")]
+pub(crate) use tls::Kept;
 use tls::Rotating;
-pub use tls::{PemFile, Tls, TlsError, TlsFault};
+#[cfg(feature = "teleport")]
+pub(crate) use tls::fault as tls_fault;
+pub use tls::{PemError, PemFile, Tls, TlsError, TlsFault};
 
-/// What identifies us to servers.
+/// The User-Agent of every request.
 pub const USER_AGENT: &str = concat!("auditsync/", env!("CARGO_PKG_VERSION"));
 
-/// The longest time to get a connection; the configured time-out bounds the whole exchange.
+/// The longest time to connect. The configured time-out bounds the whole exchange.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How long an unused connection is kept, where a component sets nothing else.
+/// How long an unused connection is kept, unless a component sets its own time.
 const IDLE: Duration = Duration::from_secs(50);
 
-/// The longest time for an answer that arrives without a pause.
+/// The longest time for a long answer that arrives without a pause.
 const LONGEST_TRANSFER: Duration = Duration::from_secs(6 * 3600);
 
-/// So many bytes that an answer announces are made room for at once; for more when they have come.
+/// The most bytes to allocate because an answer announces them. Memory for more is allocated as they arrive.
 const LARGEST_TO_BELIEVE: usize = 8 * 1024 * 1024;
 
 /// Time-outs of an HTTP client.
@@ -46,32 +50,32 @@ const LARGEST_TO_BELIEVE: usize = 8 * 1024 * 1024;
 pub struct Settings {
     /// The longest time for one exchange, from the connection to the last byte of the answer.
     pub timeout: Duration,
-    /// The variable that sets it, for messages.
+    /// The variable that sets the time-out, for messages.
     pub timeout_variable: VariableName,
 }
 
-/// How the connections of one component differ from the usual ones.
+/// How the connections of a component differ from the usual ones.
 #[derive(Debug, Clone, Default)]
 pub struct Connections {
-    /// Its certificate authority and client certificate.
+    /// The component's certificate authority and client certificate.
     pub tls: Tls,
-    /// How long an unused connection is kept: shorter than the server keeps it. None: the usual time.
+    /// How long an unused connection is kept, which must be shorter than the server keeps it. None: the usual time.
     pub idle: Option<Duration>,
-    /// Whether HTTP/2 is not offered.
+    /// Whether to offer only HTTP/1.1.
     pub http1_only: bool,
 }
 
-/// Where a call goes, fit to be shown: an address without user, password or query.
+/// An address that is safe to show: without user, password or query.
 #[derive(Debug, Clone)]
 pub struct Address(String);
 
 impl Address {
-    /// The address of `url`.
+    /// Makes the address of `url`.
     pub fn of(url: &Url) -> Self {
         let mut shown = url.clone();
         shown.set_query(None);
         shown.set_fragment(None);
-        // Neither fails on an address that has a host; on one without there is nothing to hide.
+        // Both calls succeed on an address with a host, and one without a host has nothing to hide.
         let _ = shown.set_username("");
         let _ = shown.set_password(None);
         Self(shown.into())
@@ -84,10 +88,10 @@ impl fmt::Display for Address {
     }
 }
 
-/// A complete answer, whatever its status (redirects excepted).
+/// A complete answer with any status except a redirect.
 #[derive(Debug)]
 pub struct Reply {
-    /// The status line's code.
+    /// The status code.
     pub status: StatusCode,
     /// The answer's headers.
     pub headers: HeaderMap,
@@ -102,8 +106,8 @@ impl Reply {
         jiff::Timestamp::try_from(date).ok()
     }
 
-    /// How long the server asks us to wait: `Retry-After` in seconds or as a date, which is read against the
-    /// server's own `Date` (RFC 9110, 10.2.3).
+    /// How long the server wants us to wait: `Retry-After`, in seconds or as a date. A date counts from the server's own `Date` (RFC 9110,
+    /// 10.2.3).
     pub fn retry_after(&self) -> Option<Duration> {
         let value = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
         if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -114,34 +118,34 @@ impl Reply {
     }
 }
 
-/// Why a call has no usable answer.
+/// Why a call got no usable answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No client could be made.
-    #[error("cannot set up HTTP (is the system's trust store in place? SSL_CERT_FILE names another)")]
+    /// The HTTP client could not be set up.
+    #[error("cannot set up HTTP; install the system's certificate authorities, or set SSL_CERT_FILE")]
     Setup(#[source] reqwest::Error),
     /// The program was built without TLS.
     #[error("this build cannot call {address}: it has no TLS; build it with the feature `tls`, which is on by default")]
     NoTls {
-        /// Where the call was to go.
+        /// The address of the call.
         address: Address,
     },
     /// The component's TLS files cannot be used.
     #[error("TLS cannot be set up; check {}", .0.variable())]
     Tls(#[source] TlsError),
-    /// No connection, or it broke before an answer began.
+    /// No connection, or a connection that broke before an answer began.
     #[error("no answer from {address}")]
     Unanswered {
-        /// Where the call went.
+        /// The address of the call.
         address: Address,
-        /// What the client saw.
+        /// The error of the client.
         #[source]
         cause: reqwest::Error,
     },
-    /// The connection stood, but the whole answer was not there in time.
-    #[error("{address} did not answer whole within {timeout}; if it needs longer, raise {variable}")]
+    /// The connection was open, but the whole answer did not arrive in time.
+    #[error("{address} did not send its whole answer within {timeout}; if it needs longer, raise {variable}")]
     TimedOut {
-        /// Where the call went.
+        /// The address of the call.
         address: Address,
         /// The longest time for an exchange.
         timeout: humantime::FormattedDuration,
@@ -151,37 +155,37 @@ pub enum Error {
     /// The answer began but did not arrive whole.
     #[error("the answer from {address} broke off")]
     BrokenOff {
-        /// Where the call went.
+        /// The address of the call.
         address: Address,
-        /// What the client saw.
+        /// The error of the client.
         #[source]
         cause: reqwest::Error,
     },
-    /// The body, once decompressed, passed the bound.
+    /// The decompressed body was larger than the bound.
     #[error("the answer from {address} is larger than {limit} bytes")]
     TooLarge {
-        /// Where the call went.
+        /// The address of the call.
         address: Address,
         /// The bound, in bytes after decompression.
         limit: usize,
     },
-    /// The body cannot be written to the disk.
-    #[error("the temporary folder cannot take an answer; TMPDIR names another folder")]
+    /// The body could not be written to the disk.
+    #[error("cannot write an answer to the temporary folder; set TMPDIR to another folder")]
     Unsaved(#[source] std::io::Error),
-    /// A redirect, which is never followed: what we carry is meant for the configured place alone.
+    /// A redirect, which is never followed, since our credentials and events are only for the configured address.
     #[error("{address} answered {status}, a redirect to {location}, which is not followed")]
     Redirected {
-        /// Where the call went.
+        /// The address of the call.
         address: Address,
         /// The redirect's status.
         status: StatusCode,
-        /// Where it pointed to.
+        /// The target of the redirect.
         location: Excerpt,
     },
 }
 
 impl Error {
-    /// What the error means, where a component knows nothing more specific.
+    /// The class of the error, for a component that knows nothing more specific.
     pub fn class(&self) -> Class {
         match self {
             Self::Setup(_) | Self::NoTls { .. } => Class::Fatal,
@@ -193,7 +197,7 @@ impl Error {
         }
     }
 
-    /// Whether the server may have received the request although we have no answer to it.
+    /// Whether the server may have received the request although we have no answer.
     pub fn may_have_arrived(&self) -> bool {
         match self {
             Self::Unanswered { cause, .. } => !cause.is_connect() && !cause.is_builder(),
@@ -202,7 +206,7 @@ impl Error {
         }
     }
 
-    /// What the failure says about TLS; none where it says nothing.
+    /// The TLS fault that the failure shows, if any.
     pub fn tls_fault(&self) -> Option<TlsFault> {
         match self {
             Self::Unanswered { cause, .. } | Self::BrokenOff { cause, .. } => tls::fault(cause),
@@ -213,7 +217,7 @@ impl Error {
 
 /// The HTTP client of a pipeline, with connections of its own.
 ///
-/// Each of its two clients is made on the first call: a process that never calls should not spend the time to read the trust store.
+/// It makes each of its two inner clients at the first call. So a process that makes no calls does not read the trust store.
 #[derive(Debug)]
 pub struct Client {
     settings: Settings,
@@ -224,7 +228,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client with these time-outs, whose exchanges `metrics` counts. Nothing is set up yet.
+    /// Makes a client with these time-outs. `metrics` counts its exchanges.
     pub fn new(settings: Settings, metrics: Metrics) -> Self {
         Self::of(settings, metrics, Connections::default())
     }
@@ -234,20 +238,20 @@ impl Client {
         Self { settings, metrics, connections, encrypted, plain: OnceLock::new() }
     }
 
-    /// The time-outs that hold for every client of the pipeline.
+    /// The time-outs of every client of the pipeline.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// A client of the same pipeline for one component, with connections like these.
+    /// Makes a client of the same pipeline for one component, with such connections.
     pub fn with(&self, connections: Connections) -> Self {
         Self::of(self.settings.clone(), self.metrics.clone(), connections)
     }
 
-    /// A request to `url`, to be completed and given to [`Self::exchange`].
+    /// Makes a request to `url`, for the caller to complete and pass to [`Self::exchange`].
     ///
-    /// The proxy variables hold for `https` alone: `http` is only ever a loopback host or a local relay, and what goes
-    /// there in clear must not pass another machine.
+    /// The proxy variables apply only to `https`. An `http` address is a loopback host or a local relay, and its clear text must not pass
+    /// through another machine.
     pub fn request(&self, method: Method, url: Url) -> Result<RequestBuilder, Error> {
         let encrypted = url.scheme() == "https";
         if encrypted && !cfg!(feature = "tls") {
@@ -275,8 +279,8 @@ impl Client {
         if self.connections.http1_only { builder.http1_only() } else { builder }
     }
 
-    /// Makes one call to `server` and waits for the head of its answer. A redirect is an error, which shows where it leads to without
-    /// what is `hidden`.
+    /// Makes one call to `server` and waits for the head of its answer. A redirect is an error, which shows the target without the `hidden`
+    /// secrets.
     pub async fn send(
         &self,
         server: Component,
@@ -289,7 +293,7 @@ impl Client {
         let response = match request.send().await {
             Ok(response) => response,
             Err(cause) if cause.is_timeout() && !cause.is_connect() => return Err(timed_out),
-            // No address of ours is shown with its query, and the client's own words would show it.
+            // The client's own error text would show the address with its query.
             Err(cause) => return Err(Error::Unanswered { address: address.clone(), cause: cause.without_url() }),
         };
         let status = response.status();
@@ -302,7 +306,8 @@ impl Client {
         Ok(Answer { address: address.clone(), response, exchange, timeout: self.settings.timeout, timed_out })
     }
 
-    /// The same for an answer that may be long: the time-out bounds the wait for its head, and [`Answer::save`] bounds each wait after it.
+    /// Makes a call with an answer that may be long. The time-out bounds the wait for its head, and [`Answer::save`] bounds each wait after
+    /// it.
     pub async fn send_for_long(
         &self,
         server: Component,
@@ -325,7 +330,7 @@ impl Client {
         }
     }
 
-    /// Makes one call to `server` and reads its answer whole, up to `limit` bytes after decompression.
+    /// Makes one call to `server` and reads its whole answer, up to `limit` bytes after decompression.
     pub async fn exchange(
         &self,
         server: Component,
@@ -338,18 +343,18 @@ impl Client {
     }
 }
 
-/// An answer of which status and headers have arrived.
+/// An answer with its status and headers, before its body.
 #[derive(Debug)]
 pub struct Answer {
     address: Address,
     response: reqwest::Response,
     exchange: Exchange,
     timeout: Duration,
-    /// The error, if the rest does not arrive in time.
+    /// The error for a rest that does not arrive in time.
     timed_out: Error,
 }
 
-/// Where a redirect leads, fit to be shown: it may repeat what it was asked, with user, password and query.
+/// The target of a redirect, safe to show. It may repeat our request with user, password and query.
 fn redirect(address: &Address, location: &[u8], hidden: &Redaction) -> Excerpt {
     let location = hidden.apply(&String::from_utf8_lossy(location));
     let shown = match Url::parse(&address.0).and_then(|base| base.join(&location)) {
@@ -360,7 +365,7 @@ fn redirect(address: &Address, location: &[u8], hidden: &Redaction) -> Excerpt {
 }
 
 impl Answer {
-    /// The whole answer; its body must arrive complete and within `limit` bytes after decompression.
+    /// Reads the whole answer. Its body must arrive complete and within `limit` bytes after decompression.
     pub async fn whole(mut self, limit: usize) -> Result<Reply, Error> {
         let announced = self.response.content_length().and_then(|length| usize::try_from(length).ok());
         let mut body = BytesMut::with_capacity(announced.unwrap_or(0).min(limit).min(LARGEST_TO_BELIEVE));
@@ -382,13 +387,13 @@ impl Answer {
         }
     }
 
-    /// The status, which is known before the body.
+    /// The status.
     pub fn status(&self) -> StatusCode {
         self.response.status()
     }
 
-    /// Writes the body, of at most `limit` bytes after decompression, to `out` as it arrives. A wait for the next part is no longer than the
-    /// time-out. The number of bytes.
+    /// Writes the body, of at most `limit` bytes after decompression, to `out` as it arrives, and returns the number of bytes. The time-out
+    /// bounds each wait for the next part.
     pub async fn save(mut self, limit: u64, out: &mut (impl std::io::Write + Send)) -> Result<u64, Error> {
         let mut length = 0_u64;
         loop {
@@ -415,11 +420,11 @@ impl Answer {
         }
     }
 
-    /// The answer with as much of its body as arrives, at least the first `enough` bytes where there are so many, and why
-    /// the rest is missing, if it is: for answers whose status says nearly everything.
+    /// Reads the body until it has more than `enough` bytes or no more arrives, for answers whose status says nearly everything. Also returns
+    /// why the rest is missing, if it is.
     pub async fn beginning(mut self, enough: usize) -> (Reply, Option<Error>) {
         let mut body = BytesMut::new();
-        // The request itself may be one that has hours.
+        // The request's own time-out may be hours.
         let deadline = tokio::time::Instant::now() + self.timeout;
         let missing = loop {
             match tokio::time::timeout_at(deadline, self.response.chunk()).await {
@@ -451,7 +456,7 @@ impl Answer {
     }
 }
 
-/// Whether `url` leads to this machine itself, so that plain `http` shows a secret to nobody.
+/// Whether `url` leads to this machine, so that plain `http` shows a secret to nobody else.
 pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost",

@@ -13,21 +13,24 @@
 //!
 //! | module | job |
 //! |---|---|
-//! | [`cli`] | the commands, and the exit code that each end has |
-//! | [`pipeline`] | from names and variables to what runs; [`pipeline::registry`] lists the components |
+//! | [`cli`] | the commands and their exit codes |
+//! | [`pipeline`] | builds pipelines from names and variables, and runs them; [`pipeline::registry`] lists the components |
 //! | [`engine`] | reading, delivering, committing, retrying, shutting down |
-//! | [`source`] | where events come from: [`source::sectigo`], [`source::digicert`] |
+//! | [`source`] | where events come from: [`source::sectigo`], [`source::digicert`], `cloudtrail`, `teleport`, `receiver` |
 //! | [`destination`] | where they go: [`destination::datadog`], [`destination::fluentd`], [`destination::stdout`] |
 //! | [`state`] | where the cursor is stored: [`state::localfs`], `redis`, `s3`, `gcs`, [`state::memory`]; and the [`state::lease`] |
-//! | [`config`] | the mechanism: a variable declared once as a typed constant; every mistake in one message |
+//! | [`config`] | how variables are declared (once, as typed constants) and read; every mistake in one message |
 //! | [`component`] | what sources, destinations and stores have in common |
 //! | [`event`] | one audit event: the raw record and the fields read from it |
+//! | [`fingerprint`], `members` | a hash that tells one record from another; where the parts of a JSON value are |
 //! | [`failure`] | what a failed call means to the engine |
-//! | [`dead_letter`] | where records go that a destination does not take |
-//! | `aws` | what the parts that use AWS share |
-//! | [`http`], [`oauth`] | the one HTTP policy; access tokens |
+//! | [`screen`] | which events are delivered, and which of their fields are redacted |
+//! | [`dead_letter`] | a file for the records that a destination refuses |
+//! | `aws` | code that the parts that use AWS share |
+//! | [`http`], [`oauth`] | the HTTP policy of every client; access tokens |
 //! | [`clock`], [`server_time`] | this machine's clocks, and a server's |
 //! | [`secret`] | values that are never shown |
+//! | `notice` | messages to people, through a webhook |
 //! | [`systemd`] | notifications to the supervisor |
 //! | [`telemetry`] | the program's own logs, its [metrics](telemetry::metrics), and its [liveness](telemetry::liveness) |
 //!
@@ -35,9 +38,11 @@
 //!
 //! # What holds everywhere
 //!
-//! A source, a destination or a store never waits and never retries: it says what a failure means ([`failure::Class`]), and the engine
-//! decides ([`engine::decision`]). A cursor is opaque to all but its source. A store replaces the state by compare-and-swap alone. What a
-//! server sends is logged through [`http::Excerpt`] alone.
+//! - A source, a destination or a store never waits and never retries. It classifies its failures ([`failure::Class`]), and the engine
+//!   decides what to do ([`engine::decision`]).
+//! - Only its source can read a cursor.
+//! - A store replaces the state only by compare-and-swap.
+//! - Text from a server reaches the log only through [`http::Excerpt`].
 
 #[cfg(feature = "s3")]
 mod aws;
@@ -52,9 +57,12 @@ pub mod event;
 pub mod failure;
 pub mod fingerprint;
 pub mod http;
+mod members;
+mod notice;
 pub mod oauth;
 pub mod pipeline;
 pub mod pipeline_name;
+pub mod screen;
 pub mod secret;
 pub mod server_time;
 pub mod source;

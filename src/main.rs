@@ -1,4 +1,4 @@
-//! The `auditsync` program; see the library for how it is made.
+//! The `auditsync` program. The library's documentation describes its parts.
 
 use std::process::ExitCode;
 

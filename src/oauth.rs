@@ -1,4 +1,4 @@
-//! Access tokens by the OAuth 2.0 client credentials grant (RFC 6749, 4.4).
+//! Gets access tokens by the OAuth 2.0 client credentials grant (RFC 6749, 4.4).
 
 use std::time::Duration;
 
@@ -16,32 +16,32 @@ use crate::http::{self, Address, Excerpt, Method, Redaction, Reply};
 use crate::secret::{Secret, SecretError};
 use crate::variable_name::VariableName;
 
-/// A token answer is a small JSON object.
+/// The most bytes of a token answer, which is a small JSON object.
 const LARGEST_ANSWER: usize = 1024 * 1024;
 
-/// A token is renewed this long before its end, or a fifth of its life if that is less.
+/// How long before its end a token is renewed, or a fifth of its life if that is less.
 const EARLY: Duration = Duration::from_secs(60);
 
-/// The life of a token that does not tell one. Were it shorter, the 401 would tell.
+/// The assumed life of a token when the answer does not give one. If it is shorter, a 401 will show that.
 const UNTOLD_LIFE: Duration = Duration::from_secs(300);
 
-/// The longest life that is believed.
+/// The longest life of a token that we accept.
 const LONGEST_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Why there is no access token.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The token endpoint cannot be reached or did not answer whole.
+    /// The token endpoint could not be reached, or its answer was not whole.
     #[error(transparent)]
     Http(#[from] http::Error),
-    /// The token endpoint answered that it cannot answer now.
+    /// The token endpoint answered that it is unavailable.
     #[error("{address} answered {status}: {reason}")]
     Unavailable {
-        /// Where the call went.
+        /// The address of the call.
         address: Address,
         /// The answer's status.
         status: u16,
-        /// The wait that it requested.
+        /// The wait that the server requested.
         after: Option<Duration>,
         /// The beginning of its body.
         reason: Excerpt,
@@ -49,7 +49,7 @@ pub enum Error {
     /// The token endpoint rejected the client credentials.
     #[error("{address} rejected the credentials ({status}: {reason}); check {variables}")]
     CredentialsRejected {
-        /// Where the call went.
+        /// The address of the call.
         address: Address,
         /// The answer's status.
         status: u16,
@@ -58,44 +58,44 @@ pub enum Error {
         /// The variables to correct.
         variables: String,
     },
-    /// The token endpoint rejected the client credentials, and their file holds others by now.
-    #[error("{address} rejected the credentials; {variable} names newer ones, which are tried next")]
+    /// The token endpoint rejected the client credentials, but their file has newer ones.
+    #[error("{address} rejected the credentials; the file in {variable} has newer ones, which auditsync tries next")]
     SecretRotated {
-        /// Where the call went.
+        /// The address of the call.
         address: Address,
         /// The variable that names the file.
         variable: VariableName,
     },
-    /// A secret's file, read again after a rejection, has no secret.
-    #[error("the credentials were rejected, and {variable} cannot be read again")]
+    /// The secret's file, read again after a rejection, has no secret.
+    #[error("the credentials were rejected, and the file in {variable} cannot be read again")]
     SecretGone {
         /// The variable that names the file.
         variable: VariableName,
-        /// What is wrong with the file.
+        /// The error of the file.
         #[source]
         cause: SecretError,
     },
-    /// The token endpoint does not take such requests.
+    /// The token endpoint refused the request.
     #[error("{address} answered {status}: {reason}; check {variable}")]
     Refused {
-        /// Where the call went.
+        /// The address of the call.
         address: Address,
         /// The answer's status.
         status: u16,
         /// The beginning of its body.
         reason: Excerpt,
         /// The variable that names the address.
-        variable: &'static str,
+        variable: VariableName,
     },
     /// The answer has no access token.
-    #[error("the answer from {address} holds no access token: {reason}; if this persists, check {variable}")]
+    #[error("the answer from {address} contains no access token: {reason}; if this persists, check {variable}")]
     NoToken {
-        /// Where the call went.
+        /// The address of the call.
         address: Address,
-        /// What is wrong with it.
+        /// Why there is no token in the answer.
         reason: String,
         /// The variable that names the address.
-        variable: &'static str,
+        variable: VariableName,
     },
 }
 
@@ -116,9 +116,9 @@ impl Error {
 #[derive(Debug)]
 pub struct ClientCredentials {
     client_id: String,
-    id_variable: &'static str,
+    id_variable: VariableName,
     secret: Secret,
-    /// Locked while a token is fetched, so that there is one renewal at a time and the others wait for it.
+    /// Locked while a token is fetched, so that only one renewal runs and other callers wait for it.
     issued: Mutex<Option<Issued>>,
 }
 
@@ -149,18 +149,18 @@ impl AccessToken {
 }
 
 impl ClientCredentials {
-    /// A client named by `id_variable`, with its secret.
-    pub fn new(client_id: String, id_variable: &'static str, secret: Secret) -> Self {
+    /// Makes a client. `id_variable` is the variable with its id.
+    pub fn new(client_id: String, id_variable: VariableName, secret: Secret) -> Self {
         Self { client_id, id_variable, secret, issued: Mutex::new(None) }
     }
 
-    /// The current access token; a new one from `endpoint` when there is none or its end is near. `endpoint_variable`
-    /// is what an operator has to correct when the endpoint is no such thing.
+    /// Returns the current access token, or a new one from `endpoint` if there is none or its end is near. `endpoint_variable` is the
+    /// variable to correct if `endpoint` is not a token endpoint.
     pub async fn token(
         &self,
         http: &http::Client,
         endpoint: &Url,
-        endpoint_variable: &'static str,
+        endpoint_variable: &VariableName,
     ) -> Result<AccessToken, Error> {
         let mut issued = self.issued.lock().await;
         if let Some(Issued { token, renew_at }) = issued.as_ref()
@@ -171,7 +171,7 @@ impl ClientCredentials {
         let asked = Instant::now();
         let (token, life) = match self.fetch(http, endpoint, endpoint_variable).await {
             Ok(fetched) => fetched,
-            // A token that still has some life left serves while the endpoint is away.
+            // While the endpoint is unavailable, an old token with some life left will do.
             Err(error) => match issued.as_ref() {
                 Some(old) if matches!(error.class(), Class::Retryable { .. }) && asked < old.renew_at + EARLY / 2 => {
                     tracing::warn!(error = %crate::failure::Chain(&error), "cannot renew the access token yet");
@@ -186,13 +186,13 @@ impl ClientCredentials {
         Ok(token)
     }
 
-    /// What has to be hidden in the API's answers: the token that a call carried, and the secret, which the API may know too.
+    /// The secrets to hide in the API's answers: the token of a call, and the client secret, which the API may also know.
     pub fn redaction(&self, token: Option<&AccessToken>) -> Redaction {
         let secret = self.secret.current();
         Redaction::of(token.map(|token| &token.secret).into_iter().chain([&secret]))
     }
 
-    /// Forgets a token that was rejected; a newer one stays.
+    /// Forgets a rejected token, but keeps a newer one.
     pub async fn forget(&self, rejected: &AccessToken) {
         let mut issued = self.issued.lock().await;
         if issued.as_ref().is_some_and(|issued| issued.token.header == rejected.header) {
@@ -204,7 +204,7 @@ impl ClientCredentials {
         &self,
         http: &http::Client,
         endpoint: &Url,
-        endpoint_variable: &'static str,
+        endpoint_variable: &VariableName,
     ) -> Result<(AccessToken, Duration), Error> {
         let address = Address::of(endpoint);
         let secret = self.secret.current();
@@ -217,15 +217,19 @@ impl ClientCredentials {
         let hidden = Redaction::of([&secret]);
         let exchange = http.exchange(Component::TokenEndpoint, request, &address, LARGEST_ANSWER, &hidden);
         let reply = exchange.await.map_err(|error| match error {
-            // An answer of that size is no token. No smaller range would help.
+            // An answer of that size is not a token, and a smaller range would not help.
             http::Error::TooLarge { address, limit } => {
                 let reason = format!("it is larger than {limit} bytes");
-                Error::NoToken { address, reason, variable: endpoint_variable }
+                Error::NoToken { address, reason, variable: endpoint_variable.clone() }
             }
             other => other.into(),
         })?;
         if reply.status == StatusCode::OK {
-            return issued(&reply).map_err(|reason| Error::NoToken { address, reason, variable: endpoint_variable });
+            return issued(&reply).map_err(|reason| Error::NoToken {
+                address,
+                reason,
+                variable: endpoint_variable.clone(),
+            });
         }
         let status = reply.status.as_u16();
         let reason = Excerpt::of(&reply.body, &hidden);
@@ -234,11 +238,11 @@ impl ClientCredentials {
         }
         Err(match Class::of_status(status, reply.retry_after()) {
             Class::Retryable { after } => Error::Unavailable { address, status, after, reason },
-            _ => Error::Refused { address, status, reason, variable: endpoint_variable },
+            _ => Error::Refused { address, status, reason, variable: endpoint_variable.clone() },
         })
     }
 
-    /// The credentials were rejected: whether their file holds others by now decides what that means.
+    /// Makes the error for rejected credentials, depending on whether their file has newer ones.
     fn rejected(&self, address: Address, status: u16, reason: Excerpt, rejected: &SecretString) -> Error {
         let variable = self.secret.variable();
         match self.secret.renewed_since(rejected) {
@@ -252,7 +256,7 @@ impl ClientCredentials {
     }
 }
 
-/// The token in an answer, and its life. The error says what is wrong, and quotes nothing: it may hold a token.
+/// Parses the token in an answer, and its life. The error does not quote the answer, which may contain a token.
 fn issued(reply: &Reply) -> Result<(AccessToken, Duration), String> {
     #[derive(Deserialize)]
     struct Answer {
@@ -263,20 +267,20 @@ fn issued(reply: &Reply) -> Result<(AccessToken, Duration), String> {
         format!("not a JSON object with access_token (line {}, {:?})", cause.line(), cause.classify())
     })?;
     let token = AccessToken::new(answer.access_token).ok_or("access_token cannot be sent in a header")?;
-    // Some servers write the number as a string.
+    // Some servers send the number as a string.
     let seconds = answer.expires_in.and_then(|value| match value {
         serde_json::Value::String(text) => text.trim().parse().ok(),
         other => other.as_f64(),
     });
     let life = seconds.map_or(UNTOLD_LIFE, |seconds: f64| {
-        // Out of range on either side: a life that has ended, or one without an end.
+        // A number out of range means a life that is over, or one without an end.
         let bound = if seconds > 0.0 { LONGEST_LIFE } else { Duration::ZERO };
         Duration::try_from_secs_f64(seconds).unwrap_or(bound)
     });
     Ok((token, life))
 }
 
-/// The authorization server that a 401 names: `authorization_uri` in `WWW-Authenticate`.
+/// Finds the authorization server that a 401 names: `authorization_uri` in `WWW-Authenticate`.
 pub fn authorization_uri(headers: &HeaderMap) -> Option<String> {
     headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok()).find_map(|challenge| {
         let at = challenge.to_ascii_lowercase().find("authorization_uri")?;
@@ -289,7 +293,7 @@ pub fn authorization_uri(headers: &HeaderMap) -> Option<String> {
     })
 }
 
-/// The token endpoint of a Keycloak realm, whichever of its addresses was named.
+/// Finds the token endpoint of a Keycloak realm from any address of the realm.
 pub fn token_endpoint(named: &Url) -> Url {
     let mut endpoint = named.clone();
     endpoint.set_query(None);
@@ -303,8 +307,8 @@ pub fn token_endpoint(named: &Url) -> Url {
     endpoint
 }
 
-/// Whether a token endpoint that `api` named may be given the client secret: its host is the API's own, a sibling of it
-/// under a domain that someone owns, or under `family`.
+/// Whether the client secret may be sent to a token endpoint that `api` named. Its host must be the API's own, a sibling of it under a
+/// domain that someone owns, or under `family`.
 pub fn is_trusted(named: &Url, api: &Url, family: &str) -> bool {
     let protected = named.scheme() == "https" || (named.scheme() == "http" && http::is_loopback(named));
     if !protected || !named.username().is_empty() || named.password().is_some() {
@@ -316,7 +320,7 @@ pub fn is_trusted(named: &Url, api: &Url, family: &str) -> bool {
             let (named, api) = (named.trim_end_matches('.'), api.trim_end_matches('.'));
             let in_family = named.strip_suffix(family).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
             let sibling = match (named.split_once('.'), api.split_once('.')) {
-                // A public suffix such as co.uk is nobody's domain: names under it are no siblings.
+                // Names under a public suffix such as co.uk, which is nobody's domain, are not siblings.
                 (Some((_, parent)), Some((_, other))) => parent == other && psl::domain_str(parent).is_some(),
                 _ => false,
             };

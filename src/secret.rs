@@ -1,4 +1,4 @@
-//! Secrets: never shown, given as a value or in a file, and read again when a server rejects them.
+//! Secrets, which are never shown. They come from a variable or a file, and a file is read again when a server rejects its secret.
 
 use std::fmt;
 use std::io;
@@ -11,10 +11,10 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::variable_name::VariableName;
 
-/// A secret named by the variable that carries it.
+/// A secret, and the variable that carries it.
 ///
-/// `Debug` shows the variable, never the value. A secret that came from a file can be read again, so that a rotated
-/// key is taken up without a restart. Clones share the value.
+/// `Debug` shows the variable, never the value. A secret from a file can be read again, so that a rotated key needs no restart. Clones
+/// share the value.
 #[derive(Clone)]
 pub struct Secret {
     variable: VariableName,
@@ -22,33 +22,33 @@ pub struct Secret {
     value: Arc<RwLock<SecretString>>,
 }
 
-/// Why a secret's file gave no secret.
+/// Why there is no secret in a file.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// The file could not be read.
     #[error("cannot read {}", path.display())]
     Unreadable {
-        /// The file named by the variable.
+        /// The file that the variable names.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         #[source]
         cause: io::Error,
     },
-    /// The file holds nothing, or only a line end.
+    /// The file is empty, or contains only a line end.
     #[error("{} is empty", path.display())]
     Empty {
-        /// The file named by the variable.
+        /// The file that the variable names.
         path: PathBuf,
     },
 }
 
 impl Secret {
-    /// A secret that `variable` carries itself.
+    /// Makes a secret from the value of `variable`.
     pub fn from_value(variable: impl Into<VariableName>, value: SecretString) -> Self {
         Self { variable: variable.into(), file: None, value: Arc::new(RwLock::new(value)) }
     }
 
-    /// A secret in the file that `variable` (`…_FILE`) names. One line end at the end of the file is not part of it.
+    /// Reads a secret from the file that `variable` (`…_FILE`) names. One line end at the end of the file is not part of the secret.
     pub fn from_file(variable: impl Into<VariableName>, path: PathBuf) -> Result<Self, SecretError> {
         let value = read(&path)?;
         Ok(Self { variable: variable.into(), file: Some(path), value: Arc::new(RwLock::new(value)) })
@@ -59,23 +59,23 @@ impl Secret {
         &self.variable
     }
 
-    /// The value as last read.
+    /// The value that was last read.
     pub fn current(&self) -> SecretString {
         self.value.read().clone()
     }
 
-    /// Reads the file again after `rejected` was rejected; true if there is another value to be tried now.
+    /// Reads the file again after a server rejected `rejected`. True if there is now another value to try.
     pub fn renewed_since(&self, rejected: &SecretString) -> Result<bool, SecretError> {
         self.reload()?;
         Ok(self.current().expose_secret() != rejected.expose_secret())
     }
 
-    /// Whether it came from a file.
+    /// Whether the secret came from a file.
     pub fn is_from_file(&self) -> bool {
         self.file.is_some()
     }
 
-    /// Reads the file again, where there is one; true if the value has changed. After an error the old one holds.
+    /// Reads the file again, if there is one. True if the value has changed. After an error the old value stays.
     pub fn reload(&self) -> Result<bool, SecretError> {
         let Some(path) = &self.file else { return Ok(false) };
         let new = read(path)?;

@@ -1,9 +1,10 @@
-//! The time of a server, and this machine's two clocks.
+//! Estimates the time of a server from its answers and this machine's two clocks.
 //!
-//! What counts is the server's time: the `Date` of a fresh answer, and the monotonic time since. This machine's wall clock may be wrong or
-//! jump, and its monotonic clock stands still while the host is suspended. So a reading is void when it is old by either clock. It is void,
-//! too, when the two clocks advanced differently since: the wall clock jumped, or the host was suspended, and the clocks do not tell which.
-//! A jump of the wall clock alone would leave the reading right. It is still void then, because the next answer brings a new one.
+//! The server's time counts: the `Date` of a fresh answer, plus the monotonic time since. This machine's wall clock may be wrong or jump,
+//! and its monotonic clock stops while the host is suspended. So a reading is void when it is old by either clock. It is also void when
+//! the two clocks have advanced differently since. Then the wall clock jumped or the host was suspended, and the clocks do not show
+//! which. After a jump of the wall clock alone, the reading would still be right. It is void all the same, since the next answer brings
+//! a new one.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,20 +15,20 @@ use tokio::time::Instant;
 
 use crate::clock::LocalTime;
 
-/// A reading counts for this long after its request.
+/// How long a reading counts after its request.
 pub const LIFETIME: Duration = Duration::from_secs(600);
 
-/// Clocks that differ by no more than this agree.
+/// The greatest difference between clocks that agree.
 pub const TOLERANCE: Duration = Duration::from_secs(120);
 
-/// A server's `Date`, and the call whose answer carried it. The server wrote the date between the two ends of the call.
+/// A server's `Date`, and the start and end of the call that returned it. The server wrote the date between the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
     /// The server's time; whole seconds, rounded down.
     pub date: Timestamp,
     /// Just before the request.
     pub asked: LocalTime,
-    /// When the answer had arrived.
+    /// Just after the answer arrived.
     pub answered: LocalTime,
 }
 
@@ -42,14 +43,14 @@ impl Reading {
 
     /// The server's time at `moment`, before or after the reading.
     ///
-    /// The date is rounded, and the answer took its time. What our wall clock shows counts within these limits, so that clocks that agree
-    /// stay exact.
+    /// The date is rounded, and the answer took some time, so the reading gives only limits. Within them our wall clock counts, so that
+    /// clocks that agree stay exact.
     pub fn at(&self, moment: LocalTime) -> Timestamp {
         let latest = self.after(elapsed(self.asked.monotonic, moment) + SignedDuration::from_secs(1));
         moment.wall.min(latest).max(self.earliest(moment))
     }
 
-    /// The earliest time that the server's clock can have shown at `moment`.
+    /// The earliest time that the server's clock can show at `moment`.
     fn earliest(&self, moment: LocalTime) -> Timestamp {
         self.after(elapsed(self.answered.monotonic, moment))
     }
@@ -58,7 +59,7 @@ impl Reading {
         self.date.saturating_add(elapsed).unwrap_or(self.date)
     }
 
-    /// How this machine's wall clock compares with the server's. A call that took long makes no difference by itself.
+    /// How this machine's wall clock compares with the server's. A long call alone does not count as a difference.
     pub fn difference(&self) -> Difference {
         let ahead = Duration::try_from(self.asked.wall.duration_since(self.date)).unwrap_or_default();
         let behind = Duration::try_from(self.date.duration_since(self.answered.wall)).unwrap_or_default();
@@ -83,10 +84,10 @@ pub enum Difference {
     Behind(Duration),
 }
 
-/// What an answer shows of a server's clock, where that is worth a line in the log.
+/// News of a server's clock that is worth a line in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum News {
-    /// The clocks differ now, or in the other direction than before.
+    /// The clocks now differ, or differ in the other direction.
     Differs(Difference),
     /// The clocks agree again.
     Agrees,
@@ -94,7 +95,7 @@ pub enum News {
     Undated,
 }
 
-/// What is known of a server's clock.
+/// The known readings of a server's clock.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ServerTime {
     reading: Option<Reading>,
@@ -105,7 +106,7 @@ pub struct ServerTime {
 impl ServerTime {
     /// Notes an answer that carried a date.
     pub fn dated(&mut self, reading: Reading) -> Option<News> {
-        // An answer that was fetched ahead may be noted after a newer one.
+        // An answer that was fetched ahead may arrive here after a newer one.
         if self.reading.is_some_and(|known| known.answered.monotonic > reading.answered.monotonic) {
             return None;
         }
@@ -131,14 +132,20 @@ impl ServerTime {
         Some(reading.at(moment))
     }
 
-    /// The same, and never later than what the server's clock shows `now` at least.
+    /// The server's time at `moment`, but never later than the earliest time that its clock can show `now`.
     pub fn past(&self, moment: LocalTime, now: LocalTime) -> Option<Timestamp> {
         let reading = self.reading.filter(|reading| reading.holds(now))?;
         Some(reading.at(moment).min(reading.earliest(now)))
     }
+
+    /// The earliest time that the server's clock can show `now`. The last reading counts at any age, since this uses only the monotonic
+    /// clock, which never runs ahead.
+    pub fn at_least(&self, now: LocalTime) -> Option<Timestamp> {
+        self.reading.map(|reading| reading.earliest(now))
+    }
 }
 
-/// A server's clock. Each change in how it compares with ours is logged.
+/// A server's clock. It logs each change in how that clock compares with ours.
 #[derive(Debug, Default)]
 pub struct ServerClock(Mutex<ServerTime>);
 
@@ -178,9 +185,14 @@ impl ServerClock {
         self.known().at(moment, now)
     }
 
-    /// The same, and never later than what the server's clock shows `now` at least.
+    /// The server's time at `moment`, but never later than the earliest time that its clock can show `now`.
     pub fn past(&self, moment: LocalTime, now: LocalTime) -> Option<Timestamp> {
         self.known().past(moment, now)
+    }
+
+    /// The earliest time that the server's clock can show `now`. Its last `Date` counts at any age.
+    pub fn at_least(&self, now: LocalTime) -> Option<Timestamp> {
+        self.known().at_least(now)
     }
 
     fn known(&self) -> MutexGuard<'_, ServerTime> {
@@ -188,7 +200,7 @@ impl ServerClock {
     }
 }
 
-/// The monotonic time from `earlier` to `moment`; negative where `earlier` is later.
+/// The monotonic time from `earlier` to `moment`; negative if `earlier` is later.
 fn elapsed(earlier: Instant, moment: LocalTime) -> SignedDuration {
     match moment.monotonic.checked_duration_since(earlier) {
         Some(elapsed) => signed(elapsed),
@@ -210,7 +222,7 @@ mod tests {
 
     const NOON: Timestamp = Timestamp::constant(1_772_366_400, 0);
 
-    /// A machine whose clocks advance as a test wants.
+    /// A machine with clocks that advance as a test wants.
     #[derive(Clone, Copy)]
     struct Machine(LocalTime);
 
@@ -227,7 +239,7 @@ mod tests {
             }
         }
 
-        /// An answer after a second, dated by a server whose clock showed noon at the machine's start.
+        /// A reading from an answer after one second. The server's clock showed noon at the machine's start.
         fn reading(self) -> Reading {
             Reading { date: at(1), asked: self.after(0, 0), answered: self.after(1, 1) }
         }
@@ -280,6 +292,17 @@ mod tests {
         assert!(!reads(20 * 3600, 5), "suspended for the night");
         assert!(!reads(17 * 3600, 5), "jumped ahead");
         assert!(reads(-115, 5) && !reads(-116, 5) && !reads(-3600, 5), "jumped back");
+    }
+
+    #[test]
+    fn a_void_reading_still_shows_how_early_the_servers_time_cannot_be() {
+        let machine = Machine::ahead(0);
+        for wall in [-3600, 5, 17 * 3600] {
+            let now = machine.after(wall, 5);
+            assert_eq!(known(machine).at_least(now), Some(at(5)), "the wall clock advanced by {wall} s");
+        }
+        assert_eq!(known(machine).at_least(machine.after(216_000, 216_000)), Some(at(216_000)));
+        assert_eq!(ServerTime::default().at_least(machine.after(0, 0)), None);
     }
 
     #[test]

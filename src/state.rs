@@ -1,7 +1,7 @@
-//! Where a pipeline stores how far it got.
+//! State stores: where a pipeline stores its cursor.
 //!
-//! A store keeps one small [`Document`] and replaces it only if it is still the one that was read: every save names the
-//! [`Version`] that it replaces. What the document says is read and written here, in one place for all stores.
+//! A store keeps one small [`Document`]. Every save names the [`Version`] that it replaces, and the store refuses the save if it holds
+//! another version. This module reads and writes the document's content for all stores.
 
 use std::fmt;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -26,48 +26,50 @@ pub mod gcs;
 pub mod lease;
 pub mod localfs;
 pub mod memory;
+pub(crate) mod needless;
 pub mod readonly;
 #[cfg(feature = "redis")]
 pub mod redis;
 #[cfg(feature = "s3")]
 pub mod s3;
 
-/// What a client of a store said.
+/// An error of a store's client.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// The layout of the document that this version writes, and the only one that it reads.
 const LAYOUT: u32 = 1;
 
-/// A store that contradicts itself this often in a row has a fault.
+/// A store that contradicts itself this often in a row is faulty.
 const CONTRADICTIONS: u32 = 3;
 
-/// What is stored: under 1 kB beside cursor and mark, and never a secret.
+/// The content of the document: under 1 kB apart from cursor and mark, and never a secret.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct State {
-    /// Layout of the document.
+    /// The layout of the document.
     version: u32,
-    /// Which pipeline's cursor this is.
+    /// The pipeline to which the cursor belongs.
     pub pipeline: PipelineName,
     /// How far delivery got.
     pub cursor: Cursor,
     /// What the destination wants to find beside the cursor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mark: Option<Mark>,
-    /// Who is active, on stores that several machines share.
+    /// The lease of the active instance, on stores that several machines share.
     pub lease: Option<Lease>,
-    /// Which save wrote this document.
+    /// The nonce of the save that wrote this document.
     pub nonce: Nonce,
-    /// Whether its writer found no document, not long ago. An instance that knows an earlier document may overrule it.
+    /// Whether the writer found no document at its start, less than one lease ago. An instance that knows an earlier document may overrule it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub first: bool,
-    /// When it was written, by the writer's clock; for people, no decision depends on it.
+    /// When the document was written, by the writer's clock. It is for people: no decision depends on it.
     pub updated_at: Timestamp,
 }
 
-/// Marks one save: the process that made it and how many it had made.
+/// Identifies a save: the process that made it, and how many saves that process has made.
 ///
-/// After a save without an answer, the nonce that is read back tells whether it had gone through; an older nonce of the same
-/// process tells that a store went back in time.
+/// After a save without an answer, the nonce in the store tells whether it went through. An older nonce of the same process tells that
+/// the store went back in time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Nonce {
@@ -88,12 +90,12 @@ impl Nonce {
         Self { writer: self.writer, save: self.save.saturating_add(1) }
     }
 
-    /// Whether the same process wrote both.
+    /// Whether the same process made both saves.
     pub fn is_of_the_writer_of(&self, other: &Self) -> bool {
         self.writer == other.writer
     }
 
-    /// Whether the same process wrote this one, no later than `other`.
+    /// Whether the same process made this save, no later than `other`.
     pub fn is_no_newer_than(&self, other: &Self) -> bool {
         self.writer == other.writer && self.save <= other.save
     }
@@ -118,7 +120,7 @@ impl TryFrom<String> for Nonce {
 }
 
 impl State {
-    /// A state to be saved for the first time or instead of another.
+    /// Makes a state without a mark or a lease.
     pub fn new(pipeline: PipelineName, cursor: Cursor, nonce: Nonce, updated_at: Timestamp) -> Self {
         Self { version: LAYOUT, pipeline, cursor, mark: None, lease: None, nonce, first: false, updated_at }
     }
@@ -129,24 +131,24 @@ impl State {
 pub struct Document(Vec<u8>);
 
 impl Document {
-    /// What a store holds, as yet unread.
+    /// Wraps the bytes of a store without parsing them.
     pub fn from_bytes(bytes: Vec<u8>) -> Self {
         Self(bytes)
     }
 
-    /// `state` as a store keeps it: JSON on one line, since a store's room and time go by bytes.
+    /// Writes `state` as a store keeps it: JSON on one line, since every byte costs a store space and time.
     pub fn of(state: &State) -> Result<Self, Error> {
         let mut bytes = serde_json::to_vec(state).map_err(Error::Unwritable)?;
         bytes.push(b'\n');
         Ok(Self(bytes))
     }
 
-    /// The bytes to keep.
+    /// The bytes for a store to keep.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The state of `pipeline`; an error where it belongs to another one. `location` is named in errors.
+    /// Parses the state of `pipeline`; an error if it belongs to another one. Errors name the `location`.
     pub fn read_for(&self, pipeline: &PipelineName, location: &str) -> Result<State, Error> {
         let state = self.read(location)?;
         if state.pipeline == *pipeline {
@@ -155,7 +157,7 @@ impl Document {
         Err(Error::OtherPipeline { location: location.to_owned(), found: state.pipeline, expected: pipeline.clone() })
     }
 
-    /// What the document says, whichever pipeline it belongs to. `location` is named in errors.
+    /// Parses the state of any pipeline. Errors name the `location`.
     pub fn read(&self, location: &str) -> Result<State, Error> {
         #[derive(Deserialize)]
         struct Layout {
@@ -176,69 +178,69 @@ impl fmt::Debug for Document {
     }
 }
 
-/// Which document a store holds, in the store's own terms (a hash, an entity tag, a generation).
+/// Identifies the document that a store holds, in the store's own terms (a hash, an entity tag, a generation).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version(pub String);
 
 /// Whether this process may work on the document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claim {
-    /// It may, until it ends.
+    /// It may, until the process ends.
     Granted,
-    /// Another process on this machine does.
+    /// Another process on this machine works on it.
     Busy {
-        /// Who, as far as it is known.
+        /// The other process, as far as it is known.
         holder: String,
     },
-    /// The store cannot tell: machines share it, and the [`Lease`] in the document says who may.
+    /// The store cannot tell, since machines share it. The [`Lease`] in the document decides.
     ByLease,
 }
 
-/// What a store found out about its own setup.
+/// A warning about the setup of a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Caution {
-    /// The setup can break a promise: how, and what the operator can do.
+    /// The setup can break a promise. The text says how, and what the operator can do.
     Risk(String),
-    /// The setup could not be seen: what is missing.
+    /// The setup could not be checked. The text says what is missing.
     Unknown(String),
 }
 
 /// A store of one document.
 #[async_trait]
 pub trait StateStore: Send + Sync {
-    /// Where the document is, for messages: a path or an address without credentials.
+    /// The location of the document, for messages: a path or an address without credentials.
     fn location(&self) -> String;
 
-    /// Asks to be the only one who works on the document, for as long as the process lives.
+    /// Claims the document for this process alone, for as long as the process lives.
     async fn claim(&self) -> Result<Claim, Error>;
 
-    /// Makes sure that what [`Self::claim`] granted still holds, before a delivery. [`Error::Busy`] if another process holds it now.
+    /// Makes sure, before a delivery, that the claim from [`Self::claim`] still holds. [`Error::Busy`] if another process holds it now.
     async fn confirm(&self) -> Result<(), Error> {
         Ok(())
     }
 
-    /// The document, if there is one.
+    /// Loads the document, if there is one.
     async fn load(&self) -> Result<Option<(Document, Version)>, Error>;
 
-    /// Replaces the document that has the `expected` version (none: there must be no document) and gives the new
-    /// version; [`Error::Conflict`] if the store holds another.
+    /// Replaces the document that has the `expected` version (none: there must be no document), and returns the new version.
+    /// [`Error::Conflict`] if the store holds another version.
     async fn save(&self, document: &Document, expected: Option<&Version>) -> Result<Version, Error>;
 
-    /// Proves that the store can be written to and obeys the version that a save names, without changing the document.
+    /// Proves, without changing the document, that the store can be written to and refuses a save with another version.
     async fn probe(&self) -> Result<(), Error>;
 
-    /// What an operator should know of how the store is set up; empty where nothing is amiss. It changes nothing.
+    /// Warns an operator about the setup of the store; empty if it is in order. It changes nothing.
     async fn cautions(&self) -> Vec<Caution> {
         Vec::new()
     }
 
-    /// The least time between two saves. The engine goes on delivering in between.
+    /// The shortest time between two saves. The engine goes on delivering in between.
     fn pace(&self) -> Duration {
         Duration::ZERO
     }
 }
 
-/// A state store of which every variable was read and is valid.
+/// A state store with valid variables.
 pub type ConfiguredStore = Configured<dyn StateStore, ()>;
 
 /// A kind of state store, for the registry.
@@ -250,7 +252,7 @@ pub struct Kind {
     pub variables: &'static [&'static Spec],
     /// Whether the state outlives the process.
     pub is_lasting: bool,
-    /// The folder of this machine that holds the state, where one does: dead letters go beside it.
+    /// The local folder that holds the state, if there is one. Dead letters go beside the state.
     pub(crate) folder: fn(&mut Reader<'_>) -> Option<PathBuf>,
     /// Reads its variables.
     pub(crate) read: fn(&mut Reader<'_>, &PipelineName) -> Result<ConfiguredStore, Noted>,
@@ -261,7 +263,7 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::Io { .. } | Self::Unavailable { .. } | Self::Busy { .. } => Class::Retryable { after: None },
-            // Once or twice may be a race that somebody else undid.
+            // Once or twice may be a race, in which another process wrote and restored the document.
             Self::Contradiction { times, .. } if *times < CONTRADICTIONS => Class::Retryable { after: None },
             Self::Contradiction { .. } => Class::Refused,
             Self::Refused { .. } => Class::CredentialsRejected,
@@ -279,129 +281,129 @@ impl Error {
 /// Why the state cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The store did not do what it was asked.
+    /// An operation on a file failed.
     #[error("cannot {action} the state at {location}")]
     Io {
-        /// What was attempted.
+        /// The attempted operation.
         action: &'static str,
-        /// Where the document is.
+        /// The location of the document.
         location: String,
-        /// What the system said.
+        /// The error of the operating system.
         #[source]
         cause: io::Error,
     },
-    /// A store on the network did not answer as it should: it is down, slow, overloaded, or not yet ready.
+    /// A store on the network is down, slow, overloaded, or not yet ready.
     #[error("cannot {action} the state at {location}")]
     Unavailable {
-        /// What was attempted.
+        /// The attempted operation.
         action: &'static str,
-        /// Where the document is.
+        /// The location of the document.
         location: String,
-        /// What was found.
+        /// The error of the client.
         #[source]
         cause: Cause,
     },
-    /// The store does not let us: wrong credentials, or a permission that is missing.
+    /// The store refuses the call: the credentials are wrong, or a permission is missing.
     #[error("not allowed to {action} the state at {location}; {remedy}")]
     Refused {
-        /// What was attempted.
+        /// The attempted operation.
         action: &'static str,
-        /// Where the document is.
+        /// The location of the document.
         location: String,
         /// What the operator has to grant or correct.
         remedy: String,
-        /// What the store said.
+        /// The answer of the store.
         #[source]
         cause: Cause,
     },
-    /// The store writes whatever it is asked, so two instances could move the cursor against each other.
+    /// The store writes even if the condition of a write is not met. Two instances could overwrite each other's cursor.
     #[error("the store at {location} ignores the condition of conditional writes ({finding}); {remedy}")]
     Unconditional {
-        /// Where the document is.
+        /// The location of the document.
         location: String,
-        /// What was asked, and what it did.
+        /// The request, and what the store did.
         finding: String,
         /// What the operator can do.
         remedy: &'static str,
     },
-    /// The store holds another document than the one to be replaced.
+    /// The store holds another document than the save named.
     #[error(
-        "the state at {location} was changed by someone else and is left as it is; see it with `auditsync state show`, and start \
-         again to go on from it"
+        "someone else changed the state at {location}, and auditsync left it as it is; see it with `auditsync state show`, and start \
+         again to continue from it"
     )]
     Conflict {
-        /// Where the document is.
+        /// The location of the document.
         location: String,
-        /// What the store said, where it said anything.
+        /// The answer of the store, if it gave one.
         #[source]
         cause: Option<Cause>,
     },
-    /// The store refuses a save as a conflict, and holds the very document (or none) that the save named.
+    /// The store refuses a save as a conflict, although it holds the very document (or none) that the save named.
     #[error(
-        "the store at {location} refuses to write the state because it changed, although it did not change (seen {times} times in a row); \
-         correct the store, or what stands before it, as its answer says"
+        "the store at {location} refused {times} saves in a row because the state had changed, but it had not changed. Correct the store, or a \
+         proxy before it, as its answer says"
     )]
     Contradiction {
-        /// Where the document is.
+        /// The location of the document.
         location: String,
-        /// How often that was seen in a row, at least 1.
+        /// How often this happened in a row, at least 1.
         times: u32,
-        /// What the store said, where it said anything.
+        /// The answer of the store, if it gave one.
         #[source]
         cause: Option<Cause>,
     },
-    /// The document is not a state.
+    /// The document cannot be parsed as a state.
     #[error(
-        "the state at {location} cannot be read and is left as it is; put back a copy, or see it with `auditsync state show` and replace it with \
-         `auditsync state set --since <time>`"
+        "the state at {location} cannot be read, and auditsync left it as it is. If a newer version wrote it, run that version. If not, restore \
+         a copy, or see it with `auditsync state show` and replace it with `auditsync state set --since <time>`"
     )]
     Corrupt {
-        /// Where the document is.
+        /// The location of the document.
         location: String,
-        /// What is wrong with it.
+        /// The mistake in the document.
         #[source]
         cause: Cause,
     },
-    /// The document was written by another version of this program.
+    /// Another version of this program wrote the document.
     #[error(
-        "the state at {location} has layout {version}, and this version of auditsync knows layout {LAYOUT} alone; run the version that wrote it"
+        "the state at {location} has layout {version}, and this version of auditsync knows only layout {LAYOUT}; run the version that wrote it"
     )]
     OtherLayout {
-        /// Where the document is.
+        /// The location of the document.
         location: String,
-        /// Its layout.
+        /// The layout of the document.
         version: u32,
     },
     /// The document belongs to another pipeline.
     #[error(
-        "the state at {location} belongs to the pipeline {found}, not to {expected}; it is left as it is; give each pipeline a location of \
+        "the state at {location} belongs to the pipeline {found}, not to {expected}; auditsync left it as it is; give each pipeline a location of \
          its own, or move the state with `auditsync state`"
     )]
     OtherPipeline {
-        /// Where the document is.
+        /// The location of the document.
         location: String,
         /// The pipeline that it names.
         found: PipelineName,
         /// The pipeline that runs.
         expected: PipelineName,
     },
-    /// The file system has no locks, so two processes could not be told apart.
+    /// The file system has no locks, so nothing keeps out a second process.
     #[error(
-        "the file system at {location} does not lock files, so a second instance could not be kept out; put the state on a local disk"
+        "the file system at {location} cannot lock files, so nothing would keep out a second instance; put the state on a local disk"
     )]
     NoLocks {
-        /// Where the lock file is.
+        /// The location of the lock file.
         location: String,
-        /// What the system said.
+        /// The error of the operating system.
         #[source]
         cause: io::Error,
     },
-    /// Another process works on it.
+    /// Another process works on the document.
     #[error("the state at {location} is in use by {holder}")]
     Busy {
-        /// Where the document is.
+        /// The location of the document.
         location: String,
-        /// Who uses it.
+        /// The other process.
         holder: String,
     },
     /// The state has no JSON form.

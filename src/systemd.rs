@@ -1,10 +1,10 @@
-//! Notifications to systemd (`sd_notify(3)`): ready, status, watchdog, stopping. Under any other supervisor there are none.
+//! Sends notifications to systemd (`sd_notify(3)`): ready, status, watchdog, stopping. Under any other supervisor it sends none.
 //!
-//! The crate `sd-notify` writes the messages and reads the watchdog's variables. Its sends block while systemd does not read, and would then
-//! hold up every pipeline, so the socket is ours and does not block.
+//! The crate `sd-notify` writes the messages and reads the watchdog's variables. Its own sends block while systemd does not read, which
+//! would hold up every pipeline. So this module has a socket of its own, which does not block.
 //!
-//! The watchdog gets its heartbeat as long as every engine is alive, which is to say that it makes progress or that its announced wait goes
-//! on. A timer of its own would only hide a hang.
+//! The watchdog gets its heartbeat while every engine is alive, that is, makes progress or is in an announced wait. A heartbeat from a
+//! timer alone would hide a hang.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -22,13 +22,13 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::telemetry::listener::Observed;
 use crate::telemetry::liveness::Health;
 
-/// The watchdog gets so many heartbeats within its time, so that a late one does no harm.
+/// How many heartbeats the watchdog gets within its time, so that a late one does no harm.
 const BEATS: u32 = 4;
 
-/// Room for ending the process after the shutdown timeout.
+/// The time to end the process after the shutdown timeout.
 const ENDING: Duration = Duration::from_secs(5);
 
-/// The way to systemd.
+/// Sends notifications to systemd.
 #[derive(Debug)]
 pub struct Notifier {
     socket: UnixDatagram,
@@ -37,7 +37,7 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// A way to the socket called `name`: a path, or with a first `@` a name in Linux's abstract namespace.
+    /// Makes a notifier to the socket `name`: a path, or after a `@` a name in Linux's abstract namespace.
     pub fn to(name: &OsStr) -> io::Result<Self> {
         let address = match name.as_bytes() {
             [b'/', ..] => SocketAddr::from_pathname(name)?,
@@ -49,18 +49,18 @@ impl Notifier {
         Ok(Self { socket, address, is_stopping: AtomicBool::new(false) })
     }
 
-    /// The configuration is good and the work begins.
+    /// Reports that the configuration is valid and the work begins.
     pub fn ready(&self) {
         self.notify(&[NotifyState::Ready]);
     }
 
-    /// Secrets are read again; [`Self::ready`] ends it. The time lets `Type=notify-reload` know which reload is meant.
+    /// Reports that secrets are being read again, until [`Self::ready`]. The time tells `Type=notify-reload` which reload this is.
     pub fn reloading(&self) {
         let now = NotifyState::monotonic_usec_now();
         self.notify(&[NotifyState::Reloading].into_iter().chain(now).collect::<Vec<_>>());
     }
 
-    /// A shutdown has begun that may take up to `timeout`, even if `TimeoutStopSec=` is less. Sent once.
+    /// Reports that a shutdown has begun that may take up to `timeout`, even if `TimeoutStopSec=` is less. Only the first call sends it.
     pub fn stopping(&self, timeout: Duration) {
         if !self.is_stopping.swap(true, Ordering::Relaxed) {
             let longest = u32::try_from((timeout + ENDING).as_micros()).unwrap_or(u32::MAX);
@@ -68,17 +68,17 @@ impl Notifier {
         }
     }
 
-    /// Why the process ends, for `systemctl status` to show afterwards.
+    /// Reports why the process ends, for `systemctl status` to show afterwards.
     pub fn failed(&self, reason: impl std::fmt::Display) {
         self.notify(&[NotifyState::Status(&reason.to_string().replace(char::is_control, " "))]);
     }
 
-    /// Sends the status of the pipelines and the watchdog's heartbeats, for as long as it is polled.
+    /// Sends the status of the pipelines and the heartbeats for the watchdog, for as long as it is polled.
     pub async fn attend(&self, observed: &[Observed]) {
         attend(observed, watchdog(), |state| self.notify(state)).await;
     }
 
-    /// Sends a message. One that systemd has no room for is dropped, as one that nobody receives.
+    /// Sends a message. It drops the message if systemd has no room for it or does not listen.
     fn notify(&self, state: &[NotifyState<'_>]) {
         let message = state.iter().fold(String::new(), |mut message, state| {
             // Writing into memory cannot fail.
@@ -103,7 +103,7 @@ fn abstract_address(_: &[u8]) -> io::Result<SocketAddr> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// How long systemd waits for a heartbeat of this process; none where it does not.
+/// How long systemd waits for a heartbeat of this process; none without a watchdog.
 fn watchdog() -> Option<Duration> {
     sd_notify::watchdog_enabled().filter(|within| !within.is_zero())
 }
@@ -149,7 +149,7 @@ struct Heart {
 }
 
 impl Heart {
-    /// Whether it beats, by the worst `health` of all engines.
+    /// Whether to send a heartbeat, by the worst `health` of all engines.
     fn beats(&mut self, health: Option<Health>) -> bool {
         let Some(health) = health else { return true };
         if let (Some(reason), false) = (health.reason, self.is_still) {

@@ -1,10 +1,12 @@
-//! What an operator sees of the program: its own logs, to standard error as text or JSON; its metrics ([`metrics`]); its health
-//! ([`liveness`]); and the endpoints for both ([`listener`]).
+//! The program's own logs, to standard error as text or JSON; its metrics ([`metrics`]); its health ([`liveness`]); and the endpoints
+//! for both ([`listener`]).
 
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use indicatif::ProgressBar;
+use parking_lot::Mutex;
 use tracing::Level;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -20,7 +22,7 @@ pub(crate) mod variables;
 pub struct Settings {
     /// The layout of a line.
     pub format: Format,
-    /// The least severity that is logged.
+    /// The lowest severity to log.
     pub level: Level,
 }
 
@@ -39,8 +41,8 @@ impl Default for Settings {
     }
 }
 
-/// What libraries may say. Below warnings they would tell requests with their headers and addresses with their queries, which
-/// is where secrets are; so no level that a user sets reaches them.
+/// The level of libraries, which no setting changes. Below warnings they would log headers of requests and queries of addresses, which
+/// contain secrets.
 const LIBRARIES: LevelFilter = LevelFilter::WARN;
 
 /// Starts logging, once for the process; a second call changes nothing.
@@ -58,24 +60,36 @@ pub fn start(settings: Settings) {
             fmt::layer().json().flatten_event(true).with_writer(|| Checked).with_ansi(false).with_target(false).boxed()
         }
     };
-    // It fails only where logging has been started before, in tests.
+    // This fails only in tests, where logging may already have started.
     let _ = tracing::subscriber::set_global_default(Registry::default().with(layer.with_filter(own)));
 }
 
-/// Failed writes of log lines since the start of the process.
+/// How many writes of log lines failed since the start of the process.
 static FAILED_WRITES: AtomicU64 = AtomicU64::new(0);
 
-/// Failed writes of log lines so far: if it grew while a line was logged, that line may be lost.
+/// How many writes of log lines failed so far. If the number grew while a line was logged, that line may be lost.
 pub fn failed_writes() -> u64 {
     FAILED_WRITES.load(Ordering::SeqCst)
 }
 
-/// Standard error, which counts failures because the logging library discards them.
+/// The progress bar on the last line of the terminal, if there is one.
+static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// Writes log lines above `bar` from now on, because the bar would hide a part of them.
+pub fn log_above(bar: ProgressBar) {
+    *BAR.lock() = Some(bar);
+}
+
+/// Standard error with a count of failed writes, which the logging library ignores.
 struct Checked;
 
 impl Write for Checked {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = io::stderr().write(bytes);
+        let bar = BAR.lock().clone();
+        let written = match bar {
+            Some(bar) => bar.suspend(|| io::stderr().write(bytes)),
+            None => io::stderr().write(bytes),
+        };
         if written.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::Interrupted) {
             FAILED_WRITES.fetch_add(1, Ordering::SeqCst);
         }
@@ -87,7 +101,7 @@ impl Write for Checked {
     }
 }
 
-/// Whether text logs have colours: on a terminal, unless `NO_COLOR` is set and not empty (<https://no-color.org>).
+/// Whether text logs have colours: only on a terminal, and not if `NO_COLOR` is set and not empty (<https://no-color.org>).
 fn is_coloured(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
     is_terminal && no_color.is_none_or(OsStr::is_empty)
 }

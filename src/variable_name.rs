@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// The name of a variable as an operator has it, or would have it: a message tells him to correct it.
+/// The name under which an operator sets a variable, or would set it. Messages name it as the variable to correct.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VariableName(Arc<str>);
 
@@ -20,7 +20,7 @@ impl From<String> for VariableName {
 }
 
 impl VariableName {
-    /// The name.
+    /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

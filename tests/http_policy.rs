@@ -1,4 +1,4 @@
-//! The HTTP policy that every client of ours keeps.
+//! Tests the HTTP policy of all our clients.
 #![allow(clippy::unwrap_used, reason = "in a test, what cannot be is a failure")]
 
 use std::io::Write as _;
@@ -69,7 +69,7 @@ async fn a_body_is_bounded_after_decompression() {
     assert_eq!(call(&client(), Method::GET, &fitting.uri(), 1_000_000).await.unwrap().body.len(), 1_000_000);
 }
 
-/// The body of a long answer, saved, or why it was not.
+/// Saves the body of a long answer.
 async fn saved(client: &Client, url: &str, limit: u64) -> Result<Vec<u8>, Error> {
     let url = Url::parse(url).unwrap();
     let request = client.request(Method::GET, url.clone()).unwrap();
@@ -88,7 +88,7 @@ async fn a_long_body_is_saved_as_it_arrives_and_bounded_after_decompression() {
     assert!(matches!(error, Error::TooLarge { limit: 9_999_999, .. }), "{error}");
 }
 
-/// A server that gives a body of ten bytes, one every so often, and then nothing more.
+/// A server that sends a body of ten bytes, one in each interval, and then nothing more.
 async fn server_that_drips(every: Duration) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let uri = format!("http://{}", listener.local_addr().unwrap());
@@ -98,7 +98,7 @@ async fn server_that_drips(every: Duration) -> String {
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n").await.unwrap();
         for _ in 0..10 {
             tokio::time::sleep(every).await;
-            // The client may have turned away.
+            // The client may have gone.
             let _ = stream.write_all(b"x").await;
         }
     });
@@ -138,9 +138,10 @@ async fn an_answer_that_does_not_come_in_time_names_the_variable() {
 
 #[tokio::test]
 async fn a_refused_connection_has_certainly_not_arrived() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let uri = format!("http://{}", listener.local_addr().unwrap());
-    drop(listener);
+    // It keeps the port from others, and never listens.
+    let port = tokio::net::TcpSocket::new_v4().unwrap();
+    port.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let uri = format!("http://{}", port.local_addr().unwrap());
     let error = call(&client(), Method::POST, &uri, 1000).await.unwrap_err();
     assert!(matches!(&error, Error::Unanswered { .. }), "{error}");
     assert!(!error.may_have_arrived());

@@ -1,4 +1,4 @@
-//! Health under simulated time: a long wait with a reason is healthy, and a wait past its bound is reported.
+//! Tests health under simulated time: a long wait with a reason is healthy, and a wait past its limit is reported.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test, what cannot be is a failure")]
 
 use std::collections::VecDeque;
@@ -31,13 +31,13 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 
 const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
 
-/// What the next call meets; without one, it succeeds.
+/// The result of the next call; without one, it succeeds.
 #[derive(Clone, Copy)]
 enum Meets {
     RetryAfter(u64),
-    /// Parts of so many seconds each.
+    /// Parts of this many seconds each.
     Parts(u64, u32),
-    /// A page, and the next one only after so many seconds.
+    /// A page, and the next one only after this many seconds.
     PageAfter(u64),
     Hang,
 }
@@ -131,7 +131,7 @@ impl Delivery for ModelDelivery {
     }
 }
 
-/// Runs the engine for so long, and gives the first reason to call it stuck, with the seconds until then.
+/// Runs the engine for this time. Returns the first reason to call it stuck, and the seconds until then.
 async fn stuck_within(seconds: u64, interval: u64, source: &[Meets], destination: &[Meets]) -> Option<(u64, String)> {
     let interval = Duration::from_secs(interval);
     let liveness = Liveness::new(Pace { interval, exchange: Duration::from_secs(60) });
@@ -153,6 +153,7 @@ async fn stuck_within(seconds: u64, interval: u64, source: &[Meets], destination
         source: Arc::clone(&ends) as _,
         destination: ends,
         store: Arc::new(Memory::default()),
+        screen: auditsync::screen::Screen::default(),
         clock: Clock::starting_at(NOW),
         liveness: liveness.clone(),
     };
@@ -202,7 +203,7 @@ async fn each_answer_of_the_intake_is_a_sign_of_life() {
     let shipment = Shipment { page: PageNumber(1), from: Cursor::default(), to: Cursor::default(), events };
     let mut delivery = datadog.open(shipment, now);
     let calling = liveness.calls(Component::Destination);
-    // The clock stands still but for these two steps, which together are too long to wait for one answer.
+    // The clock moves in these two steps only. Together they are too long for one answer.
     let step = async || {
         pause();
         advance(Duration::from_secs(15)).await;
@@ -242,12 +243,12 @@ async fn a_delivery_of_many_slow_requests_is_healthy() {
 #[tokio::test(start_paused = true)]
 async fn a_source_that_never_answers_is_reported_once_its_time_is_over() {
     let (second, reason) = stuck_within(HOUR, 60, &[Meets::Hang], &[]).await.unwrap();
-    assert!(reason.contains("waited for the source"), "{reason}");
+    assert!(reason.contains("for the source, which"), "{reason}");
     assert_eq!(second, 3 * 60 + 20 + 1, "three exchanges, and twenty seconds for what is busy");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_destination_that_hangs_is_reported_once_its_time_is_over() {
     let (_, reason) = stuck_within(HOUR, 60, &[], &[Meets::Hang]).await.unwrap();
-    assert!(reason.contains("waited for the destination"), "{reason}");
+    assert!(reason.contains("for the destination, which"), "{reason}");
 }

@@ -1,4 +1,4 @@
-//! A backlog at the fake certificate manager, and the intake that it is delivered to.
+//! A backlog at the fake certificate manager, and the intake that receives it.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -13,19 +13,19 @@ use crate::intake::{Intake, LOGS, decompress};
 use crate::support::{FakeScm, IntakeOptions, Record, Records, ScmOptions};
 use crate::{Failure, floor};
 
-/// Average bytes of a record.
+/// The average bytes of a record.
 pub const RECORD_SIZE: usize = 500;
 
-/// Records on a page.
+/// The number of records on a page.
 pub const PAGE_SIZE: usize = 1000;
 
-/// A busy account writes so many records an hour; a larger backlog covers more hours.
+/// The records that a busy account writes in an hour. A larger backlog covers more hours.
 const EVENTS_PER_HOUR: usize = 100_000;
 
-/// No record is older than the lookback or newer than the delay, even if the program starts a little later.
+/// The distance of the records from the lookback and from the delay, in case the program starts a little later.
 const MARGIN: Duration = Duration::from_secs(60);
 
-/// Records that wait at the source, and the servers at both ends.
+/// The records that wait at the source, and the servers at both ends.
 pub struct Backlog {
     scm: FakeScm,
     intake: Intake,

@@ -1,7 +1,7 @@
-//! The floor: what fetching, compressing and posting cost by themselves.
+//! The floor: the cost of fetching, compressing and posting alone.
 //!
-//! It works in the program's order: it fetches the next page while it sends the one before. It makes no entries. It posts one
-//! page of the program's entries again and again.
+//! Like the program, it fetches the next page while it sends the one before. It makes no entries, but posts one page of the program's
+//! entries again and again.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -24,11 +24,11 @@ pub struct Arguments {
     logs: Url,
     from: String,
     to: String,
-    /// The body that is posted for each page.
+    /// The file with the body to post for each page.
     entries: PathBuf,
 }
 
-/// Fetches all pages, and posts the entries once for each that has records.
+/// Fetches all pages, and posts the entries once for each page with records.
 pub async fn drain(arguments: Arguments) -> Result<(), Failure> {
     let http = Client::builder().user_agent("floor").build()?;
     let floor = Floor {

@@ -1,6 +1,6 @@
-//! An intake that keeps the bodies as they come, and reads them when the program has ended.
+//! An intake that keeps the bodies as they arrive, and reads them after the program has ended.
 //!
-//! The tests' fake reads each entry before it answers. On two cores that takes time from the program that is measured.
+//! The tests' fake reads each entry before it answers. On two cores, that takes time from the measured program.
 
 use std::io::{self, Read as _};
 use std::net::Ipv4Addr;
@@ -19,7 +19,7 @@ pub const LOGS: &str = "/api/v2/logs";
 
 type Bodies = Arc<Mutex<Vec<Bytes>>>;
 
-/// A running intake. Ends when it is dropped.
+/// A running intake, which ends when it is dropped.
 pub struct Intake {
     pub url: String,
     bodies: Bodies,

@@ -1,4 +1,4 @@
-//! How fast the real program is, and what it costs: `cargo run --release --example throughput`.
+//! Measures the speed and the cost of the real program: `cargo run --release --example throughput`.
 //!
 //! The `auditsync` binary drains a backlog from a fake certificate manager into an intake, both on loopback. If a record is
 //! missing, changed or delivered twice, the example ends with exit code 1.
@@ -6,7 +6,7 @@
 //! Two yardsticks run beside the program. The *floor* fetches the same pages, then compresses and posts as many bytes as the
 //! program, but reads no record. `gzip -6` compresses the same bytes from a file.
 //!
-//! A full run needs Linux and 3 GiB of memory, for the servers keep everything there. `--quick` measures less and writes no plot.
+//! A full run needs Linux, and 3 GiB of memory, in which the servers keep everything. `--quick` measures less and writes no plot.
 #![allow(clippy::print_stdout, reason = "a tool for people, at a terminal")]
 #![allow(clippy::cast_precision_loss, reason = "the figures are for people")]
 #![allow(unreachable_pub, reason = "an example has no outside")]
@@ -19,6 +19,8 @@ mod floor;
 mod intake;
 mod meter;
 mod plot;
+#[cfg(feature = "s3")]
+mod trail;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -43,23 +45,72 @@ struct Arguments {
 }
 
 #[derive(clap::Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one")]
 enum Mode {
+    /// Measure `CloudTrail`'s log files from a bucket instead.
+    #[cfg(feature = "s3")]
+    Trail {
+        /// How many events.
+        #[arg(default_value_t = 1_000_000)]
+        events: usize,
+        /// Records in each file, instead of the usual sizes.
+        #[arg(long)]
+        file: Option<usize>,
+    },
     /// Be the floor, in a process of its own.
     #[command(hide = true)]
     Floor(floor::Arguments),
+    /// Be the floor of log files, in a process of its own.
+    #[cfg(feature = "s3")]
+    #[command(hide = true)]
+    TrailFloor { list: PathBuf },
 }
 
 fn main() -> Result<(), Failure> {
     let arguments = Arguments::parse();
-    if let Some(Mode::Floor(floor)) = arguments.mode {
-        // One thread, as the program has, so that both pay the same for their runtime.
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        return runtime.block_on(floor::drain(floor));
+    // One thread, like the program, so that both pay the same for their runtime.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match arguments.mode {
+        Some(Mode::Floor(floor)) => return runtime.block_on(floor::drain(floor)),
+        #[cfg(feature = "s3")]
+        Some(Mode::TrailFloor { list }) => return runtime.block_on(trail::floor(&list)),
+        _ => {}
     }
     if cfg!(debug_assertions) {
         return Err("an unoptimised build measures nothing: run with --release".into());
     }
-    tokio::runtime::Runtime::new()?.block_on(measure(arguments.quick))
+    let runtime = tokio::runtime::Runtime::new()?;
+    match arguments.mode {
+        #[cfg(feature = "s3")]
+        Some(Mode::Trail { events, file }) => runtime.block_on(measure_trail(events, file)),
+        _ => runtime.block_on(measure(arguments.quick)),
+    }
+}
+
+/// Prints the program beside its floor, with the same log files.
+#[cfg(feature = "s3")]
+async fn measure_trail(events: usize, file: Option<usize>) -> Result<(), Failure> {
+    let folder = tempfile::tempdir()?;
+    let binary = build_program()?;
+    let bucket = match file {
+        Some(size) => trail::Bucket::of(std::iter::repeat(size), events).await,
+        None => trail::Bucket::of_usual_files(events).await,
+    };
+    println!(
+        "{} events of {} bytes in {} files, {} MiB as stored:\n",
+        bucket.events,
+        bucket.bytes / bucket.events,
+        bucket.files(),
+        bucket.stored >> 20
+    );
+    println!("| | events/s | events per CPU-second | peak memory |\n|---|---|---|---|");
+    for (name, usage) in
+        [("auditsync", bucket.program(&binary, folder.path()).await?), ("floor", bucket.floor(folder.path()).await?)]
+    {
+        let (rate, per_cpu) = (events as f64 / usage.seconds, events as f64 / usage.cpu_seconds);
+        println!("| {name} | {rate:.0} | {per_cpu:.0} | {:.1} MiB |", usage.peak_mib);
+    }
+    Ok(())
 }
 
 async fn measure(quick: bool) -> Result<(), Failure> {
@@ -85,7 +136,7 @@ fn build_program() -> Result<PathBuf, Failure> {
     if !built.success() {
         return Err("the program cannot be built".into());
     }
-    // Cargo puts examples into a folder beside the programs.
+    // Cargo puts examples into a folder within that of the programs.
     let example = std::env::current_exe()?;
     let release = example.parent().and_then(Path::parent).ok_or("the example lies outside of cargo's folders")?;
     Ok(release.join("auditsync"))
@@ -97,7 +148,7 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// Prints the headline: the program beside both yardsticks, in turns, so that other work on the machine slows all alike.
+    /// Prints the headline: the program beside both yardsticks. They run in turns, so that other work on the machine slows all of them alike.
     async fn headline(&self, events: usize, rounds: usize) -> Result<(), Failure> {
         let page = self.entries_of_a_page().await?;
         let (page_file, all_file) = (self.folder.join("page"), self.folder.join("all"));

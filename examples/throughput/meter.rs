@@ -1,4 +1,4 @@
-//! What a process used: time, CPU time and the most memory it ever held.
+//! Measures a process: time, CPU time and peak memory.
 
 use std::process::{Command, Stdio};
 use std::thread;
@@ -8,10 +8,10 @@ use wait4::Wait4 as _;
 
 use crate::Failure;
 
-/// How often the peak is read. Only a peak in the last moment before the end can be missed.
+/// How often the peak is read. Only a new peak in the last moment before the end can be missed.
 const INTERVAL: Duration = Duration::from_millis(2);
 
-/// What one process used, from its start to its end.
+/// The usage of one process, from its start to its end.
 pub struct Usage {
     pub seconds: f64,
     pub cpu_seconds: f64,
@@ -28,7 +28,7 @@ fn metered(mut command: Command) -> Result<Usage, Failure> {
     let start = Instant::now();
     let child =
         command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().map_err(|error| format!("{program}: {error}"))?;
-    // `wait4` tells a peak, too, but the kernel counts this process's own memory into it.
+    // `wait4` also reports a peak, but the kernel includes this process's own memory in it.
     let status = format!("/proc/{}/status", child.id());
     let mut peak_kib = None;
     while let Some(kib) = read_peak_kib(&status) {

@@ -1,4 +1,4 @@
-//! The plot: memory over the size of the backlog.
+//! Draws the plot: memory by the size of the backlog.
 
 use std::fmt::Write as _;
 
@@ -9,11 +9,11 @@ const RIGHT: f64 = 736.0;
 const TOP: f64 = 46.0;
 const BOTTOM: f64 = 236.0;
 
-/// Readers see the plot on light and on dark ground, and both colours are legible on either.
+/// Legible colours on both a light and a dark background.
 const INK: &str = "#7d8590";
 const CURVE: &str = "#2f81f7";
 
-/// Draws the peak in MiB over the number of events. Each number is ten times the one before.
+/// Draws the peak in MiB by the number of events. Each number is ten times the one before.
 pub fn svg(points: &[(usize, f64)]) -> String {
     let highest = points.iter().fold(0.0, |highest: f64, (_, mib)| highest.max(*mib));
     // Four steps of 5 MiB or a multiple of it reach above the highest point.

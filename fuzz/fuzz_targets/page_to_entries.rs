@@ -1,5 +1,4 @@
-//! Any bytes as a page of the audit API: no panic, and whatever is accepted as a page goes out whole and within the
-//! intake's limits.
+//! Feeds any bytes as a page of the audit API. Nothing panics, and an accepted page is delivered whole and within the intake's limits.
 #![no_main]
 
 use auditsync::destination::datadog::batch::{Batch, LARGEST_BODY, MOST_ENTRIES, Workbench};
@@ -45,7 +44,7 @@ fn check_entry(writer: &EntryWriter, event: &Event, form: Form) {
 }
 
 fn check_batches(writer: &EntryWriter, events: &[Event]) {
-    let mut workbench = Workbench::new(Compression::Identity).expect("nothing is to be compressed");
+    let mut workbench = Workbench::new(Compression::Identity).expect("without compression nothing can fail");
     let mut next = 0;
     while next < events.len() {
         let batch = Batch::fill(&mut workbench, writer, events, next..events.len(), Form::Whole, NOW)
@@ -58,24 +57,24 @@ fn check_batches(writer: &EntryWriter, events: &[Event]) {
     }
 }
 
-/// A page delivered and read again is left out, whatever its records are.
+/// Checks that a page that was delivered and is read again is dropped, whatever its records are.
 fn check_range(events: Vec<Event>) {
     let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
     let cut = Cut { window: minutes(60), overlap: minutes(60) };
     let end = Moment::from(NOW);
     let range =
-        SectigoCursor::starting_at(end.before(minutes(60))).enter(end, cut).expect("there is an hour to ask for");
+        SectigoCursor::starting_at(end.before(minutes(60))).enter(end, cut).expect("an hour is not delivered yet");
     let total = events.len();
     let sifted = range.take(events.clone(), Some(PageToken("t".into()))).expect("a first page contradicts nothing");
-    assert_eq!((sifted.fresh.len(), sifted.already_delivered), (total, 0));
+    assert_eq!((sifted.fresh.len(), sifted.deduplicated), (total, 0));
     let SectigoCursor::InRange(range) = sifted.next else { return };
     let sifted = range.take(Vec::new(), None).expect("an empty page contradicts nothing");
-    let next = serde_json::to_string(&sifted.next).expect("a position is JSON");
-    let next: SectigoCursor = serde_json::from_str(&next).expect("a position is read as it was written");
+    let next = serde_json::to_string(&sifted.next).expect("a cursor is JSON");
+    let next: SectigoCursor = serde_json::from_str(&next).expect("a cursor is read as it was written");
     assert_eq!(next, sifted.next);
-    let again = next.enter(end.after(minutes(1)), cut).expect("there is a minute to ask for");
+    let again = next.enter(end.after(minutes(1)), cut).expect("a minute is not delivered yet");
     if let Ok(sifted) = again.take(events, None) {
-        assert!(sifted.shrunk || sifted.already_delivered <= total);
-        assert_eq!(sifted.fresh.len() + sifted.already_delivered, total);
+        assert!(sifted.shrunk || sifted.deduplicated <= total);
+        assert_eq!(sifted.fresh.len() + sifted.deduplicated, total);
     }
 }

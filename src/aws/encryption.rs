@@ -1,20 +1,20 @@
-//! Server-side encryption of objects, and the two variables that choose it.
+//! Server-side encryption of objects, which two variables choose.
 
 use aws_sdk_s3::types::ServerSideEncryption;
 
 use crate::config::{Noted, Reader, Variable, parse};
 
-/// Encryption by the store. Names are those of the header `x-amz-server-side-encryption`.
+/// Encryption by the store. The names are those of the header `x-amz-server-side-encryption`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Encryption {
-    /// `AES256`: with keys of S3.
+    /// `AES256`: with S3's own keys.
     Aes256,
-    /// `aws:kms`: with a key of KMS.
+    /// `aws:kms`: with a KMS key.
     Kms {
         /// The key's identifier, ARN or alias; without it, the account's own key for S3.
         key_id: Option<String>,
     },
-    /// `aws:kms:dsse`: twice, with a key of KMS.
+    /// `aws:kms:dsse`: twice, with a KMS key.
     KmsDsse {
         /// The key's identifier, ARN or alias; without it, the account's own key for S3.
         key_id: Option<String>,
@@ -24,24 +24,24 @@ pub enum Encryption {
 /// A kind of encryption by the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// With keys of S3.
+    /// With S3's own keys.
     Aes256,
-    /// With a key of KMS.
+    /// With a KMS key.
     Kms,
-    /// With a key of KMS, in two layers.
+    /// With a KMS key, in two layers.
     KmsDsse,
 }
 
 /// The values of `x-amz-server-side-encryption`.
 const KINDS: [(&str, Kind); 3] = [("AES256", Kind::Aes256), ("aws:kms", Kind::Kms), ("aws:kms:dsse", Kind::KmsDsse)];
 
-/// Reads a kind.
+/// Parses a kind.
 pub(crate) fn kind(text: &str) -> Result<Kind, String> {
     parse::choice(text, &KINDS)
 }
 
 impl Encryption {
-    /// The encryption that these two variables choose; none where the bucket's own holds.
+    /// Reads the encryption that these two variables choose; none leaves the choice to the bucket.
     pub(crate) fn read(
         reader: &mut Reader<'_>,
         sse: &Variable<Kind>,
@@ -69,7 +69,7 @@ impl Encryption {
         }
     }
 
-    /// The key that is named.
+    /// The configured key.
     pub(crate) fn key_id(&self) -> Option<String> {
         match self {
             Self::Aes256 => None,
@@ -77,7 +77,7 @@ impl Encryption {
         }
     }
 
-    /// Whether KMS is used, which needs permissions of its own.
+    /// Whether the encryption uses KMS, which needs further permissions.
     pub(crate) fn uses_kms(&self) -> bool {
         !matches!(self, Self::Aes256)
     }

@@ -1,4 +1,4 @@
-//! `auditsync certs`: a certificate authority, a server pair and a client pair for mutual TLS, and the configuration that uses them.
+//! `auditsync certs`: makes a certificate authority, a server pair and a client pair for mutual TLS, and prints how to use them.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
@@ -22,15 +22,15 @@ use crate::pipeline::registry;
 /// How long the certificates are valid.
 const VALID_FOR: Duration = Duration::from_hours(24 * 3650);
 
-/// The clocks of two machines may differ.
+/// How long before now the certificates become valid, since the clocks of two machines may differ.
 const VALID_BEFORE: Duration = Duration::from_hours(1);
 
 #[derive(Debug, Args)]
 pub(super) struct CertsArguments {
-    /// The name or IP address of the receiver, as it stands in `FLUENTD_URL`. May be given several times.
+    /// The name or IP address of the receiver, as written in `FLUENTD_URL`. May be given several times.
     #[arg(long, value_name = "NAME", required = true, value_parser = host)]
     host: Vec<String>,
-    /// The folder for the files. It is made if it is missing; no file in it is overwritten.
+    /// The folder for the files. It is created if it is missing; no file in it is overwritten.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }
@@ -43,12 +43,12 @@ fn host(text: &str) -> Result<String, String> {
     Err("give a name or an IP address, without scheme and port".to_owned())
 }
 
-/// Why there are no certificates.
+/// Why the certificates cannot be made.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error("cannot make the certificates")]
     Unmade(#[from] rcgen::Error),
-    #[error("{} is there already; no file is overwritten: name another folder, or remove it", .0.display())]
+    #[error("{} already exists, and no file is overwritten: name another folder, or remove it", .0.display())]
     Exists(PathBuf),
     #[error("cannot write {}", path.display())]
     Unwritten {
@@ -58,7 +58,7 @@ enum Error {
     },
 }
 
-/// Makes the files and prints what goes with them.
+/// Makes the files, and prints the configuration that uses them.
 pub(super) fn certs(arguments: &CertsArguments) -> Exit {
     let CertsArguments { host, out } = arguments;
     let made = make(host, SystemTime::now()).map_err(Error::from).and_then(|files| write(out, &files));
@@ -66,22 +66,22 @@ pub(super) fn certs(arguments: &CertsArguments) -> Exit {
         say(&format!("auditsync: {}", Chain(&error)));
         return Exit::State;
     }
-    // The receiver wants whole paths. The folder exists by now.
+    // The receiver wants absolute paths. The folder exists by now.
     let out = fs::canonicalize(out).unwrap_or_else(|_| out.clone());
     let first = host.first().map_or("", String::as_str);
     print(registry::certificates_guide(first, &out).trim_end());
     Exit::Done
 }
 
-/// A file to be written.
+/// A file to write.
 struct NewFile {
     name: &'static str,
     content: String,
-    /// Whether it is for its owner alone.
+    /// Whether only its owner may read it.
     is_secret: bool,
 }
 
-/// A new authority, and the pairs that it issues.
+/// Makes a new authority and the pairs that it issues.
 fn make(hosts: &[String], now: SystemTime) -> Result<Vec<NewFile>, rcgen::Error> {
     let mut params = params(&[], "auditsync CA", now)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -137,7 +137,7 @@ fn write(folder: &Path, files: &[NewFile]) -> Result<(), Error> {
         let path = folder.join(file.name);
         let written = write_new(&path, file);
         if let Err(cause) = written {
-            // A file that was there before stays. What of ours cannot be removed is named by the next run.
+            // A file that existed before stays. If one of ours cannot be removed, the next run names it.
             let ours = if cause.kind() == io::ErrorKind::AlreadyExists { count } else { count + 1 };
             for file in files.iter().take(ours) {
                 let _ = fs::remove_file(folder.join(file.name));
@@ -193,7 +193,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("server.key"), "precious").unwrap();
         let error = write(folder.path(), &files()).unwrap_err().to_string();
-        assert!(error.contains("server.key is there already"), "{error}");
+        assert!(error.contains("server.key already exists"), "{error}");
         assert_eq!(names(folder.path()), ["server.key"]);
         assert_eq!(fs::read_to_string(folder.path().join("server.key")).unwrap(), "precious");
     }

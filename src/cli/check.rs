@@ -1,4 +1,4 @@
-//! `auditsync check`: every part tried by itself, one line each.
+//! `auditsync check`: tries every part by itself, and prints a line for each.
 
 use std::fmt::Display;
 
@@ -8,14 +8,15 @@ use crate::component::{Check, Finding};
 use crate::failure::Chain;
 use crate::pipeline::{Config, Pipeline};
 use crate::source::Source;
+use crate::state::needless::WHY;
 use crate::state::{self, Caution, Claim, StateStore};
 use crate::telemetry::liveness::Liveness;
 
-/// Tries everything, prints a line for each part, and ends with the gravest failure's code.
+/// Tries every part and prints a line for each. Returns the exit code of the gravest failure.
 pub(super) async fn check(config: Config) -> Exit {
     begin(config.telemetry, &config.warnings);
     let has_several = config.pipelines.len() > 1;
-    line("ok", "configuration", "every variable is understood");
+    line("ok", "configuration", "every variable is valid");
     let mut gravest = Exit::Done;
     for pipeline in config.pipelines {
         if has_several {
@@ -30,7 +31,7 @@ async fn check_pipeline(pipeline: Pipeline) -> Exit {
     let context = pipeline.context();
     let parts = pipeline.parts(&context, pipeline.store().build(), Liveness::default());
     let mut checks = parts.source.check(context.clock.local()).await;
-    // The destination's test entry carries the source's time where that is known, as events do.
+    // Like an event, the test entry carries the source's time where that is known.
     let mut now = context.clock.local();
     now.wall = parts.source.server_time(now).unwrap_or(now.wall);
     checks.extend(parts.destination.check(now).await);
@@ -45,6 +46,10 @@ async fn check_pipeline(pipeline: Pipeline) -> Exit {
                 gravest = gravest.max(failure.class().into());
             }
         }
+    }
+    if pipeline.store().is_needless {
+        line("ok", "state", format_args!("none: {WHY}"));
+        return gravest;
     }
     match check_state(parts.store.as_ref(), &pipeline, parts.source.as_ref()).await {
         Ok(state) => {
@@ -64,7 +69,7 @@ async fn check_pipeline(pipeline: Pipeline) -> Exit {
     gravest
 }
 
-/// Reads the state and proves that it can be written, without changing it: another instance may be active.
+/// Reads the state and proves that it can be written. It changes nothing, since another instance may be active.
 async fn check_state(store: &dyn StateStore, pipeline: &Pipeline, source: &dyn Source) -> Result<String, state::Error> {
     let location = store.location();
     let claim = store.claim().await?;

@@ -1,4 +1,4 @@
-//! `auditsync run --dry-run`: prints what would be sent. Nothing is sent, written or locked.
+//! `auditsync run --dry-run`: prints the entries that a run would send. It sends, writes and locks nothing.
 
 use std::io;
 use std::sync::Arc;
@@ -14,10 +14,11 @@ use crate::engine::shutdown::Shutdown;
 use crate::engine::{Engine, Error, Mode, Outcome, Settings};
 use crate::failure::Chain;
 use crate::pipeline::{Config, Pipeline};
+use crate::source::unconfirmed::Unconfirmed;
 use crate::state::readonly::ReadOnly;
 use crate::telemetry::liveness::Liveness;
 
-/// Prints everything from the stored cursor up to the present, pipeline after pipeline.
+/// Prints every entry from the stored cursor up to the present, pipeline after pipeline.
 pub(super) async fn dry_run(config: Config) -> Exit {
     begin(config.telemetry, &config.warnings);
     let shutdown = Shutdown::default();
@@ -43,20 +44,23 @@ fn is_broken_pipe(cause: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 async fn print(pipeline: Pipeline, shutdown: &Shutdown) -> Exit {
-    // Nothing in flight would be missed.
+    // Nothing is sent, so a shutdown need not wait for anything in flight.
     let settings = Settings { mode: Mode::Once, shutdown_timeout: Duration::ZERO, ..pipeline.settings };
     let store = Arc::new(ReadOnly::of(pipeline.store().build()));
-    let parts = pipeline.parts(&pipeline.context(), store, Liveness::default());
+    // Dead letters are logged and not written.
+    let context = pipeline.context().only_logging();
+    let mut parts = pipeline.parts(&context, store, Liveness::default());
+    parts.source = Arc::new(Unconfirmed(parts.source));
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         source = parts.source.location(),
         state = parts.store.location(),
-        "dry run: entries are printed to standard output, and `delivered` counts those; nothing is sent, and the state is only read"
+        "dry run: entries are printed to standard output, and `delivered` counts them; nothing is sent, and the state is only read"
     );
     match Engine::new(parts, settings, shutdown.clone()).run().await {
         Ok(Outcome::Done) => Exit::Done,
         Ok(Outcome::Stopped | Outcome::Interrupted { .. }) => Exit::TryAgain,
-        // The reader has seen enough.
+        // The reader, such as `head`, has seen enough.
         Err(Error::GivenUp { reason: Reason::Closed, cause, .. }) if is_broken_pipe(&cause) => Exit::Done,
         Err(error) => {
             let exit = Exit::from(&error);

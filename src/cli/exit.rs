@@ -1,4 +1,4 @@
-//! Exit codes, after `sysexits.h`, so that a supervisor can act on them.
+//! Exit codes. They follow `sysexits.h`, so that a supervisor can act on them.
 
 use std::process::ExitCode;
 
@@ -6,20 +6,20 @@ use crate::engine::decision::Reason;
 use crate::failure::Class;
 use crate::{engine, state};
 
-/// How the process ends. The order is that of gravity.
+/// How the process ends, in order of gravity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Exit {
-    /// Everything was done.
+    /// The command did everything.
     Done,
     /// The command line is wrong.
     Usage,
-    /// It may work later.
+    /// The same command may work later.
     TryAgain,
-    /// The state cannot be read or written, or the output cannot.
+    /// The state cannot be read or written, or the output cannot be written.
     State,
     /// A server rejected the credentials.
     Credentials,
-    /// An archive is not proven.
+    /// The proof of an archive failed.
     Unproven,
     /// The program has a bug.
     Bug,
@@ -28,7 +28,7 @@ pub(super) enum Exit {
 }
 
 impl Exit {
-    /// The number.
+    /// The exit code as a number.
     pub(super) fn code(self) -> u8 {
         match self {
             Self::Done => 0,
@@ -55,10 +55,11 @@ impl From<&engine::Error> for Exit {
             engine::Error::GivenUp { reason, .. } => match reason {
                 Reason::Credentials => Self::Credentials,
                 Reason::BudgetSpent => Self::TryAgain,
-                // What `sysexits.h` has for input and output, like the state.
+                // 74 is the code of `sysexits.h` for input and output errors, which include the state.
                 Reason::Closed => Self::State,
                 Reason::Configuration | Reason::Fatal => Self::Configuration,
             },
+            engine::Error::Unopened(failure) => failure.class().into(),
             engine::Error::State(error) => error.into(),
             engine::Error::Clock { .. } => Self::TryAgain,
         }

@@ -1,4 +1,4 @@
-//! `auditsync health`: asks the daemon on this machine for its health, so that an image needs no other client.
+//! `auditsync health`: asks the daemon on this machine for its health. So a container image needs no other client.
 
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,16 +15,17 @@ use crate::pipeline::HealthConfig;
 use crate::pipeline::registry::Wanted;
 use crate::telemetry::metrics::Metrics;
 
-/// What answers is on this machine.
+/// How long an answer may take. The daemon is on this machine.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// This time cannot be set.
+/// Stands for the variable that sets the timeout: there is none.
 const TIMEOUT_VARIABLE: &str = "no variable";
 
-/// As much of an answer as is worth reading.
+/// The most that is read of an answer, in bytes.
 const LARGEST_ANSWER: usize = 64 * 1024;
 
-/// Asks whether the daemon is alive or, with `ready`, whether it is ready, and prints its answer. `only` narrows the question to one pipeline.
+/// Asks whether the daemon is alive or, with `ready`, whether it is ready, and prints its answer. `only` limits the question to one
+/// pipeline.
 pub(super) async fn health(config: HealthConfig, ready: bool, only: Option<&[Wanted]>) -> Exit {
     let path = if ready { "readyz" } else { "healthz" };
     let pipeline = only.and_then(<[_]>::first).map(|wanted| wanted.name.as_str());
@@ -44,7 +45,7 @@ pub(super) async fn health(config: HealthConfig, ready: bool, only: Option<&[Wan
 }
 
 async fn ask(listen: SocketAddr, path: &str, pipeline: Option<&str>) -> Result<http::Reply, Box<dyn Error>> {
-    // It is counted nowhere: this process has no recorder.
+    // The client needs metrics, but this process has no recorder, so nothing is counted.
     let metrics = Metrics::of(&pipeline.unwrap_or_default().into());
     let settings = http::Settings { timeout: TIMEOUT, timeout_variable: TIMEOUT_VARIABLE.into() };
     let client = http::Client::new(settings, metrics);
@@ -57,7 +58,7 @@ async fn ask(listen: SocketAddr, path: &str, pipeline: Option<&str>) -> Result<h
     Ok(client.exchange(Component::Source, request, &address, LARGEST_ANSWER, &Redaction::none()).await?)
 }
 
-/// Where the listener is reached from this machine: at loopback, if it listens everywhere.
+/// The address at which this machine reaches the listener: loopback if it listens on every address.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

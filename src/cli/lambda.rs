@@ -1,7 +1,7 @@
-//! AWS Lambda: the same binary as a custom runtime, with one sync for each invocation.
+//! Runs the binary as a custom runtime of AWS Lambda, with one sync for each invocation.
 //!
-//! Lambda kills a function at its deadline and freezes it after its answer. So a sync ends before the deadline, and nothing goes on after
-//! the answer: docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html.
+//! Lambda kills a function at its deadline and freezes it after its answer
+//! (docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html). So a sync ends before the deadline, and nothing runs after the answer.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -15,6 +15,7 @@ use tokio::time::sleep;
 
 use super::exit::Exit;
 use super::run::{exit_of, supervise};
+use super::surroundings::Surroundings;
 use super::{begin, mistaken, say};
 use crate::config::{ConfigError, Environment};
 use crate::engine::shutdown::Shutdown;
@@ -27,18 +28,15 @@ use crate::pipeline_name::PipelineName;
 use crate::state;
 use crate::telemetry::liveness::Readiness;
 
-/// Lambda sets it to the address of its runtime API.
-const RUNTIME_API: &str = "AWS_LAMBDA_RUNTIME_API";
-
-/// The time that a sync leaves before the deadline: a tenth of it, and at least this, but at most a third.
+/// The shortest reserve before the deadline. The reserve is a tenth of the time, at least this, but at most a third of the time.
 const LEAST_RESERVE: Duration = Duration::from_secs(5);
 
-/// Telling Lambda why the function cannot start takes at most this.
+/// The longest time to report to Lambda why the function cannot start.
 const LONGEST_REPORT: Duration = Duration::from_secs(2);
 
-/// Whether this process is a function of AWS Lambda.
+/// Whether this process runs as a function of AWS Lambda.
 pub(super) fn is_here() -> bool {
-    std::env::var_os(RUNTIME_API).is_some()
+    Surroundings::read().aws_lambda_runtime_api.is_some()
 }
 
 /// Answers invocations until Lambda ends the process.
@@ -64,31 +62,31 @@ pub(super) async fn serve(environment: Environment, wanted: Vec<Wanted>) -> Exit
     }
 }
 
-/// Lets Lambda show the mistakes of the configuration as the reason why the function did not start. They are logged as well, so a failure
-/// of this call costs nothing.
+/// Reports the mistakes of the configuration to Lambda, which shows them as the reason why the function did not start. The log has them
+/// too, so a failure of this call loses nothing.
 async fn report_unfit(error: &ConfigError) {
-    let Ok(api) = std::env::var(RUNTIME_API) else { return };
+    let Some(api) = Surroundings::read().aws_lambda_runtime_api else { return };
     let body = json!({"errorMessage": error.to_string(), "errorType": type_of(Exit::Configuration), "stackTrace": []});
     let Ok(client) = reqwest::Client::builder().no_proxy().timeout(LONGEST_REPORT).build() else { return };
     let call = client.post(format!("http://{api}/2018-06-01/runtime/init/error")).body(body.to_string());
     let _ = call.header("Lambda-Runtime-Function-Error-Type", "Runtime.Configuration").send().await;
 }
 
-/// The time until `deadline`, in milliseconds since 1970.
+/// The time until `deadline`, which is in milliseconds since 1970.
 fn left(deadline: u64) -> Duration {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Duration::from_millis(deadline).saturating_sub(now)
 }
 
-/// The part of the time `left` in which nothing new begins.
+/// The last part of the time `left`, in which nothing new begins.
 fn reserve(left: Duration) -> Duration {
     (left / 10).max(LEAST_RESERVE).min(left / 3)
 }
 
-/// The answer to an invocation that failed in no pipeline.
+/// The answer to an invocation in which no pipeline failed.
 #[derive(Debug, Serialize)]
 struct Answer {
-    /// Whether the deadline came before everything was delivered: the next invocation continues.
+    /// Whether the deadline came before everything was delivered. The next invocation continues.
     more: bool,
     pipelines: Vec<OfOne>,
 }
@@ -100,7 +98,7 @@ struct OfOne {
     status: String,
 }
 
-/// How a pipeline ended that did not fail.
+/// How a pipeline ended without a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Success {
@@ -125,7 +123,7 @@ impl From<Failed> for Diagnostic {
     }
 }
 
-/// The type of an error, by which an alarm can tell one kind from another.
+/// The type of an error, by which an alarm can tell kinds apart.
 const fn type_of(exit: Exit) -> &'static str {
     match exit {
         Exit::Done | Exit::TryAgain => "AuditSync.TryAgain",
@@ -136,7 +134,7 @@ const fn type_of(exit: Exit) -> &'static str {
     }
 }
 
-/// One sync of every pipeline, with the configuration read again: a secret may have been replaced since.
+/// Runs one sync of every pipeline. It reads the configuration again, since a secret may have been replaced.
 async fn invoke(environment: &Environment, wanted: &[Wanted], left: Duration) -> Result<Answer, Failed> {
     let config = Config::read(environment, wanted, Purpose::Lambda)
         .map_err(|error| Failed { exit: Exit::Configuration, message: error.to_string() })?;
@@ -175,13 +173,13 @@ async fn invoke(environment: &Environment, wanted: &[Wanted], left: Duration) ->
     Err(Failed { exit, message: messages.join("; ") })
 }
 
-/// One sync that ends, or gives up what is in flight, before the deadline.
+/// Limits the settings to one sync that ends, or abandons the pages in flight, before the deadline.
 fn bound(settings: &mut engine::Settings, left: Duration, reserve: Duration) {
     settings.mode = Mode::Once;
     settings.retry_budget = settings.retry_budget.min(left.saturating_sub(reserve));
-    // What is left then is for the answer.
+    // The rest of the reserve is for the answer.
     settings.shutdown_timeout = settings.shutdown_timeout.min(reserve * 4 / 5);
-    // Lambda may kill a function before it has released its lease. The next invocation has to see the end of that lease within its own time.
+    // Lambda may kill a function before it has released its lease. That lease must expire within the time of the next invocation.
     let longest = Duration::from_secs((left.saturating_sub(reserve) / 2).as_secs().max(1));
     settings.lease_ttl = settings.lease_ttl.min(longest);
 }
@@ -189,13 +187,13 @@ fn bound(settings: &mut engine::Settings, left: Duration, reserve: Duration) {
 async fn request_after(time: Duration, shutdown: &Shutdown) -> Infallible {
     sleep(time).await;
     tracing::info!(
-        "the deadline of the invocation is near; what is in flight is finished, and the next invocation continues"
+        "the deadline of the invocation is near; auditsync finishes the pages in flight, and the next invocation continues"
     );
     shutdown.request();
     std::future::pending().await
 }
 
-/// How a pipeline ended, or why that is a failure.
+/// How a pipeline ended, or why it failed.
 fn result(ended: &Ended, readiness: &Readiness) -> Result<Success, String> {
     match ended {
         Ended::Run(Ok(Outcome::Done)) => Ok(Success::Done),

@@ -10,6 +10,7 @@ use super::{begin, bug, supervised};
 use crate::engine::shutdown::Shutdown;
 use crate::engine::{Mode, Outcome};
 use crate::failure::Chain;
+use crate::notice::{self, Watched};
 use crate::pipeline::supervisor::{self, Ended, Supervised};
 use crate::pipeline::{Config, Pipeline};
 use crate::pipeline_name::PipelineName;
@@ -23,7 +24,7 @@ use crate::variable_name::VariableName;
 pub(super) async fn run(config: Config, once: bool) -> Exit {
     begin(config.telemetry, &config.warnings);
     let secrets = config.secret_files();
-    let Config { mut pipelines, listen, listen_variable, .. } = config;
+    let Config { mut pipelines, listen, listen_variable, notice, .. } = config;
     if once {
         pipelines.iter_mut().for_each(only_once);
     }
@@ -39,6 +40,8 @@ pub(super) async fn run(config: Config, once: bool) -> Exit {
             return Exit::TryAgain;
         }
     }
+    let runs_once = |pipeline: &Pipeline| pipeline.settings.mode == Mode::Once;
+    let one_shots: Vec<_> = pipelines.iter().filter(|one| runs_once(one)).map(|one| one.name.clone()).collect();
     let pipelines: Vec<_> = pipelines.into_iter().map(supervise).collect();
     let is_alone = pipelines.len() == 1;
     let observed: Vec<_> = pipelines.iter().map(|pipeline| observe(pipeline, is_alone)).collect();
@@ -47,8 +50,16 @@ pub(super) async fn run(config: Config, once: bool) -> Exit {
     {
         return exit;
     }
+    if let (Some(url), [first, ..]) = (notice, pipelines.as_slice()) {
+        let settings = first.pipeline.http().clone();
+        let watched = observed.iter().zip(&pipelines).map(|(observed, Supervised { pipeline, .. })| Watched {
+            observed: observed.clone(),
+            dead_letters: pipeline.dead_letters().clone(),
+        });
+        notice::watch(watched.collect(), url, settings);
+    }
     if let Some(supervisor) = &supervisor {
-        // Whether sources and destinations answer does not count: an outage at the start is waited for.
+        // Ready even if sources and destinations do not answer: the engine waits for the end of an outage.
         supervisor.ready();
         supervised::attend(supervisor, observed);
     }
@@ -59,7 +70,8 @@ pub(super) async fn run(config: Config, once: bool) -> Exit {
         if let (Ended::Run(Err(error)), Some(supervisor)) = (ended, &supervisor) {
             supervisor.failed(format_args!("ended with exit code {}: {}", exit.code(), Chain(error)));
         }
-        exit
+        // Only a signal ends a daemon, and that is its success. A one-shot beside it has logged its failure.
+        if is_daemon && one_shots.contains(name) { Exit::Done } else { exit }
     });
     let exit = exits.max().unwrap_or(Exit::Done);
     if let Some(supervisor) = &supervisor {
@@ -70,7 +82,7 @@ pub(super) async fn run(config: Config, once: bool) -> Exit {
 }
 
 fn only_once(pipeline: &mut Pipeline) {
-    if pipeline.settings.mode == Mode::Loop && !pipeline.store().kind.is_lasting {
+    if pipeline.settings.mode == Mode::Loop && pipeline.store().is_forgetful() {
         let (backend, kind) = (&pipeline.store().variable, pipeline.store().kind.name);
         tracing::warn!("with {backend}={kind}, the state is lost at the end of each run, so each run starts over");
     }
@@ -86,7 +98,7 @@ fn observe(Supervised { pipeline, liveness }: &Supervised, is_alone: bool) -> Ob
     Observed { name: pipeline.name.clone(), liveness: liveness.clone(), metrics, is_alone }
 }
 
-/// The exit code of a pipeline, whose end is logged.
+/// Logs how a pipeline ended, and returns its exit code.
 pub(super) fn exit_of(ended: &Ended, is_daemon: bool) -> Exit {
     match ended {
         Ended::Run(Ok(Outcome::Done)) => Exit::Done,
@@ -94,7 +106,7 @@ pub(super) fn exit_of(ended: &Ended, is_daemon: bool) -> Exit {
             if *outcome == Outcome::Stopped {
                 tracing::info!("stopped; everything delivered is committed");
             }
-            // Whoever wanted one complete run did not get it.
+            // A one-shot that was stopped is not complete.
             if is_daemon { Exit::Done } else { Exit::TryAgain }
         }
         Ended::Run(Err(error)) => {
@@ -106,10 +118,10 @@ pub(super) fn exit_of(ended: &Ended, is_daemon: bool) -> Exit {
     }
 }
 
-/// Answers probes and Prometheus from now on. Only with an address to answer at is anything counted.
+/// Answers probes and Prometheus from now on. Metrics are counted only where this listener serves them.
 ///
-/// A one-shot goes on without where the address is taken: beside a daemon, or beside an earlier run that is still under way, the same
-/// variables hold for both.
+/// A one-shot runs without the listener if the address is in use. It may share its variables with a daemon or with an earlier run that has
+/// not ended.
 async fn serve(
     address: SocketAddr,
     variable: &VariableName,
@@ -119,11 +131,11 @@ async fn serve(
     let listener = match Listener::bind(address).await {
         Ok(listener) => listener,
         Err(error) if !is_daemon && error.kind() == ErrorKind::AddrInUse => {
-            tracing::warn!(%error, "{variable}={address}: another process answers there; this run does without");
+            tracing::warn!(%error, "{variable}={address}: another process answers there; this run does not answer probes");
             return Ok(());
         }
         Err(error) => {
-            // Taken by a one-shot, it is free again when that ends.
+            // A one-shot may hold the address, which is free again when it ends.
             let exit = if error.kind() == ErrorKind::AddrInUse { Exit::TryAgain } else { Exit::Configuration };
             tracing::error!(
                 %error, exit_code = exit.code(),

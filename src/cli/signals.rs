@@ -1,4 +1,4 @@
-//! Signals: SIGTERM and SIGINT request a shutdown, SIGHUP makes the process read its secrets again.
+//! Signals: SIGTERM and SIGINT request a shutdown; on SIGHUP the process reads its secrets again.
 
 use std::io;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::failure::Chain;
 use crate::secret::Secret;
 use crate::systemd::Notifier;
 
-/// The signals that this process handles: from now on none of them ends it by itself.
+/// The signals that this process handles. While this exists, none of them ends the process by itself.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -19,7 +19,7 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// Begins to listen.
+    /// Begins to listen for signals.
     pub(super) fn listen() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -28,7 +28,7 @@ impl Signals {
         })
     }
 
-    /// Obeys them from now on. The first request to shut down may take up to `timeout`; a second one cuts it off.
+    /// Obeys signals from now on. A shutdown may take up to `timeout`; a second request ends it at once.
     pub(super) fn obey(
         mut self,
         shutdown: Shutdown,
@@ -49,7 +49,7 @@ impl Signals {
                 tracing::info!(
                     signal = name,
                     again = shutdown.is_requested(),
-                    "shutting down; what is in flight is finished first"
+                    "shutting down; auditsync finishes the pages in flight first"
                 );
                 if let Some(notifier) = &notifier {
                     notifier.stopping(timeout);
@@ -60,7 +60,7 @@ impl Signals {
     }
 }
 
-/// Reads the secrets again that came from files. Small files on a local disk or in memory: read on this thread.
+/// Reads the secrets that came from files again. The files are small and on a local disk or in memory, so this thread may block.
 fn reload(secrets: &[Secret], notifier: Option<&Notifier>) {
     if let Some(notifier) = notifier {
         notifier.reloading();
@@ -72,7 +72,7 @@ fn reload(secrets: &[Secret], notifier: Option<&Notifier>) {
         let variable = secret.variable();
         match secret.reload() {
             Ok(true) => {
-                tracing::info!(%variable, "SIGHUP: the file was read again and holds another secret, used from now on");
+                tracing::info!(%variable, "SIGHUP: the file was read again and holds another secret, which is used from now on");
             }
             Ok(false) => tracing::info!(%variable, "SIGHUP: the file was read again and holds the same secret"),
             Err(error) => {

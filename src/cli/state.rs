@@ -1,4 +1,4 @@
-//! `auditsync state`: the stored state, shown, set and moved by hand.
+//! `auditsync state`: shows, sets and moves the stored state.
 
 use std::sync::Arc;
 
@@ -6,23 +6,35 @@ use jiff::Timestamp;
 
 use super::exit::Exit;
 use super::{StateCommand, mistaken, print, say};
+use crate::config::{self, Reader};
 use crate::failure::Chain;
 use crate::pipeline::registry::Wanted;
 use crate::pipeline::{self, StateConfig};
+use crate::source::Cursor;
+use crate::state::needless::WHY;
 use crate::state::{Document, Error, Nonce, State, StateStore, Version, lease};
 
-/// Shows the states, or changes the one that is meant.
+/// Shows the states, or changes the one that the command names.
 pub(super) async fn state(command: StateCommand, states: Vec<StateConfig>, wanted: &[Wanted]) -> Exit {
-    for StateConfig { store, .. } in &states {
-        if !store.kind.is_lasting {
+    let is_show = matches!(command, StateCommand::Show);
+    for StateConfig { name, store, .. } in &states {
+        if store.is_needless && !is_show {
+            say(&format!("auditsync: {name} has no state: {WHY}"));
+            return Exit::Usage;
+        }
+        if store.is_forgetful() {
             let (variable, kind) = (&store.variable, store.kind.name);
-            say(&format!("auditsync: with {variable}={kind} the state exists in the running process alone"));
+            say(&format!("auditsync: with {variable}={kind} the state exists only in the running process"));
             return Exit::Configuration;
         }
     }
-    if matches!(command, StateCommand::Show) {
+    if is_show {
         let mut gravest = Exit::Done;
         for state in &states {
+            if state.store.is_needless {
+                say(&format!("{} has no state: {WHY}", state.name));
+                continue;
+            }
             let shown = show(&Stored::of(state)).await;
             gravest = gravest.max(shown.unwrap_or_else(|error| failed(&error)));
         }
@@ -30,17 +42,24 @@ pub(super) async fn state(command: StateCommand, states: Vec<StateConfig>, wante
     }
     let ([state], [wanted]) = (&states[..], wanted) else {
         let names: Vec<_> = states.iter().map(|state| state.name.as_str()).collect();
-        say(&format!("auditsync: name the pipeline with --pipeline; there are {}", names.join(", ")));
+        say(&format!("auditsync: name the pipeline with --pipeline: {}", names.join(", ")));
         return Exit::Usage;
     };
     let (stored, now) = (Stored::of(state), Timestamp::now());
     let done = match command {
         StateCommand::Set { since, .. } if since > now => {
-            say(&format!("auditsync: {since} lies in the future; give a time in the past"));
+            say(&format!("auditsync: {since} is in the future; give a time in the past"));
             return Exit::Usage;
         }
         StateCommand::Set { since, yes } => stored.set(since, yes, now).await,
-        StateCommand::Reset { yes } => stored.set(now.checked_sub(state.lookback).unwrap_or(now), yes, now).await,
+        StateCommand::Reset { yes } => {
+            let environment = pipeline::environment();
+            let first = |reader: &mut Reader<'_>| (wanted.source.first)(reader, now);
+            match config::read(&environment, &wanted.owner(), &[], first) {
+                Ok(cursor) => stored.put(cursor, yes, now).await,
+                Err(error) => return mistaken(error),
+            }
+        }
         StateCommand::Migrate { to, yes } => match StateConfig::for_backend(pipeline::environment(), wanted, &to) {
             Ok(target) if !target.store.kind.is_lasting => {
                 say(&format!("auditsync: a state in {} is lost when the process ends", target.store.kind.name));
@@ -54,19 +73,31 @@ pub(super) async fn state(command: StateCommand, states: Vec<StateConfig>, wante
     done.unwrap_or_else(|error| failed(&error))
 }
 
+/// Stores `cursor`. It replaces an existing state only with `yes`.
+#[cfg(feature = "teleport")]
+pub(super) async fn begin_at(state: &StateConfig, cursor: Cursor, yes: bool) -> Exit {
+    let stored = Stored::of(state);
+    let is_there = match stored.store.load().await {
+        Ok(held) => held.is_some(),
+        Err(error) => return failed(&error),
+    };
+    let done = stored.put(cursor, yes || !is_there, Timestamp::now()).await;
+    done.unwrap_or_else(|error| failed(&error))
+}
+
 fn failed(error: &Error) -> Exit {
     say(&format!("auditsync: {}", Chain(error)));
     Exit::from(error)
 }
 
-/// The state of a pipeline, in its store.
+/// The state of a pipeline in its store.
 struct Stored<'a> {
     config: &'a StateConfig,
     store: Arc<dyn StateStore>,
     location: String,
 }
 
-/// The document goes to standard output and nothing else does, so that programs can read it.
+/// Shows the state. Standard output gets only the document, so that programs can read it.
 async fn show(stored: &Stored<'_>) -> Result<Exit, Error> {
     let location = &stored.location;
     let Some((document, _)) = stored.store.load().await? else {
@@ -77,7 +108,7 @@ async fn show(stored: &Stored<'_>) -> Result<Exit, Error> {
     match document.read(location) {
         Ok(state) => print(&serde_json::to_string_pretty(&state).map_err(Error::Unwritable)?),
         Err(error) => {
-            // It is printed as it is, beside the error.
+            // An unreadable document is printed as it is, beside the error.
             print(String::from_utf8_lossy(document.as_bytes()).trim_end());
             return Err(error);
         }
@@ -92,15 +123,18 @@ impl<'a> Stored<'a> {
     }
 
     async fn set(&self, since: Timestamp, yes: bool, now: Timestamp) -> Result<Exit, Error> {
+        if let Some(cursor) = (self.config.source.cursor_at)(since, None) {
+            return self.put(cursor, yes, now).await;
+        }
+        say(&format!("auditsync: the source {} cannot continue from a time of your choice", self.config.source.name));
+        Ok(Exit::Usage)
+    }
+
+    /// Stores `cursor`. It replaces an existing state only with `yes`.
+    async fn put(&self, cursor: Cursor, yes: bool, now: Timestamp) -> Result<Exit, Error> {
         let location = &self.location;
-        let Some(cursor) = (self.config.source.cursor_at)(since) else {
-            say(&format!(
-                "auditsync: the source {} cannot continue from a time of your choice",
-                self.config.source.name
-            ));
-            return Ok(Exit::Usage);
-        };
-        let since = (self.config.source.reached)(&cursor).unwrap_or(since);
+        let since = (self.config.source.reached)(&cursor);
+        let since = since.map_or_else(|error| Chain(&error).to_string(), |since| since.to_string());
         let held = self.store.load().await?;
         let before = held.as_ref().map(|(document, _)| self.describe(document));
         if !yes {
@@ -110,18 +144,18 @@ impl<'a> Stored<'a> {
             ));
             return Ok(Exit::Usage);
         }
-        // Read again when no instance is active any more: one that has just ended may have saved.
+        // An instance that has just ended may have saved, so the state is read again once none is active.
         let held = self.idle().await?;
         if let Some((document, _)) = &held {
             say(&format!("it was: {}", String::from_utf8_lossy(document.as_bytes()).trim_end()));
         }
         let state = State::new(self.config.name.clone(), cursor, Nonce::of_new_writer(), now);
         self.store.save(&Document::of(&state)?, held.as_ref().map(|(_, version)| version)).await?;
-        say(&format!("the next run continues from {since}"));
+        say(&format!("the next run with the state at {location} continues from {since}"));
         Ok(Exit::Done)
     }
 
-    /// The document, once no instance is active.
+    /// Waits until no instance is active, and returns the document.
     async fn idle(&self) -> Result<Option<(Document, Version)>, Error> {
         let location = &self.location;
         lease::idle(self.store.as_ref(), |holder, longest| {
@@ -145,12 +179,12 @@ impl<'a> Stored<'a> {
     }
 }
 
-/// Copies the state. The one that is copied stays as it is.
+/// Copies the state, and leaves the original as it is.
 async fn migrate(from: &Stored<'_>, to: &Stored<'_>, yes: bool, now: Timestamp) -> Result<Exit, Error> {
     let (location, target, variable) = (&from.location, &to.location, &from.config.store.variable);
     let backend = to.config.store.kind.name;
     if location == target {
-        say(&format!("auditsync: the state is at {target} already; --to names another store than {variable}"));
+        say(&format!("auditsync: the state is already at {target}; --to must name another store than {variable}"));
         return Ok(Exit::Usage);
     }
     let Some((document, version)) = from.idle().await? else {
@@ -162,7 +196,7 @@ async fn migrate(from: &Stored<'_>, to: &Stored<'_>, yes: bool, now: Timestamp) 
     if let (Some((there, _)), false) = (&there, yes) {
         let there = to.describe(there);
         say(&format!(
-            "there is a state at {target} already: {there}. To replace it by the one at {location}, repeat the command with --yes"
+            "there is already a state at {target}: {there}. To replace it by the one at {location}, repeat the command with --yes"
         ));
         return Ok(Exit::Usage);
     }
@@ -179,6 +213,6 @@ async fn migrate(from: &Stored<'_>, to: &Stored<'_>, yes: bool, now: Timestamp) 
         return Ok(Exit::TryAgain);
     }
     say(&format!("copied from {location} to {target}: {}", to.describe(&copy)));
-    say(&format!("before the next start set {variable}={backend}; the state at {location} is left as it was"));
+    say(&format!("before the next start, set {variable}={backend}; the state at {location} is unchanged"));
     Ok(Exit::Done)
 }

@@ -1,25 +1,22 @@
-//! The supervisor that started us, as far as the environment names one.
+//! The supervisor that started this process, if the environment names one.
 
-use std::env;
 use std::sync::Arc;
 
+use super::surroundings::Surroundings;
 use crate::systemd::Notifier;
 use crate::telemetry::listener::Observed;
 
-/// The variable that names systemd's socket.
-const SOCKET: &str = "NOTIFY_SOCKET";
-
-/// The way to systemd, if it expects notifications.
+/// A notifier for systemd, if it expects notifications.
 pub(super) fn notifier() -> Option<Arc<Notifier>> {
-    let name = env::var_os(SOCKET).filter(|name| !name.is_empty())?;
-    let notifier = Notifier::to(&name);
+    let socket = Surroundings::read().notify_socket.filter(|socket| !socket.as_os_str().is_empty())?;
+    let notifier = Notifier::to(socket.as_os_str());
     notifier
         .map(Arc::new)
-        .inspect_err(|error| tracing::warn!(%error, "{SOCKET} cannot be used; systemd gets no notification"))
+        .inspect_err(|error| tracing::warn!(%error, "NOTIFY_SOCKET cannot be used; systemd gets no notification"))
         .ok()
 }
 
-/// From now on systemd gets the status of the pipelines, and the heartbeats of its watchdog.
+/// Sends systemd the status of the pipelines and the heartbeats for its watchdog from now on.
 pub(super) fn attend(notifier: &Arc<Notifier>, observed: Vec<Observed>) {
     let notifier = Arc::clone(notifier);
     tokio::spawn(async move { notifier.attend(&observed).await });

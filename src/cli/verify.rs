@@ -9,10 +9,10 @@ use crate::failure::{Chain, Class};
 use crate::pipeline::ArchiveConfig;
 use crate::state::{Error, StateStore};
 
-/// Verifies one archive after the other, prints a line for each, and ends with the gravest exit code.
+/// Verifies one archive after another and prints a line for each. Returns the gravest exit code.
 pub(super) async fn verify(archives: Vec<ArchiveConfig>) -> Exit {
     if archives.is_empty() {
-        say("auditsync: no pipeline that is meant has an archive");
+        say("auditsync: none of these pipelines has an archive");
         return Exit::Usage;
     }
     let mut gravest = Exit::Done;
@@ -65,7 +65,7 @@ async fn verify_one(config: &ArchiveConfig) -> Result<Exit, Error> {
         print(&format!("proven {location}: {proven}"));
         return Ok(Exit::Done);
     }
-    // Manifests follow the one that the state named before.
+    // The daemon may have written manifests after the one that the state named before.
     let now = mark(config, store.as_ref()).await?.flatten();
     if now.is_some() && now == proof.mark {
         print(&format!("proven {location}: {proven}"));
@@ -77,18 +77,18 @@ async fn verify_one(config: &ArchiveConfig) -> Result<Exit, Error> {
     }
     print(&format!(
         "NOT PROVEN {location}: {proven} are in order, but the last manifest is unproven: the state does not name it yet. The next run \
-         puts that right"
+         corrects that"
     ));
     Ok(Exit::Unproven)
 }
 
-/// What the state holds of the archive; none without a state.
+/// The archive's mark in the state; none without a state.
 async fn mark(config: &ArchiveConfig, store: &dyn StateStore) -> Result<Option<Option<Mark>>, Error> {
     let Some((document, _)) = store.load().await? else { return Ok(None) };
     Ok(Some(document.read_for(&config.name, &store.location())?.mark))
 }
 
-/// A progress bar, where standard error is a terminal.
+/// A progress bar, shown only if standard error is a terminal.
 fn bar() -> ProgressBar {
     let bar = ProgressBar::no_length();
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} objects, {per_sec}");

@@ -1,23 +1,23 @@
-//! The file `.env`: dotenvy reads it, and this file refuses what dotenvy would read differently from what an operator wrote.
+//! The file `.env`. dotenvy reads it, and this module refuses a line that dotenvy would read differently from what an operator wrote.
 //!
-//! dotenvy replaces `$name`, drops quotes and backslashes, and cuts a value at ` #`. A secret that changes on the way is a mistake; in single quotes
-//! it cannot. dotenvy's own messages quote the line, and so the secret: no message here shows a value.
+//! dotenvy replaces `$name`, drops quotes and backslashes, and cuts a value at ` #`. A secret that would change is a mistake. A secret
+//! in single quotes cannot change. dotenvy's own messages quote the line with its secret, so no message here shows a value.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
-/// What a name in the file is to us.
+/// How we know a name in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Known {
-    /// A variable of ours.
+    /// One of our variables.
     Variable,
-    /// A variable of ours that carries a secret.
+    /// One of our variables that carries a secret.
     Secret,
 }
 
-/// What is wrong with a line.
+/// The mistake in a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flaw {
     Unreadable,
@@ -32,15 +32,15 @@ impl fmt::Display for Flaw {
             Self::Unreadable => "is not NAME=value; put a value with blanks, quotes, backslashes, # or $ in single quotes: NAME='value'",
             Self::Changed => {
                 "would change, because $, quotes, backslashes and # have a meaning here; put it in single quotes: NAME='value'. \
-                 A secret that holds a single quote or ends in a backslash goes into a file: NAME_FILE=/path"
+                 Put a secret that contains a single quote or ends in a backslash into a file: NAME_FILE=/path"
             }
             Self::Swallowed => "is a part of the value before it, because a quote there is not closed; put that value in single quotes",
-            Self::Repeated => "is set in a line before, too; keep one of the two",
+            Self::Repeated => "is already set in an earlier line; keep one of the two",
         })
     }
 }
 
-/// A line that cannot be used as it is.
+/// A line with a mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadLine {
     number: usize,
@@ -60,21 +60,21 @@ impl fmt::Display for BadLine {
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DotenvError {
-    /// The file is there but cannot be read.
+    /// The file exists but cannot be read.
     #[error("cannot read {}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         #[source]
         cause: io::Error,
     },
-    /// Lines cannot be used; all of them, one a line.
+    /// Lines have mistakes. The message shows them all, one a line.
     #[error("{} cannot be used as it is:{}", path.display(), list(lines))]
     BadLines {
         /// The file.
         path: PathBuf,
-        /// What is wrong, in the order of the file.
+        /// The lines with mistakes, in the order of the file.
         lines: Vec<BadLine>,
     },
     /// The variables could not be set.
@@ -89,10 +89,10 @@ fn list(lines: &[BadLine]) -> String {
     lines.iter().fold(String::new(), |list, line| list + "\n  " + &line.to_string())
 }
 
-/// Puts the variables in the file at `path` into the process environment, where libraries look for proxies and trust stores; what is set
-/// already stays, even if it is empty. `known` tells which names are ours. If there is no file, nothing happens.
+/// Puts the variables in the file at `path` into the process environment, where libraries look for proxies and trust stores. A variable
+/// that is already set stays as it is, even if it is empty. `known` tells which names are ours. Without a file it does nothing.
 ///
-/// Must be called before the first thread starts: others may be reading the environment meanwhile, and on Unix nothing keeps them apart.
+/// Call it before the first thread starts. Another thread could read the environment at the same time, which Unix does not make safe.
 pub fn load(path: &Path, known: impl Fn(&str) -> Option<Known>) -> Result<(), DotenvError> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
@@ -103,16 +103,16 @@ pub fn load(path: &Path, known: impl Fn(&str) -> Option<Known>) -> Result<(), Do
     if let Err(lines) = vet(&text, known) {
         return Err(DotenvError::BadLines { path: path.to_owned(), lines });
     }
-    // The text that was vetted, not the file again, which may have changed. The cause would quote a line.
+    // Load the vetted text, since the file may have changed by now. The cause is dropped, because it would quote a line.
     dotenvy::from_read(text.as_bytes()).map_err(|_| DotenvError::NotSet { path: path.to_owned() })
 }
 
-/// The text without a byte order mark, each line without blanks at its end: dotenvy takes neither everywhere.
+/// Removes a byte order mark, and blanks at the end of lines, which dotenvy does not accept everywhere.
 fn normalised(text: &str) -> String {
     text.strip_prefix('\u{feff}').unwrap_or(text).lines().map(|line| line.trim_end().to_owned() + "\n").collect()
 }
 
-/// What dotenvy reads, if that is what the text says.
+/// Returns the variables that dotenvy reads, if they are what the text says.
 fn vet(text: &str, known: impl Fn(&str) -> Option<Known>) -> Result<Vec<(String, String)>, Vec<BadLine>> {
     let (mut pairs, mut bad) = (Vec::new(), Vec::new());
     for entry in dotenvy::from_read_iter(text.as_bytes()) {
@@ -128,7 +128,7 @@ fn vet(text: &str, known: impl Fn(&str) -> Option<Known>) -> Result<Vec<(String,
     if bad.is_empty() { Ok(pairs) } else { Err(bad) }
 }
 
-/// The line in which the `part` stands that dotenvy could not read.
+/// Finds the line with the `part` that dotenvy could not read.
 fn unreadable(text: &str, part: &str, known: impl Fn(&str) -> Option<Known>) -> BadLine {
     let at = text.find(part).unwrap_or_default();
     let before = &text[..at];
@@ -137,7 +137,7 @@ fn unreadable(text: &str, part: &str, known: impl Fn(&str) -> Option<Known>) -> 
     BadLine { number, name: name.map(str::to_owned), flaw: Flaw::Unreadable }
 }
 
-/// The lines with a variable of ours that dotenvy reads otherwise than they are written, or not at all.
+/// Finds the lines with one of our variables that dotenvy reads differently from how they are written, or not at all.
 fn changed(text: &str, pairs: &[(String, String)], known: impl Fn(&str) -> Option<Known>) -> Vec<BadLine> {
     let mut seen = BTreeMap::<&str, usize>::new();
     let mut bad = Vec::new();
@@ -163,7 +163,7 @@ fn name_of(line: &str) -> Option<&str> {
     Some(name.strip_prefix("export ").map_or(name, str::trim_start))
 }
 
-/// The value in `line` as an operator means it: what stands in single quotes, else all that stands behind the `=`.
+/// The value in `line` as an operator means it: the content of single quotes, else everything after the `=`.
 fn written(line: &str) -> &str {
     let value = line.split_once('=').map_or("", |(_, value)| value.trim());
     let quoted = value.strip_prefix('\'').and_then(|rest| rest.split_once('\''));
@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn a_variable_that_is_set_twice_is_a_mistake() {
         let message = read("DD_SITE=a.example\nDD_ENV=x\nDD_SITE=b.example\n").unwrap_err();
-        assert_eq!(message, "\n  line 3, DD_SITE: is set in a line before, too; keep one of the two");
+        assert_eq!(message, "\n  line 3, DD_SITE: is already set in an earlier line; keep one of the two");
     }
 
     #[test]

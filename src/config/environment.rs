@@ -1,4 +1,4 @@
-//! The variables that are set, by name.
+//! The set variables, by name.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -6,19 +6,19 @@ use std::path::{Path, PathBuf};
 
 use super::variable::{FILE_SUFFIX, Spec};
 
-/// Where systemd puts the credentials of a service (`systemd.exec(5)`, `LoadCredential=`).
+/// The variable that names the folder with a service's systemd credentials (`systemd.exec(5)`, `LoadCredential=`).
 const CREDENTIALS_FOLDER: &str = "CREDENTIALS_DIRECTORY";
 
-/// The variables of the process, or what stands for them in a test.
+/// The variables of the process, or of a test.
 #[derive(Debug, Default)]
 pub struct Environment(BTreeMap<String, OsString>);
 
-/// A value that is not text in UTF-8.
+/// The value is not UTF-8 text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NotText;
 
 impl Environment {
-    /// Takes `pairs`. Of a name given twice the first one holds.
+    /// Makes an environment of `pairs`. The first of two values for one name counts.
     pub fn from_pairs(pairs: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         let mut values = BTreeMap::new();
         for (name, value) in pairs {
@@ -29,14 +29,14 @@ impl Environment {
         Self(values)
     }
 
-    /// The same, with `name` set to `value`, whatever it was.
+    /// Sets `name` to `value`, and replaces any earlier value.
     #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Self {
         self.0.insert(name.to_owned(), value.into());
         self
     }
 
-    /// The value of `name`, which `spec` describes. An empty value means: not set. A secret keeps the blanks around it.
+    /// The value of `name`, which `spec` describes. An empty value counts as not set. A secret keeps the blanks around it.
     pub(super) fn value(&self, name: &str, spec: &Spec) -> Option<Result<String, NotText>> {
         let Some(text) = self.0.get(name)?.to_str() else { return Some(Err(NotText)) };
         let text = if spec.secret { text } else { text.trim() };
@@ -56,7 +56,7 @@ impl Environment {
         path.exists().then_some(path)
     }
 
-    /// The value of `name`, whoever reads it.
+    /// The value of `name` as it is set, for variables that libraries read.
     pub(super) fn raw(&self, name: &str) -> Option<&OsStr> {
         self.0.get(name).map(OsString::as_os_str)
     }

@@ -1,17 +1,17 @@
-//! Mistakes in the configuration: collected, so that one run shows them all, and shown without any secret.
+//! Collects the mistakes in the configuration, so that one run shows them all, without any secret.
 
 use std::fmt::{self, Write as _};
 
 use super::variable::Spec;
 use crate::variable_name::VariableName;
 
-/// The longest value that a message shows; what is longer is cut.
+/// The longest value that a message shows, in characters. A longer one is cut.
 const SHOWN: usize = 120;
 
-/// What stands for a value that is not shown.
+/// Stands for a value that is not shown.
 const HIDDEN: &str = "[hidden]";
 
-/// One variable that cannot be used as it is.
+/// A mistake in one variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
     variable: VariableName,
@@ -35,7 +35,7 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// Why there is no configuration: every mistake, one a line.
+/// Every mistake in the configuration, one a line.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", self.text())]
 pub struct ConfigError {
@@ -64,7 +64,7 @@ impl ConfigError {
     }
 }
 
-/// A proof that a mistake has been collected: what comes instead of the value that could not be made.
+/// Proves that a mistake was collected. It takes the place of the value that could not be made.
 #[derive(Debug, Clone, Copy)]
 pub struct Noted(());
 
@@ -73,37 +73,37 @@ pub struct Noted(());
 pub struct Mistakes(Vec<Mistake>);
 
 impl Mistakes {
-    /// The value of the variable breaks `rule`.
+    /// Notes that the value of the variable breaks `rule`.
     pub(super) fn refuse(&mut self, name: &VariableName, spec: &Spec, value: &str, rule: impl Into<String>) -> Noted {
         if spec.secret { self.refuse_hidden(name, rule) } else { self.refuse_shown(name, value, rule) }
     }
 
-    /// The value of a variable that carries no secret breaks `rule`. What looks like a secret in the wrong place is hidden all the same.
+    /// Notes that the value of a variable without a secret breaks `rule`. A value that looks like a misplaced secret is hidden all the same.
     pub(super) fn refuse_shown(&mut self, name: &VariableName, value: &str, rule: impl Into<String>) -> Noted {
         let shown = if may_be_secret(value) { HIDDEN.to_owned() } else { quoted(value) };
         self.add(name, Some(shown), rule.into())
     }
 
-    /// The value of the variable breaks `rule` and must not be shown.
+    /// Notes that the value of the variable breaks `rule`, and hides the value.
     pub(super) fn refuse_hidden(&mut self, name: &VariableName, rule: impl Into<String>) -> Noted {
         self.add(name, Some(HIDDEN.to_owned()), rule.into())
     }
 
-    /// The variable breaks `rule`, whatever its value.
+    /// Notes that the variable breaks `rule`, and shows no value.
     pub(super) fn refuse_name(&mut self, name: &VariableName, rule: impl Into<String>) -> Noted {
         self.add(name, None, rule.into())
     }
 
     fn add(&mut self, name: &VariableName, shown: Option<String>, rule: String) -> Noted {
         let mistake = Mistake { variable: name.clone(), shown, rule };
-        // Two pipelines that share a variable find the same mistake in it.
+        // Two pipelines that share a variable find the same mistake.
         if !self.0.contains(&mistake) {
             self.0.push(mistake);
         }
         Noted(())
     }
 
-    /// What was `built`, if there is no mistake. The `notes` help to understand the mistakes.
+    /// Returns what was `built` if there is no mistake. Otherwise the error shows the `notes`, which help to understand the mistakes.
     pub(crate) fn conclude<T>(self, built: Result<T, Noted>, notes: &[String]) -> Result<T, ConfigError> {
         match built {
             Ok(built) if self.0.is_empty() => Ok(built),
@@ -112,7 +112,7 @@ impl Mistakes {
     }
 }
 
-/// Whether a message must not show `value`: an address with a password or parameters, or what looks like a key in the wrong place.
+/// Whether a message must hide `value`: an address with a password or parameters, or a misplaced key.
 fn may_be_secret(value: &str) -> bool {
     let address = value.contains('@') || (value.contains("://") && value.contains(['?', '#']));
     let key = value.len() >= 24
@@ -122,7 +122,7 @@ fn may_be_secret(value: &str) -> bool {
     address || key
 }
 
-/// `value` on one line, cut where it is long.
+/// Quotes `value` on one line, and cuts a long one.
 fn quoted(value: &str) -> String {
     let cut: String = value.chars().take(SHOWN).collect();
     let more = if cut.len() < value.len() { "…" } else { "" };

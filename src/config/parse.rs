@@ -1,4 +1,4 @@
-//! From the text of one value to its type. An error names the rule that the value breaks.
+//! Parses the text of one value. An error is the rule that the value breaks.
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -10,7 +10,7 @@ use url::Url;
 
 use crate::http::is_loopback;
 
-/// What a time may be.
+/// The bounds of a time.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
     least: Duration,
@@ -20,18 +20,18 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// From `least` to `most` seconds, both included.
+    /// From `least` to `most` seconds, inclusive.
     pub const fn seconds(least: u64, most: u64) -> Self {
         let (least, most) = (Duration::from_secs(least), Duration::from_secs(most));
         Self { least, most, above_zero: false, whole_seconds: false }
     }
 
-    /// The same, zero excluded.
+    /// Excludes zero.
     pub const fn above_zero(self) -> Self {
         Self { above_zero: true, ..self }
     }
 
-    /// The same, without fractions of a second.
+    /// Excludes fractions of a second.
     pub const fn whole_seconds(self) -> Self {
         Self { whole_seconds: true, ..self }
     }
@@ -55,7 +55,7 @@ impl fmt::Display for Bounds {
     }
 }
 
-/// A bound in its largest whole unit; days from three on.
+/// Writes a bound in its largest whole unit; three days or more are in days.
 pub(crate) fn short(time: Duration) -> String {
     match time.as_secs() {
         seconds if seconds > 2 * 86_400 && seconds % 86_400 == 0 => format!("{}d", seconds / 86_400),
@@ -65,29 +65,29 @@ pub(crate) fn short(time: Duration) -> String {
     }
 }
 
-/// A time such as `90s`, `5m` or `1h 30m`.
+/// Parses a time such as `90s`, `5m` or `1h 30m`.
 pub(crate) fn duration(text: &str, bounds: Bounds) -> Result<Duration, String> {
-    // Numbers of this length are out of every bound, and their sum could overflow inside humantime, which panics.
+    // Longer numbers are out of every bound, and humantime panics if their sum overflows.
     let too_long = text.len() > 64 || text.split(|c: char| !c.is_ascii_digit()).any(|digits| digits.len() > 9);
     let time = if too_long { None } else { humantime::parse_duration(text).ok() };
     time.filter(|time| bounds.hold(*time))
         .ok_or_else(|| format!("must be a time {bounds}, with its unit, such as 90s, 5m or 1h 30m"))
 }
 
-/// A key that goes into a header: anything else but visible ASCII came with it by accident.
+/// Checks a key for a header. Anything but visible ASCII got into it by accident.
 pub(crate) fn header_key(key: &str) -> Result<(), String> {
     if ['\'', '"'].iter().any(|quote| key.starts_with(*quote) && key.ends_with(*quote)) {
-        return Err("is in quotes; leave them out (docker run --env-file takes them for a part of the key)".to_owned());
+        return Err("is in quotes; leave them out (docker run --env-file makes them a part of the key)".to_owned());
     }
     match key.chars().find(|c| !c.is_ascii_graphic()) {
         None => Ok(()),
-        Some('\n' | '\r') => Err("holds a line end; it must be the key alone, on one line".to_owned()),
-        Some(c) if c.is_whitespace() => Err("holds a blank; it must be the key alone".to_owned()),
-        Some(_) => Err("holds a character that is in no key; it must be the key alone".to_owned()),
+        Some('\n' | '\r') => Err("contains a line end; it must be only the key, on one line".to_owned()),
+        Some(c) if c.is_whitespace() => Err("contains a blank; it must be only the key".to_owned()),
+        Some(_) => Err("contains a character that no key has; it must be only the key".to_owned()),
     }
 }
 
-/// Yes or no, in the usual spellings.
+/// Parses true or false, in the usual spellings.
 pub(crate) fn flag(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Ok(true),
@@ -96,7 +96,7 @@ pub(crate) fn flag(text: &str) -> Result<bool, String> {
     }
 }
 
-/// One of the named `choices`, in any case.
+/// Parses the name of one of the `choices`, in upper or lower case.
 pub(crate) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
     choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|(_, choice)| *choice).ok_or_else(|| {
         let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
@@ -104,13 +104,13 @@ pub(crate) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, St
     })
 }
 
-/// An IP address and a port to listen on.
+/// Parses an IP address and a port to listen on.
 pub(crate) fn listen(text: &str) -> Result<SocketAddr, String> {
     let address = text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0);
     address.ok_or_else(|| "must be an IP address and a port, such as 127.0.0.1:9090 or [::]:9090".to_owned())
 }
 
-/// An address that a secret may be sent to: `https`, or `http` where nobody else can listen.
+/// Parses an address to which a secret may be sent: `https`, or `http` to this machine.
 pub(crate) fn api_url(text: &str) -> Result<Url, String> {
     let url = http_url(text)?;
     if url.scheme() == "http" && !is_loopback(&url) {
@@ -119,33 +119,33 @@ pub(crate) fn api_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-/// An `http` or `https` address that is no more than a place.
+/// Parses an `http` or `https` address without user, password, query or fragment.
 pub(crate) fn http_url(text: &str) -> Result<Url, String> {
     let scheme = text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
     if !matches!(scheme.as_deref(), Some("https" | "http")) {
         return Err("must be an address that begins with https://".to_owned());
     }
     if text.contains('@') {
-        return Err("must not hold a user or a password".to_owned());
+        return Err("must not contain a user or a password".to_owned());
     }
     if text.contains(['?', '#']) {
         return Err("must end with the path, without ? or #".to_owned());
     }
-    // The URL standard drops line ends and turns backslashes: whoever wrote them meant another address.
+    // The URL standard drops line ends and turns backslashes into slashes, so the address would not be the one that was meant.
     if text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '\\') {
-        return Err("must not hold blanks or backslashes".to_owned());
+        return Err("must not contain blanks or backslashes".to_owned());
     }
     Url::parse(text).map_err(|cause| format!("is not an address: {cause}"))
 }
 
-/// The address without slashes at its end, so that a path can be put behind it; the path `/` alone cannot go.
+/// Removes slashes at the end of the address, so that a path can follow. The path `/` alone stays, since an address needs it.
 pub(crate) fn without_trailing_slash(mut url: Url) -> Url {
     let path = url.path().trim_end_matches('/').to_owned();
     url.set_path(&path);
     url
 }
 
-/// A folder that must exist. The rule calls it `which`, for its name may have to be hidden.
+/// Checks that a folder exists. The rule calls it `which`, since a message may have to hide its name.
 pub(crate) fn existing_folder(which: &str, path: &Path) -> Result<(), String> {
     match path.metadata() {
         Ok(found) if found.is_dir() => Ok(()),
@@ -157,16 +157,16 @@ pub(crate) fn existing_folder(which: &str, path: &Path) -> Result<(), String> {
     }
 }
 
-/// The name of a bucket, without what people put around it.
+/// Parses the bare name of a bucket.
 #[cfg(any(feature = "s3", feature = "gcs"))]
 pub(crate) fn bucket(text: &str) -> Result<String, String> {
     if text.contains("://") || text.contains('/') || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err("must be the name of a bucket alone, without scheme or path".to_owned());
+        return Err("must be only the name of a bucket, without scheme or path".to_owned());
     }
     Ok(text.to_owned())
 }
 
-/// A path in a bucket. Slashes around it do not count: no name begins with one, and one follows in any case.
+/// Parses a path in a bucket. It drops slashes at both ends: no name begins with one, and one follows in any case.
 #[cfg(any(feature = "s3", feature = "gcs"))]
 pub(crate) fn prefix(text: &str) -> Result<String, String> {
     const LONGEST: usize = 900;

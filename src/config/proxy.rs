@@ -1,7 +1,7 @@
-//! The proxy variables. They are not ours: the HTTP library reads them from the process environment, and silently calls servers
-//! directly if it cannot use them. So a value that it would ignore is refused here, before any secret is sent.
+//! Checks the proxy variables, which the HTTP library reads from the process environment. It ignores a value that it cannot use, and
+//! silently calls servers directly. So this module refuses such a value before any secret is sent.
 //!
-//! What it accepts: `hyper_util::client::proxy::matcher`.
+//! `hyper_util::client::proxy::matcher` defines what the library accepts.
 
 use std::ffi::OsStr;
 
@@ -10,15 +10,15 @@ use hyper::Uri;
 use super::environment::Environment;
 use super::mistakes::{Mistakes, Noted};
 
-/// The pairs of names, in the order in which the library looks at them. `http` addresses are never called through a proxy.
+/// The pairs of names, in the order in which the library reads them. Calls to `http` addresses never use a proxy.
 const PROXIES: [[&str; 2]; 2] = [["HTTPS_PROXY", "https_proxy"], ["ALL_PROXY", "all_proxy"]];
 
-/// Set by web servers for CGI programs. The library then ignores all proxy variables.
+/// Web servers set it for CGI programs. If it is set, the library ignores all proxy variables.
 const CGI: &str = "REQUEST_METHOD";
 
 const RULE: &str = "must be http://host:port or https://host:port";
 
-/// Refuses what the library would ignore.
+/// Refuses values that the library would ignore.
 pub(super) fn check(environment: &Environment, mistakes: &mut Mistakes) -> Result<(), Noted> {
     let is_given = |name: &&str| environment.raw(name).is_some_and(|value| !value.is_empty());
     for [upper, lower] in PROXIES {
@@ -33,7 +33,7 @@ pub(super) fn check(environment: &Environment, mistakes: &mut Mistakes) -> Resul
                 format!("is ignored because {CGI} is set; unset {CGI}, or unset {name} to call servers directly");
             return Err(mistakes.refuse_name(&variable, rule));
         }
-        // The library looks no further than the first that is usable.
+        // The library uses the first usable variable, so the others do not matter.
         return match environment.raw(name).and_then(OsStr::to_str) {
             Some(value) if is_usable(value) => Ok(()),
             Some(_) => Err(mistakes.refuse_hidden(&variable, RULE)),
@@ -43,12 +43,13 @@ pub(super) fn check(environment: &Environment, mistakes: &mut Mistakes) -> Resul
     Ok(())
 }
 
-/// Whether calls go through `proxy`. The library assumes `http` if there is no scheme. It knows SOCKS, too, but not as it is built here.
+/// Whether the library would use `proxy`. It assumes `http` if there is no scheme. It supports SOCKS only in builds with that feature,
+/// and this is not one.
 fn is_usable(proxy: &str) -> bool {
     let Ok(uri) = proxy.parse::<Uri>() else { return false };
     let Some(authority) = uri.authority() else { return false };
     let address = authority.as_str().rsplit_once('@').map_or(authority.as_str(), |(_, address)| address);
-    // A port that is no number between 0 and 65535 has passed the parser of the address until here.
+    // The parser of the address also accepts a port that is not a number up to 65535.
     let port_is_sound = match address.rsplit_once(':') {
         Some((_, port)) if !port.contains(']') => port.parse::<u16>().is_ok_and(|port| port > 0),
         _ => true,

@@ -1,6 +1,6 @@
-//! Reads variables one after the other, each to its type, and collects every mistake.
+//! Reads variables one after another into their types, and collects every mistake.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -10,7 +10,7 @@ use super::variable::{Alias, Becomes, SOURCE_INFIX, Scope, SecretVariable, Spec,
 use crate::secret::{Secret, SecretError};
 use crate::variable_name::VariableName;
 
-/// Whose variables are read: a source, with the prefixes that are its own, or nobody's in particular.
+/// The owner of variables: a source, which has prefixes of its own, or the process.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Owner {
     prefixes: Vec<String>,
@@ -19,44 +19,44 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// A source of the kind `kind`, such as `sectigo`, with a `label` where several of its kind run.
+    /// The owner for a source of the kind `kind`, such as `sectigo`, with a `label` if several of its kind run.
     pub fn source(kind: &str, label: Option<&str>) -> Self {
         let kind = kind.to_ascii_uppercase();
         let labelled = label.map(|label| format!("{kind}_{}{SOURCE_INFIX}", label.to_ascii_uppercase()));
         Self { prefixes: labelled.into_iter().chain([format!("{kind}{SOURCE_INFIX}")]).collect(), ..Self::default() }
     }
 
-    /// The same, which also takes values from other software's variables.
+    /// Lets the owner also read other software's variables.
     #[must_use]
     pub fn with_aliases(mut self, aliases: &[Alias]) -> Self {
         self.aliases.extend_from_slice(aliases);
         self
     }
 
-    /// The same, with a default of its own for a variable, if there is one.
+    /// Gives the owner its own default `value` for a variable; none changes nothing.
     #[must_use]
     pub fn with_default(mut self, spec: &Spec, value: Option<&'static str>) -> Self {
         self.defaults.extend(value.map(|value| (spec.name, value)));
         self
     }
 
-    /// The whole process: no prefix is its own.
+    /// The process as the owner, without prefixes of its own.
     pub fn process() -> Self {
         Self::default()
     }
 
-    /// The prefixes of its variables, the most specific first.
+    /// The prefixes of the owner's variables, the most specific first.
     pub fn prefixes(&self) -> impl Iterator<Item = &str> {
         self.prefixes.iter().map(String::as_str)
     }
 
-    /// What holds for it where the variable is not set.
+    /// The owner's value for a variable that is not set.
     fn default_value(&self, spec: &Spec) -> Option<&'static str> {
         let own = self.defaults.iter().find(|(name, _)| *name == spec.name);
         own.map(|(_, value)| *value).or(spec.default_value())
     }
 
-    /// The names of other software's variables that can give this one its value.
+    /// The names of other software's variables from which this one can take its value.
     pub fn alias_names(&self, spec: &Spec) -> impl Iterator<Item = &'static str> {
         self.aliases(spec).map(|alias| alias.theirs)
     }
@@ -66,7 +66,7 @@ impl Owner {
         self.aliases.iter().copied().filter(move |alias| alias.ours == name)
     }
 
-    /// The names under which it reads the variable, the most specific first.
+    /// The names under which the owner reads the variable, the most specific first.
     pub fn names(&self, spec: &Spec) -> Vec<String> {
         let overriding =
             spec.suffix().into_iter().flat_map(|suffix| self.prefixes().map(move |prefix| format!("{prefix}{suffix}")));
@@ -82,33 +82,31 @@ pub struct Reader<'a> {
     mistakes: &'a mut Mistakes,
 }
 
-/// A value that was given, and the name that it was given under.
+/// A value, and the name under which it was set.
 struct Given {
     name: VariableName,
     text: String,
-    /// Whether the name is other software's.
-    is_alias: bool,
 }
 
 impl<'a> Reader<'a> {
-    /// Reads for `owner` what `environment` says.
+    /// Makes a reader of the `owner`'s variables in `environment`.
     pub fn new(environment: &'a Environment, owner: &'a Owner, mistakes: &'a mut Mistakes) -> Self {
         Self { environment, owner, mistakes }
     }
 
-    /// The value that was given, or the default; none without either.
+    /// Reads the value or the default; none without either.
     pub fn find<T>(&mut self, variable: &Variable<T>) -> Result<Option<T>, Noted> {
         self.find_with(variable, |text| variable.parse(text))
     }
 
-    /// The same, read by `parse`: for a value that depends on others.
+    /// Reads like [`Self::find`], but with `parse`, for a value that depends on others.
     pub fn find_with<T, U>(
         &mut self,
         variable: &Variable<T>,
         parse: impl FnOnce(&str) -> Result<U, String>,
     ) -> Result<Option<U>, Noted> {
         match (self.given(&variable.spec)?, self.owner.default_value(&variable.spec)) {
-            (Some(Given { name, text, .. }), _) => {
+            (Some(Given { name, text }), _) => {
                 parse(&text).map(Some).map_err(|rule| self.mistakes.refuse(&name, &variable.spec, &text, rule))
             }
             (None, Some(default)) => parse(default)
@@ -118,7 +116,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The value, which there must be.
+    /// Reads a value that must exist.
     pub fn get<T>(&mut self, variable: &Variable<T>) -> Result<T, Noted> {
         if let Some(value) = self.find(variable)? {
             return Ok(value);
@@ -127,26 +125,16 @@ impl<'a> Reader<'a> {
         Err(self.mistakes.refuse_name(&self.name(&variable.spec), rule))
     }
 
-    /// The secret, where one is given: in the variable, in the file that `<NAME>_FILE` names, or as a credential of systemd.
+    /// Reads the secret, if there is one, from the variable, the file that `<NAME>_FILE` names, or a credential of systemd. A more specific
+    /// name goes before all three of a more general one.
     pub fn find_secret(&mut self, variable: &SecretVariable) -> Result<Option<Secret>, Noted> {
-        let spec = &variable.spec;
-        let (value, file) = (self.given(spec)?, self.given_file(spec)?);
-        let secret = match (value, file) {
-            (Some(value), Some((file, _))) if !value.is_alias => {
-                return Err(self
-                    .mistakes
-                    .refuse_hidden(&value.name, format!("{file} is set too; keep one of the two")));
-            }
-            (Some(Given { name, text, .. }), None) => Secret::from_value(name, SecretString::from(text)),
-            (_, Some((name, path))) => self.read_file(&name, &path)?,
-            (None, None) => return Ok(None),
-        };
+        let Some(secret) = self.given_secret(&variable.spec)? else { return Ok(None) };
         (variable.check)(secret.current().expose_secret())
             .map_err(|rule| self.mistakes.refuse_hidden(secret.variable(), rule))?;
         Ok(Some(secret))
     }
 
-    /// The secret, which there must be.
+    /// Reads a secret that must exist.
     pub fn get_secret(&mut self, variable: &SecretVariable) -> Result<Secret, Noted> {
         if let Some(secret) = self.find_secret(variable)? {
             return Ok(secret);
@@ -156,7 +144,7 @@ impl<'a> Reader<'a> {
         Err(self.mistakes.refuse_name(&name, rule))
     }
 
-    /// The name that the variable was given under, else the one that the documents give it.
+    /// The name under which the variable is set, else its documented name.
     pub fn name(&self, spec: &Spec) -> VariableName {
         let given = |name: &String| self.environment.value(name, spec).is_some();
         let names = self.owner.names(spec);
@@ -165,7 +153,13 @@ impl<'a> Reader<'a> {
         found.map_or_else(|| spec.name.into(), |name| name.as_str().into())
     }
 
-    /// What was given breaks `rule`.
+    /// Whether the variable is set, even to an invalid value.
+    pub fn is_given(&self, spec: &Spec) -> bool {
+        let given = |name: &str| self.environment.value(name, spec).is_some();
+        self.owner.names(spec).iter().any(|name| given(name)) || self.owner.alias_names(spec).any(given)
+    }
+
+    /// Notes that the value of the variable breaks `rule`.
     pub fn refuse(&mut self, spec: &Spec, rule: impl Into<String>) -> Noted {
         let name = self.name(spec);
         match self.environment.value(name.as_str(), spec) {
@@ -174,7 +168,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The secret, or what may hold one, breaks `rule`.
+    /// Notes that a value that is or may contain a secret breaks `rule`.
     pub fn refuse_hidden(&mut self, name: &VariableName, rule: impl Into<String>) -> Noted {
         self.mistakes.refuse_hidden(name, rule)
     }
@@ -187,7 +181,7 @@ impl<'a> Reader<'a> {
     fn given(&mut self, spec: &Spec) -> Result<Option<Given>, Noted> {
         for name in self.owner.names(spec) {
             match self.environment.value(&name, spec) {
-                Some(Ok(text)) => return Ok(Some(Given { name: name.into(), text, is_alias: false })),
+                Some(Ok(text)) => return Ok(Some(Given { name: name.into(), text })),
                 Some(Err(_)) => return Err(self.not_text(&name.into())),
                 None => {}
             }
@@ -204,7 +198,7 @@ impl<'a> Reader<'a> {
                     };
                     let is_bare = spec.bounds.is_some() && text.bytes().all(|byte| byte.is_ascii_digit());
                     let text = if is_bare { format!("{text}s") } else { text };
-                    return Ok(Some(Given { name: theirs.into(), text, is_alias: true }));
+                    return Ok(Some(Given { name: theirs.into(), text }));
                 }
                 Some(Err(_)) => return Err(self.not_text(&theirs.into())),
                 None => {}
@@ -213,18 +207,27 @@ impl<'a> Reader<'a> {
         Ok(None)
     }
 
-    fn given_file(&mut self, spec: &Spec) -> Result<Option<(VariableName, PathBuf)>, Noted> {
-        let names = self.owner.names(spec);
-        for name in names.iter().map(|name| file_name(name)) {
-            match self.environment.path(&name) {
-                Some(Ok(path)) => return Ok(Some((name.into(), path))),
-                Some(Err(_)) => return Err(self.not_text(&name.into())),
-                None => {}
+    fn given_secret(&mut self, spec: &Spec) -> Result<Option<Secret>, Noted> {
+        for name in self.owner.names(spec) {
+            let file = VariableName::from(file_name(&name));
+            match (self.environment.value(&name, spec), self.environment.path(file.as_str())) {
+                (Some(Err(_)), _) => return Err(self.not_text(&name.into())),
+                (_, Some(Err(_))) => return Err(self.not_text(&file)),
+                (Some(Ok(_)), Some(Ok(_))) => {
+                    let rule = format!("{file} is set too; keep one of the two");
+                    return Err(self.mistakes.refuse_hidden(&name.into(), rule));
+                }
+                (Some(Ok(text)), None) => return Ok(Some(Secret::from_value(name, SecretString::from(text)))),
+                (None, Some(Ok(path))) => return self.read_file(&file, &path).map(Some),
+                (None, None) => {}
+            }
+            if let Some(path) = self.environment.credential(&name) {
+                return self.read_file(&file, &path).map(Some);
             }
         }
-        let is_given = names.iter().any(|name| self.environment.value(name, spec).is_some());
-        let credential = |name: &String| Some((file_name(name).into(), self.environment.credential(name)?));
-        Ok(if is_given { None } else { names.iter().find_map(credential) })
+        // None of our names is set, so this is other software's.
+        let given = self.given(spec)?;
+        Ok(given.map(|Given { name, text }| Secret::from_value(name, SecretString::from(text))))
     }
 
     fn not_text(&mut self, name: &VariableName) -> Noted {
@@ -247,7 +250,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Whether `path` is one, and not a secret in the wrong variable: it, or a folder on the way to it, exists.
+/// Whether `path` is a path and not a misplaced secret: it or one of its parent folders exists.
 fn is_surely_a_path(path: &Path) -> bool {
     let named = |folder: &&Path| folder.components().any(|part| matches!(part, Component::Normal(_)));
     path.ancestors().filter(named).any(Path::exists)
@@ -379,6 +382,26 @@ mod tests {
             let found = secret(pairs);
             assert_eq!((found.current().expose_secret(), found.variable().as_str()), (value, name));
         }
+    }
+
+    #[test]
+    fn a_secret_for_one_source_alone_goes_before_a_general_one_wherever_each_comes_from() {
+        let folder = tempfile::tempdir().unwrap();
+        for (file, content) in [("general", "general"), ("sectigo-audit-dd-api-key", "own"), ("own", "own")] {
+            std::fs::write(folder.path().join(file), content).unwrap();
+        }
+        let path = |file: &str| folder.path().join(file).into_os_string().into_string().unwrap();
+        let (general, own, credentials) = (path("general"), path("own"), path(""));
+        let generals = [("DD_API_KEY", "general"), ("DD_API_KEY_FILE", general.as_str())];
+        let credential = ("CREDENTIALS_DIRECTORY", credentials.as_str());
+        let owns = [credential, ("SECTIGO_AUDIT_DD_API_KEY", "own"), ("SECTIGO_AUDIT_DD_API_KEY_FILE", own.as_str())];
+        for (general, own) in generals.into_iter().flat_map(|general| owns.map(|own| (general, own))) {
+            let secret = read(&[general, own], None, |reader| reader.get_secret(&KEY)).unwrap();
+            assert_eq!(secret.current().expose_secret(), "own", "{general:?} {own:?}");
+        }
+        let both = [generals[0], generals[1], owns[1]];
+        let secret = read(&both, None, |reader| reader.get_secret(&KEY)).unwrap();
+        assert_eq!(secret.variable().as_str(), "SECTIGO_AUDIT_DD_API_KEY", "the general ones count for others only");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The variables as text: for `--help`, `.env.example` and the README.
+//! Renders the variables as text: for `auditsync variables`, `.env.example` and `docs/CONFIGURATION.md`.
 
 use std::fmt::Write as _;
 
@@ -12,27 +12,33 @@ const WIDTH: usize = 100;
 /// How far the help's second column is from the left.
 const INDENT: usize = 41;
 
-/// A blank at which no line ends.
+/// A blank at which no line may break.
 const UNBROKEN: char = '\u{a0}';
 
 const HELP_HEAD: &str = "\
-auditsync is configured by variables alone: from the environment, or from the file .env in the current folder (the environment wins).
-An empty value means: not set. Times are written as 90s, 5m or 1h 30m. Any variable that begins with AUDITSYNC_ or DD_ may be set for
-one source alone, by the source's prefix: SOURCE_AUDIT_SYNC_INTERVAL before AUDITSYNC_SYNC_INTERVAL, SOURCE_AUDIT_DD_TAGS before DD_TAGS.
+Variables configure auditsync: from the environment, or from the file .env in the current folder. The environment wins over the file.
+An empty value means that the variable is not set. A time has a unit: 90s, 5m, 1h 30m. A variable of a destination, and one that begins
+with AUDITSYNC_, can be set for one source alone. Its name then begins with the source's prefix: SOURCE_AUDIT_DD_TAGS wins over DD_TAGS,
+and SOURCE_AUDIT_SYNC_INTERVAL over AUDITSYNC_SYNC_INTERVAL.
 ";
 
 const ENV_HEAD: &str = "\
-# Copy to .env in the folder where auditsync starts. What the environment already has wins over
-# this file, and an empty value means: not set. Times are written as 90s, 5m or 1h 30m.
+# Copy this file to .env in the folder where auditsync starts. The environment wins over the file. An
+# empty value means that the variable is not set. A time has a unit: 90s, 5m, 1h 30m.
 #
-# Any variable that begins with AUDITSYNC_ or DD_ may be set for one source alone, by the source's
-# prefix: SOURCE_AUDIT_SYNC_INTERVAL before AUDITSYNC_SYNC_INTERVAL, SOURCE_AUDIT_DD_TAGS before DD_TAGS.
+# Fill in the variables of your sources and destinations. All others can stay empty.
 #
-# Put every secret in single quotes: between them everything is taken as it is. Outside of quotes,
-# $name is replaced by another variable's value, a # after a blank begins a comment, and quotes and
-# backslashes disappear: auditsync refuses a secret that would change. A secret that holds a single
-# quote or ends in a backslash goes into a file, which NAME_FILE names.
-# `docker run --env-file` knows no quotes and takes them for a part of the value: leave them out there.
+# A variable of a destination, and one that begins with AUDITSYNC_, can be set for one source alone.
+# Its name then begins with the source's prefix: SOURCE_AUDIT_DD_TAGS wins over DD_TAGS, and
+# SOURCE_AUDIT_SYNC_INTERVAL over AUDITSYNC_SYNC_INTERVAL.
+#
+# Put every secret in single quotes: between them auditsync takes every character as it is. Outside
+# quotes, $name becomes the value of another variable, a # after a blank begins a comment, and quotes
+# and backslashes disappear. auditsync refuses a secret that these rules would change. If a secret
+# contains a single quote or ends in a backslash, put it into a file and name the file in NAME_FILE.
+# `docker run --env-file` does not know quotes and keeps them as part of the value: leave them out there.
+#
+# docs/CONFIGURATION.md describes all of this.
 ";
 
 /// One row of a table.
@@ -40,11 +46,11 @@ struct Row {
     name: String,
     help: String,
     preset: Preset,
-    /// Whether it may come from a file instead.
+    /// Whether a file may hold the value instead.
     has_file: bool,
 }
 
-/// The rows of a component: one a variable, and a second one for the file of a secret.
+/// The rows of a section: one for each variable, and a second one for the file of a secret.
 fn rows(section: &Section) -> Vec<Row> {
     section
         .variables
@@ -58,12 +64,12 @@ fn row(spec: &Spec) -> Row {
 }
 
 fn file_row(spec: &Spec) -> Row {
-    let help = format!("File that holds {}, read again on SIGHUP and when the secret is rejected.", spec.name);
+    let help = format!("File that holds {}. {}", spec.name, spec.renewal);
     Row { name: file_name(spec.name), help, preset: Preset::Nothing, has_file: false }
 }
 
 impl Row {
-    /// What stands in brackets behind the help.
+    /// The remark in brackets after the help.
     fn remark(&self) -> Option<String> {
         match self.preset {
             Preset::Required if self.has_file => Some(format!("required, here or in {}", file_name(&self.name))),
@@ -75,7 +81,7 @@ impl Row {
     }
 }
 
-/// The variables of `sections` as the last part of `--help`, up to 100 columns wide.
+/// Renders the variables of `sections` for `auditsync variables`, up to 100 columns wide.
 pub fn help_text(sections: &[Section]) -> String {
     let mut text = wrap(&HELP_HEAD.replace('\n', " "), WIDTH).join("\n").trim_end().to_owned() + "\n";
     for section in sections {
@@ -92,7 +98,7 @@ pub fn help_text(sections: &[Section]) -> String {
     text
 }
 
-/// The content of `.env.example`.
+/// Renders `.env.example`.
 pub fn env_example(sections: &[Section]) -> String {
     let mut text = ENV_HEAD.to_owned();
     for section in sections {
@@ -119,11 +125,11 @@ pub fn env_example(sections: &[Section]) -> String {
     text
 }
 
-/// The tables of the README, one a component, in Markdown.
+/// Renders the tables of `docs/CONFIGURATION.md`, one for each component, in Markdown.
 pub fn tables(sections: &[Section]) -> String {
     let mut text = String::new();
     for section in sections {
-        let _ = write!(text, "\n**{}**\n\n| variable | what it does | default |\n|---|---|---|\n", section.title);
+        let _ = write!(text, "\n### {}\n\n| variable | what it does | default |\n|---|---|---|\n", section.title);
         for row in rows(section) {
             let default = match row.preset {
                 Preset::Value(value) => format!("`{value}`"),
@@ -136,7 +142,7 @@ pub fn tables(sections: &[Section]) -> String {
     text
 }
 
-/// Breaks `text` at blanks into lines of at most `width` characters, longer words excepted.
+/// Breaks `text` at blanks into lines of at most `width` characters; a longer word gets a line of its own.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ') {

@@ -1,12 +1,12 @@
-//! Names that look as if they were meant for us: a misspelt variable otherwise has no effect, silently.
+//! Warns about names that look like misspelt variables of ours. Otherwise a misspelt variable would silently have no effect.
 
 use super::variable::SHARED_PREFIX;
 
-/// Names of other Datadog software that are one letter from one of ours.
+/// Variables of other Datadog software with a name one letter from one of ours.
 const NEIGHBOURS: &[&str] = &["DD_APP_KEY"];
 
-/// What to say about the variable `name` that nothing reads, if anything. `names` are all that could be read, and all that begins with one
-/// of `prefixes` is ours alone.
+/// The warning about the variable `name`, which nothing reads; none if it does not look like ours. `names` are all names that can be
+/// read. A name that begins with one of `prefixes` can only be ours.
 pub(super) fn warning(name: &str, names: &[String], prefixes: &[String]) -> Option<String> {
     let upper = name.to_ascii_uppercase();
     let nearest = nearest(&upper, names);
@@ -14,22 +14,22 @@ pub(super) fn warning(name: &str, names: &[String], prefixes: &[String]) -> Opti
         let hint = nearest.map(|nearest| format!("; did you mean {nearest}?")).unwrap_or_default();
         return Some(format!("{name} is set, but there is no such variable{hint}"));
     }
-    // Other programs have variables with the same beginning: only a near miss is worth a word.
+    // Other programs have variables that begin like ours, so only a near miss is worth a warning.
     let nearest = nearest.filter(|nearest| is_related(&upper, nearest) && !NEIGHBOURS.contains(&name))?;
     Some(format!("{name} is set, but nothing here reads it; did you mean {nearest}?"))
 }
 
-/// Whether both begin with the same word, and more than that word is alike.
+/// Whether both begin with the same word, and `name` has more than that word.
 fn is_related(name: &str, other: &str) -> bool {
     name.split('_').next() == other.split('_').next() && name.contains('_')
 }
 
-/// The name among `names` that is nearly `name`.
+/// The name in `names` that is most like `name`, if any is nearly the same.
 fn nearest<'a>(name: &str, names: &'a [String]) -> Option<&'a str> {
     let first = name.split_inclusive('_').next()?;
     let related = names.iter().filter(|other| other.starts_with(first));
     let (distance, nearest) = related.map(|other| (strsim::osa_distance(name, other), other.as_str())).min()?;
-    // A short name has many neighbours. What all names of a source begin with says nothing.
+    // A short name has many neighbours, so its limit is low. The prefix that all names of a source share does not count.
     let own = nearest.rsplit_once(super::variable::SOURCE_INFIX).map_or(&nearest[first.len()..], |(_, own)| own);
     (distance <= (own.len() / 4).clamp(1, 4)).then_some(nearest)
 }

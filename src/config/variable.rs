@@ -1,118 +1,123 @@
-//! What a variable is: declared once, as a constant beside the code that reads it.
+//! The declaration of a variable, as one constant beside the code that reads it.
 //!
-//! A [`Variable`] knows its name, its default, its bounds, its help, and how its text becomes a value. The help, the tables, `.env.example`, the
-//! search for misspelt names and the list of secret files all come from these constants.
+//! A [`Variable`] has its name, default, bounds and help, and the function that parses its text. The help, the tables, `.env.example`,
+//! the search for misspelt names and the list of secret files all come from these constants.
 
 use std::time::Duration;
 
 use super::parse::{self, Bounds};
 
-/// A variable whose value is a `T`.
+/// A variable with a value of the type `T`.
 #[derive(Debug, Clone, Copy)]
 pub struct Variable<T: 'static> {
-    /// What the tables show of it.
+    /// The part of the declaration that the tables show.
     pub spec: Spec,
     parse: fn(&str, &Spec) -> Result<T, String>,
 }
 
-/// A variable that carries a secret, here or in the file that `<NAME>_FILE` names.
+/// A variable that carries a secret, itself or in the file that `<NAME>_FILE` names.
 #[derive(Debug, Clone, Copy)]
 pub struct SecretVariable {
-    /// What the tables show of it.
+    /// The part of the declaration that the tables show.
     pub spec: Spec,
     pub(super) check: fn(&str) -> Result<(), String>,
 }
 
-/// What the tables show of a variable.
+/// The part of a variable's declaration that the tables show.
 #[derive(Debug, Clone, Copy)]
 pub struct Spec {
-    /// Its whole name, where nothing overrides it.
+    /// The whole name, without a source's prefix.
     pub name: &'static str,
-    /// Who may override it.
+    /// The scope, which decides whether a source's prefix may override it.
     pub scope: Scope,
-    /// What holds where it is not set.
+    /// The value if the variable is not set.
     pub preset: Preset,
-    /// Whether its value is never shown, and may come from a file.
+    /// Whether the value is never shown and may come from a file.
     pub secret: bool,
-    /// What a time may be.
+    /// When auditsync reads the file of a secret again, as a sentence.
+    pub renewal: &'static str,
+    /// The bounds of a time.
     pub bounds: Option<Bounds>,
-    /// What it does, for an operator: a sentence or two.
+    /// One or two sentences for an operator.
     pub help: &'static str,
 }
 
-/// A name under which other software has the value of one of our variables. It counts where ours is not set, and only for the source that
-/// declares it. A time without a unit is in seconds.
+/// Another software's name for one of our variables. It counts if ours is not set, and only for the source that declares it. A time
+/// without a unit is in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Alias {
     /// The other software's name.
     pub theirs: &'static str,
     /// The whole name of our variable.
     pub ours: &'static str,
-    /// What ours becomes.
+    /// How our value follows from theirs.
     pub becomes: Becomes,
 }
 
-/// The value of our variable where the other software's is set.
+/// The value of our variable if the other software's is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Becomes {
-    /// The same.
+    /// The same value.
     Same,
-    /// The folder of the key that theirs names; empty where it has none.
+    /// The folder part of the object key in theirs; empty if it has none.
     ItsFolder,
-    /// This one, whatever theirs is.
+    /// This value, regardless of theirs.
     Fixed(&'static str),
 }
 
 impl Alias {
-    /// Their variable has the value of ours.
+    /// An alias with the same value.
     pub const fn same(theirs: &'static str, ours: &'static str) -> Self {
         Self { theirs, ours, becomes: Becomes::Same }
     }
 }
 
-/// Whose variable it is.
+/// The scope of a variable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// One kind of source: `<SOURCE>_AUDIT_…`.
+    /// A variable of one kind of source: `<SOURCE>_AUDIT_…`.
     Source,
-    /// Every pipeline: `AUDITSYNC_…`, or with a source's prefix for its pipelines alone.
+    /// A variable for every pipeline: `AUDITSYNC_…`, or with a source's prefix only for that source's pipelines.
     Shared,
-    /// The process: `AUDITSYNC_…`, or with the source's prefix where only one source runs.
+    /// A variable for the process: `AUDITSYNC_…`, or with the source's prefix if only one source runs.
     Process,
-    /// A destination, under its own name, or with a source's prefix for its pipelines alone.
+    /// A variable of a destination, under its own name, or with a source's prefix only for that source's pipelines.
     Destination,
-    /// Another program: read under this name alone.
+    /// A variable of another program, read only under this name.
     Foreign,
 }
 
-/// What holds where a variable is not set.
+/// The value of a variable that is not set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preset {
-    /// Nothing works without a value.
+    /// None: the value is required.
     Required,
-    /// Nothing.
+    /// None: the value is optional.
     Nothing,
-    /// This text, as if it had been given.
+    /// This text, as if the variable were set to it.
     Value(&'static str),
-    /// A value that is found at the start, in words.
+    /// A value that the program finds out at the start. The text describes it.
     Derived(&'static str),
 }
 
-/// What the names of shared variables begin with.
+/// The beginning of the names of shared variables.
 pub(super) const SHARED_PREFIX: &str = "AUDITSYNC_";
 
-/// What stands between the name of a source and the name of its variable.
+/// The part between the name of a source and the name of its variable.
 pub(super) const SOURCE_INFIX: &str = "_AUDIT_";
 
-/// What follows the name of a secret in the name of the variable for its file.
+/// The end of the name of the variable for a secret's file.
 pub(super) const FILE_SUFFIX: &str = "_FILE";
+
+/// The sentence for the secrets that a server can reject.
+const RENEWED_WHEN_REJECTED: &str = "auditsync re-reads it on SIGHUP and when a server rejects the secret.";
 
 impl Spec {
     const fn new(scope: Scope, name: &'static str, preset: Preset, help: &'static str) -> Self {
-        Self { name, scope, preset, secret: false, bounds: None, help }
+        Self { name, scope, preset, secret: false, renewal: RENEWED_WHEN_REJECTED, bounds: None, help }
     }
 
-    /// The part of the name that a source's prefix is put before; none where no prefix is.
+    /// The part of the name that follows a source's prefix; none if it takes no prefix.
     pub fn suffix(&self) -> Option<&'static str> {
         match self.scope {
             Scope::Source => self.name.split_once(SOURCE_INFIX).map(|(_, suffix)| suffix),
@@ -122,7 +127,7 @@ impl Spec {
         }
     }
 
-    /// The text that holds where it is not set.
+    /// The default text.
     pub const fn default_value(&self) -> Option<&'static str> {
         match self.preset {
             Preset::Value(value) => Some(value),
@@ -130,12 +135,12 @@ impl Spec {
         }
     }
 
-    /// Whether nothing works without it.
+    /// Whether the variable must be set.
     pub const fn is_required(&self) -> bool {
         matches!(self.preset, Preset::Required)
     }
 
-    /// The name of the variable for its file, where it is a secret.
+    /// The name of the variable for the file of a secret; none for other variables.
     pub fn file(&self) -> Option<String> {
         self.secret.then(|| format!("{}{FILE_SUFFIX}", self.name))
     }
@@ -155,7 +160,7 @@ fn capitalised(text: &str) -> String {
 }
 
 impl<T> Variable<T> {
-    /// A variable that is read by `parse`, whose error is the rule that the text breaks.
+    /// A variable that `parse` parses. Its error is the rule that the text breaks.
     pub const fn new(
         scope: Scope,
         name: &'static str,
@@ -172,7 +177,7 @@ impl<T> Variable<T> {
 }
 
 impl Variable<String> {
-    /// A variable that takes any text.
+    /// A variable with any text.
     pub const fn text(scope: Scope, name: &'static str, preset: Preset, help: &'static str) -> Self {
         Self::new(scope, name, preset, |text, _| Ok(text.to_owned()), help)
     }
@@ -186,7 +191,7 @@ impl Variable<bool> {
 }
 
 impl Variable<Duration> {
-    /// A time within `bounds`, which the help shows.
+    /// A variable with a time within `bounds`, which the help shows.
     pub const fn time(
         scope: Scope,
         name: &'static str,
@@ -205,12 +210,12 @@ impl Variable<Duration> {
 }
 
 impl SecretVariable {
-    /// A secret of any text.
+    /// A secret with any text.
     pub const fn new(scope: Scope, name: &'static str, preset: Preset, help: &'static str) -> Self {
         Self::checked(scope, name, preset, |_| Ok(()), help)
     }
 
-    /// A secret that passes `check`, whose answer must not quote it.
+    /// A secret that must pass `check`. The error of `check` must not quote the secret.
     pub const fn checked(
         scope: Scope,
         name: &'static str,
@@ -221,6 +226,13 @@ impl SecretVariable {
         let mut spec = Spec::new(scope, name, preset, help);
         spec.secret = true;
         Self { spec, check }
+    }
+
+    /// Replaces the sentence about the secret's file, for a secret that auditsync presents to no server.
+    #[must_use]
+    pub const fn renewed(mut self, sentence: &'static str) -> Self {
+        self.spec.renewal = sentence;
+        self
     }
 }
 

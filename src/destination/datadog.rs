@@ -25,7 +25,7 @@ use crate::secret::Secret;
 use crate::telemetry::liveness::Heartbeat;
 use crate::variable_name::VariableName;
 use client::Client;
-use entry::{EntryWriter, Form};
+use entry::{EntryWriter, Form, RecordPlace};
 use error::Error;
 use ledger::{Ledger, Work};
 use packing::Batches;
@@ -50,24 +50,24 @@ mod tags;
 mod text;
 pub(crate) mod variables;
 
-/// The destination in the registry.
+/// The destination's entry in the registry.
 pub const KIND: Kind = Kind {
     name: "datadog",
     title: "Datadog",
     variables: variables::VARIABLES,
-    oldest: Some(entry::OLDEST_TAKEN),
+    oldest: Some(entry::OLDEST),
     read: |reader, source| {
         let settings = variables::settings(&source.product, reader)?;
-        let (key, record_key) = (settings.api_key.clone(), source.product.name);
+        let (key, place) = (settings.api_key.clone(), RecordPlace::of(&source.product));
         let build = move |context: &Context| -> Arc<dyn Destination> {
-            Arc::new(Datadog::new(settings.clone(), record_key, context))
+            Arc::new(Datadog::new(settings.clone(), place, context))
         };
         Ok(Configured::new(build).with_secrets([key]))
     },
     preview: |reader, source| {
-        let (labels, record_key) = (variables::labels(&source.product, reader)?, source.product.name);
+        let (labels, place) = (variables::labels(&source.product, reader)?, RecordPlace::of(&source.product));
         Ok(Configured::new(move |context: &Context| -> Arc<dyn Destination> {
-            let entries = EntryWriter::new(&labels, record_key);
+            let entries = EntryWriter::new(&labels, place);
             Arc::new(Printer::to_stdout(context.metrics.clone(), move |out, event, now| {
                 let marks = entries.write(out, event, Form::Whole, now);
                 Tally { restamped: usize::from(marks.restamped), truncated: usize::from(marks.cut), ..Tally::default() }
@@ -77,17 +77,17 @@ pub const KIND: Kind = Kind {
     archive: None,
 };
 
-/// Requests under way at a time: a page of 5000 records takes five, and should take one round.
+/// The most requests under way at a time. A page of 5000 records takes five requests, which can then all go at once.
 const IN_FLIGHT: usize = 8;
 
-/// What is needed to send to the intake.
+/// The settings of the intake.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The intake's base address; `/api/v2/logs` is added to it.
     pub intake_url: Url,
-    /// Who answers there.
+    /// Whose intake it is, which decides what its answers mean.
     pub intake: Intake,
-    /// The variable that decided on `intake_url`, named when the address proves wrong.
+    /// The variable that chose `intake_url`; messages name it when the address proves wrong.
     pub intake_variable: VariableName,
     /// The Datadog site, such as `datadoghq.com`.
     pub site: String,
@@ -117,9 +117,9 @@ pub struct Labels {
 /// How request bodies are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
-    /// The documented one.
+    /// gzip, which Datadog documents.
     Gzip,
-    /// Smaller and cheaper; taken by the intake, though not documented.
+    /// zstd: smaller and cheaper. The intake accepts it, though Datadog does not document it.
     Zstd,
     /// None, for a relay on the same machine.
     Identity,
@@ -140,9 +140,9 @@ impl Compression {
 pub struct Datadog(Arc<Client>);
 
 impl Datadog {
-    /// A destination for the pipeline of `context` that puts records under `record_key`.
-    pub fn new(settings: Settings, record_key: &'static str, context: &Context) -> Self {
-        Self(Arc::new(Client::new(settings, record_key, context)))
+    /// Makes the destination of the pipeline in `context`. It puts records at `place` in their entries.
+    pub fn new(settings: Settings, place: impl Into<RecordPlace>, context: &Context) -> Self {
+        Self(Arc::new(Client::new(settings, place.into(), context)))
     }
 }
 
@@ -163,7 +163,7 @@ impl Destination for Datadog {
     async fn check(&self, now: LocalTime) -> Vec<Check> {
         let key = match self.0.check_key().await {
             Ok(()) => Check::works("API key", "valid"),
-            // The API is another host than the intake. A firewall may block it alone, and nothing else needs it.
+            // The API is another host than the intake. A firewall may block it alone, and delivery does not need it.
             Err(error) if matches!(error.class(), Class::Retryable { .. }) => {
                 Check::unknown("API key", Chain(&error).to_string())
             }
@@ -182,7 +182,7 @@ struct Sending {
     client: Arc<Client>,
     page: PageNumber,
     work: Work,
-    /// Bodies that were made ahead of the first attempt.
+    /// Batches packed ahead of the first attempt.
     prepared: Option<Batches>,
 }
 
@@ -194,7 +194,7 @@ impl Delivery for Sending {
         let events = Arc::clone(self.work.progress.events());
         let prepared = self.prepared.take().filter(|batches| batches.are_fresh(sent_at));
         let ledger = Ledger::of(&mut self.work, heart, &client.metrics);
-        // What an attempt before this one still had to write is outstanding, and not to be sent.
+        // Dead letters that an earlier attempt could not write: their events are outstanding, but must not be sent.
         client.write_letters(&ledger, &events, sent_at).await?;
         let batches = prepared.unwrap_or_else(|| Batches::begin(&client.packer, &events, &ledger.undoubted(), sent_at));
         let written_for = batches.written_for();

@@ -1,30 +1,31 @@
 //! The HTTP inputs of Fluentd (`docs.fluentd.org/input/http`) and Fluent Bit (`docs.fluentbit.io`, inputs, HTTP).
 //!
-//! Events go as JSON arrays under `application/json`, the one form that both take as a batch, or one a request. The path of the address is
-//! the tag. One request is made at a time, so that the order is kept.
+//! Events go as JSON arrays under `application/json`, the one form that both take as a batch, or as one object per
+//! request. The path of the address is the tag. Only one request is under way at a time, which keeps the order.
 //!
 //! | module | job |
 //! |---|---|
 //! | `record` | one event as an object that no receiver drops |
 //! | `batch` | request bodies |
-//! | `client` | one request, and what its answer means |
-//! | `sending` | the delivery of a page: halving what is refused |
+//! | `client` | one request, and the meaning of its answer |
+//! | `sending` | the delivery of a page; halves refused batches |
 //! | `evidence` | whether a refused record is at fault, or the receiver |
 //! | `guide` | what `auditsync certs` prints |
 //!
 //! # Ways to lose events with a 200
 //!
-//! A receiver answers 200 when its router has taken the records. These losses behind a 200 are known; `docs/FLUENTD.md` tells operators.
+//! A receiver answers 200 when its router has taken the records. The table lists the known ways to lose them after
+//! that; `docs/FLUENTD.md` tells operators.
 //!
 //! | loss | here |
 //! |---|---|
-//! | malformed JSON is dropped | impossible: what is sent is valid JSON, see `record` |
-//! | a record in an array that is not an object is skipped | impossible: only objects are sent |
-//! | the parser takes `time` away, and the fraction of the second with it | the time is kept under `evt_time`, too |
-//! | an empty tag that no match rule takes | impossible: an address without a path is refused |
+//! | malformed JSON is dropped | impossible: auditsync sends valid JSON only, see `record` |
+//! | a record in an array that is not an object is skipped | impossible: auditsync sends objects only |
+//! | the parser removes `time`, and loses the fraction of the second | auditsync sends the time under `evt_time`, too |
+//! | no match rule takes an empty tag | impossible: the configuration refuses an address without a path |
 //! | a memory buffer is lost in a crash of the receiver | documented: `<buffer>` with `@type file` in the output |
-//! | a `<buffer>` in `<source>` has no effect | documented, and not in what `auditsync certs` prints |
-//! | no match rule takes the tag | documented, and said by `check` |
+//! | a `<buffer>` in `<source>` has no effect | documented; `auditsync certs` prints it in the output |
+//! | no match rule takes the tag | documented, and `check` says so |
 
 use std::sync::Arc;
 
@@ -55,7 +56,7 @@ mod record;
 mod sending;
 pub(crate) mod variables;
 
-/// The destination in the registry.
+/// The destination's entry in the registry.
 pub const KIND: Kind = Kind {
     name: "fluentd",
     title: "Fluentd and Fluent Bit",
@@ -71,21 +72,21 @@ pub const KIND: Kind = Kind {
     archive: None,
 };
 
-/// What is needed to send.
+/// The settings of the receiver.
 #[derive(Debug, Clone)]
 struct Settings {
-    /// Where events go; the path is the tag.
+    /// The address of the receiver; its path is the tag.
     url: Url,
     url_variable: VariableName,
-    /// Where events of recorded sessions go, `.<id>.log` being added; none: to `url`.
+    /// The address for events of recorded sessions, to which `.<id>.log` is added; none sends them to `url`.
     session_url: Option<Url>,
     session_variable: VariableName,
     tls: Tls,
     ca_variable: VariableName,
     certificate_variable: VariableName,
-    /// Most events in a request.
+    /// The most events in a request.
     records: usize,
-    /// Largest body of several events before compression, in bytes.
+    /// The largest body of several events before compression, in bytes.
     bytes: usize,
     compression: Compression,
     compression_variable: VariableName,
@@ -94,9 +95,9 @@ struct Settings {
 /// How request bodies are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Compression {
-    /// Not at all: what every version takes.
+    /// No compression, which every version takes.
     None,
-    /// Fluentd, and Fluent Bit from 2.2.1 on.
+    /// gzip, which Fluentd takes, and Fluent Bit from 2.2.1 on.
     Gzip,
 }
 
@@ -152,15 +153,15 @@ impl Destination for Fluentd {
         }
         checks.push(Check::unknown(
             "delivery",
-            "an accepted event is in the receiver's buffer at most: look at the end of its outputs for the event with \"auditsync\":\"check\". \
-             If it is not there, no match rule takes the tag, or the <parse> section dropped it",
+            "the receiver may only have buffered the accepted event: look for the event with \"auditsync\":\"check\" at the end of its \
+             outputs. If it is not there, no match rule takes the tag, or the <parse> section dropped it",
         ));
         checks
     }
 }
 
 impl Client {
-    /// The receiver refuses whatever is sent; `record` is one that it refused.
+    /// Makes the error for a receiver that refuses every record; `record` is one that it refused.
     fn refuses_all(&self, address: Address, reason: String, record: Option<&[u8]>) -> Error {
         let mut hint = String::new();
         if record.is_some_and(record::has_time_as_text) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use tokio::task::JoinHandle;
 
 use super::{Acknowledged, Delivery, Destination, Shipment, Tally};
 use crate::clock::LocalTime;
@@ -15,7 +16,7 @@ use crate::failure::{Class, Failure};
 use crate::telemetry::liveness::Heartbeat;
 use crate::telemetry::metrics::Metrics;
 
-/// Appends the line of an event to a buffer, without its line end, and says what had to be changed.
+/// Appends an event's line to a buffer, without its line end, and counts what it had to change.
 type Format = dyn Fn(&mut Vec<u8>, &Event, Timestamp) -> Tally + Send + Sync;
 
 /// Prints each event as one line and acknowledges a page when all of it is written and flushed.
@@ -27,7 +28,7 @@ pub struct Printer {
 }
 
 impl Printer {
-    /// Prints each event to `out`, formatted by `format`. Messages call it `location`.
+    /// Prints each event to `out`, formatted by `format`. Messages name the output as `location`.
     pub fn new(
         location: &'static str,
         metrics: Metrics,
@@ -57,7 +58,7 @@ struct Unwritten {
 
 impl From<Unwritten> for Failure {
     fn from(error: Unwritten) -> Self {
-        // A part of the lines may be written: a retry would print them twice.
+        // Some lines may have been written: a retry would print them twice.
         Self::new(Class::Closed, error)
     }
 }
@@ -71,7 +72,7 @@ impl Destination for Printer {
     fn open(&self, shipment: Shipment, _now: Timestamp) -> Box<dyn Delivery> {
         let (format, out) = (Arc::clone(&self.format), Arc::clone(&self.out));
         let (location, metrics) = (self.location, self.metrics.clone());
-        Box::new(Printing { location, format, out, metrics, shipment, tally: Tally::default() })
+        Box::new(Printing { location, format, out, metrics, shipment, writing: None, tally: Tally::default() })
     }
 
     async fn check(&self, _now: LocalTime) -> Vec<Check> {
@@ -85,6 +86,8 @@ struct Printing {
     out: Arc<Mutex<dyn Write + Send>>,
     metrics: Metrics,
     shipment: Shipment,
+    /// The writing of the lines. It goes on if the call that began it is dropped, and the next call waits for its end.
+    writing: Option<JoinHandle<io::Result<Tally>>>,
     tally: Tally,
 }
 
@@ -93,15 +96,18 @@ impl Delivery for Printing {
     async fn attempt(&mut self, now: Timestamp, _heart: &Heartbeat) -> Result<Acknowledged, Failure> {
         let (format, events, out) =
             (Arc::clone(&self.format), Arc::clone(&self.shipment.events), Arc::clone(&self.out));
-        // The reader of a pipe may be slow.
-        let printing = tokio::task::spawn_blocking(move || {
-            let (lines, tally) = lines(format.as_ref(), &events, now);
-            let mut out = out.lock();
-            out.write_all(&lines)?;
-            out.flush()?;
-            Ok(tally)
+        let writing = self.writing.get_or_insert_with(|| {
+            // The reader of a pipe may be slow.
+            tokio::task::spawn_blocking(move || {
+                let (lines, tally) = lines(format.as_ref(), &events, now);
+                let mut out = out.lock();
+                out.write_all(&lines)?;
+                out.flush()?;
+                Ok(tally)
+            })
         });
-        let printed: io::Result<Tally> = printing.await.map_err(io::Error::other).flatten();
+        let printed = writing.await.map_err(io::Error::other).flatten();
+        self.writing = None;
         self.tally = printed.map_err(|cause| Unwritten { location: self.location, cause })?;
         let Tally { accepted, restamped, truncated, .. } = self.tally;
         let newest = self.shipment.events.iter().filter_map(Event::time).max();
@@ -112,9 +118,14 @@ impl Delivery for Printing {
     fn tally(&self) -> Tally {
         self.tally
     }
+
+    fn has_begun(&self) -> bool {
+        self.writing.is_some() || self.tally.settled() > 0
+    }
 }
 
-/// Ends the line that begins at `start`. A line end in a record stands between its tokens, where a blank means the same.
+/// Ends the line that begins at `start`. A line end inside a record can only stand between two JSON tokens, where a
+/// blank means the same.
 pub(super) fn end_line(lines: &mut Vec<u8>, start: usize) {
     for byte in lines[start..].iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')) {
         *byte = b' ';
@@ -137,6 +148,7 @@ fn lines(format: &Format, events: &[Event], now: Timestamp) -> (Vec<u8>, Tally) 
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use futures_util::FutureExt as _;
 
     use super::*;
     use crate::destination::PageNumber;
@@ -187,6 +199,19 @@ mod tests {
         assert_eq!(acknowledged, Acknowledged::up_to(PageNumber(7)));
         assert_eq!(String::from_utf8(written.lock().clone()).unwrap(), "{\"a\": 1}\n{  }\n");
         assert_eq!(delivery.tally().accepted, 2);
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_dropped_while_it_prints_does_not_print_the_page_again() {
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let printer = Printer::new("a buffer", Metrics::of(&"here:there".into()), Shared(Arc::clone(&written)), raw);
+        let mut delivery = printer.open(shipment(&["{}"]), Timestamp::UNIX_EPOCH);
+        let reader_is_slow = written.lock();
+        let dropped = delivery.attempt(Timestamp::UNIX_EPOCH, &Heartbeat::default()).now_or_never();
+        assert!(dropped.is_none() && delivery.has_begun());
+        drop(reader_is_slow);
+        delivery.attempt(Timestamp::UNIX_EPOCH, &Heartbeat::default()).await.unwrap();
+        assert_eq!(String::from_utf8(written.lock().clone()).unwrap(), "{}\n");
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! How far the delivery of a page has come: what is still outstanding, and what became of the rest.
+//! The progress of a page's delivery: which events are outstanding, and what became of the others.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -33,28 +33,28 @@ impl Progress {
         &self.outstanding
     }
 
-    /// Takes `range` from what is still to be sent.
+    /// Removes `range` from the outstanding events.
     pub fn settle(&mut self, range: &Range<usize>) {
         let around = |open: &Range<usize>| [open.start..open.end.min(range.start), open.start.max(range.end)..open.end];
         self.outstanding = self.outstanding.iter().flat_map(around).filter(|open| !open.is_empty()).collect();
     }
 
-    /// Adds what a request achieved.
+    /// Adds the counts of one request.
     pub fn count(&mut self, tally: Tally) {
         self.tally += tally;
     }
 
-    /// Notes that a request with so many events was never answered: the destination may have accepted them.
+    /// Notes that a request with this many events was never answered: the destination may have accepted them.
     pub fn note_unanswered(&mut self, events: usize) {
         self.unanswered = self.unanswered.saturating_add(events);
     }
 
-    /// How many events the requests without an answer carried. An event that was in two of them counts twice.
+    /// The number of events in requests without an answer. An event that was in two of them counts twice.
     pub fn unanswered(&self) -> usize {
         self.unanswered
     }
 
-    /// What was achieved so far.
+    /// The counts so far.
     pub fn tally(&self) -> Tally {
         self.tally
     }

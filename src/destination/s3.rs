@@ -1,13 +1,14 @@
-//! An archive in an S3 bucket that proves itself: compressed NDJSON objects, and a chain of manifests over them.
+//! An archive in an S3 bucket that can prove itself: compressed NDJSON objects, and a chain of manifests over them.
 //!
-//! Events are gathered into an object until it is large or old enough, or the process stops. Then the object is written, then its manifest,
-//! and only then the pages in it are acknowledged. A manifest is written with `If-None-Match` under its number, so each number has one
-//! writer. It holds the SHA-256 of the object, the SHA-256 of the manifest before it, and the cursor behind the object. The state holds the
-//! SHA-256 of the newest manifest.
+//! The archiver gathers events into an object until the object is large or old enough, or the process stops. It writes
+//! the object, then its manifest, and only then acknowledges the pages in it. It writes each manifest with
+//! `If-None-Match` under its number, so each number has one writer. A manifest holds the SHA-256 of the object, the
+//! SHA-256 of the manifest before it, and the cursor after the object. The state holds the SHA-256 of the newest
+//! manifest.
 //!
 //! | killed between | the next start |
 //! |---|---|
-//! | object and manifest | gathers the rows again, into an object of another name, and deletes the first one once it has its manifest |
+//! | object and manifest | gathers the rows again, into an object of another name; deletes the first object when the new one has its manifest |
 //! | manifest and state | adopts the manifest: it continues from the cursor in it |
 //!
 //! | module | job |
@@ -15,8 +16,8 @@
 //! | `bucket`, `upload` | one request to S3, and what its answer means |
 //! | `layout` | the keys |
 //! | `encoder`, `object` | gathering rows, and writing the object |
-//! | `manifest` | what is written about an object |
-//! | `chain` | the manifests so far: finding their end, and adding one |
+//! | `manifest` | the record of an object, and its place in the chain |
+//! | `chain` | the manifests so far: finds their end, and adds one |
 //! | `gathering` | the delivery of a page |
 //! | `check`, `verify` | `auditsync check` and `auditsync verify` |
 
@@ -50,7 +51,6 @@ use object::Object;
 mod bucket;
 mod chain;
 mod check;
-mod digest;
 mod encoder;
 mod error;
 mod gathering;
@@ -61,7 +61,7 @@ mod upload;
 pub(crate) mod variables;
 mod verify;
 
-/// The destination in the registry.
+/// The destination's entry in the registry.
 pub const KIND: Kind = Kind {
     name: "s3",
     title: "Archive in S3",
@@ -82,21 +82,21 @@ pub const KIND: Kind = Kind {
     }),
 };
 
-/// What is needed to write an archive.
+/// The settings of an archive.
 #[derive(Debug, Clone)]
 struct Settings {
     bucket: String,
-    /// What all keys begin with, without a slash at either end; may be empty.
+    /// The beginning of all keys, without a slash at either end; may be empty.
     prefix: String,
-    /// How the rest of an object's key is made.
+    /// The template for the rest of an object's key.
     template: Template,
     force_path_style: bool,
-    /// Without it, as the bucket is set.
+    /// The encryption; none for the bucket's default.
     encryption: Option<Encryption>,
-    /// Of the objects. Manifests are read at each start, so they have the store's usual class.
+    /// The storage class of objects. Each start reads manifests, so they have the store's usual class.
     storage_class: Option<StorageClass>,
     compression: Compression,
-    /// The size of an object before compression from which it is closed.
+    /// The size before compression from which an object is closed.
     max_size: ByteSize,
     /// The age of an object at which it is closed.
     max_age: Duration,
@@ -126,17 +126,17 @@ struct Archiver {
     max_size: ByteSize,
     max_age: Duration,
     state: tokio::sync::Mutex<State>,
-    /// When the object that is open has to be closed.
+    /// The time by which the open object must be closed.
     due: Mutex<Option<Instant>>,
 }
 
-/// What is known of the archive, and what is gathered for it.
+/// The archive as far as it is known, and the rows gathered for it.
 #[derive(Default)]
 struct State {
-    /// None before the first start of the pipeline.
+    /// None until the pipeline has started once.
     chain: Option<Chain>,
     object: Option<Object>,
-    /// Objects of earlier attempts at the next manifest. They go when that manifest is written.
+    /// Objects of earlier attempts at the next manifest. The archiver deletes them when it has written that manifest.
     leftovers: Vec<String>,
 }
 
@@ -163,7 +163,7 @@ impl Archiver {
         self.bucket.location(self.layout.prefix())
     }
 
-    /// Writes the object that is open, and its manifest. A call may be dropped at any await and made again.
+    /// Writes the open object and its manifest. The caller may drop the call at any await, and repeat it.
     async fn close(&self, state: &mut State) -> Result<Acknowledged, Error> {
         let (Some(object), Some(chain)) = (&mut state.object, &mut state.chain) else {
             return Ok(Acknowledged::default());
@@ -176,7 +176,7 @@ impl Archiver {
             self.bucket.delete_leftover(key).await?;
             state.leftovers.pop();
         }
-        // From here on nothing is awaited.
+        // No await may follow: a dropped call must not leave these changes half done.
         let mark = chain.added(&manifest)?;
         tracing::debug!(
             object = manifest.object,
@@ -192,7 +192,7 @@ impl Archiver {
         Ok(Acknowledged { up_to: Some(page), mark: Some(mark) })
     }
 
-    /// Forgets what is gathered.
+    /// Forgets the gathered rows.
     fn forget(self: &Arc<Self>, state: &mut State) {
         *self.due.lock() = None;
         state.leftovers.clear();
@@ -238,7 +238,7 @@ impl Destination for S3 {
     }
 
     fn discard(&self) {
-        // Nobody else holds it: the deliveries are dropped. Otherwise the next start forgets what is gathered.
+        // The lock is free, because the deliveries have been dropped. If not, the next start forgets the rows.
         if let Ok(mut state) = self.0.state.try_lock() {
             self.0.forget(&mut state);
         }

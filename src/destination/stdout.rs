@@ -1,4 +1,4 @@
-//! Standard output as a destination: one JSON document a line (NDJSON), for pipes and for looking.
+//! Standard output as a destination: one JSON document a line (NDJSON), for pipes and for people.
 
 use std::sync::Arc;
 
@@ -21,19 +21,19 @@ pub const KIND: Kind = Kind {
 
 const FORMATS: [(&str, Format); 2] = [("record", Format::Record), ("event", Format::Event)];
 
-/// What is printed.
+/// The form of printed events.
 const FORMAT: Variable<Format> = Variable::new(
     Scope::Destination,
     "STDOUT_FORMAT",
     Preset::Value("record"),
     |text, _| parse::choice(text, &FORMATS),
-    "What is printed: record (as the source gave it), or event (the fields read from it, and the record).",
+    "What auditsync prints: record (as the source gave it), or event (the fields read from it, and the record).",
 );
 
-/// What is printed of an event.
+/// The form of a printed event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
-    /// The record, byte for byte where it is one line.
+    /// The record: byte for byte, except that line ends become blanks.
     Record,
     /// An object with the normalised fields, and the record under `record`.
     Event,
@@ -52,7 +52,7 @@ fn read(reader: &mut Reader<'_>, _: &source::Kind) -> Result<Configured<dyn Dest
     }))
 }
 
-/// The members of an event, in order, with their names.
+/// The members that are printed of an event, in order, with their names.
 const MEMBERS: [(&str, Field); 9] = [
     ("id", Field::Id),
     ("service", Field::Service),

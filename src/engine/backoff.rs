@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-/// The longest wait that a server can ask for.
+/// The longest `Retry-After` that the engine honours.
 pub const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(15 * 60);
 
-/// Exponential backoff with full jitter: each wait is drawn evenly from nothing up to a ceiling that doubles, so
-/// that many clients of one server do not return together.
+/// Exponential backoff with full jitter: each wait is drawn evenly between zero and a ceiling that doubles. So many clients of one
+/// server do not all return at once.
 #[derive(Debug, Clone, Copy)]
 pub struct Backoff {
     first: Duration,
@@ -14,19 +14,19 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// For what is likely to pass: from 1 s to 1 min.
+    /// For failures that are likely to pass: a ceiling from 1 s to 1 min.
     pub const QUICK: Self = Self { first: Duration::from_secs(1), longest: Duration::from_secs(60) };
 
-    /// For what an operator has to correct: from 15 s to 5 min.
+    /// For failures that an operator has to correct: a ceiling from 15 s to 5 min.
     pub const SLOW: Self = Self { first: Duration::from_secs(15), longest: Duration::from_secs(300) };
 
-    /// The longest wait after the `failures`th failure in a row, which is at least the first.
+    /// The longest wait after the `failures`th failure in a row. Zero counts as one.
     pub fn ceiling(self, failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(30);
         self.first.saturating_mul(1 << doublings).min(self.longest)
     }
 
-    /// The wait after the `failures`th failure in a row; `draw` lies evenly in [0, 1).
+    /// The wait after the `failures`th failure in a row. `draw` is a random number, even in [0, 1).
     pub fn wait(self, failures: u32, draw: f64) -> Duration {
         self.ceiling(failures).mul_f64(draw.clamp(0.0, 1.0))
     }

@@ -1,4 +1,4 @@
-//! Saving the state. Nothing else saves it while the engine runs.
+//! Saves the state. Nothing else saves it while the engine runs.
 
 use std::sync::Arc;
 
@@ -13,53 +13,54 @@ use crate::state::lease::Lease;
 use crate::state::{Document, Error, Nonce, State, StateStore, Version};
 use crate::telemetry::metrics::{Metrics, Saved};
 
-/// So many earlier writers are remembered, to recognise their documents. More do not take turns within what a store can lose.
+/// How many earlier writers we remember, to recognise their documents. A store that goes back in time does not lose the turns of
+/// more writers.
 const MOST_FOLLOWED: usize = 16;
 
-/// How far delivery got: what a state says beside who wrote it.
+/// How far delivery got: the part of a state that does not depend on its writer.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Delivered {
-    /// The cursor behind what is delivered.
+    /// The cursor after the last delivered event.
     pub(super) cursor: Cursor,
-    /// What the destination wants to find beside it.
+    /// What the destination wants to find beside the cursor.
     pub(super) mark: Option<Mark>,
 }
 
-/// Holds the state as it was last read or saved, and saves the next.
+/// Holds the state that was last read or saved, and saves the next one.
 pub(super) struct Committer {
     store: Arc<dyn StateStore>,
     pipeline: PipelineName,
     clock: Clock,
     metrics: Metrics,
-    /// What the store holds, as far as we know.
+    /// The version in the store, as far as we know.
     version: Option<Version>,
     nonce: Nonce,
-    /// The newest nonce of each writer whose documents we followed, the latest last.
+    /// The newest nonce of each writer that we followed, the latest writer last.
     followed: Vec<Nonce>,
     /// The nonce that goes with `stored` in the store.
     written: Option<Nonce>,
     stored: Option<Delivered>,
     /// Delivered but not stored.
     pending: Option<Delivered>,
-    /// How many saves in a row the store refused as a conflict with a document that had not changed.
+    /// How many saves in a row the store refused as a conflict, although its document had not changed.
     contradictions: u32,
-    /// Our lease, where one is needed and ours.
+    /// Our lease; none if the store needs none or another instance holds it.
     lease: Option<Lease>,
-    /// Until when our documents say that we found none.
+    /// Until when our documents say that we found no document at our start.
     first_until: Option<Instant>,
     lease_clock: Arc<LeaseClock>,
 }
 
-/// What a look at the store found.
+/// What the store held when we looked.
 pub(super) struct Sighting {
-    /// Which document it holds.
+    /// The version of its document; none if it has no document.
     pub(super) version: Option<Version>,
-    /// Who is active.
+    /// The lease of another instance, if the document carries one.
     pub(super) lease: Option<Lease>,
 }
 
 impl Committer {
-    /// Nothing is read yet. `lease_clock` is set at each save of our lease.
+    /// Makes a committer that has read nothing yet. It sets `lease_clock` whenever it saves our lease.
     pub(super) fn new(
         store: Arc<dyn StateStore>,
         pipeline: PipelineName,
@@ -85,7 +86,7 @@ impl Committer {
         }
     }
 
-    /// Reads the state. What it says holds, unless the store went back to before what we know.
+    /// Reads the state and follows it, unless it is older than the one that we know.
     pub(super) async fn observe(&mut self) -> Result<Sighting, Error> {
         let Some((document, version)) = self.store.load().await? else {
             if self.version.take().is_some() {
@@ -98,7 +99,7 @@ impl Committer {
             return Ok(Sighting { version: None, lease: None });
         };
         let state = document.read_for(&self.pipeline, &self.location())?;
-        // Our own last save, whose answer was lost, is nobody else's lease. Neither is that of an instance that did not know the state.
+        // Two leases count for nothing: our own, from a save without an answer, and that of an instance that did not know the state.
         let is_nobodys = state.nonce == self.nonce || self.knows_better_than(&state);
         if self.version.as_ref() != Some(&version) {
             self.version = Some(version.clone());
@@ -107,7 +108,7 @@ impl Committer {
                 self.keep_what_is_known();
             } else {
                 if !state.nonce.is_of_the_writer_of(&self.nonce) {
-                    // We wanted to begin, and another instance was faster.
+                    // Another instance stored the first document before us.
                     self.first_until = None;
                 }
                 self.follow(&state.nonce);
@@ -127,31 +128,31 @@ impl Committer {
         }
     }
 
-    /// Whether its writer started from nothing, where we know how far delivery got before.
+    /// Whether the writer of `state` started from nothing, although we know how far delivery had got.
     fn knows_better_than(&self, state: &State) -> bool {
         let is_known = self.followed.iter().chain([&self.nonce]).any(|known| known.is_of_the_writer_of(&state.nonce));
         state.first && self.has_known_one() && !self.is_first() && !is_known
     }
 
-    /// Whether we began with nothing, and not long ago.
+    /// Whether we started without a document, less than one lease ago.
     fn is_first(&self) -> bool {
         self.first_until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// Our cursor is newer than what the store holds: it is to be saved.
+    /// Notes that our cursor has to be saved, because it is newer than the one in the store.
     fn keep_what_is_known(&mut self) {
         if self.pending.is_none() {
             self.pending.clone_from(&self.stored);
         }
     }
 
-    /// Whether it has the nonce of the last document that we know, with another cursor: an operator edited it, for no store makes that up.
+    /// Whether an operator edited the document: it has the nonce of the last document that we know, but another cursor.
     fn is_edited(&self, state: &State) -> bool {
         self.written.as_ref() == Some(&state.nonce)
             && self.stored.as_ref().map(|stored| &stored.cursor) != Some(&state.cursor)
     }
 
-    /// Whether we wrote the document with this nonce, or an instance that we followed.
+    /// Whether we, or an instance that we followed, wrote the document with this nonce or a later one.
     fn is_from_before(&self, nonce: &Nonce) -> bool {
         self.followed.iter().chain([&self.nonce]).any(|known| nonce.is_no_newer_than(known))
     }
@@ -161,7 +162,7 @@ impl Committer {
         self.pending.as_ref().or(self.stored.as_ref())
     }
 
-    /// Whether there was a document since the start.
+    /// Whether we have seen or saved a document since the start.
     pub(super) fn has_known_one(&self) -> bool {
         self.written.is_some()
     }
@@ -171,24 +172,24 @@ impl Committer {
         self.store.location()
     }
 
-    /// Notes that everything before a cursor is delivered. [`Self::write`] saves it.
+    /// Notes that everything before a cursor is delivered, for [`Self::write`] to save.
     pub(super) fn advance(&mut self, delivered: Delivered) {
         if self.stored.as_ref() != Some(&delivered) {
             self.pending = Some(delivered);
         }
     }
 
-    /// Whether a cursor is to be saved.
+    /// Whether a cursor waits to be saved.
     pub(super) fn is_pending(&self) -> bool {
         self.pending.is_some()
     }
 
-    /// Whether the documents carry a lease of ours.
+    /// Whether our documents carry our lease.
     pub(super) fn is_leased(&self) -> bool {
         self.lease.is_some()
     }
 
-    /// Puts our lease into the document, with how far delivery got, if it is still the document that was last seen.
+    /// Replaces the document that we last saw by one with our lease and `delivered`. A newer document in the store is a conflict.
     pub(super) async fn seize(&mut self, lease: Lease, delivered: Delivered) -> Result<(), Error> {
         if !self.has_known_one() {
             self.first_until = Some(Instant::now() + lease.length());
@@ -201,7 +202,7 @@ impl Committer {
         seized
     }
 
-    /// One attempt to save what is pending. After an error it is still pending.
+    /// Tries once to save the pending cursor. After an error it is still pending.
     pub(super) async fn write(&mut self) -> Result<(), Error> {
         match self.pending.clone() {
             Some(delivered) => self.save(delivered).await,
@@ -209,7 +210,7 @@ impl Committer {
         }
     }
 
-    /// One attempt to save the document again, so that the lease goes on.
+    /// Tries once to save the document again, which renews the lease.
     pub(super) async fn renew(&mut self) -> Result<(), Error> {
         match self.delivered().cloned() {
             Some(delivered) => self.save(delivered).await,
@@ -217,7 +218,7 @@ impl Committer {
         }
     }
 
-    /// One attempt to give the lease back, with what is pending.
+    /// Tries once to save the pending cursor without our lease, which releases it.
     pub(super) async fn release(&mut self) -> Result<(), Error> {
         let Some(lease) = self.lease.take() else { return self.write().await };
         let released = self.renew().await;
@@ -228,7 +229,7 @@ impl Committer {
         released
     }
 
-    /// The lease is not ours any more.
+    /// Forgets our lease, which another instance has taken.
     pub(super) fn surrender(&mut self) {
         self.lease = None;
         self.lease_clock.ended();
@@ -245,7 +246,7 @@ impl Committer {
         saved
     }
 
-    /// Replaces the document. The call may be dropped at any await: the next one finds out what became of the save.
+    /// Replaces the document. The caller may drop the call at any await: the next call finds out whether the save went through.
     async fn replace(&mut self, delivered: Delivered) -> Result<(), Error> {
         let begun = Instant::now();
         self.nonce = self.nonce.next();
@@ -272,17 +273,17 @@ impl Committer {
         Ok(())
     }
 
-    /// The document is another than we thought, or may be. Its nonce tells who wrote it.
+    /// Finds out what the store holds after a failed save, and saves once more where that is safe. The nonce tells who wrote a document.
     async fn after_failed_save(&mut self, error: Error, document: &Document) -> Result<Version, Error> {
-        // The next save finds out what became of one without an answer.
+        // A save without an answer may have gone through. The next save finds out.
         if !matches!(error, Error::Conflict { .. } | Error::Refused { .. }) {
             return Err(error);
         }
-        // Once our lease has lapsed, another instance may have written what the store then lost. Only a standby may go on then.
+        // Once our lease has lapsed, another instance may have saved a document that the store then lost. Only a standby may go on then.
         let may_go_on = !self.lease_clock.has_lapsed();
         let held = match self.store.load().await {
             Ok(held) => held,
-            // Without the permission to list, some stores do not tell a missing document from one that may not be read.
+            // Without the permission to list, some stores refuse to read a missing document as they refuse a forbidden one.
             Err(unread @ Error::Refused { .. }) if self.version.is_some() && may_go_on => {
                 return self.store.save(document, None).await.map_err(|_| unread).inspect(|_| self.warn_of_loss());
             }
@@ -309,7 +310,7 @@ impl Committer {
             return Err(error);
         }
         if self.is_unanswered_save_of_ours(&state.nonce) && !self.is_edited(&state) {
-            tracing::info!(location = self.location(), "a save that had no answer went through after all");
+            tracing::info!(location = self.location(), "an earlier save without an answer went through after all");
         } else if !may_go_on {
             return Err(error);
         } else if self.knows_better_than(&state) {
@@ -318,7 +319,7 @@ impl Committer {
                 "an instance that did not know the state started from nothing; its state is replaced by the newer cursor"
             );
         } else if self.is_from_before(&state.nonce) && !self.is_edited(&state) {
-            // The store went back in time. Delivery did not, so neither do we.
+            // The store went back in time, but delivery did not, so we keep our cursor.
             tracing::warn!(
                 location = self.location(),
                 "the store holds an older state than before; it is replaced by the newer cursor"
@@ -331,7 +332,7 @@ impl Committer {
         written
     }
 
-    /// The store refused a save as a conflict and holds what the save named. Any other error stays as it is.
+    /// Turns a conflict into a contradiction: the store holds the very version that the save expected. Other errors stay as they are.
     fn contradicted(&mut self, error: Error) -> Error {
         let Error::Conflict { location, cause } = error else { return error };
         self.contradictions = self.contradictions.saturating_add(1);

@@ -1,4 +1,4 @@
-//! What to do about a failed call: a plain function of the failure and of what went before it.
+//! Decides what to do about a failed call: a plain function of the failure and of the failures before it.
 
 use std::time::Duration;
 
@@ -6,25 +6,25 @@ use super::Mode;
 use super::backoff::{Backoff, LONGEST_RETRY_AFTER};
 use crate::failure::Class;
 
-/// A range whose answer cannot be read is requested this often before a smaller range is requested.
+/// How often the engine requests a range with an unreadable answer before it requests a smaller range.
 const READING_ATTEMPTS: u32 = 3;
 
-/// At first contact, a refusal ends the run only after this many refusals in a row.
+/// At first contact, the run ends only after this many refusals in a row.
 const REFUSALS_BEFORE_GIVING_UP: u32 = 4;
 
 /// The refusals at first contact must also span this time: a proxy or a deployment may answer wrongly for a moment.
 const REFUSED_FOR: Duration = Duration::from_secs(30);
 
-/// A failed call, and what went before it.
+/// A failed call, and the failures before it.
 #[derive(Debug, Clone, Copy)]
 pub struct FailedCall {
     /// What the failure means.
     pub class: Class,
-    /// How many failures of any kind there were in a row, this one included.
+    /// How many calls in a row failed, this one included.
     pub failures: u32,
-    /// How many of the last ones were of this kind, this one included.
+    /// How many of the last failures in a row were of this kind, this one included.
     pub alike: u32,
-    /// The time since the first of those.
+    /// The time since the first of the failures in `alike`.
     pub alike_for: Duration,
     /// Whether the access token was renewed since the last success.
     pub renewed: bool,
@@ -36,7 +36,7 @@ pub struct FailedCall {
     pub stuck_for: Duration,
 }
 
-/// For how long a run retries.
+/// How long a run retries.
 #[derive(Debug, Clone, Copy)]
 pub struct RetryPolicy {
     /// A daemon never gives up on what can still work.
@@ -45,7 +45,7 @@ pub struct RetryPolicy {
     pub budget: Duration,
 }
 
-/// What to do.
+/// What to do about a failed call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
     /// Call again at once.
@@ -54,17 +54,17 @@ pub enum Decision {
     Wait {
         /// How long.
         pause: Duration,
-        /// Whether an operator has to act.
+        /// Whether an operator has to correct something.
         alarm: bool,
     },
     /// Request a smaller range.
     Narrow,
-    /// Stop here.
+    /// End the run.
     GiveUp(Reason),
 }
 
 impl Decision {
-    /// The same, with a wait no longer than `longest`.
+    /// The same decision, with a wait no longer than `longest`.
     #[must_use]
     pub fn within(self, longest: Option<Duration>) -> Self {
         match (self, longest) {
@@ -74,22 +74,22 @@ impl Decision {
     }
 }
 
-/// Why a run stops before its end.
+/// Why the engine gives up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// The server rejected the credentials.
     Credentials,
-    /// The address is wrong, or the server does not take what we send.
+    /// The address is wrong, or the server refuses our requests.
     Configuration,
     /// The retry budget is spent. The call may work later.
     BudgetSpent,
-    /// The reader of our output has gone.
+    /// The reader has closed our output.
     Closed,
     /// No retry can help.
     Fatal,
 }
 
-/// Decides; `draw` lies evenly in [0, 1) and jitters a wait.
+/// Decides what to do about `call`. `draw` is a random number, even in [0, 1), that jitters a wait.
 pub fn decide(call: FailedCall, policy: RetryPolicy, draw: f64) -> Decision {
     let FailedCall { class, failures, alike, first_contact, narrowed, renewed, .. } = call;
     let quick = Backoff::QUICK.wait(failures, draw);
@@ -112,24 +112,24 @@ pub fn decide(call: FailedCall, policy: RetryPolicy, draw: f64) -> Decision {
     }
 }
 
-/// Retries often enough to tell a wrong configuration from a passing refusal in about [`REFUSED_FOR`].
+/// Retries often enough to tell a wrong configuration from a passing refusal within about [`REFUSED_FOR`].
 fn refused_at_first_contact(call: FailedCall, policy: RetryPolicy, quick: Duration) -> Decision {
     let left = REFUSED_FOR.saturating_sub(call.alike_for);
     if left.is_zero() && call.alike >= REFUSALS_BEFORE_GIVING_UP {
         return Decision::GiveUp(Reason::Configuration);
     }
     let pause = if left.is_zero() { quick } else { quick.min(left) };
-    // A one-shot's budget may end sooner. Where it met nothing but refusals, the configuration is the likely cause.
+    // A one-shot's budget may end sooner. If every failure was a refusal, the likely cause is the configuration.
     let is_all = call.alike >= call.failures;
     wait(call, policy, pause, Some(if is_all { Reason::Configuration } else { Reason::BudgetSpent }))
 }
 
-/// The decision where a smaller range was due and there is none.
+/// Decides what to do when the engine needs a smaller range and there is none.
 pub fn cannot_narrow(call: FailedCall, policy: RetryPolicy, draw: f64) -> Decision {
     wait(call, policy, Backoff::SLOW.wait(call.failures, draw), Some(Reason::BudgetSpent))
 }
 
-/// Waits as long as the policy allows. With an `alarm` an operator has to act, and that is the reason to give up.
+/// Waits if the policy allows it. An `alarm` means that an operator has to act; it is also the reason if the engine gives up.
 fn wait(call: FailedCall, policy: RetryPolicy, pause: Duration, alarm: Option<Reason>) -> Decision {
     match policy.mode {
         Mode::Once if call.stuck_for.saturating_add(pause) > policy.budget => {

@@ -1,4 +1,4 @@
-//! Delivering a page, however long it takes, and only while no other instance may deliver.
+//! Delivers a page, with every retry, and only while no other instance may deliver.
 
 use super::commit::Delivered;
 use super::sync::Upcoming;
@@ -8,16 +8,16 @@ use crate::destination::{Acknowledged, Delivery, PageNumber, Resumed, Tally};
 use crate::failure::{Chain, Failure};
 use crate::state;
 
-/// Why a call to the destination is cut off.
-const LAPSED: &str = "the lease was not renewed in time, so the requests to the destination are cut off; they are retried once the lease is \
-                      certain";
+/// The log message when a lapsed lease cancels a call to the destination.
+const LAPSED: &str = "the lease was not renewed in time, so the requests to the destination are cancelled; they are retried once the \
+lease is certain";
 
-/// What a request without an answer means.
+/// The log message after requests without an answer.
 const UNANSWERED: &str =
-    "requests with these events had no answer, so the destination may have accepted them; they are sent again";
+    "requests with these events had no answer, so the destination may have accepted them; they are delivered again";
 
 impl Engine {
-    /// Delivers a page. A shutdown lets it finish, unless nothing of it has left yet.
+    /// Delivers a page. A shutdown waits for the page once a part of it has been sent.
     pub(super) async fn deliver(&self, upcoming: Upcoming) -> Result<Tally, Halt> {
         let Upcoming { page, delivery, .. } = upcoming;
         let Some(mut delivery) = delivery else {
@@ -42,7 +42,7 @@ impl Engine {
         self.changed.notify_waiters();
     }
 
-    /// Waits until so much is committed that `page` may begin.
+    /// Waits until enough pages are committed for the delivery of `page` to begin.
     async fn commits_keep_up(&self, page: PageNumber) -> Result<(), Halt> {
         loop {
             let changed = self.changed.notified();
@@ -81,7 +81,7 @@ impl Engine {
                 tracing::warn!(possibly_duplicated = unanswered, "{UNANSWERED}");
             }
             if delivery.tally().settled() > before.settled() || answer.is_ok() {
-                // What is only gathered has met nobody.
+                // A destination that only gathered the page has called no server, so this is no contact.
                 if self.destination.flush_due().is_none() {
                     call.succeeded();
                 }
@@ -99,14 +99,14 @@ impl Engine {
             if let Some(reason) = call.persist(decision, &cause, delivery.has_begun()).await? {
                 if delivery.has_begun() {
                     let accepted = delivery.tally().accepted;
-                    tracing::warn!(accepted, "a part of a page is delivered; the next run may send it again");
+                    tracing::warn!(accepted, "a part of a page is delivered; the next run may deliver it again");
                 }
                 return Err(Error::GivenUp { component: Component::Destination, reason, cause }.into());
             }
         }
     }
 
-    /// Makes everything durable that the destination gathered.
+    /// Has the destination make durable what it has gathered.
     pub(super) async fn flush(&self) -> Result<(), Halt> {
         if !self.ledger.lock().is_gathering() {
             return Ok(());
@@ -119,15 +119,20 @@ impl Engine {
         Ok(())
     }
 
-    /// Lets the destination say whether it already has what follows the stored cursor, until it has no more. The cursor behind that is
-    /// stored before the source is read.
+    /// Advances the cursor past everything that the destination already has. A run may have ended before it stored that cursor. The
+    /// engine commits the advanced cursor before it reads the source.
     pub(super) async fn resume(&self) -> Result<(), Halt> {
         loop {
             let Delivered { cursor, mark } = self.ledger.lock().start();
             let resumed = self.while_active(false, || self.destination.resume(&cursor, mark.as_ref())).await?;
             let Some(Resumed { cursor: end, mark: its_mark }) = resumed else { return Ok(()) };
             if end != cursor {
-                tracing::info!(cursor = %end, "the destination already has what follows the stored cursor; its cursor is stored");
+                // A whole cursor can be hundreds of kilobytes, and contain text from outside.
+                let reached = self.source.reached(&end).ok();
+                tracing::info!(
+                    up_to = reached.map(tracing::field::display),
+                    "the destination already has events after the stored cursor; the cursor behind them is stored"
+                );
             } else if its_mark == mark {
                 return Ok(());
             }
@@ -138,7 +143,7 @@ impl Engine {
         }
     }
 
-    /// Calls the destination until it succeeds, and only while no other instance may. A shutdown ends the retries, unless they go on
+    /// Calls the destination until it succeeds, and only while no other instance may call it. A shutdown ends the retries, except with
     /// `through_shutdown`.
     async fn while_active<T, F>(&self, through_shutdown: bool, make: impl Fn() -> F) -> Result<T, Halt>
     where
@@ -158,7 +163,7 @@ impl Engine {
             drop(calling);
             let cause = match answer {
                 Some(Ok(answer)) => {
-                    // Without anything to do the destination called nobody, so this alone is no first contact.
+                    // A destination with nothing to do has called no server, so this success alone is no contact.
                     if call.has_failed() {
                         call.succeeded();
                     }
@@ -177,7 +182,7 @@ impl Engine {
         }
     }
 
-    /// Makes sure that the store's lock is still held. If another instance holds it now, that one delivers.
+    /// Makes sure that this instance still holds the store's lock. If another instance holds it now, that one delivers.
     async fn lock_is_held(&self, has_begun: bool) -> Result<(), Halt> {
         let mut call = self.retries.call(Component::StateStore);
         loop {
@@ -193,7 +198,7 @@ impl Engine {
         }
     }
 
-    /// Waits until the lease is certain. A shutdown does not wait for it where nothing was sent yet.
+    /// Waits until the lease is certain. A shutdown ends the wait if nothing was sent yet.
     async fn lease_is_certain(&self, has_begun: bool) -> Result<(), Halt> {
         tokio::select! {
             biased;

@@ -1,4 +1,4 @@
-//! Reading a page, however long it takes.
+//! Reads a page, with every retry.
 
 use super::decision::Decision;
 use super::{Engine, Error, Halt};
@@ -8,7 +8,7 @@ use crate::failure::Chain;
 use crate::source::{Cursor, Page};
 
 impl Engine {
-    /// The page behind `cursor`. A shutdown ends the call at once: nothing is lost with an answer that nobody reads.
+    /// Reads the page after `cursor`. A shutdown ends the call at once: an unread answer loses nothing.
     pub(super) async fn fetch(&self, cursor: &Cursor, begun: LocalTime) -> Result<Page, Halt> {
         let mut call = self.retries.call(Component::Source);
         let mut from = cursor.clone();
@@ -33,7 +33,7 @@ impl Engine {
             let mut decision = call.failed(cause.class());
             if decision == Decision::Narrow {
                 if let Some(narrowed) = self.source.narrowed(&from, begun) {
-                    tracing::warn!(error = %Chain(&cause), "a page cannot be read; a shorter range is requested");
+                    tracing::warn!(error = %Chain(&cause), "auditsync cannot read a page; it requests a shorter range");
                     from = narrowed;
                     call.narrowed();
                     continue;

@@ -1,4 +1,4 @@
-//! Being the active instance: becoming it, staying it, and giving it up.
+//! Becoming the active instance, remaining active, and stepping down.
 
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
@@ -19,22 +19,22 @@ use crate::state::{self, Claim};
 /// How often a standby looks at the state.
 const STANDBY_LOOK: Duration = Duration::from_secs(1);
 
-/// What waits for the source to be informed of a stored cursor waits this long at most.
+/// The longest that a sync or a shutdown waits for the source to confirm a stored cursor.
 const LONGEST_CONFIRMATION: Duration = Duration::from_secs(10);
 
 /// What a save is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Save {
-    /// The cursor behind what was delivered.
+    /// Store the cursor after the delivered pages.
     Pending,
-    /// The lease, which goes on.
+    /// Renew the lease.
     Renewal,
-    /// The lease, which is released.
+    /// Release the lease.
     Release,
 }
 
 impl Engine {
-    /// Becomes the active instance. A daemon waits on standby for as long as another is active; a one-shot waits within its retry budget.
+    /// Becomes the active instance. A daemon waits on standby for as long as another is active; a one-shot waits for its retry budget.
     pub(super) async fn become_active(&self) -> Result<(), Halt> {
         let mut committer = self.committer.lock().await;
         let committer = &mut *committer;
@@ -43,8 +43,8 @@ impl Engine {
             let is_first = committer.delivered().is_none();
             if is_first {
                 committer.advance(self.first()?);
-                // The first cursor is stored before the first request: an outage then costs nothing, and a store that cannot be saved to
-                // is noticed now and not later.
+                // Storing the first cursor before the first request means that an outage loses nothing. It also shows at once whether
+                // the store can be saved to.
                 committer.write().await?;
             }
             is_first
@@ -66,7 +66,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes the lock of a store that has one; false where the lease in the document decides.
+    /// Takes the store's lock. False if the store has none, and the lease in the document decides.
     async fn is_locked(&self) -> Result<bool, Halt> {
         let begun = Instant::now();
         let mut is_standby = false;
@@ -100,7 +100,7 @@ impl Engine {
         Ok(true)
     }
 
-    /// Watches the document until its lease is released or over, and puts ours into it. Whether it is the first document.
+    /// Watches the document until its lease is released or expires, and puts ours into it. True if it is the first document.
     async fn win_lease(&self, committer: &mut Committer) -> Result<bool, Halt> {
         let begun = Instant::now();
         let mut watch = Watch::default();
@@ -114,7 +114,7 @@ impl Engine {
                 Ok(Look::Ours { is_first }) => break is_first,
                 Ok(Look::Theirs { holder, look_in }) => {
                     call.succeeded();
-                    // A standby does what it should: the other's heartbeat ends its wait, not the retry budget.
+                    // Being on standby is no failure. It must not use up the retry budget.
                     self.retries.progress();
                     self.retries.liveness.is_standby(&holder);
                     let location = self.store.location();
@@ -145,7 +145,7 @@ impl Engine {
             let waited = humantime::format_duration(Duration::from_secs(begun.elapsed().as_secs()));
             tracing::info!(
                 location = self.store.location(), holder, %waited,
-                "the other instance has ended or has no heartbeat; failover: this one is active now"
+                "the other instance has ended or sends no heartbeat; failover: this one is active now"
             );
         }
         self.retries.progress();
@@ -157,13 +157,13 @@ impl Engine {
         self.retries.liveness.set_status(format_args!("standby: {holder} is active"));
     }
 
-    /// One look at the document. If its lease is free, it is ours now.
+    /// Looks at the document once, and takes the lease if it is free.
     async fn look(&self, committer: &mut Committer, watch: &mut Watch) -> Result<Look, Halt> {
         let Sighting { version, lease } = committer.observe().await?;
         let is_missing = version.is_none();
         let length = match &lease {
             Some(lease) => Some(lease.length()),
-            // The document is gone from the store: the active instance will store it again.
+            // The document is gone from the store. Give the active instance the time to store it again.
             None if is_missing && committer.has_known_one() => Some(self.lease.length()),
             None => None,
         };
@@ -186,7 +186,7 @@ impl Engine {
             Err(cause) => return Err(cause.into()),
         }
         if is_missing && !self.is_probed.load(Ordering::Relaxed) {
-            // Only now is there a document to try it on.
+            // The probe needs a document, and until now there was none.
             if let Err(cause) = self.store.probe().await {
                 let _ = committer.release().await;
                 return Err(cause.into());
@@ -196,7 +196,7 @@ impl Engine {
         Ok(Look::Ours { is_first })
     }
 
-    /// Where the very first sync begins.
+    /// The cursor of the very first sync.
     fn first(&self) -> Result<Delivered, Halt> {
         let now = *self.begun.get_or_init(|| self.clock.now());
         if now < CLOCK_IS_SET {
@@ -205,8 +205,7 @@ impl Engine {
         Ok(Delivered { cursor: self.source.first_cursor(now), mark: None })
     }
 
-    /// Commits what is acknowledged, as soon as the store may be saved to again, and renews the lease before it lapses. Ends only when
-    /// that fails for good.
+    /// Commits acknowledged cursors at the store's pace, and renews the lease before it lapses. Returns only when a save fails for good.
     pub(super) async fn keep_committing(&self) -> Result<Infallible, Halt> {
         loop {
             let changed = self.changed.notified();
@@ -223,7 +222,7 @@ impl Engine {
             }
             drop(committer);
             if self.lease_clock.renewal_due().is_some_and(|due| due <= Instant::now()) {
-                // The renewal failed during a shutdown, which waits for nothing but what is delivered.
+                // The renewal failed during a shutdown, which waits only for commits. Pause before the next attempt.
                 tokio::select! {
                     () = self.changed.notified() => {}
                     () = tokio::time::sleep(DURING_SHUTDOWN) => {}
@@ -240,14 +239,14 @@ impl Engine {
         commit.into_iter().chain(renewal).min()
     }
 
-    /// Releases the lease, with what is still to be committed.
+    /// Commits the last acknowledged cursor and releases the lease.
     pub(super) async fn release(&self) -> Result<(), Halt> {
         let due_in = self.ledger.lock().due_in();
         tokio::time::sleep(due_in).await;
         self.save(&mut *self.committer.lock().await, Save::Release).await
     }
 
-    /// Saves the state, however long it takes.
+    /// Saves the state, with every retry.
     async fn save(&self, committer: &mut Committer, save: Save) -> Result<(), Halt> {
         let mut call = self.retries.call(Component::StateStore);
         let to_commit = self.ledger.lock().to_commit().cloned();
@@ -265,13 +264,18 @@ impl Engine {
             };
             drop(calling);
             let Err(cause) = saved else { break };
-            let is_superseded = matches!(cause, state::Error::Conflict { .. }) && committer.is_leased();
+            let is_superseded = match cause {
+                state::Error::Conflict { .. } => committer.is_leased(),
+                // Another process took the store's lock.
+                state::Error::Busy { .. } => true,
+                _ => false,
+            };
             let is_optional = save == Save::Release || (save == Save::Renewal && self.shutdown.is_requested());
             if !committer.is_pending() && is_optional {
-                // Nothing is left that would be worth a wait.
+                // Everything is committed, and a failed release is not worth a wait.
                 if save == Save::Release && !is_superseded {
                     let (location, error) = (committer.location(), Chain(&cause));
-                    tracing::warn!(location, %error, "the lease could not be released; a standby has to wait for its end");
+                    tracing::warn!(location, %error, "the lease could not be released; a standby has to wait until it expires");
                 }
                 return Ok(());
             }
@@ -279,13 +283,13 @@ impl Engine {
                 return Err(Halt::Superseded);
             }
             let decision = call.failed(cause.class()).within(self.lease_clock.longest_pause());
-            // What is delivered has to be committed, shutdown or not: the shutdown timeout bounds it.
+            // A shutdown does not end these retries, since delivered pages must be committed. Only its timeout does.
             if call.persist(decision, &cause, true).await?.is_some() {
                 return Err(cause.into());
             }
         }
         if call.has_failed() {
-            // While the store was unavailable nothing else could make progress.
+            // Nothing else could make progress while the store was unavailable.
             self.retries.progress();
         }
         call.succeeded();
@@ -301,7 +305,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Informs the source of each stored cursor, as often as needed. Nothing that is delivered depends on it.
+    /// Tells the source about each stored cursor, until it confirms. Delivery does not depend on it.
     pub(super) async fn confirm_commits(&self) -> Infallible {
         let mut failures = 0;
         loop {
@@ -318,7 +322,7 @@ impl Engine {
             } else {
                 self.not_confirmed();
                 tracing::warn!(
-                    "the source takes long to be informed of what is delivered; nothing waits for that any more"
+                    "the source has not confirmed a stored cursor in time; auditsync continues without waiting for it"
                 );
                 confirming.await
             };
@@ -334,7 +338,7 @@ impl Engine {
             let pause = Backoff::QUICK.wait(failures, fastrand::f64());
             tracing::warn!(
                 error = %Chain(&cause), failures,
-                "the source could not be informed of what is delivered; it is informed later, and nothing waits for that"
+                "the source could not confirm a stored cursor; auditsync retries this, and nothing waits for it"
             );
             tokio::time::sleep(pause).await;
         }
@@ -345,11 +349,11 @@ impl Engine {
         self.changed.notify_waiters();
     }
 
-    /// Another instance is active: it delivers what was in flight.
+    /// Steps down, because another instance is active. That instance delivers the pages that were in flight here.
     pub(super) async fn step_down(&self) {
         let mut committer = self.committer.lock().await;
         committer.surrender();
-        self.source.pause();
+        self.source.superseded();
         self.destination.discard();
         self.metrics.is_active(false);
         let uncertain = std::mem::take(&mut *self.ledger.lock()).uncertain();
@@ -357,21 +361,21 @@ impl Engine {
         tracing::warn!(
             location = committer.location(),
             uncertain,
-            "another instance is active, or the state was changed by an operator; what was in flight may be delivered again"
+            "another instance is active, or an operator changed the state; the events in flight may be delivered again"
         );
     }
 }
 
-/// What a look at the document found.
+/// The result of a look at the document.
 enum Look {
     Ours { is_first: bool },
     Theirs { holder: String, look_in: Duration },
 }
 
-/// The holder, where the document is gone.
+/// Stands for the holder where the document is gone.
 const UNKNOWN: &str = "an unknown instance, whose state is gone from its store";
 
-/// The holder, where the document was taken before it was read.
+/// Stands for the holder where another instance took the lease before we could.
 const FASTER: &str = "another instance, which was faster";
 
 async fn sleep_until(due: Option<Instant>) {

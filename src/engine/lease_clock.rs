@@ -1,7 +1,7 @@
 //! How long an active instance may rely on its own lease.
 //!
-//! It counts from the moment at which it *began* its last successful save. A standby counts from when it saw that save, which is later. So
-//! the active instance stops calling the destination before a standby may become active.
+//! The active instance counts from when it *began* its last successful save. A standby counts from when it saw that save, which is
+//! later. So the active instance stops calling the destination before a standby may become active.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::state::lease::LOOKS;
 
-/// A lease is renewed when this part of it has passed.
+/// A lease is renewed after a third of its length.
 const RENEWED_AFTER: u32 = 3;
 
-/// This part of it, at its end, is left so that a request that was cut off ends before another instance begins.
+/// The last fifth of a lease is not used. A cancelled request then ends before another instance begins.
 const LEFT_AT_THE_END: u32 = 5;
 
 /// The lease of this instance, by its own monotonic clock.
@@ -37,13 +37,13 @@ impl Held {
 }
 
 impl LeaseClock {
-    /// A save that had been begun at `since` put a lease of this `length` into the document.
+    /// Notes that a save that began at `since` put a lease of this `length` into the document.
     pub(super) fn renewed(&self, since: Instant, length: Duration) {
         *self.held.lock() = Some(Held { since, length });
         self.changed.notify_waiters();
     }
 
-    /// Nothing is held any more, or nothing needs to be.
+    /// Notes that this instance holds no lease any more, or needs none.
     pub(super) fn ended(&self) {
         *self.held.lock() = None;
         self.changed.notify_waiters();
@@ -53,17 +53,17 @@ impl LeaseClock {
         *self.held.lock()
     }
 
-    /// When to save the document again at the latest.
+    /// The latest time at which to save the document again.
     pub(super) fn renewal_due(&self) -> Option<Instant> {
         self.held().map(|held| held.since + held.length / RENEWED_AFTER)
     }
 
-    /// Whether the lease was not renewed in time, so that another may have taken over.
+    /// Whether the lease was not renewed in time, so that another instance may be active.
     pub(super) fn has_lapsed(&self) -> bool {
         self.held().is_some_and(|held| Instant::now() >= held.sure_until())
     }
 
-    /// How long to wait at most before a failed save is retried.
+    /// The longest wait before a failed save is retried.
     pub(super) fn longest_pause(&self) -> Option<Duration> {
         let held = self.held()?;
         Some(if self.has_lapsed() { held.length } else { held.length / LOOKS })

@@ -1,7 +1,7 @@
-//! Which pages are on their way, and which cursor is to be stored next: bookkeeping alone, without I/O.
+//! Which pages are in flight, and which cursor to store next: bookkeeping without I/O.
 //!
-//! A destination acknowledges pages in order, at once or late. The newest acknowledged cursor is committed while the next page is delivered,
-//! and never more than two pages are uncommitted, those apart that a destination still gathers.
+//! A destination acknowledges pages in order, at once or late. The engine commits the newest acknowledged cursor while it delivers the
+//! next page. At most two pages are uncommitted, apart from those that a destination still gathers.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,110 +12,137 @@ use super::commit::Delivered;
 use crate::destination::{Acknowledged, Mark, PageNumber};
 use crate::source::Cursor;
 
-/// So many pages may be uncommitted while a commit is due or under way.
+/// How many pages may be uncommitted while a commit is due or under way.
 const MOST_UNCOMMITTED: u64 = 2;
 
 /// The pages since this instance became active.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    /// The cursor behind the newest page that the destination has taken, acknowledged or not: the source is read from here.
+    /// The cursor after the newest page that the destination has taken, acknowledged or not. The source is read from
+    /// here.
     front: Cursor,
-    /// What the destination's last acknowledgement wants to find in the state.
+    /// The mark of the destination's last acknowledgement, to be stored beside the cursor.
     mark: Option<Mark>,
-    /// Pages that are not committed, the oldest first.
+    /// Uncommitted pages, the oldest first.
     pages: VecDeque<Entry>,
     last: PageNumber,
     committed: PageNumber,
     acknowledged: Option<ToCommit>,
     to_confirm: Option<Cursor>,
-    /// Whether the last confirmation failed, or takes long: then nothing waits for the next one.
+    /// Whether the last confirmation failed or takes long. Nothing waits for the next one then.
     confirmation_failed: bool,
-    /// How long the store wants to be left alone after a save.
+    /// The shortest time between two saves that the store wants.
     pace: Duration,
     saved_at: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Entry {
+    /// The page, or the newest of the empty pages right after it.
     page: PageNumber,
+    /// The page whose acknowledgement covers the entry.
+    awaited: PageNumber,
     to: Cursor,
     events: usize,
-    /// Whether the destination has, or may have, anything of it.
+    /// Whether the destination has, or may have, a part of the page.
     is_begun: bool,
-    /// Whether the destination has all of it: in a buffer, or for good.
+    /// Whether the destination has the whole page, in a buffer or for good.
     is_taken: bool,
 }
 
-/// A cursor to be stored.
+/// A cursor to store.
 #[derive(Debug, Clone)]
 pub(super) struct ToCommit {
-    /// The newest page before it.
+    /// The newest page before the cursor.
     pub(super) page: PageNumber,
-    /// What is stored.
+    /// The cursor, and the mark beside it.
     pub(super) delivered: Delivered,
 }
 
 impl Ledger {
-    /// Nothing is on its way, behind `delivered`. The store is to be saved to at this `pace`.
+    /// Begins after `delivered` with no page in flight. Two saves are at least one `pace` apart.
     pub(super) fn starting_at(delivered: Delivered, pace: Duration, saved_at: Option<Instant>) -> Self {
         let Delivered { cursor, mark } = delivered;
         Self { to_confirm: Some(cursor.clone()), front: cursor, mark, pace, saved_at, ..Self::default() }
     }
 
-    /// The cursor from which the source is read.
+    /// The cursor from which to read the source.
     pub(super) fn front(&self) -> Cursor {
         self.front.clone()
     }
 
-    /// Where this instance became active.
+    /// How far delivery had got when this instance became active.
     pub(super) fn start(&self) -> Delivered {
         Delivered { cursor: self.front.clone(), mark: self.mark.clone() }
     }
 
-    /// The destination already has everything up to `delivered`, which is to be stored.
+    /// Notes that the destination already has everything up to `delivered`, which must be stored.
     pub(super) fn adopt(&mut self, delivered: Delivered) {
         self.mark = delivered.mark;
         let page = self.open(delivered.cursor, 0);
         self.taken(page);
     }
 
-    /// A page with so many events was read up to `to`.
+    /// Adds a page with this number of `events`, which ends at the cursor `to`.
     pub(super) fn open(&mut self, to: Cursor, events: usize) -> PageNumber {
         self.last = self.last.next();
-        self.pages.push_back(Entry { page: self.last, to, events, is_begun: false, is_taken: false });
+        self.pages.push_back(Entry {
+            page: self.last,
+            awaited: self.last,
+            to,
+            events,
+            is_begun: false,
+            is_taken: false,
+        });
         self.last
     }
 
-    /// Whether the delivery of `page` may begin: at most two pages are uncommitted while a commit is due.
+    /// Whether the delivery of `page` may begin. At most two pages may be uncommitted while a commit is due.
     pub(super) fn may_begin(&self, page: PageNumber) -> bool {
         !self.is_due() || page.0 <= self.committed.0.saturating_add(MOST_UNCOMMITTED)
     }
 
-    /// The destination may have something of `page`, or has nothing of it after all.
+    /// Notes whether the destination may have a part of `page`.
     pub(super) fn set_begun(&mut self, page: PageNumber, is_begun: bool) {
         if let Some(entry) = self.entry(page) {
             entry.is_begun = is_begun;
         }
     }
 
-    /// The destination has taken all of `page`, or there is nothing in it to take.
+    /// Notes that the destination has taken the whole of `page`, or that the page is empty.
     pub(super) fn taken(&mut self, page: PageNumber) {
         if let Some(entry) = self.entry(page) {
             entry.is_taken = true;
             self.front = entry.to.clone();
         }
+        self.absorb();
         self.acknowledge(Acknowledged::default());
+    }
+
+    /// Joins an empty page with the gathered one before it. A destination may gather for a day, and each cursor takes memory.
+    fn absorb(&mut self) {
+        let acknowledged = self.newest_acknowledged();
+        let [.., before, last] = self.pages.make_contiguous() else { return };
+        if last.is_taken && last.events == 0 && before.is_taken && before.awaited > acknowledged {
+            before.page = last.page;
+            std::mem::swap(&mut before.to, &mut last.to);
+            self.pages.pop_back();
+        }
+    }
+
+    fn newest_acknowledged(&self) -> PageNumber {
+        self.acknowledged.as_ref().map_or(self.committed, |to_commit| to_commit.page)
     }
 
     fn entry(&mut self, page: PageNumber) -> Option<&mut Entry> {
         self.pages.iter_mut().find(|entry| entry.page == page)
     }
 
-    /// The destination acknowledged pages. Empty pages right behind them need no acknowledgement of their own.
+    /// Notes an acknowledgement. It also covers the empty pages right after the acknowledged ones.
     pub(super) fn acknowledge(&mut self, Acknowledged { up_to, mark }: Acknowledged) {
-        let before = self.acknowledged.as_ref().map_or(self.committed, |to_commit| to_commit.page);
+        let before = self.newest_acknowledged();
         let up_to = up_to.unwrap_or_default().max(before);
-        let is_acknowledged = |entry: &&Entry| entry.page <= up_to || (entry.events == 0 && entry.is_taken);
+        let is_acknowledged = |entry: &&Entry| entry.awaited <= up_to || (entry.events == 0 && entry.is_taken);
         if mark.is_some() {
             self.mark = mark;
         }
@@ -127,18 +154,18 @@ impl Ledger {
         }
     }
 
-    /// The cursor to be stored, if there is one.
+    /// The cursor to store, if there is one.
     pub(super) fn to_commit(&self) -> Option<&ToCommit> {
         self.acknowledged.as_ref()
     }
 
     /// Whether the destination still gathers pages that it has taken.
     pub(super) fn is_gathering(&self) -> bool {
-        let acknowledged = self.acknowledged.as_ref().map_or(self.committed, |to_commit| to_commit.page);
+        let acknowledged = self.newest_acknowledged();
         self.pages.iter().any(|entry| entry.is_taken && entry.page > acknowledged)
     }
 
-    /// The state was saved, with the cursor behind this page if there is one.
+    /// Notes a save of the state, with the cursor after `page` if there is one.
     pub(super) fn saved(&mut self, page: Option<PageNumber>) {
         self.saved_at = Some(Instant::now());
         let Some(page) = page.filter(|page| *page > self.committed) else { return };
@@ -151,7 +178,7 @@ impl Ledger {
         }
     }
 
-    /// How long the store is still to be left alone.
+    /// How long the pace of the store still forbids a save.
     pub(super) fn due_in(&self) -> Duration {
         self.saved_at.map_or(Duration::ZERO, |saved| self.pace.saturating_sub(saved.elapsed()))
     }
@@ -160,22 +187,22 @@ impl Ledger {
         self.acknowledged.is_some() && self.due_in().is_zero()
     }
 
-    /// The stored cursor that the source has not confirmed yet.
+    /// The stored cursor that the source still has to confirm.
     pub(super) fn to_confirm(&self) -> Option<&Cursor> {
         self.to_confirm.as_ref()
     }
 
-    /// Whether every acknowledged page is committed, and the source has confirmed that, or failed to.
+    /// Whether every acknowledged page is committed, and the source has confirmed that or failed to.
     pub(super) fn is_settled(&self) -> bool {
         self.acknowledged.is_none() && (self.to_confirm.is_none() || self.confirmation_failed)
     }
 
-    /// The source failed to confirm a cursor, or takes long. Nothing waits for it until it succeeds.
+    /// Notes that the source failed to confirm a cursor, or takes long. Nothing waits for it until it succeeds.
     pub(super) fn not_confirmed(&mut self) {
         self.confirmation_failed = true;
     }
 
-    /// The source has confirmed `cursor`.
+    /// Notes that the source has confirmed `cursor`.
     pub(super) fn confirmed(&mut self, cursor: &Cursor) {
         self.confirmation_failed = false;
         if self.to_confirm.as_ref() == Some(cursor) {
@@ -183,7 +210,7 @@ impl Ledger {
         }
     }
 
-    /// How many events the destination has, or may have, of pages that are not committed.
+    /// How many events of uncommitted pages the destination has or may have.
     pub(super) fn uncertain(&self) -> usize {
         self.pages.iter().filter(|entry| entry.is_begun).map(|entry| entry.events).sum()
     }
@@ -202,7 +229,7 @@ mod tests {
         Ledger::starting_at(delivered, Duration::from_secs(pace), None)
     }
 
-    /// A page of one event, taken whole.
+    /// Opens a page of one event, which the destination takes.
     fn take(ledger: &mut Ledger) -> PageNumber {
         let page = ledger.open(cursor(ledger.last.0 + 1), 1);
         ledger.set_begun(page, true);
@@ -212,6 +239,24 @@ mod tests {
 
     fn to_commit(ledger: &Ledger) -> Option<u64> {
         ledger.to_commit().map(|to_commit| to_commit.page.0)
+    }
+
+    #[test]
+    fn empty_pages_behind_gathered_ones_take_no_room_and_are_committed_with_them() {
+        let mut ledger = ledger(0);
+        let gathered = take(&mut ledger);
+        for n in 2..1000 {
+            let empty = ledger.open(cursor(n), 0);
+            ledger.taken(empty);
+        }
+        assert_eq!((ledger.pages.len(), ledger.front()), (1, cursor(999)));
+        let next = take(&mut ledger);
+        ledger.acknowledge(Acknowledged::up_to(gathered));
+        assert_eq!(to_commit(&ledger), Some(999), "the pages behind it are empty");
+        ledger.saved(Some(PageNumber(999)));
+        assert_eq!((ledger.to_confirm(), ledger.is_gathering()), (Some(&cursor(999)), true));
+        ledger.acknowledge(Acknowledged::up_to(next));
+        assert_eq!(to_commit(&ledger), Some(1000));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! What was done, in one line: of a sync, and of an hour.
+//! Log lines that sum up a sync or an hour.
 
 use std::time::Duration;
 
@@ -8,18 +8,19 @@ use tokio::time::Instant;
 use crate::destination::Tally;
 use crate::telemetry::metrics::Metrics;
 
-/// While a backlog is drained, a line is logged this often.
+/// How often a long sync logs a line.
 const EVERY: Duration = Duration::from_secs(30);
 
-/// A summary of all syncs is logged this often.
+/// How often a summary of all syncs is logged.
 const SUMMARY_EVERY: Duration = Duration::from_secs(3600);
 
-/// What was read and delivered.
+/// How much was read and delivered.
 #[derive(Debug, Clone, Copy, Default)]
 struct Counts {
     pages: usize,
     read: usize,
     deduplicated: usize,
+    filtered: usize,
     tally: Tally,
 }
 
@@ -29,11 +30,11 @@ impl Counts {
         let took =
             humantime::format_duration(Duration::from_millis(u64::try_from(took.as_millis()).unwrap_or(u64::MAX)));
         let up_to = reached.map(tracing::field::display);
-        let Self { pages, read, deduplicated, .. } = *self;
+        let Self { pages, read, deduplicated, filtered, .. } = *self;
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
-                    up_to, read, delivered = accepted, deduplicated, restamped, truncated, dead_lettered, pages, requests, bytes, %took,
+                    up_to, read, delivered = accepted, deduplicated, filtered, restamped, truncated, dead_lettered, pages, requests, bytes, %took,
                     "{what}"
                 )
             };
@@ -52,34 +53,35 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// A sync begins now.
+    /// Makes the report of a sync that begins now.
     pub(super) fn new(metrics: Metrics) -> Self {
         let now = Instant::now();
         Self { metrics, begun: now, logged: now, counts: Counts::default() }
     }
 
-    /// A page with so many events and so many records that were dropped as duplicates.
-    pub(super) fn page(&mut self, events: usize, deduplicated: usize) {
+    /// Counts a page: its events to deliver, its records dropped as duplicates, and its events that a filter dropped.
+    pub(super) fn page(&mut self, events: usize, deduplicated: usize, filtered: usize) {
         self.counts.pages += 1;
-        self.counts.read += events + deduplicated;
+        self.counts.read += events + deduplicated + filtered;
         self.counts.deduplicated += deduplicated;
-        self.metrics.page_read(events, deduplicated);
+        self.counts.filtered += filtered;
+        self.metrics.page_read(events, deduplicated, filtered);
     }
 
-    /// What became of a page.
+    /// Counts the result of a page.
     pub(super) fn delivered(&mut self, tally: Tally) {
         self.counts.tally += tally;
     }
 
-    /// A line, if the last one is some time ago.
+    /// Logs a line if [`EVERY`] has passed since the last one.
     pub(super) fn now_and_then(&mut self, reached: impl FnOnce() -> Option<Timestamp>) {
         if self.logged.elapsed() >= EVERY {
             self.logged = Instant::now();
-            self.counts.log(reached(), self.begun.elapsed(), "the sync goes on");
+            self.counts.log(reached(), self.begun.elapsed(), "the sync continues");
         }
     }
 
-    /// The line of a sync, which ends now. It counts for the `summary` of the hour.
+    /// Logs the line of a sync that ends now, and adds its counts to the `summary` of the hour.
     pub(super) fn end(&self, is_complete: bool, reached: Option<Timestamp>, summary: &mut Summary) {
         let took = self.begun.elapsed();
         self.metrics.sync_ended(is_complete, took);
@@ -87,7 +89,7 @@ impl Report {
         summary.add(self.counts.tally, reached);
     }
 
-    /// How the work stands behind a sync that ended `now`.
+    /// The status line after a sync that ended `now`.
     pub(super) fn status(&self, is_complete: bool, reached: Option<Timestamp>, now: Timestamp) -> String {
         let Tally { accepted, dead_lettered, .. } = self.counts.tally;
         let up_to = reached.map(|reached| {
@@ -104,7 +106,7 @@ const fn synced(is_complete: bool) -> &'static str {
     if is_complete { "synced" } else { "synced in part" }
 }
 
-/// What the syncs of an hour did.
+/// The sum of the syncs of an hour.
 #[derive(Debug)]
 pub(super) struct Summary {
     begun: Instant,

@@ -1,4 +1,4 @@
-//! Counting failed calls, and waiting between them.
+//! Counts failed calls, and waits between them.
 
 use std::error::Error;
 use std::mem::{Discriminant, discriminant};
@@ -16,17 +16,17 @@ use crate::failure::{Chain, Class};
 use crate::telemetry::liveness::{Liveness, Waiting};
 use crate::telemetry::metrics::Metrics;
 
-/// During a shutdown, what is not finished is retried at least this often.
+/// The longest wait before a retry during a shutdown.
 pub(super) const DURING_SHUTDOWN: Duration = Duration::from_secs(1);
 
-/// What all calls of a run share.
+/// The part that all calls of a run share.
 pub(super) struct Retries {
     policy: RetryPolicy,
     shutdown: Shutdown,
     pub(super) liveness: Liveness,
     metrics: Metrics,
     progress: Mutex<Instant>,
-    /// The components of which a call has succeeded.
+    /// Per component, whether a call to it has succeeded.
     met: [AtomicBool; 4],
 }
 
@@ -36,52 +36,52 @@ impl Retries {
         Self { policy, shutdown, liveness, metrics, progress, met: Default::default() }
     }
 
-    /// There was progress, or a wait ended as expected: the whole retry budget is left.
+    /// Restores the whole retry budget: there was progress, or a wait ended as expected.
     pub(super) fn progress(&self) {
         *self.progress.lock() = Instant::now();
     }
 
-    /// This instance continues what another did with the same configuration, so a refusal is not a first contact's.
+    /// Notes a failover. The other instance worked with the same configuration, so a refusal is no longer one at first contact.
     pub(super) fn fails_over(&self) {
         self.meets(Component::Source);
         self.meets(Component::Destination);
     }
 
-    /// A call to `component` has succeeded: a later refusal is not a first contact's.
+    /// Notes that a call to `component` succeeded. A later refusal is no longer one at first contact.
     pub(super) fn meets(&self, component: Component) {
         self.met[component as usize].store(true, Ordering::Relaxed);
     }
 
-    /// A call to `component`, to be retried until it succeeds.
+    /// Makes the counter for a call to `component` that is retried until it succeeds.
     pub(super) fn call(&self, component: Component) -> Call<'_> {
         Call { shared: self, component, kind: None, alike: 0, total: 0, renewed: false, narrowed: false, exhausted: 0 }
     }
 }
 
-/// One call, made as often as needed.
+/// One call with its retries.
 pub(super) struct Call<'a> {
     shared: &'a Retries,
     component: Component,
-    /// The kind of the last failure, and when the first of its row was.
+    /// The kind of the last failure, and when failures of that kind began.
     kind: Option<(Discriminant<Class>, Instant)>,
-    /// Failures of that kind in a row.
+    /// How many failures of that kind there were in a row.
     alike: u32,
-    /// All failures in a row.
+    /// How many failures of any kind there were in a row.
     total: u32,
     /// Whether the call was retried at once since the last success.
     renewed: bool,
     narrowed: bool,
-    /// How often even the smallest range had no answer.
+    /// How often even the smallest range failed.
     exhausted: u32,
 }
 
 impl Call<'_> {
-    /// The call is made now. It is over when the returned value is dropped.
+    /// Marks the start of an attempt, which ends when the returned value is dropped.
     pub(super) fn begins(&self) -> Waiting {
         self.shared.liveness.calls(self.component)
     }
 
-    /// The call, or a part of it, succeeded. Whether that is progress is for the caller to say.
+    /// Notes that the call, or a part of it, succeeded. The caller decides whether that is progress.
     pub(super) fn succeeded(&mut self) {
         if self.total > 0 {
             tracing::info!(failures = self.total, "the {} works again", self.component);
@@ -96,7 +96,7 @@ impl Call<'_> {
         self.total > 0
     }
 
-    /// The call failed: what to do now.
+    /// Notes a failure, and decides what to do.
     pub(super) fn failed(&mut self, class: Class) -> Decision {
         let decision = self.decided(class, fastrand::f64());
         if !matches!(decision, Decision::GiveUp(_)) {
@@ -117,12 +117,13 @@ impl Call<'_> {
         decision
     }
 
-    /// A smaller range is requested.
+    /// Notes that a smaller range is requested.
     pub(super) fn narrowed(&mut self) {
         (self.narrowed, self.kind, self.alike) = (true, None, 0);
     }
 
-    /// A smaller range was due, and there is none. After a wait the whole range is requested again, in case the failure has passed.
+    /// Notes that the engine needs a smaller range and there is none. After a wait it requests the whole range again, since the failure
+    /// may have passed.
     pub(super) fn cannot_narrow(&mut self) -> Decision {
         self.exhausted = self.exhausted.saturating_add(1);
         (self.narrowed, self.kind, self.alike) = (false, None, 0);
@@ -143,7 +144,7 @@ impl Call<'_> {
         }
     }
 
-    /// Waits as decided, unless a shutdown comes. The reason, if it was decided to give up.
+    /// Waits as decided. Returns the reason if the decision was to give up; a shutdown ends the wait with [`Halt::Stopped`].
     pub(super) async fn wait(
         &self,
         decision: Decision,
@@ -152,7 +153,7 @@ impl Call<'_> {
         self.persist(decision, cause, false).await
     }
 
-    /// Waits like [`Self::wait`]. With `through_shutdown`, a shutdown shortens the waits but does not end the retries.
+    /// Waits as [`Self::wait`] does. With `through_shutdown`, a shutdown shortens the waits but does not end the retries.
     pub(super) async fn persist(
         &self,
         decision: Decision,

@@ -1,12 +1,13 @@
-//! A request to shut down.
+//! The request to shut down.
 
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-/// A request to shut down, which a whole process shares.
+/// The request to shut down, which a whole process shares.
 ///
-/// Once requested, nothing new is begun. What is in flight is finished, until the shutdown timeout expires or a second request cuts it off.
+/// After the request, nothing new begins. The pages in flight are finished, unless the shutdown timeout expires or a second request
+/// comes first.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
     requested: CancellationToken,
@@ -14,7 +15,7 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// Requests to shut down. A second request ends the wait for what is in flight.
+    /// Requests a shutdown. A second request ends the wait for the pages in flight.
     pub fn request(&self) {
         if self.requested.is_cancelled() {
             self.cut_off.cancel();
@@ -22,9 +23,14 @@ impl Shutdown {
         self.requested.cancel();
     }
 
-    /// Whether it is requested.
+    /// Whether a shutdown is requested.
     pub fn is_requested(&self) -> bool {
         self.requested.is_cancelled()
+    }
+
+    /// A token that the request cancels, for code that does not depend on the engine.
+    pub fn token(&self) -> CancellationToken {
+        self.requested.clone()
     }
 
     /// Waits for the request.
@@ -32,7 +38,7 @@ impl Shutdown {
         self.requested.cancelled().await;
     }
 
-    /// Waits for the request, and then until the `timeout` expires or a second request comes.
+    /// Waits for the request, then until the `timeout` expires or a second request comes.
     pub async fn expired(&self, timeout: Duration) {
         self.requested().await;
         tokio::select! {
@@ -41,7 +47,7 @@ impl Shutdown {
         }
     }
 
-    /// Sleeps; false if a request came before the end.
+    /// Sleeps; false if a shutdown was requested before the end.
     pub async fn sleep(&self, pause: Duration) -> bool {
         tokio::select! {
             biased;

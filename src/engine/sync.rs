@@ -1,4 +1,4 @@
-//! One sync: every page up to the present, each delivered while the next one is read.
+//! One sync: reads every page up to the present, and delivers each while it reads the next.
 
 use std::future::pending;
 use std::pin::pin;
@@ -13,23 +13,24 @@ use crate::destination::{Delivery, PageNumber, Shipment};
 use crate::event::Event;
 use crate::source::{Cursor, Page, Then};
 
-/// A page that is to be delivered.
+/// A page to deliver.
 pub(super) struct Upcoming {
     pub(super) page: PageNumber,
-    /// Its delivery; none where it has no events.
+    /// Its delivery; none for a page without events.
     pub(super) delivery: Option<Box<dyn Delivery>>,
     events: usize,
     deduplicated: usize,
+    filtered: usize,
     to: Cursor,
     then: Then,
 }
 
 impl Engine {
-    /// Delivers everything up to the present. What "present" means is fixed here, for all pages.
+    /// Delivers everything up to the present. The time at which the sync begins is the present for all its pages.
     pub(super) async fn sync(&self) -> Result<(), Halt> {
         let mut report = Report::new(self.metrics.clone());
         let ended = self.pages(&mut report).await;
-        // Whatever ended it, what is delivered is committed, unless the store failed.
+        // However the sync ended, delivered pages are committed, unless the store failed.
         match &ended {
             Err(halt) if halt.forbids_saving() => {}
             Ok(()) if self.settings.mode == Mode::Loop => self.while_flushing(self.committed()).await?,
@@ -46,18 +47,19 @@ impl Engine {
         let front = self.ledger.lock().front();
         let mut following = Some(self.while_flushing(self.upcoming(front, begun)).await?);
         while let Some(page) = following.transpose()? {
-            // Read ahead, but not begun.
+            // This page was read ahead, and its delivery has not begun.
             if self.shutdown.is_requested() {
                 return Err(Halt::Stopped);
             }
-            report.page(page.events, page.deduplicated);
+            report.page(page.events, page.deduplicated, page.filtered);
             report.now_and_then(|| self.source.reached(&page.to).ok());
             following = self.deliver_and_read_on(page, begun, report).await?;
         }
         Ok(())
     }
 
-    /// Delivers a page and reads the next one meanwhile. The page's failure ends the sync at once; the next one's has time.
+    /// Delivers a page and reads the next one meanwhile. If the delivery fails, the sync ends at once. If the reading fails, the delivery
+    /// is finished first.
     async fn deliver_and_read_on(
         &self,
         page: Upcoming,
@@ -77,7 +79,7 @@ impl Engine {
         self.while_flushing(reading).await
     }
 
-    /// The page that follows `cursor`, when it can be read; none where the source has caught up.
+    /// Reads the page that follows `cursor` once the source allows it; none if the source has caught up.
     async fn following(&self, cursor: Cursor, then: Then, begun: LocalTime) -> Option<Result<Upcoming, Halt>> {
         match then {
             Then::CaughtUp => return None,
@@ -86,26 +88,26 @@ impl Engine {
                 if !self.rest(pause).await {
                     return Some(Err(Halt::Stopped));
                 }
-                // A wait that the source expects costs nothing of the retry budget.
+                // A wait that the source expects does not use up the retry budget.
                 self.retries.progress();
             }
         }
         Some(self.upcoming(cursor, begun).await)
     }
 
-    /// The page behind `cursor`, of which the destination does ahead what it can.
+    /// Reads the page after `cursor` and opens its delivery, so that the destination can prepare it ahead.
     async fn upcoming(&self, cursor: Cursor, begun: LocalTime) -> Result<Upcoming, Halt> {
         let Page { events, deduplicated, next: to, then, .. } = self.fetch(&cursor, begun).await?;
-        let events: Arc<[Event]> = events.into();
+        let read = events.len();
+        let events: Arc<[Event]> = self.screen.of(events).into();
         let page = self.ledger.lock().open(to.clone(), events.len());
         let count = events.len();
         let shipment = Shipment { page, from: cursor, to: to.clone(), events };
         let delivery = (count > 0).then(|| self.destination.open(shipment, self.now()));
-        Ok(Upcoming { page, delivery, events: count, deduplicated, to, then })
+        Ok(Upcoming { page, delivery, events: count, deduplicated, filtered: read - count, to, then })
     }
 
-    /// Does `work`, in which nothing is delivered, and flushes the destination meanwhile when that is due. A flush that has begun is
-    /// finished.
+    /// Does `work`, which delivers nothing, and flushes the destination meanwhile when that is due. A flush that has begun is finished.
     pub(super) async fn while_flushing<T>(&self, work: impl Future<Output = T>) -> Result<T, Halt> {
         let mut work = pin!(work);
         loop {
@@ -133,14 +135,14 @@ impl Engine {
         }
     }
 
-    /// Makes durable and commits all that was delivered.
+    /// Has the destination make everything durable, and waits for the commit.
     pub(super) async fn finish(&self) -> Result<(), Halt> {
         self.flush().await?;
         self.committed().await;
         Ok(())
     }
 
-    /// Waits until every acknowledged page is committed, and the source was informed if it could be.
+    /// Waits until every acknowledged page is committed, and the source has confirmed that or failed to.
     pub(super) async fn committed(&self) {
         loop {
             let changed = self.changed.notified();

@@ -25,16 +25,16 @@ pub(crate) const INTERVAL: Variable<Duration> = Variable::time(
     "Time from the start of one sync to the start of the next.",
 );
 
-/// How long a one-shot goes on without progress.
+/// How long a one-shot retries without progress.
 pub(crate) const RETRY_BUDGET: Variable<Duration> = Variable::time(
     Scope::Shared,
     "AUDITSYNC_RETRY_BUDGET",
     "5m",
     Bounds::seconds(0, 24 * HOUR),
-    "How long a one-shot goes on retrying without progress.",
+    "How long a one-shot retries without progress.",
 );
 
-/// How long a shutdown waits for what is in flight.
+/// How long a shutdown waits for the pages in flight.
 pub(crate) const SHUTDOWN_TIMEOUT: Variable<Duration> = Variable::time(
     Scope::Shared,
     "AUDITSYNC_SHUTDOWN_TIMEOUT",
@@ -52,11 +52,11 @@ pub(crate) const LEASE_TTL: Variable<Duration> = Variable::time(
     "On stores that machines share: how long a standby waits for a silent active instance.",
 );
 
-/// All of them, for the tables.
+/// Every variable of the engine, for the tables.
 pub(crate) const VARIABLES: &[&Spec] =
     &[&LOOP.spec, &INTERVAL.spec, &RETRY_BUDGET.spec, &SHUTDOWN_TIMEOUT.spec, &LEASE_TTL.spec];
 
-/// How the engine is to work.
+/// Reads the settings of the engine.
 pub(crate) fn settings(reader: &mut Reader<'_>) -> Result<Settings, Noted> {
     let on = reader.get(&LOOP);
     let interval = reader.get(&INTERVAL);

@@ -1,4 +1,4 @@
-//! Text from the other side, made fit for a log: secrets taken out, control characters escaped, length capped.
+//! Makes text from a server safe to log: it hides secrets, escapes control characters and caps the length.
 
 use std::fmt;
 
@@ -6,27 +6,26 @@ use secrecy::{ExposeSecret, SecretString};
 
 mod spellings;
 
-/// Longest excerpt, in bytes of the foreign text.
+/// The longest excerpt, in bytes of the foreign text.
 const LONGEST: usize = 300;
 
-/// Secrets that a server may echo, in the spellings in which it may echo them.
+/// Secrets that a server may echo, in every likely spelling.
 #[derive(Default)]
 pub struct Redaction(Vec<SecretString>);
 
 impl Redaction {
-    /// Nothing to take out: for calls that carry no secret.
+    /// Hides nothing, for calls without a secret.
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// Hides `secrets` as they are, form-encoded, percent-encoded, as JSON strings, in hex, and in base64. In base64 they may be
-    /// inside a longer text.
+    /// Hides `secrets` as they are, form-encoded, percent-encoded, as JSON strings, in hex, and in base64, also inside a longer base64 text.
     pub fn of<'a>(secrets: impl IntoIterator<Item = &'a SecretString>) -> Self {
         let mut spellings = Vec::new();
         for secret in secrets {
             spellings.extend(spellings::of(secret.expose_secret()));
         }
-        // The longest first: a spelling that contains another must go before it.
+        // The longest comes first, since a spelling that contains another must be hidden before it.
         spellings.sort_by(|one, other| other.len().cmp(&one.len()).then_with(|| one.cmp(other)));
         spellings.dedup();
         Self(spellings.into_iter().map(SecretString::from).collect())
@@ -37,27 +36,43 @@ impl Redaction {
     }
 }
 
-/// The beginning of a foreign text, safe to log on one line.
+/// The beginning of a foreign text, safe to log and on one line.
 #[derive(Clone)]
-pub struct Excerpt(String);
+pub struct Excerpt(Shown);
+
+#[derive(Clone)]
+enum Shown {
+    Text(String),
+    Nothing,
+}
 
 impl Excerpt {
-    /// Secrets are looked for in the whole text before it is cut, so that no part of one stays at the cut.
+    /// Makes an excerpt. It hides secrets before it cuts the text, so that no part of a secret stays at the cut.
     pub fn of(text: &[u8], redaction: &Redaction) -> Self {
-        // No secret is longer than this; what lies behind cannot reach into the excerpt.
+        // No secret is longer than this, so a secret that begins later cannot reach into the excerpt.
         let near = &text[..text.len().min(64 * 1024)];
         let clean = redaction.apply(&String::from_utf8_lossy(near));
         let mut shown: String = clean.chars().take(LONGEST).flat_map(char::escape_debug).collect();
         if clean.chars().count() > LONGEST {
             shown.push('…');
         }
-        Self(shown)
+        Self(Shown::Text(shown))
+    }
+
+    /// Makes an excerpt of text that may hold records. With `is_redacting`, values of records must not leave the
+    /// process. The excerpt then shows nothing, because no pointer reaches into unreadable text.
+    pub fn of_records(text: &[u8], redaction: &Redaction, is_redacting: bool) -> Self {
+        if is_redacting { Self(Shown::Nothing) } else { Self::of(text, redaction) }
     }
 }
 
 impl fmt::Display for Excerpt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() { f.write_str("(nothing)") } else { write!(f, "\"{}\"", self.0) }
+        match &self.0 {
+            Shown::Text(text) if text.is_empty() => f.write_str("(nothing)"),
+            Shown::Text(text) => write!(f, "\"{text}\""),
+            Shown::Nothing => f.write_str("(not shown, because values of records are redacted)"),
+        }
     }
 }
 

@@ -1,65 +1,84 @@
-//! TLS of one component: a certificate authority and a client certificate from files, which are read again when they change.
+//! The TLS settings of a component: a certificate authority and a client certificate, in files that are read again when they change.
 //!
-//! The server's name is always verified. Where a certificate authority is given, only that one is trusted, else those of the system.
+//! The client always verifies the server's name. It trusts only the given certificate authority, or else those of the system.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
 
 use parking_lot::Mutex;
-use sha2::{Digest as _, Sha256};
 
 use super::Error;
+use crate::fingerprint::Fingerprint;
 use crate::variable_name::VariableName;
 
-/// Whom a component trusts, and how it identifies itself. Neither: the system's certificate authorities, and no client certificate.
+/// The certificate authority that a component trusts, and its client certificate. The default is the system's certificate authorities and
+/// no client certificate.
 #[derive(Debug, Clone, Default)]
 pub struct Tls {
-    /// The certificate authorities that the server's certificate may come from.
+    /// The certificate authorities to trust for the server's certificate.
     pub ca: Option<PemFile>,
-    /// The client certificate, with the chain behind it where there is one, and its key.
+    /// The client certificate, with its chain if it has one, and its key.
     pub identity: Option<(PemFile, PemFile)>,
 }
 
-/// A file with certificates or a key, in PEM.
+/// A PEM file with certificates or a key.
 #[derive(Debug, Clone)]
 pub struct PemFile {
-    /// Where it is.
+    /// The path of the file.
     pub path: PathBuf,
-    /// The variable that names it.
+    /// The variable that names the file.
     pub variable: VariableName,
 }
 
-/// A file of [`Tls`] that cannot be used.
+/// Why a PEM file cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// It cannot be read.
+pub enum PemError {
+    /// The file cannot be read.
     #[error("{}: the file cannot be read", path.display())]
     Unreadable {
         /// Where it is.
         path: PathBuf,
         /// The variable that names it.
         variable: VariableName,
-        /// What the system said.
+        /// The error of the operating system.
         #[source]
         cause: io::Error,
     },
-    /// It does not hold what it should.
+    /// The file has the wrong content.
     #[error("{}: the file {rule}", path.display())]
     Unfit {
         /// Where it is.
         path: PathBuf,
         /// The variable that names it.
         variable: VariableName,
-        /// What is wrong with it.
-        rule: &'static str,
+        /// The rule that the file breaks.
+        rule: Cow<'static, str>,
     },
-    /// No TLS can be set up with the files, although each can be read.
+}
+
+impl PemError {
+    /// The variable that names the file.
+    pub fn variable(&self) -> &VariableName {
+        match self {
+            Self::Unreadable { variable, .. } | Self::Unfit { variable, .. } => variable,
+        }
+    }
+}
+
+/// Why the files of [`Tls`] cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be used by itself.
+    #[error(transparent)]
+    Pem(#[from] PemError),
+    /// Each file can be read, but they do not work together.
     #[error("the files cannot be used together")]
     Unusable {
         /// The variable to look at first.
         variable: VariableName,
-        /// What the TLS library said.
+        /// The error of the TLS library.
         #[source]
         cause: reqwest::Error,
     },
@@ -69,21 +88,20 @@ impl TlsError {
     /// The variable that names the file.
     pub fn variable(&self) -> &VariableName {
         match self {
-            Self::Unreadable { variable, .. } | Self::Unfit { variable, .. } | Self::Unusable { variable, .. } => {
-                variable
-            }
+            Self::Pem(error) => error.variable(),
+            Self::Unusable { variable, .. } => variable,
         }
     }
 }
 
-/// What a failed call says about TLS.
+/// The TLS fault of a failed call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TlsFault {
-    /// The server's certificate does not verify: an unknown authority, another name, expired.
+    /// The server's certificate is not valid: its authority is unknown, its name is another, or it has expired.
     ServerUntrusted,
-    /// The server refused the handshake over the client certificate: none, expired, or of an authority that it does not know.
+    /// The server refused the client certificate: it is missing, expired, or from an authority that the server does not know.
     ClientRefused,
-    /// Both sides have no protocol in common, or the server does not speak TLS.
+    /// Client and server have no protocol in common, or the server does not use TLS.
     Incompatible,
 }
 
@@ -94,19 +112,32 @@ struct Pems {
     identity: Option<Vec<u8>>,
 }
 
+/// The rule that an encrypted key breaks.
+const ENCRYPTED: &str = "holds an encrypted key, which is not supported; decrypt it with openssl pkey";
+
 impl PemFile {
-    fn read(&self, marker: &str, rule: &'static str) -> Result<Vec<u8>, TlsError> {
+    /// Reads the content of the file.
+    pub(crate) fn content(&self) -> Result<Vec<u8>, PemError> {
         let (path, variable) = (self.path.clone(), self.variable.clone());
-        let text = fs::read(&path).map_err(|cause| TlsError::Unreadable { path, variable, cause })?;
-        let holds = |marker: &str| memchr::memmem::find(&text, marker.as_bytes()).is_some();
-        if holds("ENCRYPTED") {
-            return Err(self.unfit("holds an encrypted key, which is not supported; decrypt it with openssl pkey"));
-        }
-        if holds(marker) { Ok(text) } else { Err(self.unfit(rule)) }
+        fs::read(&path).map_err(|cause| PemError::Unreadable { path, variable, cause })
     }
 
-    fn unfit(&self, rule: &'static str) -> TlsError {
-        TlsError::Unfit { path: self.path.clone(), variable: self.variable.clone(), rule }
+    /// Refuses `content` with an encrypted key.
+    pub(crate) fn refuse_encrypted(&self, content: &[u8]) -> Result<(), PemError> {
+        let is_encrypted = memchr::memmem::find(content, b"ENCRYPTED").is_some();
+        if is_encrypted { Err(self.unfit(ENCRYPTED)) } else { Ok(()) }
+    }
+
+    fn read(&self, marker: &str, rule: &'static str) -> Result<Vec<u8>, PemError> {
+        let text = self.content()?;
+        self.refuse_encrypted(&text)?;
+        let holds_it = memchr::memmem::find(&text, marker.as_bytes()).is_some();
+        if holds_it { Ok(text) } else { Err(self.unfit(rule)) }
+    }
+
+    /// Makes the error for a file that breaks `rule`.
+    pub(crate) fn unfit(&self, rule: impl Into<Cow<'static, str>>) -> PemError {
+        PemError::Unfit { path: self.path.clone(), variable: self.variable.clone(), rule: rule.into() }
     }
 }
 
@@ -117,7 +148,7 @@ impl Tls {
         self.apply(&pems, reqwest::Client::builder())?.build().map(drop).map_err(|cause| self.unusable(cause))
     }
 
-    /// Whether no file is given.
+    /// Whether there are no files.
     fn is_default(&self) -> bool {
         self.ca.is_none() && self.identity.is_none()
     }
@@ -165,29 +196,69 @@ impl Tls {
 }
 
 impl Pems {
-    fn digest(&self) -> [u8; 32] {
-        let mut digest = Sha256::new();
-        for part in [&self.ca, &self.identity].into_iter().flatten() {
-            digest.update(part.len().to_be_bytes());
-            digest.update(part);
-        }
-        digest.finalize().into()
+    fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of_parts([&self.ca, &self.identity].into_iter().flatten().map(Vec::as_slice))
     }
 }
 
-/// A client that is made again when a file of its [`Tls`] has other content. Requests under way end on the old one.
+/// A value made from files. It is made again when their content changes.
+#[derive(Debug)]
+pub(crate) struct Kept<T> {
+    value: T,
+    files: Fingerprint,
+    /// The logged error of changed files that could not be used.
+    warned: Option<String>,
+}
+
+impl<T: Clone> Kept<T> {
+    /// Keeps the `value` that was made from `files`.
+    pub(crate) fn new(value: T, files: Fingerprint) -> Self {
+        Self { value, files, warned: None }
+    }
+
+    /// The value.
+    pub(crate) fn value(&self) -> T {
+        self.value.clone()
+    }
+
+    /// Makes the value again with `make` if the files have another fingerprint. `read` is their content and its fingerprint. If they cannot be
+    /// used, the old value stays, since somebody may be about to replace the other file of a pair. The log says `whose` files they are.
+    pub(crate) fn renew<P, E: std::error::Error + 'static>(
+        &mut self,
+        whose: &str,
+        read: Result<(P, Fingerprint), E>,
+        make: impl FnOnce(P) -> Result<T, E>,
+        variable: impl Fn(&E) -> &VariableName,
+    ) {
+        let renewed = match read {
+            Ok((_, files)) if files == self.files => {
+                self.warned = None;
+                return;
+            }
+            read => read.and_then(|(content, files)| Ok(Self::new(make(content)?, files))),
+        };
+        match renewed {
+            Ok(new) => {
+                tracing::info!("the TLS files{whose} changed; new connections use them");
+                *self = new;
+            }
+            Err(error) => {
+                let shown = crate::failure::Chain(&error).to_string();
+                if self.warned.as_ref() != Some(&shown) {
+                    let variable = variable(&error);
+                    tracing::warn!(error = %shown, %variable, "the TLS files changed and cannot be used; auditsync uses the old ones until they can be used");
+                    self.warned = Some(shown);
+                }
+            }
+        }
+    }
+}
+
+/// A client that is made again when the content of a file of its [`Tls`] changes. Requests under way end on the old client.
 #[derive(Debug)]
 pub(super) struct Rotating {
     tls: Tls,
-    current: Mutex<Option<Current>>,
-}
-
-#[derive(Debug)]
-struct Current {
-    client: reqwest::Client,
-    digest: [u8; 32],
-    /// What is wrong with the files since then, as it was logged.
-    warned: Option<String>,
+    current: Mutex<Option<Kept<reqwest::Client>>>,
 }
 
 impl Rotating {
@@ -195,49 +266,30 @@ impl Rotating {
         Self { tls, current: Mutex::new(None) }
     }
 
-    /// The client for the files as they are now. Files that cannot be used leave the old client: somebody may be about to replace the other
-    /// one of a pair.
+    /// The client for the present files, or for the last ones that could be used.
     pub(super) fn client(&self, builder: impl FnOnce() -> reqwest::ClientBuilder) -> Result<reqwest::Client, Error> {
         let mut current = self.current.lock();
-        let read = self.tls.read().map(|pems| (pems.digest(), pems));
-        if let (Some(current), Ok((digest, _))) = (current.as_mut(), &read)
-            && current.digest == *digest
-        {
-            current.warned = None;
-            return Ok(current.client.clone());
-        }
-        let made = read.and_then(|(digest, pems)| {
-            let client = self.tls.apply(&pems, builder())?.build().map_err(|cause| self.tls.unusable(cause))?;
-            Ok(Current { client, digest, warned: None })
+        let read = self.tls.read().map(|pems| {
+            let files = pems.fingerprint();
+            (pems, files)
         });
-        match (made, current.as_mut()) {
-            (Ok(new), old) => {
-                if old.is_some() {
-                    tracing::info!("the TLS files changed; new connections use them");
-                }
-                let client = new.client.clone();
-                *current = Some(new);
-                Ok(client)
-            }
-            (Err(error), Some(old)) => {
-                let shown = crate::failure::Chain(&error).to_string();
-                if old.warned.as_ref() != Some(&shown) {
-                    let variable = error.variable();
-                    tracing::warn!(error = %shown, %variable, "the TLS files changed and cannot be used; the old ones are used until they can");
-                    old.warned = Some(shown);
-                }
-                Ok(old.client.clone())
-            }
-            // Without files of its own, the system's are at fault.
-            (Err(TlsError::Unusable { cause, .. }), None) if self.tls.is_default() => Err(Error::Setup(cause)),
-            (Err(error), None) => Err(Error::Tls(error)),
+        let make = |pems: Pems| self.tls.apply(&pems, builder())?.build().map_err(|cause| self.tls.unusable(cause));
+        if let Some(kept) = current.as_mut() {
+            kept.renew("", read, make, TlsError::variable);
+            return Ok(kept.value());
+        }
+        match read.and_then(|(pems, files)| Ok(Kept::new(make(pems)?, files))) {
+            Ok(first) => Ok(current.insert(first).value()),
+            // A component without files of its own uses the system's, so those are at fault.
+            Err(TlsError::Unusable { cause, .. }) if self.tls.is_default() => Err(Error::Setup(cause)),
+            Err(error) => Err(Error::Tls(error)),
         }
     }
 }
 
-/// What the TLS library said, somewhere among the causes of a failed call.
+/// Finds the error of the TLS library among the causes of a failed call.
 #[cfg(feature = "tls")]
-pub(super) fn fault(error: &(dyn std::error::Error + 'static)) -> Option<TlsFault> {
+pub(crate) fn fault(error: &(dyn std::error::Error + 'static)) -> Option<TlsFault> {
     use rustls::AlertDescription as Alert;
     use rustls::Error as Cause;
     match cause(error)? {
@@ -260,7 +312,7 @@ pub(super) fn fault(_: &(dyn std::error::Error + 'static)) -> Option<TlsFault> {
     None
 }
 
-/// `io::Error` keeps what it wraps out of its causes, so it is opened here.
+/// Finds the error of the TLS library. `io::Error` does not show its inner error as a cause, so this unwraps it.
 #[cfg(feature = "tls")]
 fn cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
     let mut next = Some(error);
@@ -288,7 +340,7 @@ mod tests {
         (cert.pem(), signing_key.serialize_pem())
     }
 
-    /// Files with these contents, as the client pair and the CA.
+    /// Writes files with these contents, as the client pair and the CA.
     fn tls(folder: &tempfile::TempDir, certificate: &str, key: &str) -> Tls {
         let file = |name: &str, content: &str| {
             let path = folder.path().join(name);
@@ -316,7 +368,7 @@ mod tests {
         }
         let mut missing = tls(&folder, &certificate, &key);
         missing.ca = Some(PemFile { path: folder.path().join("none"), variable: "CA".into() });
-        assert!(matches!(missing.verify(), Err(TlsError::Unreadable { .. })));
+        assert!(matches!(missing.verify(), Err(TlsError::Pem(PemError::Unreadable { .. }))));
     }
 
     #[test]
@@ -326,7 +378,7 @@ mod tests {
         let rotating = Rotating::new(tls(&folder, &certificate, &key));
         let digest = || {
             rotating.client(reqwest::Client::builder).unwrap();
-            rotating.current.lock().as_ref().unwrap().digest
+            rotating.current.lock().as_ref().unwrap().files
         };
         let first = digest();
         assert_eq!(digest(), first);

@@ -14,10 +14,10 @@ pub(crate) const TIMEOUT: Variable<Duration> = Variable::time(
     "Longest time for one request and its answer.",
 );
 
-/// All of them, for the tables.
+/// Every variable of the HTTP policy, for the tables.
 pub(crate) const VARIABLES: &[&Spec] = &[&TIMEOUT.spec];
 
-/// How servers are called.
+/// Reads the settings of the HTTP policy.
 pub(crate) fn settings(reader: &mut Reader<'_>) -> Result<Settings, Noted> {
     Ok(Settings { timeout: reader.get(&TIMEOUT)?, timeout_variable: reader.name(&TIMEOUT.spec) })
 }

@@ -1,13 +1,22 @@
-//! The components that there are. A new one is a folder and a line here.
+//! Lists every component. A new one needs a folder and a line here.
 
 #[cfg(feature = "s3")]
 use crate::config::Becomes;
 use crate::config::{self, Alias, Preset, Scope, Section, Spec, Variable, dotenv};
 use crate::pipeline_name::PipelineName;
-use crate::{dead_letter, destination, engine, http, source, state, telemetry};
+use crate::{dead_letter, destination, engine, http, notice, screen, source, state, telemetry};
 
 /// The kinds of sources.
-pub const SOURCES: &[&source::Kind] = &[&source::sectigo::KIND, &source::digicert::KIND];
+pub const SOURCES: &[&source::Kind] = &[
+    &source::sectigo::KIND,
+    &source::digicert::KIND,
+    #[cfg(feature = "s3")]
+    &source::cloudtrail::KIND,
+    #[cfg(feature = "teleport")]
+    &source::teleport::KIND,
+    #[cfg(feature = "receiver")]
+    &source::receiver::KIND,
+];
 
 /// The kinds of destinations.
 pub const DESTINATIONS: &[&destination::Kind] = &[
@@ -18,7 +27,7 @@ pub const DESTINATIONS: &[&destination::Kind] = &[
     &destination::stdout::KIND,
 ];
 
-/// The kinds of state stores that this build has.
+/// The kinds of state stores in this build.
 pub const STORES: &[&state::Kind] = &[
     &state::localfs::KIND,
     #[cfg(feature = "redis")]
@@ -30,14 +39,17 @@ pub const STORES: &[&state::Kind] = &[
     &state::memory::KIND,
 ];
 
-/// The state stores with large client libraries, which a build can leave out: each is a feature of its name.
+/// The state stores with large client libraries, which a build can leave out. The feature of each has its name.
 const OPTIONAL_STORES: &[&str] = &["redis", "s3", "gcs"];
 
-/// The destinations of which the same holds.
+/// The destinations that a build can leave out. The feature of each has its name.
 const OPTIONAL_DESTINATIONS: &[&str] = &["s3"];
 
-/// Google's script for audit logs of this source writes to S3 and keeps its state there. Its whole environment holds for a pipeline from the
-/// one to the other: objects go where the script writes them, and our state goes beside its own.
+/// The sources that a build can leave out, and the feature of each.
+const OPTIONAL_SOURCES: &[(&str, &str)] = &[("cloudtrail", "s3"), ("teleport", "teleport"), ("receiver", "receiver")];
+
+/// The variables of Google's script, which copies this source's audit logs to S3 and keeps its state there. Its environment configures a
+/// pipeline from that source to S3. Objects go where the script writes them, and our state goes beside its own.
 #[cfg(feature = "s3")]
 const SCRIPT: &[Alias] = &[
     Alias::same("S3_BUCKET", destination::s3::variables::BUCKET.spec.name),
@@ -50,13 +62,13 @@ const SCRIPT: &[Alias] = &[
     of_bucket(state::s3::variables::PREFIX.spec.name, "digicert/logs"),
 ];
 
-/// What holds where the script's bucket is set, such as the script's own defaults.
+/// An alias that sets `ours` to `value` if the script's bucket is set, for the script's own defaults.
 #[cfg(feature = "s3")]
 const fn of_bucket(ours: &'static str, value: &'static str) -> Alias {
     Alias { theirs: "S3_BUCKET", ours, becomes: Becomes::Fixed(value) }
 }
 
-/// The variables of software that the pair of source and destination replaces, beside those that the source knows by itself.
+/// The variables of software that the pair of source and destination replaces, apart from those that the source declares.
 pub(crate) fn aliases(source: &source::Kind, destination: &destination::Kind) -> &'static [Alias] {
     #[cfg(feature = "s3")]
     if (source.name, destination.name) == (source::digicert::KIND.name, destination::s3::KIND.name) {
@@ -66,7 +78,7 @@ pub(crate) fn aliases(source: &source::Kind, destination: &destination::Kind) ->
     &[]
 }
 
-/// Which pipelines run.
+/// The pipelines to run.
 pub(crate) const PIPELINES: Variable<Vec<Wanted>> = Variable::new(
     Scope::Process,
     "AUDITSYNC_PIPELINES",
@@ -75,7 +87,7 @@ pub(crate) const PIPELINES: Variable<Vec<Wanted>> = Variable::new(
     "Pipelines, as source:destination, separated by commas. A label tells two sources of a kind apart: source.label:destination.",
 );
 
-/// Which store holds the state.
+/// The store of the state.
 pub(crate) const BACKEND: Variable<&'static state::Kind> = Variable::new(
     Scope::Shared,
     "AUDITSYNC_STORAGE_BACKEND",
@@ -87,17 +99,17 @@ pub(crate) const BACKEND: Variable<&'static state::Kind> = Variable::new(
 /// A pipeline that the configuration names.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
-    /// Its name.
+    /// The name of the pipeline.
     pub(crate) name: PipelineName,
     /// The kind of its source.
     pub(crate) source: &'static source::Kind,
-    /// What tells its source from others of the kind.
+    /// The label that tells its source from others of the kind.
     pub(crate) label: Option<String>,
     /// The kind of its destination.
     pub(crate) destination: &'static destination::Kind,
 }
 
-/// Every pipeline of a list.
+/// Parses a list of pipelines.
 fn wanted(text: &str) -> Result<Vec<Wanted>, String> {
     let mut all: Vec<Wanted> = Vec::new();
     for part in text.split(',').map(str::trim) {
@@ -121,6 +133,9 @@ fn one_wanted(text: &str) -> Result<Wanted, String> {
         return Err("has a label that is not made of letters, digits and underscores".to_owned());
     }
     let source = SOURCES.iter().find(|known| known.name == kind);
+    if let (None, Some((name, feature))) = (source, OPTIONAL_SOURCES.iter().find(|(name, _)| *name == kind)) {
+        return Err(format!("names the source {name}, which this build leaves out (the cargo feature {feature})"));
+    }
     let source = source.ok_or_else(|| unknown("source", kind, SOURCES.iter().map(|known| known.name)))?;
     let destination = DESTINATIONS.iter().find(|known| known.name == to);
     if destination.is_none() && OPTIONAL_DESTINATIONS.contains(&to) {
@@ -137,7 +152,7 @@ fn unknown(what: &str, name: &str, known: impl Iterator<Item = &'static str>) ->
     format!("names an unknown {what}, {name:?}; known are {}", known.join(", "))
 }
 
-/// The state store called `name`.
+/// Finds the state store called `name`.
 fn store(name: &str) -> Result<&'static state::Kind, String> {
     let name = name.to_ascii_lowercase();
     if let Some(kind) = STORES.iter().find(|kind| kind.name == name) {
@@ -151,26 +166,73 @@ fn store(name: &str) -> Result<&'static state::Kind, String> {
     Err(format!("must be one of {}", built.join(", ")))
 }
 
-/// The configuration that uses the files in `folder`, which `auditsync certs` made for a receiver on `host`.
+/// The configuration for the files in `folder`, which `auditsync certs` made for a receiver on `host`.
 #[cfg(feature = "tls")]
 pub(crate) fn certificates_guide(host: &str, folder: &std::path::Path) -> String {
     destination::fluentd::certificates_guide(host, folder)
 }
 
-/// Every part of the tables, in order.
+/// The event handler's settings for its destination, and our variables for them.
+#[cfg(feature = "teleport")]
+const HANDLER: &[(&str, Option<&str>)] = &[
+    ("fluentd-url", Some(destination::fluentd::variables::URL.spec.name)),
+    ("fluentd-session-url", Some(destination::fluentd::variables::SESSION_URL.spec.name)),
+    ("fluentd-ca", Some(destination::fluentd::variables::CA.spec.name)),
+    ("fluentd-cert", Some(destination::fluentd::variables::CERT.spec.name)),
+    ("fluentd-key", Some(destination::fluentd::variables::KEY.spec.name)),
+    // No counterpart: auditsync uses one connection, which keeps the order of events.
+    ("fluentd-max-connections", None),
+];
+
+/// Reads the settings of Teleport's event handler in `text`, and its cursor in the folder `storage`, for `auditsync import`. The pipeline
+/// is the one that replaces the handler.
+#[cfg(feature = "teleport")]
+pub(crate) fn import(
+    text: &str,
+    storage: Option<&std::path::Path>,
+) -> Result<(Wanted, source::teleport::import::Imported), source::teleport::import::ImportError> {
+    let (source, destination) = (&source::teleport::KIND, &destination::fluentd::KIND);
+    let name = PipelineName::of(source.name, destination.name);
+    let mut imported = source::teleport::import::read(text, HANDLER, storage)?;
+    imported.lines.insert(0, (PIPELINES.spec.name, name.to_string()));
+    Ok((Wanted { name, source, label: None, destination }, imported))
+}
+
+/// The interval as the tables show it, with the defaults of single sources.
+const INTERVAL: Spec = Spec {
+    help: "Time from the start of one sync to the start of the next. digicert: 1h, cloudtrail: 5m, queues and receiver: 5s.",
+    ..engine::variables::INTERVAL.spec
+};
+
+/// The sections of the tables, in order.
 pub fn sections() -> Vec<Section> {
     let sources = SOURCES.iter().map(|kind| Section::of(kind.name, kind.title, &[kind.variables]));
     let destinations = DESTINATIONS.iter().map(|kind| Section::of(kind.name, kind.title, &[kind.variables]));
     let stores: Vec<_> = [&[&BACKEND.spec][..]].into_iter().chain(STORES.iter().map(|kind| kind.variables)).collect();
-    let shared = [
+    let mut shared = [
         Section::of(
             "sync",
             "Sync",
-            &[&[&PIPELINES.spec], engine::variables::VARIABLES, source::variables::VARIABLES, dead_letter::VARIABLES],
+            &[
+                &[&PIPELINES.spec],
+                engine::variables::VARIABLES,
+                source::variables::VARIABLES,
+                screen::VARIABLES,
+                dead_letter::VARIABLES,
+            ],
         ),
         Section::of("state", "State", &stores),
-        Section::of("program", "Program", &[http::variables::VARIABLES, telemetry::variables::VARIABLES]),
+        Section::of(
+            "program",
+            "Program",
+            &[http::variables::VARIABLES, telemetry::variables::VARIABLES, notice::VARIABLES],
+        ),
     ];
+    for spec in shared.iter_mut().flat_map(|section| &mut section.variables) {
+        if spec.name == INTERVAL.name {
+            *spec = &INTERVAL;
+        }
+    }
     sources.chain(destinations).chain(shared).collect()
 }
 
@@ -179,17 +241,19 @@ pub fn variables() -> impl Iterator<Item = &'static Spec> {
     sections().into_iter().flat_map(|section| section.variables)
 }
 
-/// What the variable `name` is to us, for the vetting of `.env`.
+/// Tells whether `name` is one of our variables or an alias of one, and whether it carries a secret. It helps to vet `.env`.
 pub(crate) fn known_in_dotenv(name: &str) -> Option<dotenv::Known> {
     let mut aliases = SOURCES.iter().flat_map(|kind| kind.aliases);
     let alias = aliases.find(|alias| alias.theirs == name);
     config::known(alias.map_or(name, |alias| alias.ours), &sections())
 }
 
-#[cfg(all(test, feature = "redis", feature = "s3", feature = "gcs"))]
+#[cfg(all(test, feature = "redis", feature = "s3", feature = "gcs", feature = "teleport", feature = "receiver"))]
 mod tests {
     use std::fs;
     use std::path::{Path, PathBuf};
+
+    use serde_json::Value;
 
     use super::*;
     use crate::config::{env_example, help_text, tables};
@@ -202,6 +266,54 @@ mod tests {
 
     fn updating() -> bool {
         std::env::var_os("UPDATE").is_some()
+    }
+
+    /// Calls `meet` with each object in `value`, changed by one more member, and with the object's path.
+    fn each_with_a_member_more(value: &Value, meet: &mut impl FnMut(&str, Value)) {
+        fn paths(value: &Value, path: &str, into: &mut Vec<String>) {
+            match value {
+                Value::Object(members) => {
+                    into.push(path.to_owned());
+                    members.iter().for_each(|(name, member)| paths(member, &format!("{path}/{name}"), into));
+                }
+                Value::Array(items) => {
+                    items.iter().enumerate().for_each(|(n, item)| paths(item, &format!("{path}/{n}"), into));
+                }
+                _ => {}
+            }
+        }
+        let mut all = Vec::new();
+        paths(value, "", &mut all);
+        for path in all {
+            let mut changed = value.clone();
+            if let Some(members) = changed.pointer_mut(&path).and_then(Value::as_object_mut) {
+                members.insert("newer".to_owned(), Value::Null);
+            }
+            meet(&path, changed);
+        }
+    }
+
+    #[test]
+    fn no_source_reads_a_part_of_a_cursor_that_a_newer_version_wrote() {
+        let mut met = 0;
+        for version in fs::read_dir(in_package("tests/program/fixtures/states")).unwrap() {
+            for folder in fs::read_dir(version.unwrap().path()).unwrap() {
+                let files = fs::read_dir(folder.unwrap().path()).unwrap().map(|file| file.unwrap().path());
+                let is_state = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("auditsync-");
+                for path in files.filter(is_state) {
+                    let state: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+                    let pipeline = state["pipeline"].as_str().unwrap();
+                    let kind = SOURCES.iter().find(|kind| pipeline.starts_with(kind.name)).unwrap();
+                    let reached = |cursor: Value| (kind.reached)(&serde_json::from_value(cursor).unwrap());
+                    assert!(reached(state["cursor"].clone()).is_ok(), "{}", path.display());
+                    each_with_a_member_more(&state["cursor"], &mut |at, cursor| {
+                        met += 1;
+                        assert!(reached(cursor).is_err(), "{} at {at:?}", path.display());
+                    });
+                }
+            }
+        }
+        assert!(met > 30, "{met}");
     }
 
     #[test]
@@ -222,6 +334,35 @@ mod tests {
     }
 
     #[test]
+    fn the_help_of_the_interval_names_the_default_of_each_source_that_has_its_own() {
+        let shown = variables().find(|spec| spec.name == INTERVAL.name).unwrap().description();
+        for kind in SOURCES {
+            if let Some(interval) = kind.interval {
+                assert!(shown.contains(&format!("{}: {interval}", kind.name)), "{shown}");
+            }
+        }
+        let queue = format!("queues and receiver: {}", config::parse::short(source::QUEUE_INTERVAL));
+        assert!(shown.contains(&queue), "{shown}");
+    }
+
+    #[test]
+    fn the_file_of_a_secret_that_no_server_rejects_has_its_own_sentence() {
+        let own: Vec<_> = variables().filter(|spec| spec.secret && !spec.renewal.contains("rejects")).collect();
+        assert_eq!(
+            own.iter().map(|spec| (spec.name, spec.renewal)).collect::<Vec<_>>(),
+            [
+                (
+                    "RECEIVER_AUDIT_API_KEYS",
+                    "auditsync re-reads it on SIGHUP, and when a request comes, at most once a second."
+                ),
+                ("AUDITSYNC_REDACT_SALT", "auditsync re-reads it on SIGHUP."),
+                ("AUDITSYNC_REDIS_ADDRESS", "auditsync reads it only at the start."),
+                ("AUDITSYNC_NOTICE_URL", "auditsync re-reads it on SIGHUP."),
+            ]
+        );
+    }
+
+    #[test]
     fn the_example_file_shows_the_tables() {
         let path = in_package(".env.example");
         if updating() {
@@ -232,16 +373,18 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_shows_the_tables() {
+    fn the_document_of_the_configuration_shows_the_tables() {
         const MARKERS: [&str; 2] = ["<!-- variables -->\n", "<!-- /variables -->"];
-        let path = in_package("README.md");
-        let readme = fs::read_to_string(&path).unwrap();
-        let (before, rest) = readme.split_once(MARKERS[0]).expect("README.md has no line <!-- variables -->");
-        let (shown, after) = rest.split_once(MARKERS[1]).expect("README.md has no line <!-- /variables -->");
+        let path = in_package("docs/CONFIGURATION.md");
+        let document = fs::read_to_string(&path).unwrap();
+        let (before, rest) =
+            document.split_once(MARKERS[0]).expect("docs/CONFIGURATION.md has no line <!-- variables -->");
+        let (shown, after) =
+            rest.split_once(MARKERS[1]).expect("docs/CONFIGURATION.md has no line <!-- /variables -->");
         if updating() {
             fs::write(&path, [before, MARKERS[0], &tables(&sections()), MARKERS[1], after].concat()).unwrap();
         } else {
-            assert!(shown == tables(&sections()), "README.md is not what the tables say: {AGAIN}");
+            assert!(shown == tables(&sections()), "docs/CONFIGURATION.md is not what the tables say: {AGAIN}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! The configuration as a whole.
+//! Tests of the configuration as a whole.
 
 use proptest::prelude::*;
 use secrecy::ExposeSecret;
@@ -41,12 +41,12 @@ fn health_from_pairs(pairs: Vec<(OsString, OsString)>) -> Result<HealthConfig, C
     HealthConfig::read(&environment, &wanted(&environment)?)
 }
 
-/// The names of all variables, those for the files of secrets included.
+/// The names of all variables, including those for the files of secrets.
 fn all_names() -> Vec<String> {
     variables().flat_map(|spec| std::iter::once(spec.name.to_owned()).chain(spec.file())).collect()
 }
 
-/// Those that the default pipeline reads. The components of other pipelines test their own.
+/// The names of the variables that the default pipeline reads. The components of other pipelines test their own.
 fn names() -> Vec<String> {
     let read = ["sectigo", "datadog", "sync", "state", "program"];
     let sections = sections().into_iter().filter(|section| read.contains(&section.name));
@@ -54,7 +54,7 @@ fn names() -> Vec<String> {
     specs.flat_map(|spec| std::iter::once(spec.name.to_owned()).chain(spec.file())).collect()
 }
 
-/// In alphabetical order, for comparisons.
+/// Sorts names, to compare them.
 fn sorted(mut names: Vec<&str>) -> Vec<&str> {
     names.sort_unstable();
     names
@@ -64,7 +64,7 @@ fn named(error: &ConfigError) -> Vec<&str> {
     error.mistakes().iter().map(Mistake::variable).collect()
 }
 
-/// What is required, and `more`, which comes first and so holds.
+/// The configuration of the required variables and `more`. `more` comes first, and so wins.
 fn complete(more: &[(&str, &str)]) -> Result<Config, ConfigError> {
     from_pairs([os(more), os(&REQUIRED)].concat())
 }
@@ -72,7 +72,7 @@ fn complete(more: &[(&str, &str)]) -> Result<Config, ConfigError> {
 fn config_with(more: &[(&str, &str)]) -> Config {
     complete(more).unwrap_or_else(|error| panic!("{error}"))
 }
-/// One value for each variable that it cannot have; none for those that may have any.
+/// An invalid value for each variable, except for those that may have any value.
 const BROKEN: &[(&str, &str)] = &[
     ("SECTIGO_AUDIT_API_URL", "audit.example.com"),
     ("SECTIGO_AUDIT_API_CLIENT_ID", ""),
@@ -97,14 +97,21 @@ const BROKEN: &[(&str, &str)] = &[
     ("AUDITSYNC_LEASE_TTL", "14s"),
     ("AUDITSYNC_STORAGE_BACKEND", "floppy"),
     ("AUDITSYNC_LOCAL_STORAGE_PATH", "/no/such/folder"),
+    ("AUDITSYNC_INCLUDE", "colour=red"),
+    ("AUDITSYNC_EXCLUDE", "action"),
+    ("AUDITSYNC_REDACT", "user"),
+    ("AUDITSYNC_REDACT_SALT", "short"),
+    ("AUDITSYNC_REDACT_SALT_FILE", "/etc/no-such-file"),
     ("AUDITSYNC_DEAD_LETTER_PATH", "/no/such/folder/file"),
     ("AUDITSYNC_HTTP_TIMEOUT", "0s"),
     ("AUDITSYNC_HTTP_LISTEN", "localhost:9090"),
+    ("AUDITSYNC_NOTICE_URL", "ftp://x"),
+    ("AUDITSYNC_NOTICE_URL_FILE", "/etc/no-such-file"),
     ("AUDITSYNC_LOG_FORMAT", "xml"),
     ("AUDITSYNC_LOG_LEVEL", "loud"),
 ];
 
-/// The same for the variables that one backend alone reads, with what that backend requires.
+/// The same for the variables that only one backend reads, with the variables that this backend requires.
 #[cfg(all(feature = "redis", feature = "s3", feature = "gcs"))]
 const BROKEN_FOR_ONE_BACKEND: &[(&str, &[(&str, &str)])] = &[
     (
@@ -138,12 +145,12 @@ const BROKEN_FOR_ONE_BACKEND: &[(&str, &[(&str, &str)])] = &[
     ),
 ];
 
-/// What each backend requires.
+/// The variable that each backend requires.
 #[cfg(all(feature = "redis", feature = "s3", feature = "gcs"))]
 const REQUIRED_BY_BACKENDS: [(&str, &str); 3] =
     [("AUDITSYNC_REDIS_ADDRESS", "redis:6379"), ("AUDITSYNC_S3_BUCKET", "audit"), ("AUDITSYNC_GCS_BUCKET", "audit")];
 
-/// The variables that take anything.
+/// The variables that may have any value.
 const FREE: [&str; 5] =
     ["DD_HOSTNAME", "DD_SERVICE", "DD_SOURCE", "AUDITSYNC_REDIS_PASSWORD", "AUDITSYNC_REDIS_PREFIX"];
 
@@ -160,7 +167,7 @@ fn every_mistake_is_reported_at_once() {
     let mut broken = BROKEN.to_vec();
     let many_tags = "t ".repeat(101);
     broken.push(("DD_TAGS", &many_tags));
-    // A backend that does not exist has no folder that could be missing, and a file given needs no value beside it.
+    // An unknown backend has no folder that could be missing, and a secret's file needs no value beside it.
     broken.retain(|(name, _)| *name != "AUDITSYNC_LOCAL_STORAGE_PATH" && !name.ends_with("_FILE"));
     let error = from_pairs(os(&broken)).unwrap_err();
     let text = error.to_string();
@@ -327,18 +334,17 @@ fn one_shot_runs_without_a_memory_are_warned_about() {
 
 #[test]
 fn working_on_the_state_needs_no_keys_and_looks_at_nothing_else() {
-    let needed = ["STORAGE_BACKEND", "LOCAL_STORAGE_PATH", "SYNC_LOOKBACK", "LOG_FORMAT", "LOG_LEVEL"];
+    let needed = ["STORAGE_BACKEND", "LOCAL_STORAGE_PATH", "LOG_FORMAT", "LOG_LEVEL"];
     let is_needed = |name: &str| needed.iter().any(|suffix| name.ends_with(suffix));
     let others: Vec<_> = BROKEN.iter().copied().filter(|(name, _)| !is_needed(name)).collect();
     let mut pairs = os(&others);
-    pairs.extend(os(&[("AUDITSYNC_STORAGE_BACKEND", "memory"), ("AUDITSYNC_SYNC_LOOKBACK", "2h")]));
+    pairs.extend(os(&[("AUDITSYNC_STORAGE_BACKEND", "memory")]));
     let config = state_from_pairs(pairs).unwrap();
     assert_eq!(config.store.kind.name, "memory");
-    assert_eq!(config.lookback, Duration::from_hours(2));
     let config = state_from_pairs(Vec::new()).unwrap();
     assert_eq!(config.store.build().location(), "./auditsync-sectigo-datadog.json");
     let error = state_from_pairs(os(BROKEN)).unwrap_err();
-    // A store that does not exist has no variables. The lookback is too long for a destination alone.
+    // An unknown store has no variables.
     let named = named(&error);
     assert!(named.len() == 3 && named.iter().all(|name| is_needed(name)), "{error}");
 }
@@ -359,7 +365,7 @@ fn working_on_the_state_does_not_trip_over_other_variables_that_are_not_text() {
     use std::os::unix::ffi::OsStringExt;
     let broken = |name: &str| (OsString::from(name), OsString::from_vec(vec![0xff]));
     assert!(state_from_pairs(vec![broken("DD_API_KEY")]).is_ok());
-    assert!(state_from_pairs(vec![broken("AUDITSYNC_SYNC_LOOKBACK")]).is_err());
+    assert!(state_from_pairs(vec![broken("AUDITSYNC_STORAGE_BACKEND")]).is_err());
     let error = from_pairs([vec![broken("DD_API_KEY")], os(&REQUIRED)].concat()).unwrap_err();
     assert!(error.to_string().contains("has a mistake:\n  DD_API_KEY: its value is not text in UTF-8"), "{error}");
 }
@@ -367,8 +373,7 @@ fn working_on_the_state_does_not_trip_over_other_variables_that_are_not_text() {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Each variable may be absent, broken or random; secrets, passwords in addresses, and secrets in the wrong place
-    /// all carry one word.
+    /// Each variable may be absent, invalid or random. Secrets, passwords in addresses, and misplaced secrets all contain one word.
     #[test]
     fn no_secret_shows_in_any_message(
         picks in proptest::collection::vec((0..7_usize, "[ -~\n]{0,8}"), all_names().len()),
@@ -388,7 +393,7 @@ proptest! {
             pairs.push((name.clone(), value));
         }
         pairs.push(("SECTIGO_AUDIT_API_CLIENT_SECERT".to_owned(), "sentinel".to_owned()));
-        // Without this, a set of values could be valid: nothing would be reported.
+        // Without this, a set of values could be valid, and no message would be tested.
         pairs.insert(0, ("AUDITSYNC_SYNC_LOOP".to_owned(), "maybe".to_owned()));
         let given: Vec<_> = pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let error = from_pairs(os(&given)).unwrap_err();
@@ -453,4 +458,34 @@ fn a_destination_bounds_the_times_that_only_it_cannot_take() {
         "{message}"
     );
     config_with(&[day, ("AUDITSYNC_PIPELINES", "sectigo:stdout")]);
+}
+
+#[cfg(feature = "receiver")]
+#[test]
+fn two_pipelines_cannot_use_one_address_or_one_folder() {
+    let read = |pairs: &[(&str, &str)]| {
+        let datadog = ("DD_API_KEY", "0123456789abcdef0123456789abcdef");
+        let read = from_pairs(os(&[&[datadog, ("RECEIVER_AUDIT_LISTEN", "127.0.0.1:8443")], pairs].concat()));
+        read.map(drop).map_err(|error| error.mistakes().iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    let mistakes = read(&[("AUDITSYNC_PIPELINES", "receiver:datadog,receiver:stdout")]).unwrap_err();
+    assert_eq!(mistakes.len(), 2, "{mistakes:?}");
+    let rule = "the pipelines receiver:datadog and receiver:stdout cannot both use the";
+    for (mistake, variable, thing) in [
+        (&mistakes[0], "RECEIVER_AUDIT_LISTEN", "address 127.0.0.1:8443"),
+        (&mistakes[1], "RECEIVER_AUDIT_SPOOL_PATH", "folder receiver-spool"),
+    ] {
+        assert!(mistake.starts_with(variable) && mistake.contains(&format!("{rule} {thing}: ")), "{mistake}");
+    }
+    let two = [
+        ("AUDITSYNC_PIPELINES", "receiver.a:datadog,receiver.b:stdout"),
+        ("RECEIVER_B_AUDIT_LISTEN", "127.0.0.1:8444"),
+        ("RECEIVER_B_AUDIT_SPOOL_PATH", "./receiver-spool"),
+    ];
+    let mistakes = read(&two).unwrap_err();
+    assert_eq!(mistakes.len(), 1, "{mistakes:?}");
+    let named = "the pipelines receiver.a:datadog and receiver.b:stdout";
+    assert!(mistakes[0].starts_with("RECEIVER_B_AUDIT_SPOOL_PATH=") && mistakes[0].contains(named), "{mistakes:?}");
+    let [pipelines, address, _] = two;
+    assert_eq!(read(&[pipelines, address, ("RECEIVER_B_AUDIT_SPOOL_PATH", "other-spool")]), Ok(()));
 }

@@ -1,8 +1,8 @@
 //! The audit log of `DigiCert`'s `CertCentral`, read through runs of a report (Report Library API).
 //!
-//! A run shows the whole date range of its report, in any order and without ids. So each run is read whole, and what was delivered before is
-//! told apart by time and content: `kept` holds what is remembered, `history` decides which run is read, `reading` reads one ahead, `run`
-//! delivers it or gives it up, and this file waits for runs.
+//! A run shows the whole date range of its report, in any order and without ids. So this source reads each run whole,
+//! and recognises rows that were delivered before by their time and content. `kept` remembers them, `history` decides
+//! which run to read, `reading` reads one ahead, `run` delivers it or gives it up, and this file waits for runs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use crate::component::{Check, Configured, Context};
 use crate::failure::{Chain, Failure};
 use crate::http::{Excerpt, Redaction};
 use crate::secret::Secret;
+use crate::variable_name::VariableName;
 use api::{Api, History};
 use cursor::{Baseline, Progress, Step, Waiting};
 use error::Error;
@@ -32,6 +33,7 @@ mod cursor;
 pub mod error;
 mod history;
 mod kept;
+mod quotes;
 mod reading;
 mod row;
 mod rows;
@@ -39,17 +41,23 @@ mod run;
 mod spool;
 pub(crate) mod variables;
 
-/// The source in the registry.
+/// The source's entry in the registry.
 pub const KIND: Kind = Kind {
     name: "digicert",
     title: "DigiCert audit reports",
-    product: Product { name: "digicert", service: "digicert-certcentral" },
+    product: Product { name: "digicert", service: "digicert-certcentral", is_flat: false },
     variables: variables::VARIABLES,
     aliases: variables::ALIASES,
-    // A report takes minutes, and shows its whole date range each time.
+    history: Some("DigiCert keeps the runs of a report for 90 days; a new run shows the date range of the report"),
+    // A run takes minutes, and shows the report's whole date range each time.
     interval: Some("1h"),
-    cursor_at: |since| Cursor::encode(&Progress::behind(Some(since))).ok(),
+    is_server: false,
+    claims: |_| Vec::new(),
+    queue: |_| Ok(None),
+    first: |reader, _| Ok(first_cursor(reader.find(&variables::START)?)),
+    cursor_at: |since, _| Cursor::encode(&Progress::behind(Some(since))).ok(),
     reached,
+    settled: reached,
     read: |reader| {
         let settings = variables::settings(reader)?;
         let secret = settings.api_key.clone();
@@ -58,30 +66,50 @@ pub const KIND: Kind = Kind {
     },
 };
 
-/// Where runs fail again and again, another is started this often.
+/// The time between two new runs when runs keep failing.
 const BETWEEN_RESCUES: Duration = Duration::from_secs(600);
 
-/// What is needed to read a report.
+/// The settings of a report.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The report API's address, with its path.
     pub api_url: Url,
     /// The API key.
     pub api_key: Secret,
-    /// The report.
+    /// The report's identifier.
     pub report_id: String,
-    /// How often the history is looked at.
+    /// How often auditsync reads the history.
     pub poll_interval: Duration,
-    /// Whether runs are started, or those that the server schedules are used.
+    /// Whether auditsync starts runs, or reads those that the server schedules.
     pub starts_runs: bool,
     /// How long a run may take.
     pub max_wait: Duration,
-    /// The time of the oldest row that is wanted; none for all.
+    /// The time of the oldest row to deliver; none for all.
     pub start: Option<Timestamp>,
-    /// The heading of the column with the time.
-    pub time_column: String,
-    /// How far behind the newest row a late row is still delivered.
+    /// The column with the time.
+    pub time_column: TimeColumn,
+    /// How much older than the newest row a late row may be and still be delivered.
     pub overlap: Duration,
+    /// The names of variables, for messages.
+    pub names: Names,
+}
+
+/// The column with the time.
+#[derive(Debug, Clone)]
+pub struct TimeColumn {
+    /// Its heading.
+    pub heading: Arc<str>,
+    /// The variable that names it.
+    pub variable: VariableName,
+}
+
+/// The names under which an operator sets, or would set, the variables that messages name.
+#[derive(Debug, Clone)]
+pub struct Names {
+    api_url: VariableName,
+    report_id: VariableName,
+    max_wait: VariableName,
+    overlap: VariableName,
 }
 
 /// The report as a source.
@@ -91,17 +119,17 @@ pub struct Digicert {
     settings: Settings,
     clock: Clock,
     reading: Mutex<Option<Reading>>,
-    /// When this process took the baseline of the run that it waits for or reads.
+    /// When this process took the baseline for the run that it waits for or reads.
     asked: Mutex<Option<Instant>>,
     /// When this process last started a run.
     started: Mutex<Option<Instant>>,
-    /// The run that could not be read, and how often this process tried.
+    /// The run that this process could not read, and how often it tried.
     tries: Mutex<Tries>,
-    /// The run that did not arrive, and how often in a row.
+    /// The run that could not be downloaded, and how many times in a row.
     broken: Mutex<Tries>,
 }
 
-/// What to do where the history is longer than what is read of it.
+/// What to do if the history is too long to be read back far enough.
 #[derive(Debug, Clone, Copy)]
 enum Cut {
     Fails,
@@ -109,9 +137,9 @@ enum Cut {
 }
 
 impl Digicert {
-    /// A source for the pipeline of `context`.
+    /// Makes the source of the pipeline in `context`.
     pub fn new(settings: Settings, context: &Context) -> Self {
-        let api = Api::new(context, settings.api_url.clone(), settings.api_key.clone(), settings.report_id.clone());
+        let api = Api::new(context, &settings);
         Self {
             api: Arc::new(api),
             settings,
@@ -134,13 +162,13 @@ impl Digicert {
         self.settings.report_id.clone()
     }
 
-    /// What must not be shown.
+    /// The secrets that messages must not show.
     fn hidden(&self) -> Redaction {
         Redaction::of([&self.settings.api_key.current()])
     }
 
-    /// The runs of the report that began behind `baseline`, the oldest first. The history is read back to there, or until there are
-    /// `enough`; what it means that it is too long for that, `cut` says.
+    /// The runs of the report that began after `baseline`, the oldest first. Reads the history back to the baseline, or
+    /// until `enough` holds for a run. `cut` decides what happens if the history is too long for that.
     async fn runs(&self, baseline: &Baseline, cut: Cut, enough: impl Fn(&Shown) -> bool) -> Result<Vec<Shown>, Error> {
         let is_ours = |shown: &Shown| shown.report.eq_ignore_ascii_case(&self.settings.report_id);
         let is_before = |shown: &Shown| baseline.began.is_some_and(|began| shown.run.began < began);
@@ -150,18 +178,19 @@ impl Digicert {
             (None, _) => {}
             (Some(error), Cut::Fails) => return Err(error),
             (Some(error), Cut::Warned) => {
-                tracing::warn!(error = %Chain(&error), "the history is too long; runs before those that were read are left out");
+                tracing::warn!(error = %Chain(&error), "the history is too long; older runs are skipped");
             }
         }
         let mut runs: Vec<_> = runs.into_iter().filter(is_ours).collect();
-        // A run that began between two pages moved the others on.
+        // A run that began between two pages shifted the others, so a run may be in both.
         runs.sort_by(|one, other| (one.run.began, &one.run.id).cmp(&(other.run.began, &other.run.id)));
         runs.dedup_by(|one, other| one.run.id == other.run.id);
         let other = |shown: &&Shown| shown.report_type.as_deref().is_some_and(|kind| kind != AUDIT_LOGS);
         if let Some(other) = runs.iter().find(other) {
             let kind = other.report_type.as_deref().unwrap_or_default();
             let kind = Excerpt::of(kind.as_bytes(), &self.hidden());
-            return Err(Error::OtherType { report: self.report(), kind });
+            let variable = self.settings.names.report_id.clone();
+            return Err(Error::OtherType { report: self.report(), kind, variable });
         }
         Ok(runs.into_iter().filter(|shown| baseline.is_before(&shown.run)).collect())
     }
@@ -179,10 +208,10 @@ impl Digicert {
         }
     }
 
-    /// Notes which runs there are. What begins from now on shows everything up to now.
+    /// Notes the runs that exist now. A run that begins from now on shows everything up to now.
     async fn take_baseline(&self, progress: Progress) -> Result<Page, Error> {
         let asked = Instant::now();
-        // The newest run of any report shows what the present is.
+        // The newest run of any report shows the server's present.
         let is_newest = |runs: &[Shown]| runs.iter().any(|shown| history::is_credible(shown, self.now()));
         let History { runs, .. } = self.api.history(is_newest).await?;
         *self.asked.lock() = Some(asked);
@@ -191,7 +220,7 @@ impl Digicert {
         nothing_but(&Progress { baseline, ..progress }.at(Step::Waiting(Waiting::from(now))), Then::Now)
     }
 
-    /// Looks for the run that is waited for, and starts one where there is none.
+    /// Looks for the run that this source waits for, and starts one if there is none.
     async fn wait(&self, progress: Progress, waiting: Waiting) -> Result<Page, Error> {
         let (baseline, given_up) = (&progress.baseline, waiting.given_up);
         let is_usable = |shown: &Shown| given_up.is_none_or(|given_up| shown.run.began > given_up);
@@ -200,7 +229,7 @@ impl Digicert {
         let runs = self.runs(baseline, Cut::Fails, is_ready).await?;
         let now = self.now();
         let age = Duration::try_from(now.duration_since(waiting.since)).unwrap_or_default();
-        let (report, within) = (self.report(), self.settings.max_wait);
+        let (report, within, names) = (self.report(), self.settings.max_wait, &self.settings.names);
         let error = match history::turn(&runs, &waiting, age, within) {
             Turn::Read(run) => {
                 tracing::debug!(run = run.id, began = %run.began, "a run is ready");
@@ -216,14 +245,16 @@ impl Digicert {
                 if waiting.started > 1 {
                     tracing::warn!(
                         started = waiting.started,
-                        "a run failed, was unreadable or took too long; another one is started"
+                        "a run failed, was unreadable or took too long; starting another one"
                     );
                 }
                 return nothing_but(&progress.at(Step::Waiting(waiting)), self.later());
             }
             Turn::Failed { failed, newest } => Error::Failing { report, failed, run: newest.unwrap_or_default() },
-            Turn::TooSlow { run: Some(run) } => Error::TooSlow { report, run, within },
-            Turn::TooSlow { run: None } => Error::NoRun { report, within },
+            Turn::TooSlow { run: Some(run) } => {
+                Error::TooSlow { report, run, within, variable: names.max_wait.clone() }
+            }
+            Turn::TooSlow { run: None } => Error::NoRun { report, within, variable: names.report_id.clone() },
         };
         let is_due = self.started.lock().map_or(age, |started| started.elapsed()) >= BETWEEN_RESCUES;
         if is_due {
@@ -235,7 +266,7 @@ impl Digicert {
     async fn start_run(&self) -> Result<(), Error> {
         self.api.start_run().await?;
         *self.started.lock() = Some(Instant::now());
-        tracing::debug!(report = self.settings.report_id, "a run of the report is started");
+        tracing::debug!(report = self.settings.report_id, "started a run of the report");
         Ok(())
     }
 
@@ -243,7 +274,7 @@ impl Digicert {
         Then::After(self.settings.poll_interval)
     }
 
-    /// Looks for runs that the server scheduled: one after the other, and at first the newest.
+    /// Looks for runs that the server scheduled. The first sync takes the newest; later ones take each run in turn.
     async fn find_scheduled(&self, mut progress: Progress) -> Result<Page, Error> {
         let is_ready = |shown: &Shown| shown.status == Status::Ready;
         let is_first = progress.baseline == Baseline::default();
@@ -263,7 +294,7 @@ impl Digicert {
                 Status::Generating if age <= self.settings.max_wait => return nothing_but(&progress, self.later()),
                 Status::Generating => {}
                 Status::Failed => {
-                    tracing::warn!(run = run.id, "a scheduled run failed; the next one shows its rows");
+                    tracing::warn!(run = run.id, "a scheduled run failed; the next run shows its rows");
                     progress = after(progress, &run);
                 }
             }
@@ -272,13 +303,22 @@ impl Digicert {
     }
 }
 
-/// A page without rows that leads to `next`.
+/// Makes a page without rows that leads to `next`.
 fn nothing_but(next: &Progress, then: Then) -> Result<Page, Error> {
     let next = Cursor::encode(next).map_err(Error::Cursor)?;
     Ok(Page { events: Vec::new(), deduplicated: 0, next, progressed: false, then })
 }
 
-/// Up to when everything before `cursor` is delivered; needs no connection.
+/// The cursor before every row from `start` on; none for the whole report.
+fn first_cursor(start: Option<Timestamp>) -> Cursor {
+    // A row of exactly that time counts.
+    let just_before = |start: Timestamp| start.checked_sub(SignedDuration::from_nanos(1)).unwrap_or(start);
+    let progress = Progress::behind(start.map(just_before));
+    // The start limits rows, not runs: a run that began before it may show them.
+    Cursor::encode(&Progress { baseline: Baseline::default(), ..progress }).unwrap_or_default()
+}
+
+/// The time up to which every row is delivered; needs no connection.
 fn reached(cursor: &Cursor) -> Result<Timestamp, Failure> {
     let progress: Progress = cursor.decode().map_err(Error::Cursor)?;
     Ok(progress.reached)
@@ -291,11 +331,7 @@ impl Source for Digicert {
     }
 
     fn first_cursor(&self, _now: Timestamp) -> Cursor {
-        // A row of that very time is wanted.
-        let just_before = |start: Timestamp| start.checked_sub(SignedDuration::from_nanos(1)).unwrap_or(start);
-        let progress = Progress::behind(self.settings.start.map(just_before));
-        // Rows count from then on, whenever the run began that shows them.
-        Cursor::encode(&Progress { baseline: Baseline::default(), ..progress }).unwrap_or_default()
+        first_cursor(self.settings.start)
     }
 
     fn reached(&self, cursor: &Cursor) -> Result<Timestamp, Failure> {

@@ -1,9 +1,10 @@
 //! Sectigo Certificate Manager's audit API, as described at `audit.scm.devx.sectigo.com`.
 //!
-//! `cursor` and `range` hold what is decided (which range, which page, what was delivered before), `api` the calls, `ahead` makes the next one
-//! early, and this file joins them.
+//! `cursor` and `range` decide which range and page come next, and what was delivered before. `api` makes the calls,
+//! `ahead` makes the next call early, and this file joins them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use url::Url;
 
+use super::variables::LOOKBACK;
 use super::{Cursor, Kind, Page, Product, Source, Then};
 use crate::clock::{Clock, LocalTime};
 use crate::component::{Check, Configured, Context};
@@ -31,6 +33,7 @@ use moment::Moment;
 use range::{Contradiction, InRange, PageToken, Sifted};
 use refusals::{Refusals, Step};
 use stability::{Outcome, Stability, Turn};
+pub use variables::Names;
 
 mod ahead;
 mod api;
@@ -48,16 +51,25 @@ pub mod stability;
 pub mod trail;
 pub(crate) mod variables;
 
-/// The source in the registry.
+/// The source's entry in the registry.
 pub const KIND: Kind = Kind {
     name: "sectigo",
     title: "Sectigo audit API",
-    product: Product { name: "sectigo", service: "sectigo-scm" },
+    product: Product { name: "sectigo", service: "sectigo-scm", is_flat: false },
     variables: variables::VARIABLES,
     aliases: &[],
+    history: None,
     interval: None,
-    cursor_at: |since| Cursor::encode(&SectigoCursor::starting_at(since.into())).ok(),
+    is_server: false,
+    claims: |_| Vec::new(),
+    queue: |_| Ok(None),
+    first: |reader, now| Ok(first_cursor(reader.get(&LOOKBACK)?, now)),
+    cursor_at: |since, _| Cursor::encode(&SectigoCursor::starting_at(since.into())).ok(),
     reached,
+    settled: |cursor| {
+        let cursor: SectigoCursor = cursor.decode().map_err(Error::Cursor)?;
+        Ok(cursor.settled().into())
+    },
     read: |reader| {
         let settings = variables::settings(reader)?;
         let secret = settings.client_secret.clone();
@@ -69,11 +81,12 @@ pub const KIND: Kind = Kind {
 /// The shortest range.
 const SHORTEST_WINDOW: Duration = Duration::from_secs(1);
 
-/// Behind a page of more bytes the next one is not requested ahead. Pages are mostly alike, and a third such page would take more memory
-/// than its time is worth: to read and to send one takes longer than to request it.
+/// The largest page after which the next one is requested ahead, in bytes. Pages of one range are mostly alike. A third
+/// page of this size would cost more memory than it saves time, because reading and sending a page takes longer than
+/// requesting it.
 const LARGEST_TO_HURRY_FOR: usize = 4 * 1024 * 1024;
 
-/// What is needed to read the audit API.
+/// The settings of the audit API.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The audit API's base address (`SECTIGO_AUDIT_API_URL`).
@@ -86,12 +99,14 @@ pub struct Settings {
     pub token_url: Option<Url>,
     /// How far back the very first sync goes.
     pub lookback: Duration,
-    /// How long a record may take to become visible: the newest stretch of time that is not requested yet.
+    /// How long a record may take to become visible. The newest stretch of this length is not requested yet.
     pub delay: Duration,
-    /// The longest range of time that is requested at once.
+    /// The longest range of time in one request.
     pub window: Duration,
-    /// How far each range reaches back into the one before.
+    /// How far each range reaches back into the range before it.
     pub overlap: Duration,
+    /// The names of variables, for messages.
+    pub names: Names,
 }
 
 /// The audit API as a source.
@@ -102,19 +117,21 @@ pub struct Sectigo {
     lookback: Duration,
     delay: Duration,
     cut: Cut,
-    /// The longest range for now: shorter than configured where pages could not be read.
+    /// The longest range at present: shorter than configured after pages that could not be read.
     window: Mutex<Duration>,
     clock: Clock,
     server_clock: ServerClock,
-    /// Whether the API gives again what it gave before.
+    /// Whether the API returns the same records again for the same time.
     stability: Mutex<Stability>,
-    /// Refusals of the present page.
+    /// The refusals of the present page.
     refusals: Mutex<Refusals>,
-    /// How far the server's circle was followed without delivering anything.
+    /// How far this source has followed a circle of the server's pages without delivering them.
     detour: Mutex<Option<Detour>>,
+    /// Whether a warning named records with times outside the requested range.
+    warned_of_times: AtomicBool,
 }
 
-/// A page to request instead of the one that a cursor leads to, which was delivered before.
+/// The page to request instead of the one that a cursor leads to, because that one was delivered before.
 #[derive(Debug)]
 struct Detour {
     instead_of: Cursor,
@@ -122,11 +139,12 @@ struct Detour {
 }
 
 impl Sectigo {
-    /// A source for the pipeline of `context`.
+    /// Makes the source of the pipeline in `context`.
     pub fn new(settings: Settings, context: &Context) -> Self {
-        let Settings { api_url, client_id, client_secret, token_url, lookback, delay, window, overlap } = settings;
+        let Settings { api_url, client_id, client_secret, token_url, lookback, delay, window, overlap, names } =
+            settings;
         Self {
-            api: Arc::new(Api::new(context, &api_url, token_url, client_id, client_secret)),
+            api: Arc::new(Api::new(context, &api_url, token_url, client_id, client_secret, names)),
             ahead: Ahead::default(),
             lookback,
             delay,
@@ -134,13 +152,14 @@ impl Sectigo {
             window: Mutex::new(window),
             clock: context.clock.clone(),
             server_clock: ServerClock::default(),
+            warned_of_times: AtomicBool::new(false),
             stability: Mutex::default(),
             refusals: Mutex::default(),
             detour: Mutex::default(),
         }
     }
 
-    /// Reads one page of the last hour, delivers nothing, and gives the number of its records.
+    /// Reads one page of the last hour, delivers nothing, and returns the number of its records.
     async fn check_page(&self, now: Timestamp) -> Result<usize, Error> {
         let end = end_of_history(now, None, self.delay);
         let since = end.before(Duration::from_secs(3600));
@@ -155,32 +174,34 @@ impl Sectigo {
         }
     }
 
-    /// The records of an answer, read on a thread for blocking work: a large page takes its time.
+    /// Reads the records of an answer, on a thread for blocking work, because a large page takes long.
     async fn records(&self, reply: &Reply, access: &AccessToken, read: Reading) -> Result<Vec<Event>, Error> {
         let (body, read_here) = (reply.body.clone(), read);
         let read = task::outcome(tokio::task::spawn_blocking(move || read(&body)).await);
         read.unwrap_or_else(|_| read_here(&reply.body)).map_err(|cause| {
-            let (address, reason) = (self.api.address(), self.api.describe(reply, access, &cause));
+            let reason = self.api.describe(reply, access, &cause);
             match cause {
-                page::Error::NotAnArray => Error::NotAPage { address, reason },
-                page::Error::NotText(_) | page::Error::Broken(_) => Error::Unreadable { address, reason },
+                page::Error::NotAnArray => self.api.not_a_page(reason),
+                page::Error::NotText(_) | page::Error::Broken(_) => {
+                    Error::Unreadable { address: self.api.address(), reason }
+                }
             }
         })
     }
 
-    /// The end of the history, for a sync that began then.
+    /// The end of the history for a sync that began at `begun`.
     fn end(&self, begun: LocalTime) -> Moment {
         end_of_history(begun.wall, self.server_clock.past(begun, self.clock.local()), self.delay)
     }
 
-    /// The range that follows `cursor`, in the history of a sync that began then; none where nothing is to be requested.
+    /// The range that follows `cursor`, for a sync that began at `begun`; none if there is nothing to request.
     fn enter(&self, cursor: SectigoCursor, begun: LocalTime) -> Option<InRange> {
         let cut = Cut { window: *self.window.lock(), ..self.cut };
         cursor.enter(self.end(begun), cut)
     }
 
-    /// Reads the server's clock: requests the second before `since` and ignores its records. Without it, nobody would notice that there
-    /// is something to request, if our clock is behind.
+    /// Reads the server's clock: requests the second before `since`, and ignores its records. If our clock is behind,
+    /// only the server's clock shows that there is something to request.
     async fn read_clock(&self, since: Moment) -> Result<(), Error> {
         let request = PageRequest { from: since.before(SHORTEST_WINDOW), until: since, token: None };
         if let PageAnswer::Page { reply, call, .. } = self.api.get(&request).await? {
@@ -189,8 +210,8 @@ impl Sectigo {
         Ok(())
     }
 
-    /// Where the very first sync has to begin instead of at `since`, now that the server's clock is known. Within the tolerance
-    /// it stays, unless the answer `is_void` anyway.
+    /// The start of the very first sync, corrected by the server's clock; none if it may stay at `since`. It stays
+    /// within the tolerance, unless the answer `is_void` anyway.
     fn first_corrected(&self, since: Moment, is_void: bool) -> Option<SectigoCursor> {
         let now = self.clock.local();
         let theirs = self.server_time(now)?;
@@ -206,7 +227,8 @@ impl Sectigo {
         Some(SectigoCursor::starting_at(corrected))
     }
 
-    /// A cursor far in the future was made by a wrong clock. To wait for it would lose what happens until then.
+    /// Fails if a cursor lies far in the future, because a wrong clock made it. Waiting for that time would lose
+    /// everything until then.
     fn not_ahead(&self, since: Moment) -> Result<(), Error> {
         let now = self.clock.local();
         let theirs = self.server_time(now);
@@ -223,9 +245,11 @@ impl Sectigo {
         Error::AheadOfTheSource { address: self.api.address(), since: since.into(), theirs }
     }
 
-    /// Where a range has to end by its first page's own time; none if it may end where it does.
+    /// The end that a range must have by the time in its first page; none if its own end may stay. A page without a
+    /// time counts as old as it can be. This machine's clock may have jumped ahead since the server last showed its
+    /// own.
     fn too_early(&self, range: &InRange, reply: &Reply) -> Option<Moment> {
-        let date = reply.date()?;
+        let date = reply.date().or_else(|| self.server_clock.at_least(self.clock.local()))?;
         let end = end_of_history(date, None, self.delay);
         if range.token().is_some() || range.until() <= end {
             return None;
@@ -233,7 +257,7 @@ impl Sectigo {
         Some(end)
     }
 
-    /// What is new of a page.
+    /// Keeps the new records of a page.
     fn sift(
         &self,
         cursor: &Cursor,
@@ -253,15 +277,15 @@ impl Sectigo {
         match turn {
             Some(Turn::Off) => tracing::error!(
                 address = %self.api.address(),
-                "the API's records are not stable: for minutes it gave none of the records that it gave before for the same time. It is read \
-                 on without {}, so a record that becomes visible later than {} may be missed until the API gives known records again. Report \
-                 this to Sectigo",
-                variables::OVERLAP.spec.name,
-                variables::DELAY.spec.name
+                "the API's records are not stable: for minutes it returned none of the records that it returned before for the \
+                 same time. auditsync continues without {}, so it may miss a record that becomes visible later than {} until the \
+                 API gives known records again. Report this to Sectigo",
+                self.api.names.overlap,
+                self.api.names.delay
             ),
             Some(Turn::On) => tracing::info!(
                 "the API gives known records again; {} protects late records as before",
-                variables::OVERLAP.spec.name
+                self.api.names.overlap
             ),
             None => {}
         }
@@ -271,14 +295,14 @@ impl Sectigo {
                 repaired,
                 %from,
                 %until,
-                "the API sent records that are not valid JSON; their invalid bytes are replaced, and their entries carry \
+                "the API sent records that are not valid JSON; auditsync replaces the invalid bytes, and marks the entries with \
                  `auditsync.repaired`; report them to Sectigo"
             );
         }
         Ok(sifted)
     }
 
-    /// Where the page is that the cursor leads to: behind those that the server gave again, as long as it goes round in a circle.
+    /// The page to request for the cursor: after the pages that the server repeated, while it leads in a circle.
     fn detoured(&self, cursor: &Cursor, range: InRange) -> InRange {
         match self.detour.lock().take() {
             Some(Detour { instead_of, past }) if instead_of == *cursor => *past,
@@ -286,7 +310,8 @@ impl Sectigo {
         }
     }
 
-    /// The API refused a page's token: where to go on, if the same page is not to be requested again.
+    /// The cursor to continue with after the API refused a page's token. Fails if auditsync has to request the same
+    /// page again.
     fn refused(&self, range: InRange, refusal: Refusal) -> Result<SectigoCursor, Error> {
         let Refusal { status, reason } = refusal;
         let address = self.api.address();
@@ -298,21 +323,21 @@ impl Sectigo {
             }
             Step::Again(after) => return Err(Error::PageRefused { address, status, reason, after }),
             Step::Final if !refusals::may_mean_the_token(status) => {
-                return Err(Error::Refused { address, status, reason });
+                return Err(Error::Refused { address, status, reason, variable: self.api.names.api_url.clone() });
             }
             Step::Final => {}
         }
         self.refusals.lock().answered();
         tracing::warn!(
             %address, status, %reason,
-            "the API refused a page's token again and again; its range is read from the start again, and its events may be delivered twice"
+            "the API refused a page's token again and again; auditsync reads its range again from the start, and may deliver duplicates"
         );
         let reason = format!("in a range of one second, {status}: {reason}");
         let again = range.token_refused(self.cut).ok_or(Error::Unreadable { address, reason })?;
         Ok(SectigoCursor::InRange(again))
     }
 
-    /// The page behind `cursor` that leads to `next`.
+    /// Makes the page after `cursor` that leads to `next`.
     fn page(
         &self,
         cursor: &Cursor,
@@ -331,13 +356,13 @@ impl Sectigo {
         Ok(Page { events, deduplicated, next: Cursor::encode(next).map_err(Error::Cursor)?, progressed, then })
     }
 
-    /// An empty page behind `cursor` that leads to `next`.
+    /// Makes an empty page after `cursor` that leads to `next`.
     fn nothing_but(&self, cursor: &Cursor, next: &SectigoCursor, begun: LocalTime) -> Result<Page, Error> {
         self.page(cursor, (Vec::new(), 0), next, begun)
     }
 }
 
-/// An empty page that leads nowhere.
+/// Makes an empty page that leaves the cursor where it is.
 fn nothing(cursor: &Cursor, then: Then) -> Page {
     Page { events: Vec::new(), deduplicated: 0, next: cursor.clone(), progressed: false, then }
 }
@@ -349,8 +374,7 @@ impl Source for Sectigo {
     }
 
     fn first_cursor(&self, now: Timestamp) -> Cursor {
-        let since = Moment::from(now).before(self.lookback);
-        Cursor::encode(&SectigoCursor::First { since }).unwrap_or_default()
+        first_cursor(self.lookback, now)
     }
 
     fn reached(&self, cursor: &Cursor) -> Result<Timestamp, Failure> {
@@ -371,7 +395,7 @@ impl Source for Sectigo {
 
     fn narrowed(&self, cursor: &Cursor, begun: LocalTime) -> Option<Cursor> {
         let narrowed = self.enter(cursor.decode().ok()?, begun)?.halved(self.cut)?;
-        // Behind what cannot be read there may be more of it: ranges grow again little by little.
+        // More unreadable records may follow, so ranges grow again in steps.
         *self.window.lock() = narrowed.length().max(SHORTEST_WINDOW);
         Cursor::encode(&SectigoCursor::InRange(narrowed)).ok()
     }
@@ -389,7 +413,12 @@ impl Source for Sectigo {
     }
 }
 
-/// Up to when everything before `cursor` is delivered; needs no connection.
+fn first_cursor(lookback: Duration, now: Timestamp) -> Cursor {
+    let since = Moment::from(now).before(lookback);
+    Cursor::encode(&SectigoCursor::First { since }).unwrap_or_default()
+}
+
+/// The time up to which every record is delivered; needs no connection.
 fn reached(cursor: &Cursor) -> Result<Timestamp, Failure> {
     let cursor: SectigoCursor = cursor.decode().map_err(Error::Cursor)?;
     Ok(cursor.since().into())
@@ -404,7 +433,7 @@ impl Sectigo {
         if is_idle && self.end(begun) <= since && self.server_time(self.clock.local()).is_none() {
             self.read_clock(since).await?;
             if self.end(begun) > since {
-                // Each call to a source is one request for records, so that its time is bounded.
+                // A call may make only one request for records, so that its time is bounded.
                 return Ok(nothing(cursor, Then::Now));
             }
         }
@@ -431,11 +460,11 @@ impl Sectigo {
             return self.nothing_but(cursor, &corrected, begun);
         }
         if let Some(end) = too_early {
-            tracing::debug!(%end, "the API's clock is not there yet; a shorter range is requested");
+            tracing::debug!(%end, "the API's clock has not reached the end of the range; requesting a shorter one");
             let theirs = end.after(self.delay).into();
             return match range.shortened_to(end, self.cut) {
                 Some(shorter) => self.nothing_but(cursor, &SectigoCursor::InRange(shorter), begun),
-                // Within a range, the clock already showed a time that it does not show any more: to request again at once would spin.
+                // Within a range, the clock already showed a later time. Requesting again at once would spin.
                 None if !is_idle => Err(self.ahead(since, theirs)),
                 None => {
                     self.not_ahead(since)?;
@@ -444,7 +473,7 @@ impl Sectigo {
             };
         }
         let token = self.api.page_token(&reply)?;
-        // Behind an empty page there is none, whatever its token says. The same token again would lead in a circle.
+        // No page follows an empty one, whatever its token. The same token again would lead in a circle.
         let leads_on = token.is_some() && token != request.token && !page::is_empty(&reply.body);
         if leads_on && reply.body.len() <= LARGEST_TO_HURRY_FOR {
             self.ahead.get(&self.api, PageRequest { token: token.clone(), ..request });
@@ -453,7 +482,7 @@ impl Sectigo {
         let records = self.records(&reply, &access, read).await;
         let sifted = records.and_then(|records| self.sift(cursor, range, records, token));
         if sifted.is_err() {
-            // The next request will be another.
+            // A different request comes next.
             self.ahead.cut_off();
         }
         let sifted = sifted?;
@@ -464,15 +493,22 @@ impl Sectigo {
         if sifted.shrunk {
             tracing::warn!(
                 most = overlap::MOST,
-                "more records lie in {} than the state can hold; the overlap is shorter for now",
-                variables::OVERLAP.spec.name
+                "{} covers more records than the state can hold; the overlap is shorter for now",
+                self.api.names.overlap
+            );
+        }
+        if sifted.doubtful > 0 && !self.warned_of_times.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                records = sifted.doubtful,
+                "the API returned records whose times are outside the requested range, so auditsync probably misreads times; it \
+                 delivers these records, but their times may be wrong"
             );
         }
         self.page(cursor, (sifted.fresh, sifted.deduplicated), &sifted.next, begun)
     }
 }
 
-/// How a body becomes records.
+/// A function that reads the records of a body.
 type Reading = fn(&Bytes) -> Result<Vec<Event>, page::Error>;
 
 fn request(range: &InRange) -> PageRequest {

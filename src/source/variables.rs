@@ -15,5 +15,5 @@ pub(crate) const LOOKBACK: Variable<Duration> = Variable::time(
     "How far back the very first sync goes.",
 );
 
-/// All of them, for the tables.
+/// All variables, for the tables.
 pub(crate) const VARIABLES: &[&Spec] = &[&LOOKBACK.spec];

@@ -1,4 +1,4 @@
-//! State in a Google Cloud Storage bucket: one object, replaced only while it has the generation that was read.
+//! Stores the state in a Google Cloud Storage bucket, as one object. A save names the generation that it replaces.
 //!
 //! # Permissions
 //!
@@ -7,24 +7,23 @@
 //! | read the object | `storage.objects.get` |
 //! | write it for the first time | `storage.objects.create` |
 //! | replace it | `storage.objects.create` and `storage.objects.delete` ([objects.insert][insert], [IAM for JSON][iam]) |
-//! | be told that it is missing | `storage.objects.list` |
+//! | learn that the object is missing | `storage.objects.list` |
 //!
-//! The role Storage Object User on the bucket has them all. No call reads the bucket itself, so no `storage.buckets.*`.
+//! The role Storage Object User on the bucket has all four. No call reads the bucket itself, so none needs `storage.buckets.*`.
 //!
-//! A missing object answers 404, [as documented][codes], to those who may list the bucket. To others it answers 403
-//! ([seen by users][seen]), since the difference would tell them what exists. A first start could so not be told from a
-//! state that may not be read. The first save settles it, because it is made under the condition that there is no object:
-//! if it succeeds, it was a first start; if it fails, there is an object, and if that may still not be read, the permission
-//! to read is what is missing.
+//! Google answers 404 for a missing object, [as documented][codes], to those who may list the bucket. To others it answers 403
+//! ([seen by users][seen]), since the difference would tell them what exists. So auditsync cannot tell a first start from a state that it
+//! may not read. The first save decides, because its condition is that there is no object. If the save succeeds, this is a first start.
+//! If it fails, there is an object. If that object still cannot be read, the permission to read is missing.
 //!
 //! # Pace
 //!
-//! Google takes [one write a second][quotas] to one object, and answers more of them with 429.
+//! Google accepts [one write a second][quotas] to an object, and answers further writes with 429.
 //!
 //! # Credentials
 //!
-//! Application Default Credentials, as Google's libraries look for them everywhere. After a refusal they are looked for
-//! again at the next call, so that a corrected file or a new binding needs no restart.
+//! The store uses Application Default Credentials, as Google's libraries do everywhere. After a refusal, the next call looks for
+//! credentials again, so that a corrected file or a new binding needs no restart.
 //!
 //! [insert]: https://cloud.google.com/storage/docs/json_api/v1/objects/insert
 //! [iam]: https://cloud.google.com/storage/docs/access-control/iam-json
@@ -52,18 +51,18 @@ use crate::pipeline_name::PipelineName;
 use client::Client;
 use failure::{Failure, Side};
 
-/// The least time between two writes to one object: <https://cloud.google.com/storage/quotas>.
+/// The shortest time between two writes to one object: <https://cloud.google.com/storage/quotas>.
 const PACE: Duration = Duration::from_secs(1);
 
 /// The generation of an object that does not exist.
 const ABSENT: i64 = 0;
 
-/// A generation that no object has, whether it exists or not: Google counts up, and this is the largest number.
+/// A generation that no object has. Google counts up, and this is the largest number.
 const IMPOSSIBLE: i64 = i64::MAX;
 
-const CREDENTIALS: &str = "Google's Application Default Credentials are taken from the file that GOOGLE_APPLICATION_CREDENTIALS \
-                           names, else from the login of `gcloud auth application-default login`, else from the service account \
-                           of the machine (its metadata server); put valid ones into one of these";
+const CREDENTIALS: &str = "auditsync takes Google's Application Default Credentials from the file that GOOGLE_APPLICATION_CREDENTIALS \
+names, else from the login of `gcloud auth application-default login`, else from the service account \
+of the machine (its metadata server); provide valid ones in one of these";
 
 const OBEYS: &str = "keep the state in Google Cloud Storage itself, or with an emulator that obeys ifGenerationMatch";
 
@@ -79,14 +78,14 @@ pub const KIND: Kind = Kind {
     },
 };
 
-/// Where the object is.
+/// The location of the object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// The bucket's name, without `gs://`.
     pub bucket: String,
-    /// What the object's name begins with, without a slash at either end; may be empty.
+    /// The beginning of the object's name, without a slash at either end; may be empty.
     pub prefix: String,
-    /// Base URL of an emulator (`http://host:port`), which is asked instead of Google, without credentials.
+    /// The base URL of an emulator (`http://host:port`) to call instead of Google, without credentials.
     pub emulator: Option<String>,
 }
 
@@ -97,21 +96,21 @@ pub struct Gcs {
     known: Mutex<Known>,
 }
 
-/// What this handle knows of the object.
+/// What this handle knows about the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Known {
-    /// Nothing yet, or that it was missing.
+    /// Nothing yet, or that the object was missing.
     Nothing,
-    /// To read it was forbidden: it is missing, or there and withheld.
+    /// Google refused to let us read it, so it is missing or withheld.
     Withheld,
-    /// It is there.
+    /// The object exists.
     Present,
 }
 
 impl Gcs {
-    /// The state of `pipeline` in the bucket that `settings` name: `<prefix>/auditsync-sectigo-datadog.json`.
+    /// Makes the store of `pipeline` in the bucket that `settings` name: `<prefix>/auditsync-sectigo-datadog.json`.
     ///
-    /// Nothing is requested before the first call: neither credentials nor the bucket.
+    /// It looks for credentials and the bucket only at the first call.
     pub fn new(settings: Settings, pipeline: &PipelineName) -> Self {
         if settings.emulator.is_some() {
             Self::with_credentials(settings, pipeline, || Ok(anonymous::Builder::new().build()))
@@ -120,9 +119,9 @@ impl Gcs {
         }
     }
 
-    /// The same with credentials of one's own instead of the Application Default Credentials.
+    /// Makes the same store with the caller's credentials instead of the Application Default Credentials.
     ///
-    /// `credentials` is called, inside a Tokio runtime, when the first call needs them and again after each refusal.
+    /// It calls `credentials` inside a Tokio runtime, for the first call and again after each refusal.
     pub fn with_credentials(
         settings: Settings,
         pipeline: &PipelineName,
@@ -135,7 +134,7 @@ impl Gcs {
         Self { bucket, client, known: Mutex::new(Known::Nothing) }
     }
 
-    /// Remembers what was found, and gives what was known before.
+    /// Remembers what was found, and returns what was known before.
     fn learn(&self, found: Known) -> Known {
         std::mem::replace(&mut *self.known.lock(), found)
     }
@@ -144,7 +143,7 @@ impl Gcs {
         *self.known.lock()
     }
 
-    /// To read is forbidden, which may mean that there is nothing to read.
+    /// Handles a refusal to let us read, which may mean that there is nothing to read.
     fn withheld(&self, text: String) -> Result<Option<(Document, Version)>, Error> {
         if self.known() == Known::Present {
             return Err(self.unreadable(text));
@@ -153,14 +152,14 @@ impl Gcs {
             tracing::warn!(
                 location = self.location(),
                 answer = %text,
-                "Google Cloud Storage does not say whether there is a state; this is taken for a first start, unless the first \
-                 save finds a state (grant storage.objects.get and storage.objects.list to have it said)"
+                "Google Cloud Storage does not say whether there is a state; auditsync assumes a first start, unless the first \
+                 save finds a state (grant storage.objects.get and storage.objects.list, and it says so)"
             );
         }
         Ok(None)
     }
 
-    /// Why a write did not go through; `expected` is the generation that it was to replace.
+    /// Turns a failed write into an error; `expected` is the generation that it should have replaced.
     fn not_saved(&self, failure: Failure, expected: i64) -> Error {
         let is_conflict = failure.says_that_the_condition_failed();
         match failure {
@@ -171,7 +170,7 @@ impl Gcs {
                 let missing = match failure::permission_in(&text) {
                     Some(permission) => permission,
                     None if expected == ABSENT => "storage.objects.create",
-                    None => "storage.objects.create and storage.objects.delete (to replace an object takes both)",
+                    None => "storage.objects.create and storage.objects.delete (replacing an object needs both)",
                 };
                 self.refused("write", self.grant(missing), text)
             }
@@ -179,8 +178,8 @@ impl Gcs {
         }
     }
 
-    /// What was withheld turned out to be there when it was to be made: either all along, and it may not be read, or
-    /// another has just made it.
+    /// Finds out why a first save found an object that was withheld before. Either it was always there and we may not read it, or another
+    /// instance has just made it.
     async fn found_there(&self, text: String) -> Error {
         self.learn(Known::Present);
         match self.load().await {
@@ -190,13 +189,13 @@ impl Gcs {
     }
 
     fn unreadable(&self, text: String) -> Error {
-        let remedy = format!("the object exists, but may not be read: {}", self.grant("storage.objects.get"));
+        let remedy = format!("the object exists, but auditsync may not read it: {}", self.grant("storage.objects.get"));
         self.refused("read", remedy, text)
     }
 
     fn grant(&self, missing: &str) -> String {
         format!(
-            "grant {missing} on the bucket {:?} (the role Storage Object User has all that is needed); where that is granted, \
+            "grant {missing} on the bucket {:?} (the role Storage Object User has every permission that auditsync needs); if it is granted, \
              something else forbids it, such as a retention policy, a hold, or billing that is off",
             self.bucket
         )
@@ -206,7 +205,7 @@ impl Gcs {
         Error::Refused { action, location: self.location(), remedy, cause: text.into() }
     }
 
-    /// A failure that means the same to reading and to writing.
+    /// Turns a failure that means the same for reads and writes into an error.
     fn error(&self, action: &'static str, failure: Failure) -> Error {
         let location = self.location();
         match failure {
@@ -226,8 +225,8 @@ impl Gcs {
             }
             Failure::NoGeneration(side) => {
                 let finding = match side {
-                    Side::Read => "it gives an object without the header x-goog-generation",
-                    Side::Write => "it wrote, and did not say which generation",
+                    Side::Read => "it returned an object without the header x-goog-generation",
+                    Side::Write => "it wrote the object, but did not return its generation",
                 };
                 Error::Unconditional { location, finding: finding.to_owned(), remedy: OBEYS }
             }
@@ -264,12 +263,11 @@ impl StateStore for Gcs {
         }
     }
 
-    /// An answer that was lost may have been a success, and the next try then is a conflict with ourselves: the nonce of
-    /// the document that is there tells.
+    /// Saves the document. If the answer to a save is lost, the next save may conflict with our own. The nonce in the document shows that.
     async fn save(&self, document: &Document, expected: Option<&Version>) -> Result<Version, Error> {
         let expected = match expected {
             None => ABSENT,
-            // What is not a generation, no object has; and 0 must not come to mean that there is to be none.
+            // No object has a version that is not a generation. And 0 must not turn into the condition that there is no object.
             Some(version) => match version.0.parse() {
                 Ok(generation) if generation > ABSENT => generation,
                 _ => return Err(Error::Conflict { location: self.location(), cause: None }),
@@ -287,12 +285,13 @@ impl StateStore for Gcs {
         }
     }
 
-    /// Asks for a write under a condition that cannot be met, and wants to see it refused for that.
+    /// Requests a write under an impossible condition, and succeeds if the store refuses it for that condition.
     ///
-    /// A store that writes nevertheless gets back the very bytes that it held a moment before, or an empty object where there
-    /// was none. (Where the object is withheld it may hold other bytes, but a store that knows permissions is Google's, and
-    /// obeys conditions.) Whether an object may be replaced, not only made, shows at the first replacement: Google may look at
-    /// the condition before it looks at `storage.objects.delete`.
+    /// If a store writes nevertheless, it writes the very bytes that it held a moment before, or an empty object if there was none. (A
+    /// withheld object may hold other bytes. But a store that has permissions is Google's, which obeys conditions.)
+    ///
+    /// The probe cannot show whether we may replace an object. Google may check the condition before it checks `storage.objects.delete`, so
+    /// the first replacement shows that.
     async fn probe(&self) -> Result<(), Error> {
         let held = self.load().await?.map(|(document, _)| document);
         let same = held.as_ref().map_or(&[][..], Document::as_bytes);
@@ -300,7 +299,7 @@ impl StateStore for Gcs {
             Err(failure) if failure.says_that_the_condition_failed() => Ok(()),
             Ok(_) | Err(Failure::NoGeneration(Side::Write)) => {
                 let what = if held.is_some() { "the same bytes again" } else { "an empty object" };
-                let finding = format!("asked to write only over a generation that cannot be, it wrote {what}");
+                let finding = format!("asked to write only over an impossible generation, it wrote {what}");
                 Err(Error::Unconditional { location: self.location(), finding, remedy: OBEYS })
             }
             Err(failure) => Err(self.not_saved(failure, IMPOSSIBLE)),

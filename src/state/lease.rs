@@ -1,7 +1,7 @@
-//! The lease: who may work on a document that several machines share.
+//! The lease: which instance may work on a document that several machines share.
 //!
-//! It lies in the document itself and is moved by compare-and-swap alone. No clocks are compared: whoever wants it watches the
-//! document, and a lease is over when the document has not changed for its whole length.
+//! The lease is part of the document and changes only by compare-and-swap. No clocks are compared. A standby watches the document, and
+//! the lease has expired when the document has not changed for the lease's whole length.
 
 use std::time::Duration;
 
@@ -10,39 +10,39 @@ use tokio::time::Instant;
 
 use super::{Claim, Document, Error, StateStore, Version};
 
-/// Within one lease a standby looks at the document, and a holder tries to renew it, this often.
+/// How often, within one lease, a standby looks at the document and a holder retries a failed save.
 pub const LOOKS: u32 = 12;
 
-/// A standby looks no less often than this: where a lease was given back, there is no reason to wait.
+/// The longest time between two looks of a standby, so that it soon notices a released lease.
 const LONGEST_LOOK: Duration = Duration::from_secs(5);
 
 /// Which instance is active on a shared document, and for how long without a heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
-    /// The holder, for people.
+    /// The holder's name, for people.
     pub holder: String,
-    /// How long the document may stay unchanged before another may become active, in seconds.
+    /// How long the document may stay unchanged before another instance may become active, in seconds.
     pub ttl_seconds: u64,
 }
 
 impl Lease {
-    /// The lease of this process; of `length` the whole seconds count.
+    /// Makes a lease of this process. Only the whole seconds of `length` count.
     pub fn of_this_process(length: Duration) -> Self {
         let host = gethostname::gethostname();
         let holder = format!("process {} on {}", std::process::id(), host.to_string_lossy());
         Self { holder, ttl_seconds: length.as_secs() }
     }
 
-    /// The longest lease; a document that asks for more was not written by us.
+    /// The longest lease. A document with a longer one was not written by auditsync.
     pub const LONGEST: Duration = Duration::from_secs(600);
 
-    /// How long the document may stay unchanged before another may become active.
+    /// How long the document may stay unchanged before another instance may become active.
     pub fn length(&self) -> Duration {
         Duration::from_secs(self.ttl_seconds).min(Self::LONGEST)
     }
 }
 
-/// What a standby may do.
+/// What a standby may do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Chance {
     /// Become active.
@@ -51,18 +51,18 @@ pub enum Chance {
     Wait(Duration),
 }
 
-/// What a standby has seen of the document.
+/// A standby's view of the document.
 #[derive(Debug, Default)]
 pub struct Watch {
-    /// The version, and when it was first seen.
+    /// The last version, and when it was first seen.
     seen: Option<(Option<Version>, Instant)>,
     renewed: bool,
 }
 
 impl Watch {
-    /// The document has this `version` now, and says that it belongs to this `lease`.
+    /// Notes that the document now has this `version` and a `lease` of this length, and decides what the standby may do.
     ///
-    /// A lease is over when the document has not changed for its whole length; while it changes, someone is alive.
+    /// A lease has expired when the document has not changed for its whole length. While the document changes, its holder is alive.
     pub fn sees(&mut self, version: Option<Version>, lease: Option<Duration>, now: Instant) -> Chance {
         let Some(length) = lease else { return Chance::Take };
         let since = match &self.seen {
@@ -77,14 +77,14 @@ impl Watch {
         if left.is_zero() { Chance::Take } else { Chance::Wait(left.min(length / LOOKS).min(LONGEST_LOOK)) }
     }
 
-    /// Whether the document has changed while it was watched: its holder is alive, or was.
+    /// Whether the document has changed under watch, so that its holder was alive at that time.
     pub fn has_seen_renewal(&self) -> bool {
         self.renewed
     }
 }
 
-/// Waits until no instance is active on the document, for commands that change it by hand, and returns it. [`Error::Busy`] as soon as a
-/// heartbeat is seen. `waiting` is called once, with the holder and the longest wait.
+/// Waits until no instance is active on the document, and returns it, for commands that change it. [`Error::Busy`] as soon as it sees a
+/// heartbeat. It calls `waiting` once, with the holder and the longest wait.
 pub async fn idle(
     store: &dyn StateStore,
     waiting: impl FnOnce(&str, Duration),
@@ -98,7 +98,7 @@ pub async fn idle(
     let (mut watch, mut waiting) = (Watch::default(), Some(waiting));
     loop {
         let Some((document, version)) = store.load().await? else { return Ok(None) };
-        // What cannot be read is nobody's: its holder finds that out by itself.
+        // An unreadable document counts as one without a lease. A holder would fail on it, too.
         let lease = document.read(&store.location()).ok().and_then(|state| state.lease);
         let Some(lease) = lease else { return Ok(Some((document, version))) };
         let Chance::Wait(pause) = watch.sees(Some(version.clone()), Some(lease.length()), Instant::now()) else {

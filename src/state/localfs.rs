@@ -1,7 +1,6 @@
-//! State in a local folder: a document replaced atomically, and beside it a file locked for the process's life.
+//! Stores the state in a local folder: a document that each save replaces atomically, and a file that the process locks for its life.
 //!
-//! The lock is a file of its own because the document is replaced by a new file at every save, and a lock belongs to a
-//! file, not to its name.
+//! The lock needs a file of its own. A lock belongs to a file, not to its name, and every save replaces the document by a new file.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
@@ -45,7 +44,7 @@ const LOCAL_STORAGE_PATH: Variable<PathBuf> = Variable::new(
     "Folder for the state with localfs. It must exist.",
 );
 
-/// A lock that is held for longer than this is not just for one save.
+/// How long to wait for another process's lock. A lock held for longer is not just for one save.
 const PASSING: Duration = Duration::from_secs(2);
 
 /// Keeps the document as a file.
@@ -59,7 +58,7 @@ pub struct LocalFs {
 }
 
 impl LocalFs {
-    /// The state of `pipeline` in `folder`, which must exist before the first save: `auditsync-sectigo-datadog.json`.
+    /// Makes the store of `pipeline` in `folder`, which must exist before the first save: `auditsync-sectigo-datadog.json`.
     pub fn new(folder: PathBuf, pipeline: &PipelineName) -> Self {
         let file = |ending: &str| folder.join(format!("{}.{ending}", pipeline.file_stem()));
         let (document, staging, lock_file) = (file("json"), file("json.new"), file("lock"));
@@ -71,7 +70,7 @@ impl LocalFs {
         move |cause| Error::Io { action, location, cause }
     }
 
-    /// Runs blocking file work away from the async threads; disks stall.
+    /// Runs blocking file work away from the async threads, since disks stall.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
@@ -95,15 +94,15 @@ impl LocalFs {
         Ok(Claim::Granted)
     }
 
-    /// Takes the lock at its path and writes this process into it; none if another process holds it.
+    /// Takes the lock at its path and writes this process's number into it; none if another process holds it.
     fn take_lock(&self) -> Result<Option<File>, Error> {
         let mut file = self.open_lock()?;
         if !self.try_lock(&file)? {
             return Ok(None);
         }
-        // The holder is shown to a second instance; failing to write it costs only that.
+        // A second instance shows this holder. If the write fails, only that is lost.
         let _ = file.set_len(0).and_then(|()| writeln!(file, "process {}", std::process::id()));
-        // Removed between opening and locking, it would keep nobody out.
+        // A file that was removed between opening and locking would keep nobody out.
         Ok(self.is_at_path(&file)?.then_some(file))
     }
 
@@ -120,20 +119,20 @@ impl LocalFs {
         Error::Busy { location: self.location(), holder: self.holder() }
     }
 
-    /// Takes a held lock again if its file was removed or replaced: whoever opens the path now locks another file.
+    /// Takes a held lock again if its file was removed or replaced. Otherwise another process could lock the new file at that path.
     fn confirm_held(&self, held: &mut Option<File>) -> Result<(), Error> {
         let Some(file) = held else { return Ok(()) };
         if self.is_at_path(file)? {
             return Ok(());
         }
         let taken = self.take_lock()?;
-        // What another process holds now is not ours, so that the next claim asks for it again.
+        // If another process holds the lock now, this clears ours, and the next claim tries to take it.
         *held = taken;
         if held.is_none() {
             return Err(self.busy());
         }
         let path = self.lock_file.display();
-        tracing::warn!(%path, "the lock file was removed or replaced; it is locked again, and the work continues");
+        tracing::warn!(%path, "the lock file was removed or replaced; this instance has locked it again and continues");
         Ok(())
     }
 
@@ -147,7 +146,7 @@ impl LocalFs {
         }
     }
 
-    /// A symbolic link is not followed: whoever may place one there must not choose the target.
+    /// Opens the lock file, but follows no symbolic link. Someone who can place a link there must not choose its target.
     fn open_lock(&self) -> Result<File, Error> {
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let mut options = OpenOptions::new();
@@ -183,7 +182,8 @@ impl LocalFs {
         if holder.is_empty() { "another process".to_owned() } else { holder }
     }
 
-    /// Does `work` under the lock: the one that is held, or one taken for it alone. Another's passing one is waited for.
+    /// Does `work` under the lock: the one that this process holds, or one taken only for this work. It waits for another process's brief
+    /// lock.
     fn locked<T>(&self, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
         let mut held = self.lock.lock();
         self.confirm_held(&mut held)?;
@@ -229,21 +229,21 @@ impl LocalFs {
         })
     }
 
-    /// After it, either the old or the new document is there whole, whatever crashes: the new one is on the disk before
-    /// it takes the name, and the name is on the disk before this returns.
+    /// Replaces the document atomically: after any crash, the whole old or the whole new document is there. The new one is on disk before it
+    /// takes the name, and the name is on disk before this returns.
     fn replace(&self, bytes: &[u8]) -> io::Result<()> {
         self.stage(bytes)?;
         std::fs::rename(&self.staging, &self.document)?;
         File::open(&self.folder)?.sync_all()
     }
 
-    /// Writes a new file beside the document, down to the disk.
+    /// Writes a new file beside the document and syncs it to disk.
     fn stage(&self, bytes: &[u8]) -> io::Result<()> {
         match std::fs::remove_file(&self.staging) {
             Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
             _ => {}
         }
-        // Newly made, so that its mode is ours and a link in its place is not followed.
+        // A new file has our mode, and `create_new` follows no link in its place.
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.staging)?;
         file.write_all(bytes)?;
         file.sync_all()
@@ -324,7 +324,7 @@ mod tests {
             LocalFs::new(folder.path().to_owned(), &"x:y".into()),
         );
         assert_eq!(first.claim().await.unwrap(), Claim::Granted);
-        assert_eq!(first.claim().await.unwrap(), Claim::Granted, "to the holder itself, always");
+        assert_eq!(first.claim().await.unwrap(), Claim::Granted, "the holder itself always gets it");
         let holder = format!("process {}", std::process::id());
         assert_eq!(second.claim().await.unwrap(), Claim::Busy { holder });
         drop(first);

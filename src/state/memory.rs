@@ -1,4 +1,4 @@
-//! State that is forgotten when the process ends.
+//! Keeps the state in memory until the process ends.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Any store, read and never written: for a dry run beside whoever works on the state.
+//! Reads another store and never writes to it, for a dry run beside a running instance.
 
 use std::sync::Arc;
 
@@ -7,14 +7,19 @@ use async_trait::async_trait;
 use super::memory::Memory;
 use super::{Claim, Document, Error, StateStore, Version};
 
-/// Begins with the document of another store and keeps what follows in this process.
+/// Begins with the document of another store, and keeps every save in this process.
 pub struct ReadOnly {
     inner: Arc<dyn StateStore>,
     ahead: Memory,
 }
 
 impl ReadOnly {
-    /// Reads `inner`, once: what is saved there later is not looked at.
+    /// Begins without a document.
+    pub fn empty() -> Self {
+        Self::of(Arc::new(Memory::default()))
+    }
+
+    /// Begins with the document of `inner`, which it reads once. It ignores later saves there.
     pub fn of(inner: Arc<dyn StateStore>) -> Self {
         Self { inner, ahead: Memory::default() }
     }
@@ -62,7 +67,7 @@ mod tests {
         assert_eq!(dry.claim().await.unwrap(), Claim::Granted);
         let (read, known) = dry.load().await.unwrap().unwrap();
         assert_eq!(read, document("1"));
-        // Somebody else goes on.
+        // Another instance goes on saving.
         inner.save(&document("2"), Some(&version)).await.unwrap();
         dry.save(&document("3"), Some(&known)).await.unwrap();
         assert_eq!(dry.load().await.unwrap().unwrap().0, document("3"));

@@ -1,7 +1,8 @@
-//! State in Redis: one key that holds the document.
+//! Stores the state in Redis, under one key.
 //!
-//! Reading with the version, and comparing and swapping, are one script each, so that the server does either as a whole. The version
-//! is the document's SHA-1 as the server computes it; it tells documents apart that we wrote ourselves, no two of which are equal.
+//! One script reads the document with its version, and one compares and swaps, so the server does either atomically. The version is the
+//! document's SHA-1, which the server computes. SHA-1 is enough: it only tells apart documents that auditsync wrote, and no two of those
+//! are equal.
 
 mod replication;
 pub(crate) mod variables;
@@ -26,17 +27,17 @@ use crate::component::Configured;
 use crate::http::{Excerpt, Redaction};
 use crate::secret::Secret;
 
-/// The longest call, with a new connection where one is needed. The shortest lease must last for two of them.
+/// The longest call, including a new connection if needed. The shortest lease must last for two calls.
 const LONGEST_CALL: Duration = Duration::from_secs(3);
 
-/// Gives the document and its version; nothing where there is none.
+/// Returns the document and its version; nothing if there is no document.
 const LOAD: &str = "\
 local held = redis.call('GET', KEYS[1])
 if not held then return false end
 return {held, redis.sha1hex(held)}";
 
-/// Replaces the document if its version is `ARGV[1]`, which is empty where there must be none. Gives 1 and the new version, or 0 and the
-/// version that it holds, which is empty where it holds none.
+/// Replaces the document if its version is `ARGV[1]`, which is empty if there must be no document. Returns 1 and the new version, or 0 and
+/// the version that the server holds, which is empty if it holds none.
 const SAVE: &str = "\
 local held = redis.call('GET', KEYS[1])
 local version = held and redis.sha1hex(held) or ''
@@ -44,7 +45,7 @@ if version ~= ARGV[1] then return {0, version} end
 redis.call('SET', KEYS[1], ARGV[2])
 return {1, redis.sha1hex(ARGV[2])}";
 
-/// Writes what is there; where nothing is, `XX` writes nothing.
+/// Writes the document that is there; `XX` writes nothing if there is none.
 const PROBE: &str = "redis.call('SET', KEYS[1], redis.call('GET', KEYS[1]) or '', 'XX')";
 
 /// The store in the registry.
@@ -61,18 +62,18 @@ pub const KIND: Kind = Kind {
     },
 };
 
-/// Where the server is, and what to say to it.
+/// The address of the server, the login and the key.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Its name or address.
+    /// The server's name or address.
     pub host: String,
-    /// Its port.
+    /// The server's port.
     pub port: u16,
-    /// Whether to speak TLS with it.
+    /// Whether to use TLS.
     pub tls: bool,
     /// The ACL user; none for the default user.
     pub username: Option<String>,
-    /// The user's password; none where the server asks for none.
+    /// The user's password; none for a server without passwords.
     pub password: Option<Secret>,
     /// The number of the database.
     pub database: u32,
@@ -88,13 +89,13 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Connects at the first call.
+    /// Makes the store, which connects at the first call.
     pub fn new(settings: Settings) -> Self {
         Self { settings, connection: Mutex::default(), has_warned: AtomicBool::new(false) }
     }
 
-    /// Makes one call. A connection on which anything went wrong is not used again: it may lead to a server that has become a replica, or
-    /// be about to give a late answer.
+    /// Makes one call. A connection is not used again after any error: its server may have become a replica, or a late answer may still
+    /// arrive.
     async fn call<T: FromRedisValue>(&self, action: &'static str, command: &Cmd) -> Result<T, Error> {
         let answer = timeout(LONGEST_CALL, async {
             let mut connection = self.connection().await?;
@@ -127,7 +128,8 @@ impl Redis {
         } else {
             ConnectionAddr::Tcp(host, port)
         };
-        // The client's own login would hide what the server says to it. Its name is not told: that would ask for a permission.
+        // We log in ourselves, since the client's own login would hide the server's answer. We do not send the client's name, which would
+        // need a permission.
         let handshake = RedisConnectionInfo::default().set_skip_set_lib_name();
         let client = Client::open(address.into_connection_info()?.set_redis_settings(handshake))?;
         let bounds = AsyncConnectionConfig::new()
@@ -143,7 +145,7 @@ impl Redis {
         Ok(connection)
     }
 
-    /// Logs in; with a password that was changed in its file meanwhile, too.
+    /// Logs in. If the server rejects the password, reads its file again and tries a changed one.
     async fn log_in(&self, connection: &mut MultiplexedConnection, password: &Secret) -> Result<(), Failure> {
         let tried = password.current();
         let Err(refusal) = self.authenticate(connection, &tried).await else { return Ok(()) };
@@ -173,13 +175,13 @@ impl Redis {
         }
     }
 
-    /// What the operator has to do, where that alone helps.
+    /// What the operator has to do; none if the call may work later without an operator.
     fn remedy(&self, failure: &Failure) -> Option<String> {
         let Settings { key, username, password, .. } = &self.settings;
         let (Failure::Login(error) | Failure::Database(error) | Failure::Call(error)) = failure else { return None };
         let said = error.detail().unwrap_or_default();
         match (error.code().unwrap_or_default(), failure) {
-            ("NOAUTH", _) => Some(format!("the server asks for a password: set {}", variables::PASSWORD.spec.name)),
+            ("NOAUTH", _) => Some(format!("the server requires a password: set {}", variables::PASSWORD.spec.name)),
             (_, Failure::Login(error)) if is_refused_login(error) => {
                 let variable =
                     password.as_ref().map_or(variables::PASSWORD.spec.name, |password| password.variable().as_str());
@@ -196,7 +198,7 @@ impl Redis {
             }
             ("ERR", Failure::Database(_)) => Some(format!("correct {}", variables::DB.spec.name)),
             _ if said.contains("unknown command") => {
-                Some("the server has no scripts (EVAL), which are needed to compare and swap".to_owned())
+                Some("the server does not run scripts (EVAL), which auditsync needs to compare and swap".to_owned())
             }
             _ => None,
         }
@@ -207,7 +209,7 @@ impl Redis {
         format!("grant it with: ACL SETUSER {user} ~{key} +eval +get +set (and +select where {database} is set)")
     }
 
-    /// Warns once of a server that forgets, as far as it lets itself be asked.
+    /// Warns once of a server that can lose the state, as far as we may read its settings.
     async fn warn_of_forgetting(&self) {
         if self.has_warned.swap(true, Ordering::Relaxed) {
             return;
@@ -231,7 +233,7 @@ impl Redis {
         }
     }
 
-    /// A setting of the server, if it may be read.
+    /// A setting of the server, if we may read it.
     async fn setting(&self, name: &str) -> Option<String> {
         let mut command = redis::cmd("CONFIG");
         command.arg("GET").arg(name);
@@ -241,13 +243,13 @@ impl Redis {
     }
 }
 
-/// What went wrong with a call.
+/// Why a call failed.
 enum Failure {
     /// There was no answer in time.
     Timeout,
-    /// The password was not taken.
+    /// The server rejected the login.
     Login(RedisError),
-    /// The database could not be chosen.
+    /// The server refused to select the database.
     Database(RedisError),
     /// Anything else.
     Call(RedisError),
@@ -260,13 +262,13 @@ impl From<RedisError> for Failure {
 }
 
 impl Failure {
-    /// Told in one line, fit for a log.
+    /// Describes the failure in one line that is safe to log.
     fn told(&self, redaction: &Redaction) -> String {
         let error = match self {
             Self::Timeout => return format!("no answer within {}", humantime::format_duration(LONGEST_CALL)),
             Self::Login(error) | Self::Database(error) | Self::Call(error) => error,
         };
-        // The server's words are quoted; the system's are shown as they are.
+        // Only the server's words need quotes; those of the operating system are trusted.
         match error.kind() {
             ErrorKind::Server(_) | ErrorKind::Extension => {
                 let said = format!("{} {}", error.code().unwrap_or_default(), error.detail().unwrap_or_default());
@@ -280,12 +282,12 @@ impl Failure {
     }
 }
 
-/// Whether it is the login itself that was refused, and not a server that is not ready for one.
+/// Whether the server refused the login itself, rather than not being ready for one.
 fn is_refused_login(error: &RedisError) -> bool {
     match error.kind() {
         ErrorKind::AuthenticationFailed => true,
         ErrorKind::Extension => error.code() == Some("WRONGPASS"),
-        // A password where the server has none, and a user name where there are no users yet.
+        // We sent a password to a server without one, or a user name to a server that does not know users yet.
         ErrorKind::Server(ServerErrorKind::ResponseError) => error.detail().is_some_and(|said| said.contains("AUTH")),
         _ => false,
     }
@@ -337,8 +339,8 @@ impl StateStore for Redis {
     }
 }
 
-/// A call of `script` on one key. It is sent whole each time: to have the server keep it would ask for a further permission, and
-/// save some two hundred bytes.
+/// Makes a call of `script` on one key. It sends the whole script each time. To have the server keep the script would need a further
+/// permission, and would save only some two hundred bytes.
 fn script(script: &str, key: &str) -> Cmd {
     let mut command = redis::cmd("EVAL");
     command.arg(script).arg(1).arg(key);

@@ -1,9 +1,10 @@
-//! State in an S3 bucket, or one of a store that is compatible with S3 and obeys conditional writes.
+//! Stores the state in a bucket of S3, or of an S3-compatible store that obeys conditional writes.
 //!
-//! One object holds the document. Its version is its entity tag (`ETag`), and a save is a `PutObject` with `If-Match`, or with
-//! `If-None-Match: *` for the first: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html>. No
-//! permissions are needed but `s3:GetObject` and `s3:PutObject`. Without `s3:ListBucket`, S3 says that an object that is missing
-//! may not be read; then the first save tells which of the two is the case.
+//! One object holds the document. Its version is its entity tag (`ETag`). A save is a `PutObject` with `If-Match`, or with
+//! `If-None-Match: *` for the first: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html>.
+//!
+//! The store needs only the permissions `s3:GetObject` and `s3:PutObject`. Without `s3:ListBucket`, S3 answers for a missing object that
+//! we may not read it. Then the first save shows whether the object is missing or withheld.
 
 mod probe;
 pub(crate) mod variables;
@@ -22,7 +23,7 @@ use tokio::time::timeout;
 
 use super::{Cause, Claim, Document, Error, Kind, StateStore, Version};
 use crate::aws::answer::{Failure, Meaning, is_too_large};
-use crate::aws::connection::{Connection, Unconfigured};
+use crate::aws::connection::{Connection, Options, Unconfigured};
 pub use crate::aws::encryption::Encryption;
 use crate::aws::exchange::Exchange;
 use crate::component::Configured;
@@ -40,23 +41,23 @@ pub const KIND: Kind = Kind {
     },
 };
 
-/// How long one request may take as a whole, finding the credentials included.
+/// How long one request may take as a whole, including the search for credentials.
 const LONGEST_CALL: Duration = Duration::from_secs(5);
 
 const READ: &str = "read";
 const WRITE: &str = "write";
 const CHECK: &str = "check";
 
-/// Where in S3 the state is kept, and how.
+/// The location of the state in S3, and its encryption.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// The bucket's name.
     pub bucket: String,
-    /// What the object's key begins with, without a slash at either end; may be empty.
+    /// The beginning of the object's key, without a slash at either end; may be empty.
     pub prefix: String,
-    /// Whether the bucket is named in the path rather than in the host; some compatible stores want it.
+    /// Whether to name the bucket in the path rather than in the host, as some compatible stores require.
     pub force_path_style: bool,
-    /// How the store is to encrypt the object; without it, as the bucket is set.
+    /// How the store should encrypt the object; without it, the bucket's own setting decides.
     pub encryption: Option<Encryption>,
 }
 
@@ -65,17 +66,17 @@ pub struct S3 {
     settings: Settings,
     key: String,
     connection: Connection,
-    /// The document has been there, so S3 does not say "not allowed" for "not there".
+    /// Whether we have seen the document, so that "not allowed" cannot mean "missing".
     known: AtomicBool,
-    /// S3 said "not allowed" to a read, and we took it for "not there".
+    /// Whether S3 answered "not allowed" to a read, and we took that for "missing".
     hidden: AtomicBool,
 }
 
-/// What a read found.
+/// The result of a read.
 enum Found {
     Document(Vec<u8>, Version),
     Nothing,
-    /// It is not there, or may not be read.
+    /// The object is missing, or we may not read it.
     Hidden(Failure),
 }
 
@@ -86,7 +87,7 @@ enum Asked<'a> {
     Put(Condition<'a>),
 }
 
-/// On what condition the store is to write.
+/// The condition of a write.
 #[derive(Clone, Copy)]
 enum Condition<'a> {
     Absent,
@@ -94,7 +95,7 @@ enum Condition<'a> {
 }
 
 impl Condition<'_> {
-    /// The header that says it.
+    /// The header of the condition.
     fn header(self) -> &'static str {
         match self {
             Self::Absent => "If-None-Match: *",
@@ -104,13 +105,13 @@ impl Condition<'_> {
 }
 
 impl S3 {
-    /// The state of `pipeline` in `<prefix>/auditsync-sectigo-datadog.json`. Credentials, region and endpoint are found as all AWS tools
-    /// find them, when they are first needed.
+    /// Makes the store of `pipeline`, at `<prefix>/auditsync-sectigo-datadog.json`. At the first call it looks for credentials, region and
+    /// endpoint as all AWS tools do.
     pub fn new(settings: Settings, pipeline: &PipelineName) -> Self {
         Self::connected(settings, pipeline, None)
     }
 
-    /// The same with credentials, region and endpoint from `shared` instead of the environment.
+    /// Makes the same store with credentials, region and endpoint from `shared` instead of the environment.
     pub fn with_config(settings: Settings, pipeline: &PipelineName, shared: SdkConfig) -> Self {
         Self::connected(settings, pipeline, Some(shared))
     }
@@ -118,11 +119,12 @@ impl S3 {
     fn connected(settings: Settings, pipeline: &PipelineName, shared: Option<SdkConfig>) -> Self {
         let name = format!("{}.json", pipeline.file_stem());
         let key = if settings.prefix.is_empty() { name } else { format!("{}/{name}", settings.prefix) };
-        let connection = Connection::new(shared, settings.force_path_style);
+        let connection =
+            Connection::new(shared, Options { force_path_style: settings.force_path_style, ..Options::default() });
         Self { settings, key, connection, known: AtomicBool::new(false), hidden: AtomicBool::new(false) }
     }
 
-    /// Makes a request that ends in time, whatever it waits for.
+    /// Makes a request within [`LONGEST_CALL`].
     async fn bounded<T>(
         &self,
         action: &'static str,
@@ -147,7 +149,7 @@ impl S3 {
         self.bounded(action, self.get_in_time(action)).await
     }
 
-    /// The SDK's futures are large, so they are boxed, here and below.
+    /// Reads the object. The SDK's futures are large, so they are boxed, here and below.
     async fn get_in_time(&self, action: &'static str) -> Result<Found, Error> {
         let exchange = Exchange::default();
         let request = self.client(action).await?.get_object().bucket(&self.settings.bucket).key(&self.key);
@@ -166,7 +168,7 @@ impl S3 {
         let bytes = match object.body.collect().await {
             Ok(bytes) => bytes.to_vec(),
             Err(error) if is_too_large(&error) => {
-                let cause = serde_json::Error::custom("the object is larger than 1 MiB, so it is no state");
+                let cause = serde_json::Error::custom("the object is larger than 1 MiB, so it cannot be a state");
                 return Err(Error::Corrupt { location: self.location(), cause: cause.into() });
             }
             Err(error) => {
@@ -214,7 +216,7 @@ impl S3 {
             .set_ssekms_key_id(encryption.and_then(Encryption::key_id))
     }
 
-    /// What a read means to a caller: a document that may not be read is not there, unless we know better.
+    /// Reads the document. A withheld document counts as missing, unless we have seen it before.
     async fn read(&self, action: &'static str) -> Result<Option<(Vec<u8>, Version)>, Error> {
         match self.get(action).await? {
             Found::Document(bytes, version) => Ok(Some((bytes, version))),
@@ -226,8 +228,8 @@ impl S3 {
                 if !self.hidden.swap(true, Ordering::Relaxed) {
                     tracing::warn!(
                         location = %self.location(), answer = %failure.cause,
-                        "the store does not say whether there is a state, because s3:ListBucket is not granted; this is taken for a first \
-                         start until a save shows that it is none"
+                        "the store does not say whether there is a state, because s3:ListBucket is not granted; auditsync assumes a first \
+                         start, unless the first save finds a state"
                     );
                 }
                 Ok(None)
@@ -235,7 +237,7 @@ impl S3 {
         }
     }
 
-    /// A first save was refused because there is a document: one that may not be read, or one that has come since we looked.
+    /// Finds out why the store refused a first save: there is a document, which we may not read or which another instance has just made.
     async fn not_the_first(&self, cause: Cause) -> Error {
         if self.hidden.load(Ordering::Relaxed)
             && let Ok(Found::Hidden(failure)) = self.get(READ).await
@@ -276,7 +278,7 @@ impl S3 {
         Error::Unavailable { action, location: self.location(), cause: why.into() }
     }
 
-    /// What a failure means to the engine, and to the operator.
+    /// Turns a failure into an error for the engine and the operator.
     async fn error(&self, action: &'static str, asked: Asked<'_>, failure: Failure) -> Error {
         let location = self.location();
         let Failure { meaning, cause } = failure;
@@ -302,27 +304,27 @@ impl S3 {
                 remedy.to_owned()
             }
             Meaning::Rejected(remedy) => remedy.to_owned(),
-            Meaning::NotImplemented | Meaning::Missing | Meaning::Mismatch => {
-                "the store does not do what is needed of S3".to_owned()
+            Meaning::NotImplemented | Meaning::Missing | Meaning::Mismatch | Meaning::Archived => {
+                "the store lacks a function of S3 that auditsync needs".to_owned()
             }
         };
         Error::Refused { action, location, remedy, cause }
     }
 
-    /// Stores without a key service answer a wish for encryption as they answer a condition that they do not know.
+    /// Whether a store without a key service refused the encryption. It gives the same answer as for an unknown condition.
     fn is_about_encryption(&self, cause: &Cause) -> bool {
         let said = cause.to_string().to_ascii_lowercase();
         self.settings.encryption.is_some() && (said.contains("encrypt") || said.contains("kms"))
     }
 
-    /// The star after the key is for the probe.
+    /// Names the permissions to grant. The star after the key covers the object of the probe.
     fn missing_permissions(&self, asked: Asked<'_>) -> String {
         let (bucket, key) = (&self.settings.bucket, &self.key);
         let by_kms = self.settings.encryption.as_ref().is_some_and(Encryption::uses_kms);
         let keys = if by_kms { ", and kms:GenerateDataKey and kms:Decrypt on the key" } else { "" };
         let what = match asked {
             Asked::Get => "s3:GetObject",
-            // Who may not read an object may not compare its tag either.
+            // To compare the tag of an object needs the permission to read it.
             Asked::Put(Condition::Unchanged(_)) => "s3:PutObject and, for If-Match, s3:GetObject",
             Asked::Put(Condition::Absent) => "s3:PutObject",
         };

@@ -24,7 +24,7 @@ fn observed(names: &[&str]) -> Vec<Observed> {
     names.iter().map(observe).collect()
 }
 
-/// The notifications of so much simulated time, and when each was sent.
+/// The notifications within `length` of simulated time, and when each was sent.
 async fn sent_within(length: Duration, observed: &[Observed], watchdog: Option<Duration>) -> Vec<(u64, String)> {
     let (start, sent) = (Instant::now(), RefCell::new(Vec::new()));
     let notify = |state: &[NotifyState<'_>]| {
@@ -49,7 +49,7 @@ async fn an_engine_that_hangs_lets_the_watchdog_expire() {
 #[tokio::test(start_paused = true)]
 async fn an_announced_wait_counts_as_healthy_and_one_that_outlasts_its_announcement_does_not() {
     let observed = observed(&["a:b"]);
-    // As long as a Retry-After is obeyed.
+    // As during a long Retry-After.
     let _waiting = observed[0].liveness.pauses(seconds(900));
     let sent = sent_within(seconds(7200), &observed, Some(WATCHDOG)).await;
     assert_eq!((sent.len(), last(&sent)), (1 + 900 / 30, 900));

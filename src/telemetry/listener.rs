@@ -1,6 +1,6 @@
-//! The health endpoints and the metrics over HTTP/1.1, for probes and Prometheus: `/healthz`, `/readyz`, `/metrics`.
+//! Serves health and metrics over HTTP/1.1 to probes and Prometheus: `/healthz`, `/readyz`, `/metrics`.
 //!
-//! It only reads. Whatever a client does costs a bounded amount of memory for a bounded time, and one of few connections.
+//! The endpoints change nothing. No client can take more than one of few connections, and a bounded amount of memory for a bounded time.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -27,7 +27,7 @@ use super::metrics::Metrics;
 use super::metrics::exporter::Scrape;
 use crate::pipeline_name::PipelineName;
 
-/// Connections at a time. A further one replaces the oldest that has not sent its request.
+/// The most connections at a time. A further one replaces the oldest that has not sent its request.
 const CONNECTIONS: usize = 128;
 
 /// The longest time for the head of a request, from the start of its connection.
@@ -36,13 +36,13 @@ const LONGEST_HEAD: Duration = Duration::from_secs(2);
 /// The longest life of a connection: one request and its answer.
 const LONGEST_LIFE: Duration = Duration::from_secs(10);
 
-/// The largest head of a request, in bytes; the least that hyper takes.
+/// The largest head of a request, in bytes. hyper allows no smaller limit.
 const LARGEST_HEAD: usize = 8192;
 
-/// What was measured is put into its buckets this often, so that it takes no memory while nobody scrapes.
+/// How often observations are put into their buckets, so that they do not pile up while nobody scrapes.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
 
-/// After a connection could not be accepted, as when the process has too many open files.
+/// The pause after a connection could not be accepted, for example because the process has too many open files.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// A bound port.
@@ -50,7 +50,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub struct Listener(TcpListener);
 
 impl Listener {
-    /// Takes the port. From now on clients connect, though nobody answers before [`Self::serve`].
+    /// Binds the port. Clients can connect from now on, but get no answer before [`Self::serve`].
     pub async fn bind(address: SocketAddr) -> io::Result<Self> {
         TcpListener::bind(address).await.map(Self)
     }
@@ -67,7 +67,7 @@ impl Listener {
                     _ = tidy.tick() => answers.scrape.tidy(),
                     stream = self.next() => {
                         connections.add(stream, &answers).await;
-                        // A connection that has sent its request is noticed before the next one can replace it.
+                        // Let connections note their requests before the next connection can replace one of them.
                         yield_now().await;
                     }
                 }
@@ -75,7 +75,7 @@ impl Listener {
         });
     }
 
-    /// The next connection.
+    /// Accepts the next connection.
     async fn next(&self) -> TcpStream {
         loop {
             match self.0.accept().await {
@@ -89,14 +89,14 @@ impl Listener {
     }
 }
 
-/// The connections, of which there are few.
+/// The open connections.
 struct Connections {
     free: Arc<Semaphore>,
     /// Connections that may not have sent their request, the oldest first.
     silent: VecDeque<Silent>,
 }
 
-/// A connection that has not sent its request when last looked at.
+/// A connection that had not sent its request at the last check.
 struct Silent {
     is_heard: Arc<AtomicBool>,
     task: AbortHandle,
@@ -107,7 +107,7 @@ impl Connections {
         Self { free: Arc::new(Semaphore::new(CONNECTIONS)), silent: VecDeque::new() }
     }
 
-    /// Answers a connection. At the limit, the oldest connection without a request is closed for it.
+    /// Answers a connection. At the limit, it first closes the oldest connection without a request.
     async fn add(&mut self, stream: TcpStream, answers: &Arc<Answers>) {
         self.silent.retain(|silent| !silent.task.is_finished() && !silent.is_heard.load(Ordering::Relaxed));
         if self.free.available_permits() == 0
@@ -123,7 +123,7 @@ impl Connections {
     }
 }
 
-/// Answers the one request of a connection, and notes when it is there.
+/// Answers the one request of a connection, and notes when the request has arrived.
 async fn answer(
     stream: TcpStream,
     permit: Option<OwnedSemaphorePermit>,
@@ -141,17 +141,17 @@ async fn answer(
         .max_buf_size(LARGEST_HEAD)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
-    // A client that is slow, gone or speaks another protocol is not worth a line in the log.
+    // A client that is slow, has gone or uses another protocol is not worth a line in the log.
     let _ = timeout(LONGEST_LIFE, connection).await;
     drop(permit);
 }
 
-/// A pipeline that probes and Prometheus ask about.
+/// A pipeline that the endpoints show.
 #[derive(Debug, Clone)]
 pub struct Observed {
     /// Its name.
     pub name: PipelineName,
-    /// What is known of its engine.
+    /// The liveness of its engine.
     pub liveness: Liveness,
     /// Its metrics.
     pub metrics: Metrics,
@@ -175,7 +175,7 @@ struct ReadinessAnswer {
     pipelines: Vec<Of<Readiness>>,
 }
 
-/// What is known of one pipeline.
+/// The health or readiness of one pipeline.
 #[derive(Debug, Serialize)]
 struct Of<T> {
     pipeline: PipelineName,
@@ -183,7 +183,7 @@ struct Of<T> {
     known: T,
 }
 
-/// What is answered.
+/// The content of the answers.
 struct Answers {
     pipelines: Vec<Observed>,
     scrape: Scrape,
@@ -229,7 +229,7 @@ fn each<T>(pipelines: &[&Observed], known: impl Fn(&Liveness) -> T) -> Vec<Of<T>
     pipelines.iter().map(|observed| Of { pipeline: observed.name.clone(), known: known(&observed.liveness) }).collect()
 }
 
-/// What is known of a pipeline that is not good, or of the first if all are. There is at least one.
+/// The first pipeline that is not good, or the first of all if every one is good. There is at least one.
 fn worst<T>(pipelines: &[Of<T>], is_good: impl Fn(&T) -> bool) -> &T {
     let worst = pipelines.iter().find(|of| !is_good(&of.known)).unwrap_or(&pipelines[0]);
     &worst.known
@@ -237,7 +237,7 @@ fn worst<T>(pipelines: &[Of<T>], is_good: impl Fn(&T) -> bool) -> &T {
 
 fn json(is_good: bool, body: &impl serde::Serialize) -> Response<String> {
     let status = if is_good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    // Text, times and nothing else: it always has a JSON form.
+    // A body has only text, numbers and times, so it always has a JSON form.
     response(status, "application/json", serde_json::to_string(body).unwrap_or_default() + "\n")
 }
 

@@ -1,7 +1,7 @@
-//! Whether a pipeline is alive and ready: does it make progress, and does it succeed?
+//! Tells whether a pipeline is alive (makes progress) and ready (its syncs succeed).
 //!
-//! Before each wait the engine notes what it waits for, and how long that may take. So an expected wait (a slow answer, a `Retry-After`, the
-//! rest until the next sync) counts as healthy, and one that should be over does not.
+//! Before each wait the engine notes what it waits for, and how long that may take. So an expected wait (a slow answer, a `Retry-After`,
+//! the rest until the next sync) counts as healthy. A wait that should be over does not.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -19,23 +19,23 @@ use tokio::time::Instant;
 use crate::component::Component;
 use crate::failure::Chain;
 
-/// What is granted beyond the time that something may take: for timers, disks and processors that are busy.
+/// The time allowed beyond the longest expected wait, since timers, disks and processors may be busy.
 const SLACK: Duration = Duration::from_secs(20);
 
-/// A call to the source may be three exchanges: for the token endpoint's address, for the token, and for the page.
+/// The most exchanges in a call: for the token endpoint's address, for the token, and for the page.
 const EXCHANGES: u32 = 3;
 
-/// A call to a store is several requests, each bounded by its client to some seconds; on a disk nothing bounds it.
+/// The longest expected call to a store. It makes several requests, each bounded by its client to some seconds. Nothing bounds a call to
+/// a disk.
 const STORE_CALL: Duration = Duration::from_secs(30);
 
-/// A sync succeeds in time if it does within so many intervals.
+/// The number of intervals without a success after which a pipeline is not ready.
 const INTERVALS: u32 = 3;
 
-/// The readiness of a pipeline that does not do what it should.
 const STANDBY: &str = "standby";
 const NOT_READY: &str = "not ready";
 
-/// What a wait is for.
+/// The reason for a wait.
 #[derive(Debug, Clone, Copy)]
 enum Awaited {
     Call(Component),
@@ -57,7 +57,7 @@ impl Display for Awaited {
     }
 }
 
-/// How long things take by the configuration.
+/// The configured times that expected waits depend on.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
     /// The time from the start of one sync to the start of the next.
@@ -66,7 +66,7 @@ pub struct Pace {
     pub exchange: Duration,
 }
 
-/// What is known of a pipeline's engine. Clones share it.
+/// The liveness of a pipeline's engine. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Liveness {
     pace: Pace,
@@ -77,15 +77,37 @@ pub struct Liveness {
 #[derive(Debug)]
 struct Observed {
     next_id: u64,
-    /// What is waited for.
+    /// The present waits, by number.
     waits: BTreeMap<u64, Wait>,
     /// When the last wait began or ended.
     moved: Instant,
     holder: Option<String>,
     success: Option<(Instant, Timestamp)>,
     last_error: Option<LastError>,
-    /// Why the pipeline ended, where it starts again later.
+    /// Why the pipeline failed.
     failed: Option<String>,
+    /// Whether the run is over, and all its work is done. Other pipelines of the process may go on.
+    is_over: bool,
+    /// Why the source refuses what is pushed to it, if it does.
+    refusal: Option<&'static str>,
+    /// The backlog, if the source keeps one.
+    backlog: Option<Backlog>,
+    /// The longest time that the source should be silent.
+    silence: Option<Duration>,
+    /// When the source last had news.
+    news: Option<Timestamp>,
+    begun: Timestamp,
+}
+
+/// The entries that a source keeps until they are delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Backlog {
+    /// How many entries there are.
+    pub entries: u64,
+    /// The bytes of the entries.
+    pub bytes: u64,
+    /// When the oldest entry arrived.
+    pub oldest: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -95,24 +117,24 @@ struct Wait {
     since: Instant,
 }
 
-/// The error that was logged last, and when.
+/// The last logged error, and when it was logged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LastError {
     /// When it was logged.
     pub at: Timestamp,
-    /// The error, without what a server had said: that may be a part of a record.
+    /// The error without any quoted text of a server, which may be a part of a record.
     pub error: String,
 }
 
 /// The answer of `/healthz`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Health {
-    /// Whether the engine makes progress, or waits for what it may wait for.
+    /// Whether the engine makes progress or is in an expected wait.
     #[serde(skip)]
     pub is_good: bool,
     /// `alive` or `stuck`.
     pub status: &'static str,
-    /// Why it counts as stuck.
+    /// Why the pipeline counts as stuck.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -120,17 +142,20 @@ pub struct Health {
 /// The answer of `/readyz`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Readiness {
-    /// Whether it does what it should: deliver, or wait on standby.
+    /// Whether the pipeline delivers or is on standby.
     #[serde(skip)]
     pub is_good: bool,
     /// `ready`, `standby` or `not ready`.
     pub status: &'static str,
-    /// Why, for a person.
+    /// The reason for the status, in words.
     pub reason: String,
-    /// When a sync, or a page of a backlog, was last delivered and committed.
+    /// When a sync or a page of a backlog was last delivered and committed.
     pub last_success: Option<Timestamp>,
-    /// The error that was logged last, whether it is over or not.
+    /// The last logged error, even if it is over.
     pub last_error: Option<LastError>,
+    /// The backlog, if the source keeps one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backlog: Option<Backlog>,
 }
 
 impl Readiness {
@@ -141,14 +166,14 @@ impl Readiness {
 }
 
 impl Default for Liveness {
-    /// One that nobody reads.
+    /// A liveness that nobody reads.
     fn default() -> Self {
         Self::new(Pace { interval: Duration::ZERO, exchange: Duration::ZERO })
     }
 }
 
 impl Liveness {
-    /// Nothing has happened yet.
+    /// Makes the liveness of a pipeline that starts now.
     pub fn new(pace: Pace) -> Self {
         let signs = Observed {
             next_id: 0,
@@ -158,11 +183,17 @@ impl Liveness {
             success: None,
             last_error: None,
             failed: None,
+            is_over: false,
+            refusal: None,
+            backlog: None,
+            silence: None,
+            news: None,
+            begun: Timestamp::now(),
         };
         Self { pace, signs: Arc::new(Mutex::new(signs)), status: Arc::default() }
     }
 
-    /// A call to a component begins. It may take as long as its exchanges may.
+    /// Notes that a call to a component begins. It may take as long as its exchanges.
     pub fn calls(&self, component: Component) -> Waiting {
         let longest = match component {
             Component::StateStore => STORE_CALL,
@@ -171,7 +202,7 @@ impl Liveness {
         self.begin(component.into(), longest)
     }
 
-    /// A pause of this length begins.
+    /// Notes that a pause of this length begins.
     pub fn pauses(&self, length: Duration) -> Waiting {
         self.begin(Awaited::EndOfPause, length)
     }
@@ -186,52 +217,86 @@ impl Liveness {
         Waiting { liveness: self.clone(), id }
     }
 
-    /// Another instance is active: this one is on standby.
+    /// Notes that another instance is active and this one is on standby.
     pub fn is_standby(&self, holder: &str) {
         self.signs().holder = Some(holder.to_owned());
     }
 
-    /// This instance is active now.
+    /// Notes that this instance is active now.
     pub fn is_active(&self) {
         let mut signs = self.signs();
         (signs.holder, signs.failed) = (None, None);
     }
 
-    /// A sync, or a page of a backlog, was delivered and committed.
+    /// Notes that a sync or a page of a backlog was delivered and committed.
     pub fn succeeds(&self) {
         self.signs().success = Some((Instant::now(), Timestamp::now()));
     }
 
-    /// An error was logged.
+    /// Notes an error that was logged.
     pub fn logged(&self, error: &(dyn Error + 'static)) {
         let error = without_quotes(&Chain(error).to_string());
         self.signs().last_error = Some(LastError { at: Timestamp::now(), error });
     }
 
-    /// The pipeline ended for this reason, and starts again later. Until then it is alive and not ready.
+    /// Notes that the run is over, and all its work is done.
+    pub fn is_over(&self) {
+        let mut signs = self.signs();
+        (signs.holder, signs.is_over) = (None, true);
+    }
+
+    /// Notes that the pipeline failed for this reason. Until it is active again, it is alive and not ready.
     pub fn failed(&self, reason: impl Display) {
         let mut signs = self.signs();
         (signs.holder, signs.failed) = (None, Some(reason.to_string()));
     }
 
-    /// How the work stands, in words for an operator. Control characters become blanks.
+    /// Sets why the source refuses what is pushed to it; none if it does not. While it does, the pipeline is not ready.
+    pub fn set_refusal(&self, reason: Option<&'static str>) {
+        self.signs().refusal = reason;
+    }
+
+    /// Sets the backlog.
+    pub fn set_backlog(&self, backlog: Backlog) {
+        self.signs().backlog = Some(backlog);
+    }
+
+    /// Sets the longest time that the source should be silent.
+    pub fn expects_news_within(&self, silence: Duration) {
+        self.signs().silence = Some(silence);
+    }
+
+    /// Notes that the source had news at this time.
+    pub fn has_news(&self, at: Timestamp) {
+        let mut signs = self.signs();
+        signs.news = signs.news.max(Some(at));
+    }
+
+    /// How long the source has been silent, if that is longer than expected.
+    pub fn silent_for(&self, now: Timestamp) -> Option<Duration> {
+        let signs = self.signs();
+        let silent = Duration::try_from(now.duration_since(signs.news.unwrap_or(signs.begun))).unwrap_or_default();
+        signs.silence.filter(|expected| silent > *expected).map(|_| silent)
+    }
+
+    /// Sets the status of the work, in words for an operator. Control characters become blanks.
     pub fn set_status(&self, status: impl Display) {
         self.status.send_replace(status.to_string().replace(char::is_control, " "));
     }
 
-    /// How the work stands, now and whenever that changes.
+    /// The status of the work, and its changes.
     pub fn status(&self) -> watch::Receiver<String> {
         self.status.subscribe()
     }
 
-    /// Whether the engine makes progress as it should.
+    /// Whether the engine makes progress.
     pub fn health(&self) -> Health {
         let reason = self.signs().hang();
         let status = if reason.is_none() { "alive" } else { "stuck" };
         Health { is_good: reason.is_none(), status, reason }
     }
 
-    /// Whether the last sync succeeded, and not too long ago. A second instance has nothing to do but wait on standby.
+    /// Whether the last sync succeeded, and not too long ago. An instance on standby is ready, too.
     pub fn readiness(&self) -> Readiness {
         self.readiness_at(Timestamp::now())
     }
@@ -239,12 +304,14 @@ impl Liveness {
     fn readiness_at(&self, now: Timestamp) -> Readiness {
         let signs = self.signs();
         let limit = self.pace.interval.saturating_mul(INTERVALS);
+        let failed = signs.failed.clone().or_else(|| signs.refusal.map(str::to_owned));
         let (status, reason) = match (&signs.holder, signs.success) {
-            _ if signs.failed.is_some() => (NOT_READY, signs.failed.clone().unwrap_or_default()),
+            _ if failed.is_some() => (NOT_READY, failed.unwrap_or_default()),
+            _ if signs.is_over => ("ready", "its run is done".to_owned()),
             (Some(holder), _) => (STANDBY, format!("another instance is active: {holder}")),
             (None, None) => (NOT_READY, "no sync has succeeded since the start".to_owned()),
             (None, Some((when, time))) => {
-                // While the host is suspended, only the wall clock goes on.
+                // Only the wall clock advances while the host is suspended.
                 let by_wall = Duration::try_from(now.duration_since(time)).unwrap_or_default();
                 let elapsed = when.elapsed().max(by_wall);
                 let ago = format!("the last success was {} ago", whole_seconds(elapsed));
@@ -261,6 +328,7 @@ impl Liveness {
             reason,
             last_success: signs.success.map(|(_, time)| time),
             last_error: signs.last_error.clone(),
+            backlog: signs.backlog,
         }
     }
 
@@ -270,23 +338,20 @@ impl Liveness {
 }
 
 impl Observed {
-    /// Which wait should be over by now.
+    /// Finds a wait that should be over by now.
     fn hang(&self) -> Option<String> {
         let overdue = self.waits.values().filter(|wait| wait.since.elapsed() > wait.longest);
         if let Some(wait) = overdue.min_by_key(|wait| wait.since) {
             let (waited, longest) = (whole_seconds(wait.since.elapsed()), whole_seconds(wait.longest));
-            return Some(format!(
-                "it has waited for the {} for {waited}, which should take {longest} at most",
-                wait.what
-            ));
+            return Some(format!("it has waited {waited} for the {}, which should take at most {longest}", wait.what));
         }
-        // Between two waits there is next to nothing to do. A pipeline that failed has an end, not a wait.
-        let is_still = self.failed.is_none() && self.waits.is_empty() && self.moved.elapsed() > SLACK;
+        // Between two waits the engine does next to nothing. A pipeline that failed or is over has no waits.
+        let is_still = self.failed.is_none() && !self.is_over && self.waits.is_empty() && self.moved.elapsed() > SLACK;
         is_still.then(|| format!("there was no progress for {}", whole_seconds(self.moved.elapsed())))
     }
 }
 
-/// The engine waits for something until this is dropped.
+/// A wait of the engine, which ends when this is dropped.
 #[derive(Debug)]
 pub struct Waiting {
     liveness: Liveness,
@@ -294,7 +359,7 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// For whoever sees parts of the call succeed.
+    /// Makes a heartbeat for code that sees parts of the call succeed.
     pub fn heartbeat(&self) -> Heartbeat {
         Heartbeat(Some((self.liveness.clone(), self.id)))
     }
@@ -308,12 +373,12 @@ impl Drop for Waiting {
     }
 }
 
-/// Proves after each part of a long call that it goes on: the rest has its whole time again.
+/// Shows, after each part of a long call, that the call makes progress. The rest of the call then has its whole time again.
 #[derive(Debug, Clone, Default)]
 pub struct Heartbeat(Option<(Liveness, u64)>);
 
 impl Heartbeat {
-    /// A part is done.
+    /// Notes that a part is done.
     pub fn beat(&self) {
         let Some((liveness, id)) = &self.0 else { return };
         if let Some(wait) = liveness.signs().waits.get_mut(id) {
@@ -322,7 +387,7 @@ impl Heartbeat {
     }
 }
 
-/// `text` without what stands in double quotes, as everything does that comes from a server ([`crate::http::Excerpt`]).
+/// Removes the content of double quotes from `text`. Everything from a server is in such quotes ([`crate::http::Excerpt`]).
 fn without_quotes(text: &str) -> String {
     let (mut kept, mut is_quoted, mut is_escaped) = (String::new(), false, false);
     for character in text.chars() {
@@ -370,6 +435,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_pipeline_that_has_done_its_work_stays_alive_and_ready() {
+        let liveness = liveness();
+        drop(liveness.calls(Component::Source));
+        liveness.succeeds();
+        liveness.is_over();
+        advance(seconds(86_400)).await;
+        assert_eq!((stuck(&liveness), liveness.readiness().status), (None, "ready"));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_host_that_was_suspended_is_not_ready_by_a_success_of_yesterday() {
         let liveness = liveness();
         liveness.succeeds();
@@ -391,7 +466,7 @@ mod tests {
         assert_eq!(stuck(&liveness), None);
         advance(seconds(21)).await;
         let reason = stuck(&liveness).unwrap();
-        assert_eq!(reason, "it has waited for the source for 1m 51s, which should take 1m 50s at most");
+        assert_eq!(reason, "it has waited 1m 51s for the source, which should take at most 1m 50s");
         assert!(!liveness.health().is_good);
         drop(call);
         assert_eq!(stuck(&liveness), None);
@@ -405,7 +480,7 @@ mod tests {
             let _write = liveness.calls(Component::StateStore);
             advance(seconds(10)).await;
         }
-        assert!(stuck(&liveness).unwrap().contains("waited for the destination"));
+        assert!(stuck(&liveness).unwrap().contains("for the destination, which"));
     }
 
     #[tokio::test(start_paused = true)]
@@ -447,6 +522,17 @@ mod tests {
         assert_eq!((late.is_good, late.status), (false, "not ready"));
         assert_eq!(late.reason, "the last success was 3m 1s ago, which is over 3 intervals (3m)");
         assert!(late.last_success.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pipeline_whose_source_refuses_what_is_pushed_is_not_ready() {
+        let liveness = liveness();
+        liveness.succeeds();
+        liveness.set_refusal(Some("the spool is full"));
+        let refusing = liveness.readiness();
+        assert_eq!((refusing.is_good, refusing.reason.as_str()), (false, "the spool is full"));
+        liveness.set_refusal(None);
+        assert!(liveness.readiness().is_good);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
-//! What is counted and measured, for `/metrics`: one table, and one method for each place where a fact is known.
+//! Counts and measures, for `/metrics`: one table, and one method for each place where a fact is known.
 //!
-//! Everything goes through the `metrics` facade. Where no recorder is installed, which is so unless `/metrics` is served, each method ends
-//! at one load of an atomic.
+//! Everything goes through the `metrics` facade. A recorder is installed only if `/metrics` is served. Without one, each method costs one
+//! load of an atomic.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -25,7 +25,8 @@ pub use table::{Kind, METRICS, Metric};
 #[derive(Debug, Clone)]
 pub struct Metrics {
     pipeline: PipelineName,
-    /// The second of the newest event that was delivered: several requests are under way at a time, and their answers come in any order.
+    /// The second of the newest delivered event. It is kept here because several requests run at a time, and their answers arrive in any
+    /// order.
     newest: Arc<AtomicI64>,
 }
 
@@ -49,24 +50,30 @@ impl Metrics {
         gauge!(name, self.labels([])).set(seconds(time.as_second()));
     }
 
-    /// A request to `component` is made now.
+    /// Notes that a request to `component` begins.
     pub fn exchange(&self, component: Component) -> Exchange {
         Exchange { metrics: self.clone(), component, begun: Instant::now(), status: NO_ANSWER }
     }
 
-    /// A page was read.
-    pub fn page_read(&self, events: usize, deduplicated: usize) {
-        self.add(table::READ, events + deduplicated);
+    /// Counts a page.
+    pub fn page_read(&self, events: usize, deduplicated: usize, filtered: usize) {
+        self.add(table::READ, events + deduplicated + filtered);
+        self.add(table::FILTERED, filtered);
         self.add(table::DEDUPLICATED, deduplicated);
     }
 
-    /// A request body was put under way.
+    /// Counts events that the source left out because of their types.
+    pub fn filtered(&self, events: usize) {
+        self.add(table::FILTERED, events);
+    }
+
+    /// Counts a request body that is sent.
     pub fn body_sent(&self, uncompressed: usize, sent: usize) {
         self.add(table::BODY_BYTES, uncompressed);
         self.add(table::SENT_BYTES, sent);
     }
 
-    /// The destination accepted these events, of which so many were changed.
+    /// Counts events that the destination accepted, and how many of them were changed.
     pub fn accepted(&self, events: usize, restamped: usize, truncated: usize, newest: Option<Timestamp>) {
         self.add(table::DELIVERED, events);
         self.add(table::RESTAMPED, restamped);
@@ -78,29 +85,29 @@ impl Metrics {
         }
     }
 
-    /// An event became a dead letter.
+    /// Counts a dead letter.
     pub fn dead_lettered(&self) {
         self.add(table::DEAD_LETTERED, 1);
     }
 
-    /// So many events are sent again, by this process or the next, although they may have been accepted.
+    /// Counts events that this process or the next sends again, although they may have been accepted.
     pub fn possibly_duplicated(&self, events: usize) {
         self.add(table::POSSIBLY_DUPLICATED, events);
     }
 
-    /// A call to `component` failed and is retried.
+    /// Counts a failed call to `component` that is retried.
     pub fn retried(&self, component: Component, class: Class) {
         let labels = self.labels([(table::COMPONENT, component.label()), (table::REASON, class.label())]);
         counter!(table::RETRIES, labels).increment(1);
     }
 
-    /// A sync ended.
+    /// Notes the end of a sync, and how long it took.
     pub fn sync_ended(&self, is_complete: bool, took: Duration) {
         let result = if is_complete { "complete" } else { "incomplete" };
         histogram!(table::SYNC_DURATION, self.labels([(table::RESULT, result)])).record(took);
     }
 
-    /// The state was to be saved.
+    /// Counts an attempt to save the state.
     pub fn state_saved(&self, saved: Saved, now: Timestamp) {
         let result = match saved {
             Saved::Saved => "saved",
@@ -113,28 +120,109 @@ impl Metrics {
         }
     }
 
-    /// Everything up to `time` is delivered and committed.
+    /// Notes that everything up to `time` is delivered and committed.
     pub fn reached(&self, time: Timestamp) {
         self.set_time(table::CURSOR, time);
     }
 
-    /// Whether this instance is the active one.
+    /// Sets whether this instance is the active one.
     pub fn is_active(&self, is_active: bool) {
         gauge!(table::ACTIVE, self.labels([])).set(f64::from(u8::from(is_active)));
     }
 
-    /// Whether the pipeline is ready; set at each scrape.
+    /// Sets whether the pipeline is ready, at each scrape.
     pub fn is_ready(&self, is_ready: bool) {
         gauge!(table::READY, self.labels([])).set(f64::from(u8::from(is_ready)));
     }
 
-    /// The pipeline failed for good, and starts again later.
+    /// Counts messages of a queue that were handled.
+    pub fn queue_messages(&self, what: QueueMessage, messages: usize) {
+        let result = match what {
+            QueueMessage::Deleted => "deleted",
+            QueueMessage::Ignored => "ignored",
+            QueueMessage::Left => "left",
+        };
+        counter!(table::QUEUE_MESSAGES, self.labels([(table::RESULT, result)])).increment(messages as u64);
+    }
+
+    /// Counts a file that a sweep delivered because no message of the queue had brought it.
+    pub fn swept(&self) {
+        counter!(table::SWEPT, self.labels([])).increment(1);
+    }
+
+    /// Counts a file that a digest lists, by the result of its check.
+    pub fn verified(&self, what: Verified) {
+        let result = match what {
+            Verified::Proven => "proven",
+            Verified::Fetched => "fetched",
+            Verified::Missing => "missing",
+            Verified::Mismatched => "mismatched",
+            Verified::ContentOnly => "content_only",
+            Verified::Unreadable => "unreadable",
+            Verified::Unlisted => "unlisted",
+        };
+        counter!(table::VERIFIED, self.labels([(table::RESULT, result)])).increment(1);
+    }
+
+    /// Counts a digest file that was read.
+    pub fn digest(&self, what: Digest) {
+        let result = match what {
+            Digest::Proven => "proven",
+            Digest::Untrusted => "untrusted",
+            Digest::Broken => "broken",
+            Digest::Unlinked => "unlinked",
+            Digest::Restarted => "restarted",
+        };
+        counter!(table::DIGESTS, self.labels([(table::RESULT, result)])).increment(1);
+    }
+
+    /// Sets how much waits in the spool.
+    pub fn spool(&self, entries: u64, bytes: u64, oldest: Option<Timestamp>) {
+        gauge!(table::SPOOL_ENTRIES, self.labels([])).set(number(entries));
+        gauge!(table::SPOOL_BYTES, self.labels([])).set(number(bytes));
+        let oldest = oldest.map_or(0.0, |oldest| seconds(oldest.as_second()));
+        gauge!(table::SPOOL_OLDEST, self.labels([])).set(oldest);
+    }
+
+    /// Counts a part of the spool that cannot be read.
+    pub fn spool_damaged(&self) {
+        self.add(table::SPOOL_DAMAGED, 1);
+    }
+
+    /// Counts entries that senders pushed and that are safe in the spool.
+    pub fn received(&self, entries: usize) {
+        self.add(table::RECEIVED, entries);
+    }
+
+    /// Counts entries that a sender pushed again although they are in the spool.
+    pub fn received_again(&self, entries: usize) {
+        self.add(table::RECEIVED_AGAIN, entries);
+    }
+
+    /// Counts events of a known sender that no rule covers.
+    pub fn received_unknown(&self, events: usize) {
+        self.add(table::RECEIVED_UNKNOWN, events);
+    }
+
+    /// Counts an answered request of a sender.
+    pub fn received_request(&self, what: Received) {
+        let result = match what {
+            Received::Accepted => "accepted",
+            Received::Stranger => "stranger",
+            Received::Refused => "refused",
+            Received::Full => "full",
+            Received::Unsafe => "unsafe",
+        };
+        counter!(table::RECEIVED_REQUESTS, self.labels([(table::RESULT, result)])).increment(1);
+    }
+
+    /// Counts a failure for good, after which the pipeline starts again later.
     pub fn pipeline_failed(&self) {
         self.add(table::FAILURES, 1);
     }
 }
 
-/// A request under way. When it is dropped it is counted and its duration noted, by whatever came back until then.
+/// A request under way. When it is dropped, it counts the request and notes its duration, by the status that it has until then.
 #[derive(Debug)]
 pub struct Exchange {
     metrics: Metrics,
@@ -144,7 +232,7 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// An answer with this status began.
+    /// Notes that an answer with this status began.
     pub fn answered(&mut self, status: u16) {
         self.status = match status {
             200..300 => "2xx",
@@ -155,7 +243,7 @@ impl Exchange {
         };
     }
 
-    /// The answer did not arrive whole.
+    /// Notes that the answer did not arrive whole.
     pub fn broke_off(&mut self) {
         self.status = NO_ANSWER;
     }
@@ -172,18 +260,84 @@ impl Drop for Exchange {
 /// The status of a request without a whole answer.
 const NO_ANSWER: &str = "none";
 
-/// What became of a save of the state.
+/// How a message of a queue was handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueMessage {
+    /// The message was deleted.
+    Deleted,
+    /// Nothing in the message concerns the pipeline, so it is deleted.
+    Ignored,
+    /// The message could not be read, so it stays in the queue.
+    Left,
+}
+
+/// The result of the check of a file that a digest lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verified {
+    /// The file was delivered, and matches the digest.
+    Proven,
+    /// The file was not delivered before, and is read now.
+    Fetched,
+    /// The file is gone.
+    Missing,
+    /// The file does not match the digest.
+    Mismatched,
+    /// The file matches the digest. auditsync no longer knows whether it was delivered.
+    ContentOnly,
+    /// The file cannot be compared with the digest.
+    Unreadable,
+    /// No digest lists the file.
+    Unlisted,
+}
+
+/// The result of the check of a digest file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Digest {
+    /// Its signature is valid, and it continues the chain.
+    Proven,
+    /// Its signature proves nothing.
+    Untrusted,
+    /// Its signature is valid, but the file before it in the chain is missing or changed.
+    Broken,
+    /// Its signature is valid, but the file before it in the chain cannot be read.
+    Unlinked,
+    /// Its signature is valid, and it begins a chain after another one.
+    Restarted,
+}
+
+/// How a sender's request was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Received {
+    /// Its entries are safe in the spool.
+    Accepted,
+    /// The request has no key, or a wrong one.
+    Stranger,
+    /// The request cannot be read, or is too large.
+    Refused,
+    /// The spool has no room.
+    Full,
+    /// The spool cannot be written.
+    Unsafe,
+}
+
+/// The result of a save of the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Saved {
-    /// It is in the store.
+    /// The state is in the store.
     Saved,
-    /// Another writer was faster.
+    /// Another writer saved first.
     Conflict,
-    /// It failed, or had no answer.
+    /// The save failed, or had no answer.
     Failed,
 }
 
-/// Seconds since 1970 as Prometheus has them: exact for as long as anyone counts.
+/// Converts a number for Prometheus.
+#[allow(clippy::cast_precision_loss, reason = "a double is exact up to 2^53")]
+fn number(number: u64) -> f64 {
+    number as f64
+}
+
+/// Converts seconds since 1970 for Prometheus. The result is exact for any real date.
 #[allow(clippy::cast_precision_loss, reason = "a double is exact up to 2^53 seconds")]
 fn seconds(second: i64) -> f64 {
     second as f64

@@ -1,4 +1,4 @@
-//! The variables of the process: where it answers, and how it logs.
+//! The variables of the process's endpoints and logs.
 
 use std::net::SocketAddr;
 
@@ -17,13 +17,13 @@ const LEVELS: [(&str, Level); 5] = [
     ("error", Level::ERROR),
 ];
 
-/// Where probes and Prometheus are answered.
+/// The address that answers probes and Prometheus.
 pub(crate) const LISTEN: Variable<SocketAddr> = Variable::new(
     Scope::Process,
     "AUDITSYNC_HTTP_LISTEN",
     Preset::Derived("off"),
     |text, _| parse::listen(text),
-    "IP address and port for /healthz, /readyz and /metrics, such as 127.0.0.1:9090 or [::]:9090. No secret is shown.",
+    "IP address and port for /healthz, /readyz and /metrics, such as 127.0.0.1:9090 or [::]:9090. They show no secret.",
 );
 
 /// The layout of a log line.
@@ -35,19 +35,19 @@ pub(crate) const LOG_FORMAT: Variable<Format> = Variable::new(
     "Layout of the program's own log: text or json.",
 );
 
-/// The least severity that is logged.
+/// The lowest severity to log.
 pub(crate) const LOG_LEVEL: Variable<Level> = Variable::new(
     Scope::Process,
     "AUDITSYNC_LOG_LEVEL",
     Preset::Value("info"),
     |text, _| parse::choice(text, &LEVELS),
-    "Least severity in the program's own log: trace, debug, info, warn or error.",
+    "Lowest severity in the program's own log: trace, debug, info, warn or error.",
 );
 
-/// All of them, for the tables.
+/// Every variable of the process, for the tables.
 pub(crate) const VARIABLES: &[&Spec] = &[&LISTEN.spec, &LOG_FORMAT.spec, &LOG_LEVEL.spec];
 
-/// How the program logs.
+/// Reads how the program logs.
 pub(crate) fn settings(reader: &mut Reader<'_>) -> Result<Settings, Noted> {
     let (format, level) = (reader.get(&LOG_FORMAT), reader.get(&LOG_LEVEL));
     Ok(Settings { format: format?, level: level? })

@@ -1,10 +1,10 @@
-//! The fakes themselves: Google Cloud Storage.
+//! Tests the fake Google Cloud Storage itself.
 
 use crate::support::{FakeGcs, GcsOptions};
 use reqwest::{Client, Response};
 use serde_json::Value;
 
-/// The CRC32C of `123456789`, as the catalogues of checksums have it: 0xE3069283.
+/// The CRC32C of `123456789` in catalogues of checksums: 0xE3069283.
 const CHECKSUM: &str = "4waSgw==";
 
 async fn insert(gcs: &FakeGcs, query: &str, metadata: &str, media: &str, more: &str) -> Response {
@@ -43,7 +43,7 @@ async fn an_object_is_kept_with_its_checksum_and_generation() {
     assert_eq!(answer.headers()["x-goog-hash"], format!("crc32c={CHECKSUM}"));
     assert_eq!(answer.text().await.unwrap(), "123456789");
 
-    // Behind the media, the checksum is as good.
+    // A checksum after the media is valid, too.
     let again = format!("uploadType=multipart&name=a%2Fb&ifGenerationMatch={}", gcs.object("a/b").unwrap().1);
     let behind = format!("--b\r\ncontent-type: application/json\r\n\r\n{checksum}\r\n");
     assert_eq!(insert(&gcs, &again, "{}", "123456789", &behind).await.status(), 200);

@@ -1,4 +1,4 @@
-//! The fakes themselves: a test that trusts them is worth what they are.
+//! Tests the fakes themselves, because a test is only as good as the fakes that it trusts.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test, what cannot be is a failure")]
 
 mod destination;

@@ -1,4 +1,4 @@
-//! The fakes themselves: the source.
+//! Tests the fake source itself.
 
 use std::io::{Read, Write};
 use std::time::{Duration, SystemTime};
@@ -43,7 +43,7 @@ async fn get(scm: &FakeScm, bearer: &str, query: &[(&str, &str)]) -> Result<Resp
     client().get(url).header("authorization", format!("Bearer {bearer}")).send().await
 }
 
-/// The ids of a whole range, and the number of requests it took.
+/// Reads a whole range. Returns its ids, and the number of requests.
 async fn drain(scm: &FakeScm, from: Timestamp, to: Timestamp) -> (Vec<String>, usize) {
     let bearer = bearer(scm).await;
     let (from, to) = (from.to_string(), to.to_string());
@@ -316,15 +316,15 @@ async fn gzip_date_and_hanging() {
     }
     assert!(String::from_utf8_lossy(&zipped).contains("content-encoding: gzip"));
     assert!(zipped.len() * 3 < plain.len());
-    // A bomb: much travels as little.
+    // A compression bomb.
     scm.script(Fault::Huge(100_000_000));
     let bomb = raw("accept-encoding: gzip\r\n").await.unwrap().unwrap();
     assert!(bomb.len() < 1_000_000, "{}", bomb.len());
-    // The decoder checks the length and the checksum. (A smaller one, for it is slow in a debug build.)
+    // The decoder checks the length and the checksum. (A smaller one, because the debug build is slow.)
     scm.script(Fault::Huge(3_000_001));
     let bomb = raw("accept-encoding: gzip\r\n").await.unwrap().unwrap();
     assert_eq!(unchunk_and_gunzip(&bomb).len(), 3_000_001);
-    // Not one byte of an answer.
+    // The server sends no byte of an answer.
     scm.script(Fault::Reset);
     assert_eq!(raw("").await.unwrap().unwrap_or_default(), b"");
     scm.script(Fault::TruncatedBody);

@@ -1,4 +1,4 @@
-//! The archive in S3: what is in the bucket, and when.
+//! Tests the archive in S3: which objects are in the bucket, and when.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -14,10 +14,10 @@ use crate::support::{Bucket, Gate, Held, IntakeOptions, Moto, Record, ScmOptions
 
 pub static MOTO: LazyLock<Moto> = LazyLock::new(Moto::start);
 
-/// What the archives of these tests begin with.
+/// The prefix of the archives in these tests.
 pub const PREFIX: &str = "pki/audit";
 
-/// A source, and a bucket behind a gate.
+/// A source, and a bucket whose requests pass a gate.
 pub struct Archive {
     pub stage: Stage,
     pub gate: Gate,
@@ -52,7 +52,7 @@ impl Archive {
         Self { stage: self.stage.with(name, value), ..self }
     }
 
-    /// A daemon whose objects are closed at a stop alone, unless they are large.
+    /// A daemon that closes an object only at a stop, or when it is large.
     #[must_use]
     pub fn forever(self) -> Self {
         self.with("SECTIGO_AUDIT_SYNC_LOOP", "true").with("ARCHIVE_S3_MAX_AGE", "24h")
@@ -83,14 +83,15 @@ impl Archive {
         Some(serde_json::from_slice(&std::fs::read(path).ok()?).expect("it is JSON"))
     }
 
-    /// Runs once with so many further records, in a second of its own.
+    /// Runs once with this many more records, in a second of their own.
     pub async fn run_with(&self, records: usize, oldest: u64, newest: u64) -> Ended {
         self.wait_for_another_second().await;
         self.stage.push(records, oldest, newest);
         self.stage.run_to(0).await
     }
 
-    /// Waits until there is a range behind the stored and the archived cursors: a run makes no request for an empty one.
+    /// Waits until a range follows the stored and the archived cursors, because a run makes no request for an empty
+    /// one.
     pub async fn wait_for_another_second(&self) {
         // Within a range, its end counts.
         let end = |cursor: &Value| {
@@ -113,13 +114,13 @@ impl Archive {
         assert!(ended.stdout.starts_with("proven s3://"), "{}", ended.stdout);
     }
 
-    /// Waits until so many manifests were sent.
+    /// Waits until this many manifests were sent.
     pub async fn wait_for_manifests(&self, count: usize) {
         self.gate.has_passed(count, &Method::PUT, "_manifests").await;
     }
 }
 
-/// Text that no compression makes much smaller.
+/// Text that hardly compresses.
 pub fn noise(bytes: usize, seed: u64) -> String {
     let mut random = fastrand::Rng::with_seed(seed);
     std::iter::repeat_with(|| random.alphanumeric()).take(bytes).collect()
@@ -195,7 +196,7 @@ async fn an_object_is_closed_when_it_is_large() {
     let archive = Archive::with_pages_of(100).await.forever().with("ARCHIVE_S3_MAX_SIZE", "1MiB");
     archive.stage.push_all((0..400).map(|n| noisy_record(n, 8_000)).collect());
     let daemon = archive.stage.setup.start(&[]);
-    // The rest is closed at the stop.
+    // The stop closes the rest.
     archive.wait_for_manifests(2).await;
     archive.stage.wait_for_pages(5).await;
     stop(daemon).await;
@@ -208,7 +209,8 @@ async fn an_object_is_closed_when_it_is_large() {
 #[tokio::test]
 async fn an_object_is_closed_when_it_is_old_although_nothing_follows() {
     let archive = Archive::usual().await.forever().with("ARCHIVE_S3_MAX_AGE", "1s");
-    archive.stage.push(25, 1500, 60);
+    // One page: the object might be old between two.
+    archive.stage.push(10, 1500, 60);
     let daemon = archive.stage.setup.start(&[]);
     archive.wait_for_manifests(1).await;
     archive.stage.push(5, 40, 20);
@@ -279,7 +281,7 @@ async fn a_state_that_knows_nothing_of_the_archive_is_refused() {
     let before = archive.bucket.keys("").await;
     archive.stage.setup.run(&["state", "reset", "--yes"]).await;
     let ended = archive.stage.run_to(78).await;
-    assert!(ended.stderr.contains("the state knows nothing of the archive that begins with s3://"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("the state does not know the archive that begins with s3://"), "{}", ended.stderr);
     assert!(ended.stderr.contains("ARCHIVE_S3_PREFIX"), "{}", ended.stderr);
     assert_eq!(archive.bucket.keys("").await, before);
 }
@@ -313,7 +315,7 @@ async fn two_archives_that_begin_at_the_same_time_under_one_prefix_are_told_apar
     assert_eq!(ended.code(), Some(74), "{}", ended.stderr);
     let before = archive.bucket.keys("").await;
     let ended = archive.stage.run_to(78).await;
-    assert!(ended.stderr.contains("the state knows nothing of the archive that begins with s3://"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("the state does not know the archive that begins with s3://"), "{}", ended.stderr);
     assert_eq!(archive.bucket.keys("").await, before);
     let ended = archive.stage.setup.run(&["verify"]).await;
     assert_eq!(ended.code(), Some(65), "{}", ended.everything());
@@ -329,8 +331,8 @@ async fn a_newest_manifest_that_is_not_as_stored_stops_the_pipeline() {
     let manifest = archive.bucket.get(&keys[0]).await.bytes;
     archive.bucket.put(&keys[0], [&manifest[..], b" "].concat()).await;
     let ended = archive.stage.run_to(74).await;
-    assert!(ended.stderr.contains("as the newest manifest, and it was changed"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("as the newest manifest, but it was changed"), "{}", ended.stderr);
     archive.bucket.delete(&keys[0]).await;
     let ended = archive.stage.run_to(74).await;
-    assert!(ended.stderr.contains("as the newest manifest, and it is not there"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("as the newest manifest, but it is not there"), "{}", ended.stderr);
 }

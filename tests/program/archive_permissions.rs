@@ -1,11 +1,11 @@
-//! What has to be granted for an archive, by moto's IAM.
+//! Tests the permissions that an archive needs, with moto's IAM.
 
 use tokio::sync::OnceCell;
 
 use crate::archive::{Archive, PREFIX};
 use crate::support::{Bucket, Keys, Moto};
 
-/// Users, and what each may do: `docs/ARCHIVE.md` lists the same permissions.
+/// Users and their permissions; `docs/ARCHIVE.md` lists the same ones.
 const USERS: [(&str, &[&str], bool); 5] = [
     ("all", &["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"], true),
     ("no-delete", &["s3:GetObject", "s3:PutObject"], true),
@@ -45,7 +45,7 @@ impl Strict {
             .await
     }
 
-    /// A pipeline of this user's.
+    /// A pipeline with this user's keys.
     async fn archive(&self, user: &str) -> Archive {
         let user = USERS.iter().position(|(name, ..)| *name == user).expect("a user");
         let keys = &self.users[user];
@@ -85,7 +85,7 @@ async fn an_archive_is_written_and_proven_without_the_permission_to_delete() {
     archive.stage.run_to(0).await;
     let ended = archive.stage.setup.run(&["verify"]).await;
     assert_eq!(ended.code(), Some(0), "{}", ended.everything());
-    // Another archive, by a user who may not look.
+    // Another archive, by a user without the right to list.
     let archive = strict.archive("no-list").await.with("ARCHIVE_S3_PREFIX", &format!("{PREFIX}/other"));
     archive.stage.push(5, 1500, 60);
     let ended = archive.stage.run_to(77).await;

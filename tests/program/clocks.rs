@@ -1,5 +1,5 @@
-//! Clocks that are wrong: this machine's, as the servers' `Date` shows. A server whose clock is behind stands for a machine whose clock is
-//! ahead, and the other way round.
+//! Tests wrong clocks, which the servers' `Date` reveals. A server whose clock is behind stands for a machine whose
+//! clock is ahead, and the other way round.
 
 use std::time::Duration;
 
@@ -27,13 +27,13 @@ const AHEAD: &str = "ahead of the clock of";
 const BEHIND: &str = "behind the clock of";
 const UNDATED: &str = "carry no `Date`";
 
-/// Servers whose clocks are so many seconds ahead of this machine's.
+/// Servers whose clocks are this many seconds ahead of this machine's.
 async fn servers(ahead: i64) -> Stage {
     let scm = ScmOptions { date_offset: ahead, ..ten_a_page() };
     Stage::of(scm, IntakeOptions { date_offset: ahead, ..IntakeOptions::default() }).await
 }
 
-/// So many seconds before now, by a clock that is so many ahead.
+/// This many seconds before now, by a clock that is this many ahead.
 fn before(seconds: i64, ahead: i64) -> Timestamp {
     Timestamp::now() + SignedDuration::from_secs(ahead - seconds)
 }
@@ -43,12 +43,11 @@ fn push(stage: &Stage, ahead: i64) {
     stage.push_all(Records::seeded(7).between(before(1500, ahead), before(60, ahead), 30));
 }
 
-/// As if everything up to twenty minutes before the present by the servers' clock were delivered, and thirty records had come since.
+/// Sets up a state in which everything up to twenty minutes before the servers' present is delivered, and thirty
+/// records have come since.
 async fn going_on(stage: &Stage, ahead: i64) {
-    let since = Timestamp::now() - SignedDuration::from_hours(24);
-    let ended = stage.setup.run(&["state", "set", "--since", &since.to_string(), "--yes"]).await;
-    assert_eq!(ended.code(), Some(0), "{}", ended.everything());
-    // The command takes no time that is yet to come, and by the servers' clock this one is not.
+    stage.begins_at(Timestamp::now() - SignedDuration::from_hours(24)).await;
+    // The command refuses a future time, but by the servers' clock this time is past.
     let mut document = stage.setup.state().unwrap();
     document["cursor"]["since"] = before(1200, ahead).to_string().into();
     document["cursor"]["tail"]["from"] = document["cursor"]["since"].clone();
@@ -124,11 +123,15 @@ async fn what_cannot_be_requested_for_its_clock_alone_is_not_ready() {
     let stage = Stage::of(scm, IntakeOptions::default()).await.with(BUDGET, "1s");
     going_on(&stage, 3600).await;
     let ended = stage.run_to(75).await;
-    assert!(ended.stderr.contains("Nothing can be requested before one of the clocks is right"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("auditsync requests nothing until one of the two clocks is right"),
+        "{}",
+        ended.stderr
+    );
 
     let stage = stage.with("SECTIGO_AUDIT_SYNC_LOOP", "true").with(LISTEN, probe.address());
     let mut daemon = stage.setup.start(&[]);
-    daemon.says("Nothing can be requested").await;
+    daemon.says("auditsync requests nothing until").await;
     assert_eq!(probe.get("/readyz").await.status, 503);
     stop(daemon).await;
 }
@@ -153,17 +156,17 @@ async fn clocks_that_agree_are_not_worth_a_word() {
 
 #[tokio::test]
 async fn entries_that_the_intake_drops_for_a_wrong_clock_are_sent_again_with_its_time() {
-    // The source tells no time, so that only the intake's answer shows that this machine's clock is ahead.
+    // The source sends no time, so only the intake's answer shows that this machine's clock is ahead.
     let scm = ScmOptions { omit_date: true, ..ten_a_page() };
     let stage = Stage::of(scm, IntakeOptions { date_offset: -63_000, ..IntakeOptions::default() }).await;
     stage.push(5, 1500, 60);
     let ended = stage.run_to(0).await;
     stage.assert_all_once();
     assert_eq!(stage.intake.dropped(), 5);
-    assert!(ended.stderr.contains("They are sent again with its time"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("auditsync sends them again with the intake's time"), "{}", ended.stderr);
 }
 
-/// The destination itself, so that hours can pass.
+/// The destination itself, without a process, so that hours can pass.
 fn destination(intake: &FakeIntake) -> Datadog {
     let text = || "x".to_owned();
     let address: url::Url = intake.url().parse().unwrap();
@@ -211,7 +214,7 @@ async fn a_quiet_time_and_a_reset_leave_a_fresh_event_its_own_time() {
         intake.script(Fault::Reset);
         attempt(delivery.as_mut(), now).await.unwrap_err();
         attempt(delivery.as_mut(), now).await.unwrap();
-        // A notice of ours may have asked the intake whether it accepts anything.
+        // A notice of ours may have tested whether the intake accepts entries.
         let entries = intake.entries();
         let events: Vec<_> = entries.iter().filter(|entry| entry.get("sectigo").is_some()).collect();
         assert_eq!((intake.dropped(), events.len()), (0, 2), "after {quiet} s");

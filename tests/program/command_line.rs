@@ -1,4 +1,4 @@
-//! What the command line answers, with which exit code, and what it leaves alone.
+//! Tests the answers of the command line, its exit codes, and what it leaves alone.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::daemon::{Daemon, Ended, Setup};
 use crate::support::{FakeIntake, FakeScm, Fault, IntakeOptions, Record, Records, ScmOptions};
 
-/// The shape of the vendor's sample secret: unquoted in `.env`, and beginning with `=`.
+/// A secret in the form of the vendor's sample: unquoted in `.env`, and beginning with `=`.
 const VENDORS_SECRET: &str = "=m0sfj!RQZNp]d2C8DIf1qM8V6jjnAEy";
 
 const STATE: &str = "auditsync-sectigo-datadog.json";
@@ -40,12 +40,12 @@ fn bytes_of_state(setup: &Setup) -> Option<Vec<u8>> {
     std::fs::read(setup.folder().join(STATE)).ok()
 }
 
-/// `text` with every stretch of blanks and line ends as one blank.
+/// `text` with each run of blanks and line ends as one blank.
 fn on_one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// A daemon that has caught up and will not ask for anything for an hour.
+/// A daemon that has caught up, and makes no request for an hour.
 async fn idle_daemon(setup: &Setup) -> Daemon {
     let mut daemon = setup.start(&[]);
     daemon.says("synced").await;
@@ -56,7 +56,7 @@ fn for_an_hour(setup: Setup) -> Setup {
     setup.with("SECTIGO_AUDIT_SYNC_LOOP", "true").with("SECTIGO_AUDIT_SYNC_INTERVAL", "1h")
 }
 
-/// The lines of `check`, each by the part that it speaks of.
+/// The line of `check` about this part.
 fn line<'a>(ended: &'a Ended, part: &str) -> &'a str {
     let mut lines = ended.stdout.lines().filter(|line| line[9..].starts_with(part));
     let found = lines.next().unwrap_or_else(|| panic!("no line about {part}:\n{}", ended.stdout));
@@ -131,14 +131,19 @@ async fn the_variables_of_one_component_are_listed_by_themselves() {
     );
     let ended = Setup::bare().run(&["variables", "teapot"]).await;
     assert_eq!(ended.code(), Some(64));
-    assert!(ended.stderr.contains("there are sectigo, digicert, datadog, "), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("choose one of sectigo, digicert, cloudtrail, teleport, receiver, datadog, "),
+        "{}",
+        ended.stderr
+    );
 }
 
 #[tokio::test]
 async fn the_help_fits_one_screen_and_says_where_the_variables_are() {
-    let ended = Setup::bare().run(&["--help"]).await;
+    let ended = Setup::bare().start_with(&[("COLUMNS", "80")], &["--help"]).ended().await;
     assert_eq!((ended.code(), ended.stderr.as_str()), (Some(0), ""));
     assert!(ended.stdout.lines().count() <= 24 && ended.stdout.contains("auditsync variables"), "{}", ended.stdout);
+    assert!(ended.stdout.lines().all(|line| line.chars().count() <= 80), "{}", ended.stdout);
 }
 
 #[tokio::test]
@@ -217,7 +222,7 @@ async fn a_name_that_nothing_reads_is_warned_about() {
     assert!(warning.contains("WARN") && warning.contains("did you mean SECTIGO_AUDIT_SYNC_INTERVAL?"), "{warning}");
 }
 
-/// What a user of the vendor's connector has in `.env`, for these fakes; the secret as the vendor writes it.
+/// The `.env` of a user of the vendor's connector, for these fakes; the secret is in the vendor's form.
 fn vendors_env(scm: &FakeScm, intake: &FakeIntake) -> String {
     format!(
         "# Sectigo\n\
@@ -385,7 +390,7 @@ async fn check_names_the_variables_of_a_refused_client() {
 async fn check_says_that_the_state_cannot_be_written() {
     let (scm, intake) = fakes().await;
     let setup = Setup::between(&scm, &intake);
-    // A folder where the new document has to be written first; this holds for root as well.
+    // A folder at the path of the new document; this fails for root as well.
     std::fs::create_dir(setup.folder().join("auditsync-sectigo-datadog.json.new")).unwrap();
     let ended = setup.run(&["check"]).await;
     assert_eq!(ended.code(), Some(74), "{}", ended.stdout);
@@ -446,7 +451,7 @@ async fn state_show_prints_the_document_and_nothing_else() {
     let setup = Setup::between(&scm, &intake);
     assert_eq!(setup.run(&[]).await.code(), Some(0));
     let before = bytes_of_state(&setup);
-    // Needs neither keys nor servers.
+    // The command needs neither keys nor servers.
     let mut elsewhere = Setup::bare();
     elsewhere = elsewhere.with("SECTIGO_AUDIT_LOCAL_STORAGE_PATH", setup.folder().to_str().unwrap());
     let ended = elsewhere.run(&["state", "show"]).await;
@@ -492,7 +497,7 @@ async fn after_state_set_exactly_what_is_newer_is_delivered() {
     let mut records = Records::seeded(12);
     let older = records.between(since - Duration::from_secs(1000), since, 30);
     let newer = records.between(since, Timestamp::now() - Duration::from_secs(2), 30);
-    // At the very edge: the newest that is not delivered, and the oldest that is.
+    // Exactly at the edge: the newest record that is not delivered, and the oldest that is.
     assert_eq!(older.last().unwrap().at, since);
     scm.push(older);
     scm.push([records.at(since + Duration::from_millis(1))]);
@@ -533,7 +538,7 @@ async fn a_time_to_come_is_no_cursor_to_start_from() {
     let tomorrow = (Timestamp::now() + Duration::from_secs(86_400)).to_string();
     let ended = setup.run(&["state", "set", "--since", &tomorrow, "--yes"]).await;
     assert_eq!((ended.code(), ended.stdout.as_str()), (Some(64), ""));
-    assert!(ended.stderr.contains(&tomorrow) && ended.stderr.contains("lies in the future"), "{}", ended.stderr);
+    assert!(ended.stderr.contains(&tomorrow) && ended.stderr.contains("is in the future"), "{}", ended.stderr);
     assert_eq!(names_in(&setup), [""; 0]);
 }
 
@@ -620,7 +625,7 @@ async fn memory_warns_where_runs_end_and_only_there() {
 async fn every_line_of_a_json_log_is_json() {
     let (scm, intake) = fakes().await;
     scm.push(recent(16, 150));
-    // A warning and a failure with awkward text among them.
+    // The log holds a warning and a failure with awkward text.
     scm.script(Fault::StatusWithBody(503, "a \"quoted\"\nline \u{1b}[31m \\ end".into()));
     let setup = Setup::between(&scm, &intake)
         .with("SECTIGO_AUDIT_LOG_FORMAT", "json")

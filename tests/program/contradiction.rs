@@ -1,9 +1,9 @@
-//! A state store that refuses each save as a conflict, although nobody changed the document.
+//! Tests a state store that refuses each save as a conflict, although nobody changed the document.
 
 use crate::stage::{Stage, stop, ten_a_page};
 use crate::support::{Conditions, FakeS3, IntakeOptions};
 
-/// What the fake answers to a condition that is not met.
+/// The fake's answer to a condition that is not met.
 const ANSWER: &str = "412 PreconditionFailed";
 
 async fn on(bucket: &FakeS3) -> Stage {
@@ -24,7 +24,11 @@ async fn a_first_save_that_is_refused_although_there_is_no_document_ends_with_74
     let bucket = FakeS3::start(Conditions::NeverMet).await;
     let stage = on(&bucket).await.with("SECTIGO_AUDIT_RETRY_BUDGET", "10s");
     let ended = stage.run_to(74).await;
-    assert!(ended.stderr.contains("although it did not change (seen 3 times in a row)"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("refused 3 saves in a row because the state had changed, but it had not changed"),
+        "{}",
+        ended.stderr
+    );
     assert!(ended.stderr.contains(ANSWER), "{}", ended.stderr);
     assert!(!ended.stderr.contains("another instance"), "{}", ended.stderr);
     assert_eq!(stage.scm.hits(), 0, "nothing is asked without a state");

@@ -1,23 +1,20 @@
-//! The real binary as a child process, with an environment of its own.
+//! Runs the real binary as a child process, with an environment of its own.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::support::{FakeIntake, FakeScm, IntakeOptions, ScmOptions};
+use crate::support::{FakeIntake, FakeScm, IntakeOptions, PATIENCE, ScmOptions};
 
-/// The longest that anything here is waited for.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// How `auditsync` is to be started: its variables, and a folder of its own that is its current and its state's folder.
+/// How to start `auditsync`: its variables, and a folder that is its current folder and holds its state.
 #[derive(Debug)]
 pub struct Setup {
     pub folder: TempDir,
@@ -25,7 +22,7 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Between these two fakes, as a one-shot run with short waits and no delay, overlap and window as by default.
+    /// A one-shot run between these two fakes, with short waits, no delay, and the default overlap and window.
     pub fn between(scm: &FakeScm, intake: &FakeIntake) -> Self {
         let (client, key) = (ScmOptions::default(), IntakeOptions::default().api_key);
         Self::bare()
@@ -43,7 +40,7 @@ impl Setup {
             .with("SECTIGO_AUDIT_LOG_LEVEL", "debug")
     }
 
-    /// With no variable at all.
+    /// A setup without any variable.
     pub fn bare() -> Self {
         Self { folder: TempDir::new().expect("a temporary folder"), variables: BTreeMap::new() }
     }
@@ -55,7 +52,16 @@ impl Setup {
         self
     }
 
-    /// Takes a variable away.
+    /// Sets a region and keys that a fake of AWS accepts, and turns the metadata service off.
+    #[must_use]
+    pub fn with_aws_keys(self) -> Self {
+        self.with("AWS_REGION", "us-east-1")
+            .with("AWS_ACCESS_KEY_ID", "AKIAANYONE")
+            .with("AWS_SECRET_ACCESS_KEY", "secret")
+            .with("AWS_EC2_METADATA_DISABLED", "true")
+    }
+
+    /// Removes a variable.
     #[must_use]
     pub fn without(mut self, name: &str) -> Self {
         self.variables.remove(name);
@@ -98,7 +104,8 @@ impl Setup {
         Self::spawn(command)
     }
 
-    /// Starts the binary under a limit for the size of files, in blocks of 512 bytes: what a full disk does, for root as well.
+    /// Starts the binary with a limit on the size of files, in blocks of 512 bytes. That acts like a full disk, for
+    /// root as well.
     pub fn start_with_files_limited(&self, blocks: usize) -> Daemon {
         let mut command = Command::new("sh");
         // A write past the limit then fails with EFBIG instead of ending the process.
@@ -118,7 +125,7 @@ impl Setup {
         Daemon { child, stdout, stderr, hears, readers }
     }
 
-    /// What starts the binary, for a test that wants its outputs elsewhere.
+    /// The command that starts the binary, for a test that redirects its outputs.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_auditsync"));
         command.args(arguments);
@@ -152,7 +159,7 @@ pub struct Daemon {
     readers: [JoinHandle<()>; 2],
 }
 
-/// How a process ended, and what it had said.
+/// The end of a process, and its outputs.
 #[derive(Debug)]
 pub struct Ended {
     pub status: ExitStatus,
@@ -166,7 +173,7 @@ impl Ended {
         self.status.code()
     }
 
-    /// Both outputs, for looking for what must not be there.
+    /// Both outputs, to search for text that must not be there.
     pub fn everything(&self) -> String {
         format!("{}{}", self.stdout, self.stderr)
     }
@@ -177,18 +184,28 @@ impl Daemon {
         self.child.id().expect("it has not been waited for")
     }
 
-    /// Sends a signal, by the name that `kill` knows.
+    /// Sends a signal at once, by its name without `SIG`.
+    #[allow(clippy::unused_async, reason = "every caller awaits it")]
     pub async fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([&format!("-{name}"), &self.id().to_string()]).status().await;
-        assert!(sent.expect("kill runs").success(), "{name} was delivered");
+        let signal = match name {
+            "CONT" => Signal::CONT,
+            "HUP" => Signal::HUP,
+            "INT" => Signal::INT,
+            "KILL" => Signal::KILL,
+            "STOP" => Signal::STOP,
+            "TERM" => Signal::TERM,
+            _ => panic!("{name} is not a signal of these tests"),
+        };
+        let process = Pid::from_raw(self.id().try_into().expect("a process id")).expect("a process id");
+        kill_process(process, signal).expect("it runs");
     }
 
-    /// What it has said to standard error so far.
+    /// Its standard error so far.
     pub fn stderr(&self) -> String {
         self.stderr.lock().expect("no reader panics").clone()
     }
 
-    /// Waits until what it has printed to standard output is as `wanted`.
+    /// Waits until its standard output is as `wanted`.
     pub async fn prints(&mut self, wanted: impl Fn(&str) -> bool) {
         let heard = async {
             while !wanted(&self.stdout.lock().expect("no reader panics")) {
@@ -202,12 +219,12 @@ impl Daemon {
         assert!(in_time && wanted(&printed), "it never printed that, but:\n{printed}\nand logged:\n{}", self.stderr());
     }
 
-    /// Waits until it has said `text` to standard error.
+    /// Waits until its standard error holds `text`.
     pub async fn says(&mut self, text: &str) {
         self.says_so_often(text, 1).await;
     }
 
-    /// Waits until it has said `text` to standard error so many times since its start.
+    /// Waits until its standard error holds `text` this many times since its start.
     pub async fn says_so_often(&mut self, text: &str, times: usize) {
         let heard = async {
             while self.stderr.lock().expect("no reader panics").matches(text).count() < times {

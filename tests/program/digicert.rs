@@ -1,4 +1,4 @@
-//! `DigiCert`'s audit reports: every row arrives once, whatever becomes of the API's runs.
+//! Tests `DigiCert`'s audit reports: every row arrives once, whatever happens to the API's runs.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -62,7 +62,7 @@ impl Reports {
             .with("DD_HOSTNAME", "test-host")
     }
 
-    /// Runs once, to this exit code.
+    /// Runs once, and expects this exit code.
     pub async fn run_to(&self, code: i32) -> Ended {
         let ended = self.setup.run(&["run", "--once"]).await;
         assert_eq!(ended.code(), Some(code), "{}", ended.stderr);
@@ -70,7 +70,7 @@ impl Reports {
         ended
     }
 
-    /// What a run prints that ends well.
+    /// Runs once with success, and returns the printed lines.
     pub async fn printed(&self) -> Vec<String> {
         lines(&self.run_to(0).await)
     }
@@ -111,7 +111,7 @@ pub fn lines(ended: &Ended) -> Vec<String> {
     ended.stdout.lines().map(str::to_owned).collect()
 }
 
-/// Rows `from` to `to`, a second apart, the last one so many seconds ago.
+/// Rows `from` to `to`, a second apart, the last one this many seconds ago.
 pub fn rows(from: usize, to: usize, newest: u64) -> Vec<String> {
     (from..to).map(|n| report_row(ago(newest + (to - n) as u64), n)).collect()
 }
@@ -147,7 +147,8 @@ async fn the_state_and_the_data_are_apart() {
     assert_eq!(reports.printed().await, reports.fake.rows(), "rows and nothing else");
     let files = std::fs::read_dir(reports.setup.folder()).unwrap().map(|file| file.unwrap().file_name());
     assert!(files.into_iter().all(|name| name.to_str().unwrap().starts_with("auditsync-digicert-stdout")));
-    assert!(!reports.state().to_string().contains("Zo"), "no row is in the state");
+    let state = reports.state().to_string();
+    assert!(!state.contains("Zoë") && !state.contains("row 3"), "no row is in the state: {state}");
 }
 
 #[tokio::test]
@@ -290,6 +291,25 @@ async fn a_run_larger_than_the_memory_passes_through_it() {
 }
 
 #[tokio::test]
+async fn after_a_reset_the_report_is_delivered_as_at_the_first_start() {
+    const DAY: u64 = 24 * 3600;
+    let reports = Reports::usual().await;
+    let old = rows(0, 10, 30 * DAY);
+    let all = [old.clone(), rows(10, 20, DAY)].concat();
+    reports.fake.push(all.clone());
+    assert_eq!(reports.printed().await, all);
+    let reset = async |reports: &Reports| {
+        let reset = reports.setup.run(&["state", "reset", "--yes"]).await;
+        assert_eq!(reset.code(), Some(0), "{}", reset.stderr);
+    };
+    reset(&reports).await;
+    assert_eq!(reports.printed().await, all, "the whole report");
+    let reports = reports.with("DIGICERT_AUDIT_START", ago(2 * DAY).to_string());
+    reset(&reports).await;
+    assert_eq!(reports.printed().await, all[old.len()..], "from the start on");
+}
+
+#[tokio::test]
 async fn rows_out_of_order_and_rows_that_appear_late_are_delivered_once() {
     let reports = Reports::usual().await;
     let all = rows(0, 300, 60);
@@ -422,7 +442,7 @@ async fn the_scripts_own_environment_is_enough() {
     assert!(!ended.stderr.contains("did you mean"), "{}", ended.stderr);
 }
 
-/// How often each line was printed.
+/// Counts how often each line was printed.
 pub fn counted(lines: &[String]) -> BTreeMap<&str, usize> {
     let mut counts = BTreeMap::new();
     for line in lines {

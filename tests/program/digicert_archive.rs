@@ -1,11 +1,12 @@
-//! From `DigiCert`'s audit reports into the archive, with nothing but the environment of the script that this pipeline replaces.
+//! Tests `DigiCert`'s audit reports into the archive, with only the environment of the script that this pipeline
+//! replaces.
 
 use crate::archive::MOTO;
 use crate::daemon::Setup;
 use crate::digicert::rows;
 use crate::support::{Bucket, CertCentralOptions, FakeCertCentral, REPORT};
 
-/// The script's environment, of which the fakes add what leads to them.
+/// The script's environment, with the addresses of the fakes.
 fn script(fake: &FakeCertCentral, bucket: &Bucket) -> Setup {
     Setup::bare()
         .with("AUDITSYNC_PIPELINES", "digicert:s3")
@@ -15,17 +16,14 @@ fn script(fake: &FakeCertCentral, bucket: &Bucket) -> Setup {
         .with("REQUEST_TIMEOUT", "60")
         .with("POLL_INTERVAL", "1")
         .with("MAX_WAIT_SECONDS", "300")
-        .with("AWS_REGION", "us-east-1")
-        .with("AWS_ACCESS_KEY_ID", "AKIAANYONE")
-        .with("AWS_SECRET_ACCESS_KEY", "secret")
-        .with("AWS_EC2_METADATA_DISABLED", "true")
+        .with_aws_keys()
         .with("AWS_ENDPOINT_URL", MOTO.url())
         .with("ARCHIVE_S3_FORCE_PATH_STYLE", "true")
         .with("AUDITSYNC_S3_FORCE_PATH_STYLE", "true")
         .with("DIGICERT_AUDIT_API_URL", fake.url())
 }
 
-/// Two runs, and a proof. Objects begin with `prefix`, and the state is in `folder`.
+/// Makes two runs, and verifies the archive. Objects begin with `prefix`, and the state is in `folder`.
 async fn archives(setup: &Setup, fake: &FakeCertCentral, bucket: &Bucket, prefix: &str, folder: &str) {
     for news in [rows(0, 250, 600), rows(250, 300, 60)] {
         fake.push(news);

@@ -1,4 +1,4 @@
-//! `DigiCert`'s audit reports, where runs or their history are odd: nothing is lost, and no run is waited for without end.
+//! Tests odd runs and histories of `DigiCert`'s audit reports: nothing is lost, and no wait is endless.
 
 use crate::digicert::{Reports, lines, rows};
 use crate::stage::ago;
@@ -24,7 +24,7 @@ async fn a_run_that_is_in_another_order_when_it_is_read_on_loses_no_row() {
     daemon.ended().await;
     reports.fake.change_run(0, |run| run.rows.reverse());
     let ended = reports.run_to(0).await;
-    assert!(ended.stderr.contains("it is delivered again from its first row"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("auditsync delivers it again from its first row"), "{}", ended.stderr);
     assert_eq!(reports.read()[..2], ["run-0-4b1a-9d2e", "run-0-4b1a-9d2e"], "the same run is read on");
     assert_eq!(intake.ids().len(), 8000, "nothing is lost");
 }
@@ -37,7 +37,7 @@ async fn a_run_whose_download_is_always_refused_is_given_up_after_an_hour() {
     let ended = reports.setup.run(&["run", "--once"]).await;
     assert!(ended.stderr.contains("did not arrive"), "{}", ended.stderr);
     assert_ne!(ended.code(), Some(0));
-    // As an hour later.
+    // As if an hour had passed.
     reports.change_cursor(|cursor| cursor["step"]["reading"]["found"] = ago(3700).to_string().into());
     let ended = reports.run_to(0).await;
     assert!(ended.stderr.contains("is given up"), "{}", ended.stderr);
@@ -52,7 +52,7 @@ async fn a_run_of_which_the_history_says_no_number_of_files_is_an_error() {
     reports.run_to(75).await;
     reports.change_cursor(|cursor| cursor["step"]["reading"]["run"]["splits"] = serde_json::Value::Null);
     let ended = reports.run_to(75).await;
-    assert!(ended.stderr.contains("does not say in how many files"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("does not say how many files"), "{}", ended.stderr);
     assert!(ended.stderr.contains("run-0-4b1a-9d2e"), "the run is named: {}", ended.stderr);
 }
 

@@ -1,4 +1,4 @@
-//! `DigiCert`'s audit reports, where runs or the API go wrong: a clear error, and nothing lost when it is over.
+//! Tests failing runs and calls of `DigiCert`'s audit reports: the error is clear, and nothing is lost afterwards.
 
 use bytes::Bytes;
 
@@ -6,7 +6,8 @@ use crate::digicert::{Reports, counted, lines, rows, sorted};
 use crate::stage::ago;
 use crate::support::{Called, CertCentralOptions, FakeRun, Fault, Form, Outcome, REPORT, array, report_row, zipped};
 
-/// A run holds this. The one-shot ends with 75 and says `expected`; another run delivers everything.
+/// Runs against a run with this content. The one-shot ends with 75 and says `expected`; another run delivers
+/// everything.
 async fn heals_from(body: Vec<u8>, expected: &str) {
     let reports = Reports::usual().await.with("AUDITSYNC_RETRY_BUDGET", "5s");
     reports.fake.push(rows(0, 10, 600));
@@ -64,7 +65,7 @@ async fn a_run_that_vanishes_is_an_error_and_the_next_one_shows_its_rows() {
     let ended = reports.run_to(75).await;
     assert!(ended.stderr.contains("answered 404"), "{}", ended.stderr);
     assert_eq!(reports.cursor()["kept"]["minutes"], serde_json::json!({}));
-    // As an hour later.
+    // As if an hour had passed.
     reports.change_cursor(|cursor| cursor["step"]["reading"]["found"] = ago(3700).to_string().into());
     let ended = reports.run_to(0).await;
     assert!(ended.stderr.contains("is given up"), "{}", ended.stderr);
@@ -79,10 +80,10 @@ async fn runs_that_fail_again_and_again_are_an_error_that_is_bounded() {
     let ended = reports.run_to(75).await;
     assert!(ended.stderr.contains("3 runs of the report"), "{}", ended.stderr);
     assert_eq!(reports.fake.starts(), 3);
-    // The next one goes on with it.
+    // The next one continues it.
     reports.run_to(75).await;
     assert_eq!(reports.fake.starts(), 3);
-    // As ten minutes later: another run is started.
+    // As if ten minutes had passed: auditsync starts another run.
     reports.change_cursor(|cursor| cursor["step"]["waiting"]["since"] = ago(601).to_string().into());
     reports.run_to(75).await;
     assert_eq!(reports.fake.starts(), 4);
@@ -140,6 +141,26 @@ async fn an_unknown_report_is_named_with_its_variable() {
         "{}",
         ended.stderr
     );
+}
+
+#[tokio::test]
+async fn with_a_label_a_message_names_the_variable_that_is_set() {
+    let labelled = async |name: &str, value: &str| {
+        let reports = Reports::usual().await.with("AUDITSYNC_PIPELINES", "digicert.eu:stdout");
+        let reports = reports.without(&format!("DIGICERT_AUDIT_{name}")).with("AUDITSYNC_RETRY_BUDGET", "1s");
+        reports.with(&format!("DIGICERT_EU_AUDIT_{name}"), value)
+    };
+    let ended = labelled("REPORT_ID", "unknown").await.run_to(75).await;
+    let expected = "check DIGICERT_EU_AUDIT_REPORT_ID and DIGICERT_AUDIT_API_URL";
+    assert!(ended.stderr.contains(expected), "{}", ended.stderr);
+    let reports = labelled("MAX_WAIT", "1s").await.with("AUDITSYNC_RETRY_BUDGET", "3s");
+    reports.fake.next_runs((0..9).map(|_| Outcome::Never));
+    let ended = reports.run_to(75).await;
+    assert!(ended.stderr.contains("raise DIGICERT_EU_AUDIT_MAX_WAIT"), "{}", ended.stderr);
+    let reports = labelled("TIME_COLUMN", "Time").await;
+    reports.fake.push(rows(0, 1, 60));
+    let ended = reports.run_to(75).await;
+    assert!(ended.stderr.contains("in DIGICERT_EU_AUDIT_TIME_COLUMN"), "{}", ended.stderr);
 }
 
 #[tokio::test]

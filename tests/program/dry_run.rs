@@ -1,4 +1,4 @@
-//! `run --dry-run`: shows what would be sent, and touches nothing.
+//! Tests `run --dry-run`: it shows what a run would send, and changes nothing.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::daemon::Ended;
 use crate::stage::{Stage, ago, stop};
 
-/// What a folder holds.
+/// The files in a folder.
 fn folder(path: &Path) -> Vec<(String, Vec<u8>)> {
     let files = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap());
     let mut files: Vec<_> =
@@ -38,10 +38,8 @@ async fn dry(stage: &Stage) -> Ended {
 #[tokio::test]
 async fn a_dry_run_prints_what_the_next_run_sends() {
     let stage = Stage::usual().await.with("DD_TAGS", "team:pki");
-    let since = ago(600).to_string();
-    let set = stage.setup.run(&["state", "set", "--since", &since, "--yes"]).await;
-    assert_eq!(set.code(), Some(0), "{}", set.stderr);
-    // Before the cursor, and so not to be sent.
+    stage.begins_at(ago(600)).await;
+    // These are before the cursor, so they are not sent.
     stage.scm.push(stage.records(35, 1500, 700));
     stage.push(25, 500, 2);
     let ended = dry(&stage).await;
@@ -71,7 +69,7 @@ async fn a_dry_run_beside_a_daemon_disturbs_it_in_nothing() {
     daemon.says("synced").await;
     stage.intake.hold();
     stage.push(35, 20, 2);
-    // The daemon has a page on its way, and the lock.
+    // The daemon is sending a page, and holds the lock.
     stage.intake.wait_for_requests(4).await;
     let ended = dry(&stage).await;
     assert_eq!(printed(&ended).len(), 35, "from the stored cursor, not from what is on its way");

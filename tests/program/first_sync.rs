@@ -1,4 +1,4 @@
-//! The main job.
+//! Tests the main job: a first sync.
 
 use std::time::Duration;
 

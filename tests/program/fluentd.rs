@@ -1,4 +1,4 @@
-//! From Sectigo to Fluentd and Fluent Bit: bodies, tags, and outages.
+//! Tests Sectigo to Fluentd and Fluent Bit: bodies, tags and outages.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -26,7 +26,7 @@ impl Stand {
     /// Pages of a hundred records.
     pub async fn of(options: FluentdOptions) -> Self {
         let scm = FakeScm::start(ScmOptions { page_size: 100, ..ScmOptions::default() }).await;
-        // It is not called. The setup of the source comes with it.
+        // No call reaches it, but the setup of the source needs it.
         let intake = FakeIntake::start(IntakeOptions::default()).await;
         let fluentd = FakeFluentd::start(options).await;
         let mut setup = Setup::between(&scm, &intake);
@@ -50,12 +50,12 @@ impl Stand {
         self
     }
 
-    /// Puts so many records into the source, from half an hour ago on. Gives their ids.
+    /// Puts this many records into the source, from half an hour ago on. Returns their ids.
     pub fn push(&self, n: usize) -> Vec<String> {
         self.push_all(Records::seeded(1).between(ago(1500), ago(2), n))
     }
 
-    /// Puts so many more into the source, which are read after a sync, too.
+    /// Puts this many more into the source; they are read after a sync, too.
     pub fn push_late(&self, n: usize) {
         let seed = 1000 + self.pushed.borrow().len() as u64;
         self.push_all(Records::seeded(seed).between(ago(100), ago(1), n));
@@ -68,7 +68,7 @@ impl Stand {
         ids
     }
 
-    /// So many records, of which those at `indices` have the action `poison`.
+    /// This many records, of which those at `indices` have the action `poison`.
     pub fn push_poisoned(&self, n: usize, indices: &[usize]) -> Vec<String> {
         let mut records = Records::seeded(7).between(ago(1500), ago(2), n);
         for index in indices {
@@ -92,7 +92,7 @@ impl Stand {
         ended
     }
 
-    /// Everything put into the source has arrived once and in order, but for what is at `missing`.
+    /// Checks that every record has arrived once and in order, except those at `missing`.
     pub fn assert_all_once_but(&self, missing: &[usize]) {
         let expected = self.pushed.borrow();
         let expected =
@@ -105,7 +105,7 @@ impl Stand {
         self.assert_all_once_but(&[]);
     }
 
-    /// Everything put into the source has arrived.
+    /// Checks that every record has arrived.
     pub fn assert_none_lost(&self) {
         let ids = self.fluentd.ids();
         assert!(self.pushed.borrow().iter().all(|id| ids.contains(id)));
@@ -121,7 +121,7 @@ impl Stand {
         read_lines(&self.setup.folder().join("auditsync-sectigo-fluentd.dead-letters.ndjson"))
     }
 
-    /// Up to when everything is delivered, as the state has it.
+    /// The time up to which everything is delivered, as the state has it.
     pub fn cursor(&self) -> Option<Value> {
         read_lines(&self.setup.folder().join("auditsync-sectigo-fluentd.json"))
             .first()
@@ -334,11 +334,12 @@ async fn a_dry_run_shows_what_would_be_sent_and_sends_nothing() {
 async fn a_connection_is_given_up_before_the_receiver_closes_it() {
     let stand = Stand::usual().await.with("SECTIGO_AUDIT_SYNC_LOOP", "true").with("SECTIGO_AUDIT_SYNC_INTERVAL", "9s");
     stand.push(3);
-    let daemon = stand.setup.start(&[]);
-    stand.fluentd.wait_for_events(3).await;
+    let mut daemon = stand.setup.start(&[]);
+    // The interval counts from the start of a sync. The second one sends nothing, so a slow first one leaves time enough, too.
+    daemon.says_so_often("synced", 2).await;
     stand.push_late(3);
     stand.fluentd.wait_for_events(6).await;
-    assert_eq!(stand.fluentd.connections(), 2, "the connection had been unused for 9 s");
+    assert_eq!(stand.fluentd.connections(), 2, "the connection had been unused for over 9 s");
     daemon.signal("TERM").await;
     let ended = daemon.ended().await;
     assert_eq!(ended.code(), Some(0), "{}", ended.stderr);

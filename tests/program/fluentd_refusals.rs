@@ -1,4 +1,4 @@
-//! Fluentd and Fluent Bit refuse what they are sent: halves, dead letters, and receivers that refuse everything.
+//! Tests refusals by Fluentd and Fluent Bit: halves, dead letters, and receivers that refuse everything.
 
 use serde_json::Value;
 
@@ -73,6 +73,27 @@ async fn a_text_under_time_is_refused_by_the_default_parser_and_the_message_says
     stand.push_all(records());
     stand.run_to(0).await;
     stand.assert_all_once();
+}
+
+#[tokio::test]
+async fn a_receiver_with_the_printed_parser_dead_letters_the_record_at_fault_and_takes_the_others() {
+    let options = FluentdOptions { has_default_parser: false, time_key: Some("evt_time"), ..refusing_poison() };
+    for time_key in ["evt_time", "created"] {
+        let stand = Stand::of(FluentdOptions { time_key: Some(time_key), ..options.clone() }).await;
+        stand.push_poisoned(20, &[19]);
+        stand.run_to(0).await;
+        stand.assert_all_once_but(&[19]);
+        assert_eq!(stand.dead_letters().len(), 1, "{time_key}");
+    }
+    // A record has a time of its own that the parser does not take.
+    let stand = Stand::of(options).await;
+    let mut records = Records::seeded(1).between(ago(1500), ago(2), 20);
+    let at = records[19].at;
+    records[19] = Record::raw(at, format!(r#"{{"id":"17","created":"{at}","evt_time":17}}"#));
+    stand.push_all(records);
+    stand.run_to(0).await;
+    stand.assert_all_once_but(&[19]);
+    assert_eq!(stand.dead_letters()[0]["record"]["id"], "17");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Mutual TLS with Fluentd: pairs that are missing, wrong, expired, and replaced while running.
+//! Tests mutual TLS with Fluentd: pairs that are missing, wrong, expired, or replaced during a run.
 
 use std::path::Path;
 
@@ -7,13 +7,13 @@ use crate::support::{Authority, FluentdOptions, Pair};
 
 const LOOP: &str = "SECTIGO_AUDIT_SYNC_LOOP";
 
-/// A receiver with `server`, which requires clients of `authority`.
+/// A receiver with the pair `server`, which requires client certificates of `authority`.
 async fn stand(server: &Pair, authority: &Authority) -> Stand {
     let client_authorities = vec![authority.pem()];
     Stand::of(FluentdOptions { tls: Some(server.clone()), client_authorities, ..FluentdOptions::default() }).await
 }
 
-/// The same with files for the client: the `ca` to trust, and its pair where it has one.
+/// The same with files for the client: the `ca` to trust, and its pair, if it has one.
 async fn stand_with(server: &Pair, authority: &Authority, ca: &Authority, client: Option<&Pair>) -> Stand {
     let stand = stand(server, authority).await;
     let path = |path: &Path| path.to_str().unwrap().to_owned();
@@ -153,7 +153,7 @@ async fn the_certificates_that_certs_makes_serve_both_sides() {
     let tls =
         FluentdOptions { tls: Some(server), client_authorities: vec![read("ca.crt")], ..FluentdOptions::default() };
     let receiver = Stand::of(tls).await;
-    // The printed variables are used as they are, at the fake's port.
+    // The test uses the printed variables unchanged, except for the fake's port.
     let url = receiver.fluentd.url("audit.log");
     let mut receiver = receiver;
     for line in made.stdout.lines().filter(|line| line.starts_with("FLUENTD_")) {

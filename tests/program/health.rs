@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz` and `auditsync health`: what a probe learns, and what a stranger cannot do.
+//! Tests `/healthz`, `/readyz` and `auditsync health`: what a probe learns, and what a stranger cannot do.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::support::{Fault, IntakeOptions, RedisServer, ScmOptions};
 const LOOP: &str = "SECTIGO_AUDIT_SYNC_LOOP";
 const INTERVAL: &str = "SECTIGO_AUDIT_SYNC_INTERVAL";
 
-/// A daemon that can be asked, and rests for an hour between two syncs.
+/// A daemon that answers probes, and rests for an hour between two syncs.
 async fn asked(interval: &str) -> (Stage, Probe) {
     let probe = Probe::new();
     let stage = Stage::usual().await.with(LOOP, "true").with(INTERVAL, interval).with(LISTEN, probe.address());
@@ -166,7 +166,7 @@ async fn strangers_get_nothing_but_short_answers() {
         (&huge, 431),
     ] {
         let answer = probe.send(request.as_bytes()).await;
-        // Who sends more than is read may find the connection reset before the answer.
+        // A client that sends more than the server reads may see a reset before the answer.
         assert!(answer.status == status || (status == 431 && answer.status == 0), "{status}: {answer:?}");
         assert!(answer.body.len() < 1000, "{answer:?}");
     }
@@ -185,7 +185,7 @@ async fn connections_that_say_nothing_hold_up_neither_the_work_nor_a_stop() {
     let mut idle = Vec::new();
     for number in 0..100 {
         let mut stream = probe.connect().await;
-        // Some never finish their head, some never begin.
+        // Some never finish the head of their request, some never begin.
         if number % 2 == 0 {
             stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: ").await.unwrap();
         }
@@ -231,7 +231,7 @@ async fn a_port_that_is_taken_is_tried_again_and_an_address_of_others_is_a_mista
     let ended = second.run_to(75).await;
     assert!(ended.stderr.contains(&format!("{LISTEN}={}: cannot listen there", probe.address())), "{}", ended.stderr);
     assert_eq!((second.scm.hits(), second.setup.state()), (0, None), "nothing is begun");
-    // For documentation alone (RFC 5737): no machine has it.
+    // An address for documentation (RFC 5737), which no machine has.
     let second = second.with(LISTEN, "192.0.2.1:9090");
     let ended = second.run_to(78).await;
     assert!(ended.stderr.contains(&format!("{LISTEN}=192.0.2.1:9090: cannot listen there")), "{}", ended.stderr);
@@ -246,7 +246,11 @@ async fn a_one_shot_run_beside_a_daemon_with_the_same_variables_does_without_the
     let second = Stage::usual().await.with(LISTEN, probe.address());
     second.push(5, 60, 2);
     let ended = second.run_to(0).await;
-    assert!(ended.stderr.contains("another process answers there; this run does without"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("another process answers there; this run does not answer probes"),
+        "{}",
+        ended.stderr
+    );
     second.assert_all_once();
     stop(daemon).await;
 }

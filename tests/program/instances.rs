@@ -1,4 +1,4 @@
-//! Several instances on one state: one works, and the others wait for it or give up.
+//! Tests several instances on one state: one works, and the others wait for it or give up.
 
 use std::time::Duration;
 
@@ -19,12 +19,12 @@ fn recent(seed: u64, count: usize) -> Vec<Record> {
     Records::seeded(seed).between(now - Duration::from_secs(3000), now - Duration::from_secs(2), count)
 }
 
-/// A loop that rests for an hour, so that nobody waits for its next sync.
+/// A loop that rests for an hour, so that no test waits for its next sync.
 fn in_a_loop(scm: &FakeScm, intake: &FakeIntake) -> Setup {
     Setup::between(scm, intake).with("SECTIGO_AUDIT_SYNC_LOOP", "true").with("SECTIGO_AUDIT_SYNC_INTERVAL", "1h")
 }
 
-/// What the state's folder holds.
+/// The files in the state's folder.
 fn folder(setup: &Setup) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = std::fs::read_dir(setup.folder())
         .unwrap()
@@ -52,7 +52,7 @@ async fn a_standby_becomes_active_when_the_active_instance_is_killed() {
     let (scm, intake) = fakes().await;
     scm.push(recent(1, 750));
     let setup = in_a_loop(&scm, &intake);
-    // The third page is taken, but the answer is lost with the process.
+    // The intake accepts the third page, but the answer is lost with the process.
     intake.script(Fault::PASS);
     intake.script(Fault::PASS);
     intake.script(Fault::Unanswered);
@@ -117,6 +117,20 @@ async fn an_instance_whose_lock_was_removed_and_taken_delivers_no_further_page()
 }
 
 #[tokio::test]
+async fn an_idle_instance_whose_lock_was_removed_and_taken_becomes_a_standby() {
+    let (scm, intake) = fakes().await;
+    let setup = in_a_loop(&scm, &intake).with("SECTIGO_AUDIT_SYNC_INTERVAL", "5s");
+    let mut first = idle(&setup).await;
+    std::fs::remove_file(setup.folder().join("auditsync-sectigo-datadog.lock")).unwrap();
+    let mut second = setup.start(&[]);
+    second.says("synced").await;
+    first.says("another instance is active").await;
+    stopped(second).await;
+    first.says(FAILOVER).await;
+    stopped(first).await;
+}
+
+#[tokio::test]
 async fn of_several_standbys_one_becomes_active() {
     let (scm, intake) = fakes().await;
     scm.push(recent(3, 250));
@@ -138,13 +152,13 @@ async fn of_several_standbys_one_becomes_active() {
     for (index, mut daemon) in others.into_iter().enumerate() {
         if index == winner {
             daemon.says("synced").await;
-            // The others have asked again by now, or will be ended before they do.
+            // The others have tried again by now, or end before they do.
             stopped(daemon).await;
         } else {
             waiting.push(daemon);
         }
     }
-    // The two that are left settle it between themselves in the same way.
+    // The remaining two decide in the same way.
     let [a, b] = &mut waiting[..] else { unreachable!("three less one") };
     let next = tokio::select! {
         () = a.says(FAILOVER) => 0,

@@ -1,4 +1,5 @@
-//! Requests that fail for what is in them, and requests that fail by chance: called directly, without the engine's backoff.
+//! Tests requests that fail because of their content, and requests that fail by chance. They are called directly,
+//! without the engine's backoff.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -24,10 +25,10 @@ use serde_json::Value;
 
 use crate::support::{FakeIntake, Fault, IntakeOptions, Predicate};
 
-/// Disliked whole, and as text.
+/// Text that the firewall refuses in the whole record, and as plain text.
 const BAD: &str = "' OR 1=1 --";
 
-/// Disliked whole alone.
+/// Text that the firewall refuses only in the whole record.
 const BAD_WHOLE: &str = "whole alone";
 
 pub fn datadog(intake: &FakeIntake, dead_letters: &Path) -> Datadog {
@@ -49,7 +50,7 @@ pub fn datadog(intake: &FakeIntake, dead_letters: &Path) -> Datadog {
     Datadog::new(settings, "sectigo", &Context::new(pipeline, http, letters))
 }
 
-/// So many events, of which those at these indices carry what a firewall dislikes.
+/// This many events; those at these indices hold text that a firewall refuses.
 pub fn events(count: usize, bad: &BTreeSet<usize>, bad_whole: &BTreeSet<usize>) -> Vec<Event> {
     let record = |id: usize| {
         let details = if bad.contains(&id) {
@@ -65,7 +66,7 @@ pub fn events(count: usize, bad: &BTreeSet<usize>, bad_whole: &BTreeSet<usize>) 
     page::records(&format!("[{}]", records.join(",")).into()).unwrap()
 }
 
-/// A firewall that meets what it dislikes with this.
+/// A firewall that answers such text with this fault.
 fn firewall(fault: Fault) -> IntakeOptions {
     let dislikes = |entry: &Value| {
         let text = entry.to_string();
@@ -74,7 +75,7 @@ fn firewall(fault: Fault) -> IntakeOptions {
     IntakeOptions { firewall: Some((Predicate::new(dislikes), fault)), ..IntakeOptions::default() }
 }
 
-/// Calls until everything is settled; the errors on the way.
+/// Calls until everything is settled, and returns the errors on the way.
 pub async fn deliver(delivery: &mut dyn Delivery, most: usize) -> Vec<Failure> {
     let mut errors = Vec::new();
     while errors.len() < most {
@@ -106,7 +107,7 @@ pub fn notices(intake: &FakeIntake) -> usize {
     intake.entries().iter().filter(|entry| entry["auditsync"].get("notice").is_some()).count()
 }
 
-/// Every event arrived once, except these, and nothing else is a dead letter.
+/// Checks that every event arrived once, except these, and that nothing else is a dead letter.
 fn assert_settled(
     intake: &FakeIntake,
     rejected: &Path,
@@ -168,9 +169,9 @@ async fn a_page_of_one_entry_that_a_firewall_dislikes_is_settled_and_does_not_bl
     let mut delivery = open(&datadog(&intake, &path), events(1, &bad, &BTreeSet::new()));
     let errors = deliver(delivery.as_mut(), 20).await;
     assert_settled(&intake, &path, 1, &bad, &BTreeSet::new());
-    // Spread over the engine's backoff, and not within one call.
+    // The attempts are spread over the engine's backoff, not within one call.
     assert!((6..=8).contains(&errors.len()), "{}", errors.len());
-    assert!(errors.iter().all(|error| error.to_string().contains("does not accept some entries")), "{errors:?}");
+    assert!(errors.iter().all(|error| error.to_string().contains("refuses some entries")), "{errors:?}");
     let line: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     let reason = line["reason"].as_str().unwrap();
     assert!(reason.contains("403") && reason.contains("12 times"), "{reason}");
@@ -242,6 +243,12 @@ async fn a_balancer_with_ill_servers_that_takes_them_in_turn_has_nothing_dead_le
     }
 }
 
+/// Every 4xx and 5xx that may be about the content. An entry that is too large (413) is cut first, which has its own
+/// tests.
+fn refusing_status() -> impl Strategy<Value = u16> {
+    select((400..600).filter(|status| !matches!(status, 401 | 407 | 413 | 425 | 429)).collect::<Vec<_>>())
+}
+
 fn random_faults() -> Vec<Fault> {
     vec![
         Fault::Status(500),
@@ -282,7 +289,7 @@ proptest! {
         percent in select(vec![0_u32, 0, 10, 30]),
         bad in btree_set(0_usize..120, 0..6),
         bad_whole in btree_set(0_usize..120, 0..4),
-        fault in select(faults_of_a_firewall()),
+        fault in prop_oneof![select(faults_of_a_firewall()), refusing_status().prop_map(Fault::Status)],
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {

@@ -1,4 +1,4 @@
-//! A call to the destination that is cut off, as a lapse of the lease does: what was answered stays settled.
+//! Tests a call to the destination that is cut off, as by a lapse of the lease: answered events stay settled.
 
 use std::collections::BTreeSet;
 use std::future::{Future as _, poll_fn};
@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::intake_content::{datadog, dead_letters, deliver, events, open};
 use crate::support::{FakeIntake, Fault, IntakeOptions, Predicate};
 
-/// Refuses one of the entries in every form, and one that comes whole.
+/// A fake that refuses one entry in every form, and another one only whole.
 fn refusing() -> IntakeOptions {
     let refuses = |entry: &Value| {
         let text = entry.to_string();
@@ -29,7 +29,7 @@ async fn what_was_accepted_while_a_refused_entry_is_looked_for_is_not_sent_again
     let datadog = datadog(&intake, &path);
     let heart = Heartbeat::default();
     let mut delivery = open(&datadog, events(100, &BTreeSet::from([99]), &BTreeSet::new()));
-    // The whole, its first half, the third quarter; then nothing comes back.
+    // The intake answers the whole, its first half and the third quarter; then nothing comes back.
     for fault in [Fault::PASS, Fault::PASS, Fault::PASS, Fault::PASS, Fault::Hang] {
         intake.script(fault);
     }
@@ -72,7 +72,7 @@ async fn a_call_cut_off_at_any_moment_repeats_at_most_what_was_under_way_and_no_
             break;
         }
         cut_off += 1;
-        // What was under way may still arrive.
+        // The requests under way may still arrive.
         intake.wait_until("all requests to be over", |requests| requests.iter().all(|request| request.over)).await;
         deliver(delivery.as_mut(), 3).await;
         assert_eq!(dead_letters(&path), ["3", "7"], "{polls}");

@@ -1,4 +1,4 @@
-//! What arrives at the intake: entries within its limits, with the labels, the times and the marks that were promised.
+//! Tests the entries that arrive at the intake: within its limits, with the promised labels, times and marks.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::support::{IntakeOptions, Record, ScmOptions};
 const LOOKBACK: &str = "SECTIGO_AUDIT_SYNC_LOOKBACK";
 const COMPRESSION: &str = "DD_LOGS_CONFIG_COMPRESSION_KIND";
 
-/// Pages of so many records.
+/// Pages of this many records.
 async fn pages_of(page_size: usize) -> Stage {
     Stage::of(ScmOptions { page_size, ..ScmOptions::default() }, IntakeOptions::default()).await
 }
@@ -65,7 +65,7 @@ async fn a_record_that_is_no_object_is_delivered() {
     stage.assert_protocol();
 }
 
-/// Everything arrives, in requests with this `Content-Encoding`.
+/// Checks that everything arrives, in requests with this `Content-Encoding`.
 async fn is_sent_as(kind: &str, encoding: &str) {
     let stage = pages_of(100).await.with(COMPRESSION, kind);
     stage.push(150, 1500, 2);

@@ -1,4 +1,5 @@
-//! The intake is down, slow or not itself: nothing is lost, and nothing is sent twice that was answered.
+//! Tests an intake that is down, slow or replaced by another server: nothing is lost, and no answered entry is sent
+//! twice.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ const INTAKE: &str = "DD_LOGS_CONFIG_LOGS_DD_URL";
 const KEY: &str = "DD_API_KEY";
 const KEY_FILE: &str = "DD_API_KEY_FILE";
 
-/// One page is accepted, the second one meets the fault, and everything arrives once all the same.
+/// Runs against an intake that accepts one page and meets the second one with the fault. Everything still arrives once.
 async fn delivers_after(fault: Fault) -> Stage {
     let stage = Stage::usual().await.with("SECTIGO_AUDIT_HTTP_TIMEOUT", timeout_for(&fault));
     stage.push(30, 1500, 2);
@@ -138,7 +139,7 @@ async fn an_intake_down_for_good_ends_a_one_shot_with_75_and_keeps_the_cursor() 
 
 #[tokio::test]
 async fn a_retry_after_of_the_intake_past_the_budget_ends_a_one_shot_at_once() {
-    // Were the wait begun, the run would not end while this test waits for it.
+    // If the run began the wait, it would not end while this test waits for it.
     let stage = Stage::usual().await.with(BUDGET, "10m");
     stage.push(10, 1500, 2);
     stage.intake_meets([Fault::StatusWithRetryAfter(429, "601".into())]);
@@ -223,7 +224,7 @@ async fn a_key_refused_at_first_contact_is_named() {
     assert!(ended.stderr.contains(&format!("check {KEY},")), "{}", ended.stderr);
     assert!(ended.stderr.contains(INTAKE), "a key of another site is refused alike: {}", ended.stderr);
     assert!(!ended.everything().contains(&IntakeOptions::default().api_key));
-    assert!(!ended.stderr.contains("may send it again"), "nothing was taken: {}", ended.stderr);
+    assert!(!ended.stderr.contains("may deliver it again"), "nothing was taken: {}", ended.stderr);
     assert_eq!(Some(stage.since()), stage.openings()[0].from, "the cursor is where it was");
     stage.intake.set_api_key(IntakeOptions::default().api_key);
     let stage = stage.with(LOOP, "false");
@@ -249,7 +250,7 @@ async fn a_rotated_key_is_taken_up_from_its_file_after_an_alarm() {
     let file = stage.setup.folder().join("key");
     std::fs::write(&file, format!("{}\n", IntakeOptions::default().api_key)).unwrap();
     stage.push(30, 1500, 2);
-    // The page's request, and the notice that finds out whether it is the key or the page.
+    // The page's request, and the notice that finds out whether the key or the page is at fault.
     stage.intake_meets([Fault::PASS, Fault::Status(403), Fault::Status(403)]);
     let mut daemon = stage.setup.start(&[]);
     daemon.says("the destination needs attention").await;

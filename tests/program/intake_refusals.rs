@@ -1,4 +1,4 @@
-//! The intake refuses what it is sent: halves, cut records, the dead-letter file, and an intake that refuses everything.
+//! Tests refusals by the intake: halves, cut records, the dead-letter file, and an intake that refuses everything.
 
 use serde_json::Value;
 
@@ -16,7 +16,7 @@ async fn with_intake(options: IntakeOptions) -> Stage {
     Stage::of(ScmOptions::default(), options).await
 }
 
-/// The records of these ids are refused; sent as text they are taken, unless `even_as_text`.
+/// A fake that refuses the records of these ids. It accepts them as text, unless `even_as_text`.
 fn refusing(ids: &[&str], even_as_text: bool) -> IntakeOptions {
     let whole: Vec<_> = ids.iter().map(|id| Value::from(*id)).collect();
     let quoted: Vec<_> = ids.iter().map(|id| format!("\"{id}\"")).collect();
@@ -31,7 +31,7 @@ fn refusing(ids: &[&str], even_as_text: bool) -> IntakeOptions {
     }
 }
 
-/// So many records, of which those at these indices have these ids.
+/// Puts this many records into the source; those at these indices have these ids.
 fn push_with(stage: &Stage, n: usize, poisoned: &[(usize, &str)]) {
     let mut records = stage.records(n, 1500, 2);
     for (index, id) in poisoned {
@@ -42,7 +42,7 @@ fn push_with(stage: &Stage, n: usize, poisoned: &[(usize, &str)]) {
     stage.push_all(records);
 }
 
-/// All but the poisoned ones have arrived once, beside notices of our own. Gives these.
+/// Checks that all but the poisoned ones have arrived once, beside notices of our own. Returns the notices.
 fn assert_the_others_once(stage: &Stage, poisoned: &[&str]) -> Vec<Value> {
     let ids = stage.intake.ids();
     assert!(poisoned.iter().all(|id| !ids.contains_key(*id)), "{poisoned:?} were accepted");
@@ -87,7 +87,7 @@ async fn an_entry_that_is_too_large_by_itself_is_cut_and_kept_whole() {
 }
 
 #[tokio::test]
-async fn an_entry_that_is_too_large_even_when_it_is_cut_is_put_aside() {
+async fn an_entry_that_is_too_large_even_when_it_is_cut_is_dead_lettered() {
     let stage = with_intake(IntakeOptions { max_body_bytes: 15_000, ..IntakeOptions::default() }).await;
     let mut records = stage.records(30, 1500, 2);
     let large = format!(r#"{{"id":"large","action":"login","details":"{}"}}"#, "x".repeat(40_000));
@@ -123,7 +123,8 @@ async fn one_poisoned_entry_does_not_hold_up_the_others_and_goes_out_as_text() {
 async fn a_failure_while_a_refused_entry_is_looked_for_loses_and_repeats_nothing() {
     let stage = with_intake(refusing(&["bad"], true)).await;
     push_with(&stage, 100, &[(42, "bad")]);
-    // The whole, its first half and the quarter before the bad one; the quarter that holds it meets the fault.
+    // The intake refuses the whole, its first half and the quarter before the bad one; the bad one's quarter meets the
+    // fault.
     stage.intake_meets([Fault::PASS, Fault::PASS, Fault::PASS, Fault::Status(503)]);
     let ended = stage.run_to(0).await;
     assert!(ended.stderr.contains("the destination failed"), "{}", ended.stderr);
@@ -136,7 +137,7 @@ async fn a_failure_while_a_refused_entry_is_looked_for_loses_and_repeats_nothing
 async fn a_failure_behind_a_refused_entry_does_not_lose_it() {
     let stage = with_intake(refusing(&["bad"], true)).await;
     push_with(&stage, 2, &[(0, "bad")]);
-    // Both, the bad one, the same as text; the other one meets the fault.
+    // The requests: both, the bad one, the bad one as text; the other one meets the fault.
     stage.intake_meets([Fault::PASS, Fault::PASS, Fault::PASS, Fault::Status(503)]);
     let ended = stage.run_to(0).await;
     assert!(ended.stderr.contains("delivered=1") && ended.stderr.contains("dead_lettered=1"), "{}", ended.stderr);
@@ -145,7 +146,7 @@ async fn a_failure_behind_a_refused_entry_does_not_lose_it() {
 }
 
 #[tokio::test]
-async fn an_entry_refused_in_every_form_is_put_aside_and_counted() {
+async fn an_entry_refused_in_every_form_is_dead_lettered_and_counted() {
     let stage = with_intake(refusing(&["bad"], true)).await;
     push_with(&stage, 100, &[(42, "bad")]);
     let started = ago(0);
@@ -166,7 +167,7 @@ async fn an_entry_refused_in_every_form_is_put_aside_and_counted() {
 }
 
 #[tokio::test]
-async fn several_poisoned_entries_are_put_aside_wherever_they_stand() {
+async fn several_poisoned_entries_are_dead_lettered_wherever_they_stand() {
     let poisoned = [(0, "first"), (40, "one"), (41, "another"), (42, "third"), (75, "alone"), (99, "last")];
     let ids = poisoned.map(|(_, id)| id);
     let stage = with_intake(refusing(&ids, true)).await;
@@ -277,7 +278,7 @@ async fn an_intake_that_knows_no_such_path_is_not_poison() {
     stage.intake.answer_always(Some(Fault::Status(404)));
     let ended = stage.refused_to_the_end().await;
     assert!(ended.stderr.contains(INTAKE), "{}", ended.stderr);
-    // The page's one request, and the notice that finds out whether it is the page.
+    // The page's only request, and the notice that finds out whether the page is at fault.
     assert_eq!((stage.intake.requests().len(), stage.setup.dead_letters().len()), (2, 0));
     stage.intake.answer_always(None);
     stage.run_to(0).await;
@@ -337,7 +338,7 @@ async fn an_entry_that_a_firewall_answers_with_403_is_dead_lettered_and_the_key_
     let json = format!(r#"{{"id":"bad","action":"login","created":"{at}","details":"OR 1=1"}}"#);
     records[42] = Record::raw(at, json);
     stage.push_all(records);
-    // At first contact, in one page: nothing but a notice tells it from a refused key.
+    // This is the first contact, with one page: only a notice distinguishes it from a rejected key.
     let ended = stage.run_to(0).await;
     assert!(ended.stderr.contains("delivered=99") && ended.stderr.contains("dead_lettered=1"), "{}", ended.stderr);
     assert!(!ended.stderr.contains("rejected the API key"), "{}", ended.stderr);

@@ -1,4 +1,4 @@
-//! Being killed: nothing is lost, and no more than the pages in flight come twice.
+//! Tests kills: nothing is lost, and no more than the pages in flight come twice.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -10,35 +10,35 @@ use crate::support::{FakeIntake, FakeScm, IntakeOptions, Records, ScmOptions};
 
 const BACKLOG: usize = 10_000;
 const PAGE: usize = 100;
-/// What a kill may cost in repeats.
+/// The most duplicates that a kill may cost.
 const IN_FLIGHT: usize = 2 * PAGE;
 
-/// The number of rounds: what the environment variable says, or ten.
+/// The number of rounds: the environment variable's value, or ten.
 pub fn rounds(variable: &str) -> usize {
     std::env::var(variable).map_or(10, |text| text.parse().expect("a number of rounds"))
 }
 
-/// Backlogs that are drained by processes of which each gets a signal at a random moment.
+/// Backlogs that processes drain; each process gets a signal at a random moment.
 pub struct Drain {
     pub signal: &'static str,
     pub seed: u64,
-    /// At least so many signals; as many backlogs as it takes.
+    /// At least this many signals; as many backlogs as it takes.
     pub rounds: usize,
     /// How far a process gets, in pages.
     pub every: RangeInclusive<usize>,
 }
 
-/// What it came to.
+/// The result.
 #[derive(Debug, Default)]
 pub struct Figures {
     pub signals: usize,
     pub backlogs: usize,
     pub records: usize,
-    /// Records that came more than once, each as often as it did.
+    /// The number of duplicates.
     pub repeats: usize,
-    /// The most that one signal cost.
+    /// The most duplicates of one signal.
     pub most_repeats_of_one: usize,
-    /// Signals that cost any.
+    /// The number of signals with duplicates.
     pub with_repeats: usize,
 }
 
@@ -90,11 +90,11 @@ impl Drain {
             let expected = if self.signal == "KILL" { None } else { Some(0) };
             assert_eq!(ended.code(), expected, "{}", ended.stderr);
             assert!(!ended.stderr.contains("ERROR"), "{}", ended.stderr);
-            // It parses, whatever was going on: the harness insists.
+            // The document is valid at any moment; the harness insists on that.
             assert!(setup.state().is_some());
 
             figures.signals += 1;
-            // What a signal cost is seen by the end of the process after it.
+            // The cost of a signal shows at the end of the process after it.
             figures.note(&intake, &mut repeats_before);
             if drained {
                 break;
@@ -109,7 +109,7 @@ impl Drain {
         figures.records += BACKLOG;
     }
 
-    /// A moment of the present process's life: a request under way to one of both, or a page just taken.
+    /// Waits for a random moment: a request under way to either fake, or just after a page was accepted.
     async fn moment(&self, rng: &mut fastrand::Rng, scm: &FakeScm, intake: &FakeIntake) {
         let pages = rng.usize(self.every.clone());
         match rng.u8(..3) {

@@ -1,10 +1,11 @@
-//! As a function of AWS Lambda: one sync for each invocation, and its result in the answer.
+//! Tests the program as a function of AWS Lambda: one sync for each invocation, with its result in the answer.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Setup};
+use crate::probe::Probe;
 use crate::stage::{Stage, stop, ten_a_page};
 use crate::support::{FakeLambda, Fault, IntakeOptions, LambdaAnswer, RedisServer, ScmOptions};
 
@@ -25,7 +26,7 @@ async fn function(server: &RedisServer, scm: ScmOptions, intake: IntakeOptions) 
     (lambda, stage)
 }
 
-/// Lambda ends a function by killing it.
+/// Ends a function as Lambda does: by a kill.
 async fn end(function: Daemon) {
     function.signal("KILL").await;
     function.ended().await;
@@ -162,4 +163,26 @@ async fn an_invocation_in_which_nothing_answered_is_an_error_and_not_a_success_w
     response(lambda.answer(2).await);
     end(function).await;
     stage.assert_all_once();
+}
+
+#[tokio::test]
+async fn a_function_refuses_a_receiver_because_nobody_can_connect_to_it() {
+    let lambda = FakeLambda::start().await;
+    let mut setup = Setup::bare()
+        .with("AUDITSYNC_PIPELINES", "receiver:stdout")
+        .with("RECEIVER_AUDIT_LISTEN", Probe::new().address())
+        .with("AUDITSYNC_STORAGE_BACKEND", "redis")
+        .with("AUDITSYNC_REDIS_ADDRESS", "127.0.0.1:9");
+    for (name, value) in lambda.environment() {
+        setup = setup.with(name, value);
+    }
+    let ended = setup.run(&[]).await;
+    assert_eq!(ended.code(), Some(78), "{}", ended.stderr);
+    let LambdaAnswer::InitError(body) = lambda.answer(1).await else { panic!("it did not start") };
+    for told in [ended.stderr.as_str(), body["errorMessage"].as_str().unwrap()] {
+        assert!(told.contains("AUDITSYNC_PIPELINES=") && told.contains("receiver:stdout"), "{told}");
+        assert!(told.contains("nobody can connect to a function; run it as a daemon"), "{told}");
+    }
+    assert_eq!((&body["errorType"], lambda.violations()), (&json!("AuditSync.Configuration"), Vec::new()));
+    assert!(!setup.folder().join("receiver-spool").exists(), "nothing was begun");
 }

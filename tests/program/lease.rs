@@ -1,4 +1,4 @@
-//! Several instances on one state that machines share: the lease in the document says who works.
+//! Tests several instances on a state that machines share: the lease in the document says which one works.
 
 use std::time::{Duration, Instant};
 
@@ -8,15 +8,15 @@ use crate::stage::{Stage, stop};
 use crate::support::{FakeIntake, IntakeOptions, Moto, Proxy, RedisServer, ScmOptions};
 
 const STANDBY: &str = "another instance is active; this one is on standby";
-const FAILOVER: &str = "the other instance has ended or has no heartbeat; failover";
+const FAILOVER: &str = "the other instance has ended or sends no heartbeat; failover";
 const LAPSED: &str = "the lease was not renewed in time";
-const STEPPED_DOWN: &str = "another instance is active, or the state was changed by an operator";
+const STEPPED_DOWN: &str = "another instance is active, or an operator changed the state";
 const BEGINS: &str = "this is the first sync";
 const TTL: Duration = Duration::from_secs(15);
 const PAGE: usize = 100;
 const BACKLOG: usize = 10_000;
 
-/// Fakes that take their time, so that a backlog lasts, and the shortest lease.
+/// Slow fakes, so that a backlog lasts, and the shortest lease.
 async fn fakes(latency: Duration) -> Stage {
     let scm = ScmOptions { latency, page_size: PAGE, ..ScmOptions::default() };
     let intake = IntakeOptions { latency, ..IntakeOptions::default() };
@@ -42,7 +42,7 @@ async fn on_s3(latency: Duration, moto: &Moto) -> Stage {
         .with("AWS_SECRET_ACCESS_KEY", "secret")
 }
 
-/// An instance that signs its entries.
+/// Starts an instance whose name is in its entries.
 fn start(stage: &Stage, name: &str) -> Daemon {
     stage.setup.start_with(&[("DD_HOSTNAME", name)], &[])
 }
@@ -56,13 +56,13 @@ async fn first_and_second(stage: &Stage) -> (Daemon, Daemon) {
     (first, second)
 }
 
-/// Who sent each entry, in the order in which they came.
+/// The sender of each entry, in the order of arrival.
 fn senders(stage: &Stage) -> Vec<String> {
     let sender = |entry: &serde_json::Value| entry["hostname"].as_str().expect("an entry has a host").to_owned();
     stage.intake.entries().iter().map(sender).collect()
 }
 
-/// Nobody sent anything after somebody else had begun to.
+/// Checks that no instance sent anything after another one had begun to.
 fn assert_in_turns(stage: &Stage, names: &[&str]) {
     let mut senders = senders(stage);
     senders.dedup();
@@ -78,15 +78,15 @@ fn state(server: &RedisServer) -> serde_json::Value {
     serde_json::from_str(&server.command(&["GET", "auditsync:sectigo:datadog"])).expect("a state document")
 }
 
-/// What a failover came to.
+/// The result of a failover.
 #[derive(Debug)]
-struct TakeOver {
+struct Failover {
     took: Duration,
     repeats: usize,
 }
 
-/// The one at work is killed while a backlog drains, and the other goes on.
-async fn killed_in_the_midst(stage: Stage, at: usize) -> TakeOver {
+/// Kills the active instance while a backlog drains, and lets the other one continue.
+async fn killed_in_the_midst(stage: Stage, at: usize) -> Failover {
     stage.push(BACKLOG, 1500, 2);
     let (first, mut second) = first_and_second(&stage).await;
     stage.intake.wait_for_entries(at).await;
@@ -94,7 +94,7 @@ async fn killed_in_the_midst(stage: Stage, at: usize) -> TakeOver {
     first.ended().await;
     let killed = Instant::now();
     let sent = stage.intake.requests().len();
-    // So that there is something left to send, however slow the signal was.
+    // Records that are left to send, however slow the signal was.
     stage.push(PAGE, 1, 0);
     second.says(FAILOVER).await;
     stage.intake.wait_for_requests(sent + 1).await;
@@ -103,12 +103,12 @@ async fn killed_in_the_midst(stage: Stage, at: usize) -> TakeOver {
     stop(second).await;
     stage.assert_none_lost();
     assert_in_turns(&stage, &["first", "second"]);
-    TakeOver { took, repeats: repeats(&stage.intake) }
+    Failover { took, repeats: repeats(&stage.intake) }
 }
 
-/// What all rounds came to, in a line.
-fn summary(backend: &str, rounds: &[TakeOver]) -> String {
-    for TakeOver { repeats, .. } in rounds {
+/// The result of all rounds, in one line.
+fn summary(backend: &str, rounds: &[Failover]) -> String {
+    for Failover { repeats, .. } in rounds {
         assert!(*repeats <= 2 * PAGE, "no more than the pages in flight come twice: {rounds:?}");
     }
     let took = rounds.iter().map(|round| round.took);
@@ -123,7 +123,7 @@ fn summary(backend: &str, rounds: &[TakeOver]) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_on_redis_that_is_killed_is_followed_and_nothing_is_lost() {
     let server = RedisServer::start();
-    let rounds = (0..rounds("AUDITSYNC_TEST_TAKEOVERS")).map(|round| {
+    let rounds = (0..rounds("AUDITSYNC_TEST_FAILOVERS")).map(|round| {
         let address = server.address();
         async move {
             let stage = stage(Duration::from_millis(20), &address).await;
@@ -137,7 +137,7 @@ async fn a_leader_on_redis_that_is_killed_is_followed_and_nothing_is_lost() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_on_s3_that_is_killed_is_followed_and_nothing_is_lost() {
     let moto = Moto::start();
-    let rounds = (0..rounds("AUDITSYNC_TEST_TAKEOVERS")).map(|round| {
+    let rounds = (0..rounds("AUDITSYNC_TEST_FAILOVERS")).map(|round| {
         let moto = &moto;
         async move {
             let stage = on_s3(Duration::from_millis(20), moto).await;
@@ -150,13 +150,13 @@ async fn a_leader_on_s3_that_is_killed_is_followed_and_nothing_is_lost() {
 #[tokio::test]
 async fn a_standby_becomes_active_at_once_when_the_active_instance_stops_and_repeats_nothing() {
     let server = RedisServer::start();
-    // If it waited for the end of such a lease, so would this test, and in vain.
+    // If it waited for the end of such a lease, this test would never end.
     let stage = stage(Duration::from_millis(5), &server.address()).await.with("SECTIGO_AUDIT_LEASE_TTL", "10m");
     stage.push(5000, 1500, 2);
     let (first, mut second) = first_and_second(&stage).await;
     stage.intake.wait_for_entries(1000).await;
     stop(first).await;
-    // So that there is something left to send, however slow the signal was.
+    // Records that are left to send, however slow the signal was.
     stage.push(PAGE, 1, 0);
     second.says(FAILOVER).await;
     stage.intake.wait_for_ids(5000 + PAGE).await;
@@ -166,7 +166,7 @@ async fn a_standby_becomes_active_at_once_when_the_active_instance_stops_and_rep
     assert_eq!(state(&server)["lease"], serde_json::Value::Null, "given back");
 }
 
-/// The store stands still for longer than the lease while a backlog drains.
+/// Stops the store for longer than the lease while a backlog drains.
 async fn stands_still(stage: Stage, pause: impl FnOnce(), resume: impl FnOnce()) {
     stage.push(BACKLOG, 1500, 2);
     let (mut first, second) = first_and_second(&stage).await;
@@ -215,7 +215,7 @@ async fn a_request_to_the_intake_is_cut_off_before_the_lease_is_over() {
     assert!(told.contains("possibly_duplicated=50"), "{told}");
     stage.intake.release();
     server.resume();
-    // Nobody has taken over meanwhile, so the lease is its own again, and the page is sent once more.
+    // No failover has happened, so the instance gets the lease again and sends the page again.
     first.says("the state store works again").await;
     first.says("synced").await;
     stop(first).await;
@@ -274,12 +274,12 @@ async fn a_one_shot_beside_a_live_daemon_gives_up_and_beside_a_dead_one_becomes_
     daemon.signal("KILL").await;
     daemon.ended().await;
     stage.push(10, 1, 0);
-    // Its budget is long over when the lease is; but nobody has renewed it.
+    // Its retry budget ends long before the lease does, but no instance has renewed the lease.
     let ended = stage.setup.run(&["run", "--once"]).await;
     assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
     assert!(ended.stderr.contains(FAILOVER), "{}", ended.stderr);
     assert_eq!(state(&server)["lease"], serde_json::Value::Null, "given back");
-    // What the last seconds brought may be behind the end of that run.
+    // Records of the last seconds may come after the end of that run.
     let ended = stage.setup.run(&["run", "--once"]).await;
     assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
     assert!(!ended.stderr.contains(STANDBY), "{}", ended.stderr);
@@ -332,7 +332,7 @@ async fn a_replica_that_lags_behind_and_is_promoted_is_written_forward() {
     while replica.command(&["EXISTS", "auditsync:sectigo:datadog"]) != "1" {
         assert!(asked.elapsed() < Duration::from_secs(60), "the replica hears of the state");
     }
-    // It hears no more of the other, and gets the lease later.
+    // It no longer follows the other, and becomes active later.
     assert_eq!(replica.command(&["REPLICAOF", "NO", "ONE"]), "OK");
     stage.intake.wait_for_entries(1500).await;
     proxy.lead_to(replica.address().parse().unwrap());

@@ -1,5 +1,5 @@
-//! The real binary between the fakes: what a user would see.
-#![cfg(all(feature = "redis", feature = "s3", feature = "gcs"))]
+//! Tests the real binary between the fakes: what a user would see.
+#![cfg(all(feature = "redis", feature = "s3", feature = "gcs", feature = "teleport", feature = "receiver"))]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -13,7 +13,17 @@ mod archive;
 mod archive_crashes;
 mod archive_instances;
 mod archive_permissions;
+mod backfill;
+mod backfill_sources;
 mod clocks;
+mod cloudtrail;
+mod cloudtrail_digests;
+mod cloudtrail_flight;
+mod cloudtrail_moto;
+mod cloudtrail_objects;
+mod cloudtrail_queue;
+mod cloudtrail_sweep;
+mod cloudtrail_trouble;
 mod command_line;
 mod contradiction;
 mod daemon;
@@ -42,7 +52,13 @@ mod metrics;
 mod pipeline;
 mod pipelines;
 mod probe;
+mod receiver;
+mod receiver_clients;
+mod receiver_stop;
+mod receiver_tls;
+mod receiver_trouble;
 mod rotation;
+mod screen;
 mod secrets;
 mod shared_state;
 mod source_credentials;
@@ -55,5 +71,15 @@ mod stopping;
 mod supervised;
 #[path = "../support/mod.rs"]
 mod support;
+mod teleport;
+mod teleport_crashes;
+mod teleport_identity;
+mod teleport_import;
+mod teleport_pairs;
+mod teleport_sessions;
+mod teleport_trouble;
+mod teleport_windows;
 mod terminal;
+mod upgrade;
+mod upgrade_sources;
 mod verify;

@@ -1,4 +1,4 @@
-//! The memory of the whole process stays bounded, whatever the source sends.
+//! Tests that the memory of the whole process stays bounded, whatever the source sends.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ pub const MOST: usize = 96 * 1024;
 
 const MIB: usize = 1024 * 1024;
 
-/// The most memory that was resident since the start, in KiB.
+/// The most resident memory since the start, in KiB.
 pub fn peak(daemon: &Daemon) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.id())).expect("it runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells the peak");
@@ -22,14 +22,14 @@ async fn stage(page_size: usize) -> Stage {
     stage_with(page_size, Duration::ZERO).await
 }
 
-/// With an intake that takes so long for every answer: pages and batches are made ahead as far as they can be.
+/// A stage with this latency of the intake's answers, so that pages and batches are made ahead as far as possible.
 async fn stage_with(page_size: usize, latency: Duration) -> Stage {
     let intake = IntakeOptions { keep_bodies: false, latency, ..IntakeOptions::default() };
     let scm = ScmOptions { page_size, ..ScmOptions::default() };
     Stage::of(scm, intake).await.with("SECTIGO_AUDIT_SYNC_LOOP", "true")
 }
 
-/// Runs until so many entries have arrived; the peak must be below the bound.
+/// Runs until this many entries have arrived; the peak must be below the bound.
 async fn stays_small(stage: Stage, entries: usize) {
     let daemon = stage.setup.start(&[]);
     stage.intake.wait_for_entries(entries).await;
@@ -38,7 +38,7 @@ async fn stays_small(stage: Stage, entries: usize) {
     assert!(peak < MOST, "{peak} KiB");
 }
 
-/// Text that no compression makes much smaller.
+/// Text that hardly compresses.
 fn noise(bytes: usize, seed: u64) -> String {
     let mut random = fastrand::Rng::with_seed(seed);
     std::iter::repeat_with(|| random.alphanumeric()).take(bytes).collect()

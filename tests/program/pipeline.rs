@@ -1,4 +1,5 @@
-//! What goes on while answers are waited for: the next pages are fetched and made ready, and nothing is sent before its turn.
+//! Tests the work during waits for answers: the next pages are fetched and prepared, and nothing is sent before its
+//! turn.
 
 use std::time::Duration;
 
@@ -40,13 +41,13 @@ async fn a_failure_from_long_before_its_turn_is_not_obeyed() {
     let stage = Stage::usual().await;
     stage.push(45, 1500, 2);
     stage.intake.hold();
-    // The server wants the third page to be requested later than a one-shot waits.
+    // The server delays the third page for longer than a one-shot waits.
     let later = Fault::StatusWithRetryAfter(503, "900".into());
     stage.source_meets([Fault::PASS, Fault::PASS, Fault::PASS, later]);
     let daemon = stage.setup.start(&["run", "--once"]);
     let refused = |request: &ApiRequest| request.status == Some(503);
     stage.scm.wait_until("the third page to be refused", |requests| requests.iter().any(refused)).await;
-    // Until the refusal is an old one.
+    // Waits until the refusal is old.
     tokio::time::sleep(Duration::from_secs(2)).await;
     stage.intake.release();
     let ended = daemon.ended().await;

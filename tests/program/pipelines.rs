@@ -1,7 +1,6 @@
-//! Several pipelines in one process: each with its own cursor, and none that holds up another.
+//! Tests several pipelines in one process: each has its own cursor, and none holds up another.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde_json::Value;
 
@@ -21,7 +20,7 @@ fn forever(stage: Stage) -> Stage {
     stage.with("SECTIGO_AUDIT_SYNC_LOOP", "true").with("SECTIGO_AUDIT_SYNC_INTERVAL", "5s")
 }
 
-/// How often each record stands in an output.
+/// Counts how often each record is in an output.
 fn printed(stdout: &str) -> BTreeMap<String, usize> {
     let mut ids = BTreeMap::new();
     for line in stdout.lines() {
@@ -97,7 +96,7 @@ async fn after_a_kill_each_pipeline_continues_from_its_own_cursor_and_nothing_is
     for round in 0..5 {
         let mut daemon = stage.setup.start(&[]);
         let before = stage.intake.count();
-        // Killed in the middle of a backlog, or when it is delivered.
+        // The kill comes in the middle of a backlog, or after its delivery.
         stage.intake.wait_for_entries(before.max(20 * (round + 1)).min(200)).await;
         printed_all(&mut daemon, usize::from(round == 0)).await;
         daemon.signal("KILL").await;
@@ -116,7 +115,7 @@ async fn after_a_kill_each_pipeline_continues_from_its_own_cursor_and_nothing_is
     }
 }
 
-/// The lines without one that the kill cut off.
+/// The lines, except one that the kill cut off.
 fn complete_lines(ended: &Ended) -> &str {
     let last = ended.stdout.trim_end().rfind('\n').map_or(0, |end| end + 1);
     let is_complete = serde_json::from_str::<Value>(&ended.stdout[last..]).is_ok();
@@ -161,6 +160,43 @@ async fn a_pipeline_that_fails_for_good_is_not_ready_and_the_other_goes_on() {
     }
     let ended = stop(daemon).await;
     assert_eq!(ended.code(), Some(0), "a daemon that is stopped ends well: {}", ended.stderr);
+}
+
+/// A one-shot to Datadog beside a daemon that prints.
+async fn one_shot_beside_a_daemon() -> (Probe, Stage) {
+    let probe = Probe::new();
+    let stage = Stage::usual()
+        .await
+        .with("AUDITSYNC_PIPELINES", "sectigo.once:datadog,sectigo.always:stdout")
+        .with("SECTIGO_ALWAYS_AUDIT_SYNC_LOOP", "true")
+        .with("SECTIGO_ALWAYS_AUDIT_SYNC_INTERVAL", "5s")
+        .with("AUDITSYNC_HTTP_LISTEN", probe.address());
+    (probe, stage)
+}
+
+#[tokio::test]
+async fn a_one_shot_that_is_done_stays_ready_beside_a_daemon() {
+    let (probe, stage) = one_shot_beside_a_daemon().await;
+    stage.push(25, 1500, 60);
+    let mut daemon = stage.setup.start(&[]);
+    printed_all(&mut daemon, 25).await;
+    probe.until("/readyz", |answer| answer.status == 200 && answer.body.contains("its run is done")).await;
+    let ended = stop(daemon).await;
+    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    stage.assert_all_once();
+}
+
+#[tokio::test]
+async fn a_one_shot_that_fails_is_reported_at_once_and_the_daemon_beside_it_goes_on() {
+    let (probe, stage) = one_shot_beside_a_daemon().await;
+    let stage = stage.with("SECTIGO_ONCE_AUDIT_API_CLIENT_SECRET", "wrong");
+    stage.push(25, 1500, 60);
+    let mut daemon = stage.setup.start(&[]);
+    daemon.says("the pipeline failed").await;
+    printed_all(&mut daemon, 25).await;
+    probe.until("/readyz", |answer| answer.status == 503 && answer.body.contains("the pipeline failed")).await;
+    let ended = stop(daemon).await;
+    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
 }
 
 #[tokio::test]
@@ -218,9 +254,7 @@ async fn an_idle_sync_logs_nothing_at_info() {
     let stage = forever(Stage::usual().await).with("SECTIGO_AUDIT_LOG_LEVEL", "info");
     let daemon = stage.setup.start(&[]);
     stage.scm.wait_until("the second sync", |requests| requests.len() > 3).await;
-    tokio::time::timeout(Duration::from_secs(60), stage.scm.wait_until("the third", |requests| requests.len() > 5))
-        .await
-        .unwrap();
+    stage.scm.wait_until("the third", |requests| requests.len() > 5).await;
     let ended = stop(daemon).await;
     assert!(!ended.stderr.contains("synced"), "{}", ended.stderr);
 }

@@ -1,28 +1,22 @@
-//! A port for the daemon's listener, and a client that asks there as a probe or a hostile stranger would.
+//! A port for the daemon's listener, and a client that sends requests like a probe or a hostile stranger.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use crate::daemon::Setup;
-
-/// The longest that anything here is waited for.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::{PATIENCE, Port};
 
 pub const LISTEN: &str = "SECTIGO_AUDIT_HTTP_LISTEN";
 
-/// What the daemon says when it can be asked.
+/// The daemon's log text when it answers probes.
 pub const ANSWERING: &str = "answering /healthz, /readyz and /metrics";
 
-/// A free port that nobody else gets.
-pub struct Probe {
-    address: SocketAddr,
-    /// Never listens; it keeps the port, and leaves the listening to the daemon.
-    _port: TcpSocket,
-}
+/// A port that no other process gets.
+pub struct Probe(Port);
 
 /// An answer as it came.
 #[derive(Debug)]
@@ -40,18 +34,15 @@ impl Answer {
 
 impl Probe {
     pub fn new() -> Self {
-        let port = TcpSocket::new_v4().expect("a socket");
-        port.set_reuseaddr(true).expect("SO_REUSEADDR");
-        port.bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a local port");
-        Self { address: port.local_addr().expect("a bound socket has an address"), _port: port }
+        Self(Port::free())
     }
 
     pub fn address(&self) -> String {
-        self.address.to_string()
+        format!("127.0.0.1:{}", self.port())
     }
 
     pub fn port(&self) -> u16 {
-        self.address.port()
+        self.0.number()
     }
 
     /// `setup` with this port to listen on.
@@ -60,13 +51,13 @@ impl Probe {
     }
 
     pub async fn connect(&self) -> TcpStream {
-        TcpStream::connect(self.address).await.expect("the daemon listens")
+        TcpStream::connect((Ipv4Addr::LOCALHOST, self.port())).await.expect("the daemon listens")
     }
 
-    /// Sends these bytes and reads what comes back until the end.
+    /// Sends these bytes, and reads the answer to its end.
     pub async fn send(&self, bytes: &[u8]) -> Answer {
         let mut stream = self.connect().await;
-        // It may hang up before it has read everything.
+        // The server may close the connection before it has read everything.
         let _ = stream.write_all(bytes).await;
         let mut answer = Vec::new();
         let read = timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
@@ -81,7 +72,7 @@ impl Probe {
         self.send(format!("GET {path} HTTP/1.1\r\nHost: probe\r\n\r\n").as_bytes()).await
     }
 
-    /// Asks again and again until the answer is `wanted`.
+    /// Repeats a request until the answer is `wanted`.
     pub async fn until(&self, path: &str, wanted: impl Fn(&Answer) -> bool) -> Answer {
         let mut last = None;
         let asked = async {
@@ -98,7 +89,7 @@ impl Probe {
         found.unwrap_or_else(|_| panic!("{path} never came to what was waited for, but to {last:?}"))
     }
 
-    /// The value of a series, written as in a scrape.
+    /// The value of a series, given in the form of a scrape.
     pub async fn series(&self, series: &str) -> f64 {
         value(&self.get("/metrics").await.body, series)
     }

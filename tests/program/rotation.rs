@@ -1,4 +1,4 @@
-//! SIGHUP: secrets from files are read again while the daemon runs. And the credentials that systemd brings.
+//! Tests SIGHUP, which makes the daemon read secrets from files again, and systemd's credentials.
 
 use crate::stage::{Stage, stop};
 use crate::support::{IntakeOptions, ScmOptions};
@@ -9,13 +9,13 @@ const SECRET: &str = "SECTIGO_AUDIT_API_CLIENT_SECRET";
 const SECRET_FILE: &str = "SECTIGO_AUDIT_API_CLIENT_SECRET_FILE";
 const NEW: &str = "fedcba9876543210fedcba9876543210";
 
-const ANOTHER: &str = "holds another secret, used from now on";
+const ANOTHER: &str = "holds another secret, which is used from now on";
 
 fn put(stage: &Stage, name: &str, secret: &str) {
     std::fs::write(stage.setup.folder().join(name), format!("{secret}\n")).unwrap();
 }
 
-/// A loop with both secrets in files of the current folder.
+/// A daemon in a loop, with both secrets in files of the current folder.
 async fn from_files() -> Stage {
     let stage = Stage::usual().await.with("SECTIGO_AUDIT_SYNC_LOOP", "true").with("SECTIGO_AUDIT_LOG_LEVEL", "trace");
     let stage = stage.without(KEY).with(KEY_FILE, "key").without(SECRET).with(SECRET_FILE, "secret");
@@ -100,7 +100,7 @@ async fn the_credentials_that_systemd_brings_are_used_where_none_is_given_otherw
     put(&stage, "credentials/dd-api-key", &IntakeOptions::default().api_key);
     put(&stage, "credentials/sectigo-audit-api-client-secret", &ScmOptions::default().client_secret);
     stage.push(25, 1500, 2);
-    // What is given comes first, and is what has to be corrected.
+    // The given variable comes first, so it is the one to correct.
     let stage = stage.with(KEY, NEW);
     let ended = stage.run_to(77).await;
     assert!(ended.stderr.contains("check DD_API_KEY, "), "{}", ended.stderr);

@@ -1,4 +1,5 @@
-//! No secret is ever shown: not in an output, not in a file, whatever a server answers and however wrong the configuration is.
+//! Tests that no secret is ever shown, in an output or in a file, whatever a server answers and however wrong the
+//! configuration is.
 //!
 //! Every run here logs at `trace`, as text and as JSON.
 
@@ -13,17 +14,17 @@ use url::form_urlencoded;
 use crate::daemon::{Ended, Setup};
 use crate::support::{AdvertiseAuth, FakeIntake, FakeScm, Fault, IntakeOptions, Records, ScmOptions};
 
-/// What must not be seen. In each secret it is surrounded by what has to be escaped somewhere, and is itself the same in
-/// every spelling: as it is, form-encoded, in a URL, in JSON, in JSON within JSON.
+/// The mark in each secret that must not be seen. Characters that need escapes surround it. It is the same in every
+/// spelling: plain, form-encoded, in a URL, in JSON, in JSON within JSON.
 const CLIENT_MARK: &str = "HUNTER4711hunter";
 const KEY_MARK: &str = "APIKEY4711apikey";
 const PROXY_MARK: &str = "PROXY4711proxy";
-/// The fake's access tokens begin with this, and nothing else does.
+/// The beginning of the fake's access tokens, and of nothing else.
 const TOKEN_MARK: &str = "eyJ.";
 
 const CLIENT_SECRET: &str = "=s0 \"HUNTER4711hunter\" #x$y\\z&é%'";
 const API_KEY: &str = "k\"APIKEY4711apikey'\\%";
-/// The client secret as a form or a query has it.
+/// The client secret in the encoding of a form or a query.
 const IN_A_FORM: &str = "%3Ds0+%22HUNTER4711hunter%22+%23x%24y%5Cz%26%C3%A9%25%27";
 
 struct World {
@@ -58,7 +59,7 @@ impl World {
 
 const FORMATS: [&str; 2] = ["text", "json"];
 
-/// Looks for secrets in both outputs and in every file that was written.
+/// Searches both outputs and every written file for secrets.
 fn nothing_shown(what: &str, setup: &Setup, ended: &Ended) {
     let mut texts =
         vec![("standard output".to_owned(), ended.stdout.clone()), ("standard error".to_owned(), ended.stderr.clone())];
@@ -77,7 +78,7 @@ fn nothing_shown(what: &str, setup: &Setup, ended: &Ended) {
     }
 }
 
-/// Runs in both formats, with the world as `arrange` makes it; it ends with `code` and says `told`.
+/// Runs in both formats, after `arrange` has set up the world. The run ends with `code` and says `told`.
 async fn shows_nothing(what: &str, arrange: impl Fn(&World), change: impl Fn(Setup) -> Setup, code: i32, told: &str) {
     for format in FORMATS {
         let world = World::new().await;
@@ -90,9 +91,9 @@ async fn shows_nothing(what: &str, arrange: impl Fn(&World), change: impl Fn(Set
     }
 }
 
-/// What the fakes' echo begins with: seen in a message, it shows that the answer's text is quoted at all.
+/// The beginning of the fakes' echo: if a message shows it, it quotes the answer's text.
 const ECHO: &str = "refused: ";
-/// What stands for a secret in it.
+/// The text that replaces a secret in it.
 const HIDDEN: &str = "[hidden]";
 
 #[tokio::test]
@@ -178,7 +179,7 @@ async fn a_token_answer_that_is_none_is_not_quoted() {
         ("nothing", String::new()),
     ] {
         let arrange = |world: &World| world.scm.answer_tokens_always(Some(Fault::Body(body.clone())));
-        shows_nothing(what, arrange, |setup| setup, 75, "holds no access token").await;
+        shows_nothing(what, arrange, |setup| setup, 75, "contains no access token").await;
     }
 }
 
@@ -201,7 +202,7 @@ async fn an_intake_that_accepts_and_echoes_the_key_is_not_quoted() {
 async fn a_rejected_record_is_kept_with_a_reason_that_holds_no_key() {
     for format in FORMATS {
         let world = World::new().await;
-        // Both records, then the first one whole and as text; whatever comes after that is accepted.
+        // The faults meet both records, then the first one whole and as text; later requests are accepted.
         for _ in 0..3 {
             world.intake.script(Fault::EchoAuthorization(400));
         }
@@ -216,7 +217,7 @@ async fn a_rejected_record_is_kept_with_a_reason_that_holds_no_key() {
     }
 }
 
-/// Where a redirect may lead, with the secret that `who` knows in every part of it and every spelling.
+/// Targets of redirects, with the secret that `who` knows in every part and every spelling.
 fn locations(elsewhere: &FakeIntake, secret: &str) -> [String; 6] {
     let url = elsewhere.url();
     let form: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
@@ -297,7 +298,7 @@ async fn check_shows_no_secret() {
 
 #[tokio::test]
 async fn a_secret_in_any_wrong_variable_is_not_shown() {
-    // The vendor's sort of secret, and a key of the usual form.
+    // A secret in the vendor's form, and a key of the usual form.
     for secret in ["=HUNTER4711hunterJQZNp]d2C8DIf1qM", "hunter4711hunter0123456789abcdef"] {
         let world = World::new().await;
         for variable in auditsync::pipeline::registry::variables() {
@@ -381,7 +382,7 @@ async fn an_env_file_that_is_no_text_is_not_shown() {
     nothing_shown(".env", &setup, &ended);
 }
 
-/// A proxy that answers everyone in the same way, and hands on what it was asked.
+/// A proxy that answers every request alike, and passes on the requests that it got.
 async fn proxy(answer: &'static str) -> (u16, mpsc::UnboundedReceiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -445,7 +446,7 @@ async fn the_password_of_a_proxy_that_is_not_there_or_makes_no_sense_is_not_show
         for (format, variable) in FORMATS.into_iter().zip(["HTTPS_PROXY", "ALL_PROXY"]) {
             let setup = world
                 .setup(format)
-                // Nobody listens there, should the proxy be passed by.
+                // No server listens there, in case a request bypasses the proxy.
                 .with("SECTIGO_AUDIT_API_URL", "https://127.0.0.1:1")
                 .with("SECTIGO_AUDIT_API_TOKEN_URL", "https://127.0.0.1:1/token")
                 .with(variable, address.as_str());

@@ -1,4 +1,4 @@
-//! Access tokens and the client credentials behind them: found, renewed, refused, rotated.
+//! Tests access tokens and client credentials: found, renewed, rejected and rotated.
 
 use crate::stage::{Stage, stop, ten_a_page};
 use crate::support::{AdvertiseAuth, Fault, IntakeOptions, ScmOptions};
@@ -7,12 +7,12 @@ const SECRET: &str = "SECTIGO_AUDIT_API_CLIENT_SECRET";
 const SECRET_FILE: &str = "SECTIGO_AUDIT_API_CLIENT_SECRET_FILE";
 const TOKEN_URL: &str = "SECTIGO_AUDIT_API_TOKEN_URL";
 
-/// Where the 401 of the API names such a token endpoint.
+/// A stage whose 401 names such a token endpoint.
 async fn advertising(advertise_auth: AdvertiseAuth) -> Stage {
     Stage::of(ScmOptions { advertise_auth, ..ten_a_page() }, IntakeOptions::default()).await
 }
 
-/// Revokes the access token while a run is under way, which then goes on.
+/// Revokes the access token during a run, which then continues.
 async fn run_through_a_revocation(stage: &Stage) {
     stage.push(40, 1500, 2);
     stage.intake.hold();
@@ -40,9 +40,8 @@ async fn the_token_endpoint_is_the_one_that_the_api_names() {
 
 #[tokio::test]
 async fn a_web_page_instead_of_the_first_answer_names_no_token_endpoint() {
-    // Were the usual endpoint taken for the right one, this proxy would keep the request from leaving.
+    // If the run used the usual endpoint instead, this proxy would stop the request.
     let stage = Stage::usual().await.with("HTTPS_PROXY", "http://127.0.0.1:1");
-    let stage = stage.with("SECTIGO_AUDIT_RETRY_BUDGET", "3s");
     stage.push(30, 1500, 2);
     stage.source_meets([Fault::NotJson]);
     let ended = stage.run_to(0).await;
@@ -58,6 +57,35 @@ async fn a_token_endpoint_of_a_stranger_gets_no_secret() {
     assert!(ended.stderr.contains("https://evil.example/auth/realms/apiclients"), "{}", ended.stderr);
     assert_eq!((stage.scm.token_requests(), stage.scm.hits()), (0, 1));
     stage.assert_protocol();
+}
+
+#[tokio::test]
+async fn with_a_label_a_message_names_the_variable_that_is_set() {
+    let labelled = async || {
+        let stage = advertising(AdvertiseAuth::None).await.with("AUDITSYNC_PIPELINES", "sectigo.prod:datadog");
+        let (url, token_url) = (stage.scm.url(), stage.scm.token_url());
+        let stage = stage.without("SECTIGO_AUDIT_API_URL").with("SECTIGO_PROD_AUDIT_API_URL", url);
+        let stage = stage.without("SECTIGO_AUDIT_API_CLIENT_ID").with("SECTIGO_PROD_AUDIT_API_CLIENT_ID", "unknown");
+        stage.with("SECTIGO_PROD_AUDIT_API_TOKEN_URL", token_url).with("SECTIGO_PROD_AUDIT_RETRY_BUDGET", "0s")
+    };
+    let ended = labelled().await.run_to(77).await;
+    let expected = "check SECTIGO_PROD_AUDIT_API_CLIENT_ID and SECTIGO_AUDIT_API_CLIENT_SECRET";
+    assert!(ended.stderr.contains(expected), "{}", ended.stderr);
+    let known = async || labelled().await.with("SECTIGO_PROD_AUDIT_API_CLIENT_ID", ScmOptions::default().client_id);
+    let stage = known().await;
+    stage.scm.answer_tokens_always(Some(Fault::Status(404)));
+    let ended = stage.run_to(78).await;
+    assert!(ended.stderr.contains("check SECTIGO_PROD_AUDIT_API_TOKEN_URL"), "{}", ended.stderr);
+    for (fault, code, expected) in [
+        (Fault::Status(404), 78, "check SECTIGO_PROD_AUDIT_API_URL"),
+        (Fault::NotJson, 75, "if this persists, check SECTIGO_PROD_AUDIT_API_URL"),
+        (Fault::Status(503), 75, "there was no progress within the retry budget"),
+    ] {
+        let stage = known().await;
+        stage.scm.answer_always(Some(fault));
+        let ended = stage.run_to(code).await;
+        assert!(ended.stderr.contains(expected), "{}", ended.stderr);
+    }
 }
 
 #[tokio::test]

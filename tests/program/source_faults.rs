@@ -1,11 +1,12 @@
-//! The source fails: nothing is lost, nothing is a duplicate, and the message says what to do.
+//! Tests failures of the source: nothing is lost, nothing is a duplicate, and the message says what to do.
 
 use std::time::Duration;
 
 use crate::stage::{Stage, stop, timeout_for};
 use crate::support::{Fault, FinalPage, IntakeOptions, ScmOptions};
 
-/// Two good answers (who issues tokens, the first page), then the fault, and a run that delivers everything all the same.
+/// Runs against two good answers (the token endpoint, the first page) and then the fault. The run still delivers
+/// everything.
 async fn delivers_after(fault: Fault) -> Stage {
     let stage = Stage::usual().await.with("SECTIGO_AUDIT_HTTP_TIMEOUT", timeout_for(&fault));
     stage.push(30, 1500, 2);
@@ -104,7 +105,7 @@ async fn a_source_down_for_good_ends_a_one_shot_with_75() {
 
 #[tokio::test]
 async fn a_retry_after_past_the_budget_ends_a_one_shot_at_once() {
-    // Were the wait begun, the run would not end while this test waits for it.
+    // If the run began the wait, it would not end while this test waits for it.
     let stage = Stage::usual().await.with("SECTIGO_AUDIT_RETRY_BUDGET", "10m");
     stage.source_meets([Fault::PASS, Fault::StatusWithRetryAfter(429, "601".into())]);
     stage.run_to(75).await;
@@ -114,11 +115,11 @@ async fn a_retry_after_past_the_budget_ends_a_one_shot_at_once() {
 
 #[tokio::test]
 async fn the_budget_is_of_time_without_progress() {
-    let stage = Stage::usual().await.with("SECTIGO_AUDIT_RETRY_BUDGET", "2900ms");
+    let stage = Stage::usual().await.with("SECTIGO_AUDIT_RETRY_BUDGET", "10s");
     stage.push(30, 1500, 2);
     stage.scm.script(Fault::PASS);
     for _ in 0..3 {
-        stage.source_meets([Fault::StatusWithRetryAfter(503, "1".into()), Fault::PASS]);
+        stage.source_meets([Fault::StatusWithRetryAfter(503, "4".into()), Fault::PASS]);
     }
     stage.run_to(0).await;
     stage.assert_all_once();
@@ -133,7 +134,7 @@ async fn the_first_cursor_is_saved_before_any_request() {
     assert_eq!(stage.scm.hits(), 0);
     assert!(stage.setup.state().is_some());
 
-    // Without it, this run would begin a second ago.
+    // Without the state, this run would begin a second ago.
     let stage = stage.with("SECTIGO_AUDIT_SYNC_LOOKBACK", "1s").with("SECTIGO_AUDIT_RETRY_BUDGET", "30s");
     stage.push(30, 1500, 2);
     stage.scm.come_back().await;
@@ -160,7 +161,7 @@ async fn a_loop_outlives_an_outage_of_the_source() {
 }
 
 #[tokio::test]
-async fn a_loop_finds_the_source_down_in_a_later_cycle_and_goes_on() {
+async fn a_loop_finds_the_source_down_in_a_later_sync_and_goes_on() {
     let stage = Stage::usual().await.with("SECTIGO_AUDIT_SYNC_LOOP", "true").with("SECTIGO_AUDIT_RETRY_BUDGET", "0s");
     stage.push(20, 1500, 2);
     let mut daemon = stage.setup.start(&[]);
@@ -201,7 +202,7 @@ async fn a_refused_range_later_is_an_alarm_and_the_loop_goes_on() {
     let stage = Stage::of(options, IntakeOptions::default()).await;
     let stage = stage.with("SECTIGO_AUDIT_SYNC_LOOP", "true").with("SECTIGO_AUDIT_SYNC_WINDOW", "10m");
     stage.push(90, 1500, 2);
-    // The question who issues tokens, the first window, and the second one.
+    // The request for the token endpoint, the first window, and the second one.
     stage.source_meets([Fault::PASS, Fault::PASS, Fault::Status(400)]);
     let mut daemon = stage.setup.start(&[]);
     daemon.says("the source needs attention").await;
@@ -280,7 +281,7 @@ async fn a_daemon_survives_a_passing_refusal_at_first_contact() {
         daemon.says("the source needs attention").await;
         stage.intake.wait_for_ids(20).await;
         stop(daemon).await;
-        // A notice of ours may have asked the intake whether it accepts anything.
+        // A notice of ours may have tested whether the intake accepts entries.
         stage.assert_none_lost();
         assert!(stage.intake.ids().values().all(|times| *times == 1), "{:?}", stage.intake.ids());
     }

@@ -1,4 +1,4 @@
-//! Pages and the tokens between them, as the documentation leaves them open; and pages that cannot be read.
+//! Tests pages and page tokens in all the ways that the documentation allows, and pages that cannot be read.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ const BUDGET: &str = "SECTIGO_AUDIT_RETRY_BUDGET";
 const LOOKBACK: &str = "SECTIGO_AUDIT_SYNC_LOOKBACK";
 const DELAY: &str = "SECTIGO_AUDIT_SYNC_DELAY";
 
-/// More than a page may have.
+/// More bytes than a page may have.
 const TOO_MUCH: usize = 65 * 1024 * 1024;
 
-/// Two runs against such a source, the second one with news and with late records.
+/// Makes two runs against such a source, the second one with new and late records.
 async fn everything_arrives_once_from(options: ScmOptions) -> Stage {
     let stage = Stage::of(options, IntakeOptions::default()).await.with(DELAY, "60s");
     stage.push(45, 1500, 61);
@@ -78,7 +78,7 @@ async fn more_records_of_one_moment_than_a_page_holds_all_arrive_once() {
 
 #[tokio::test]
 async fn a_refused_page_token_leads_back_to_the_start_of_its_range() {
-    // All of the range lies within the overlap, so that even the pages read again are not sent again.
+    // The whole range lies within the overlap, so that records on pages read again are not sent again.
     let stage = Stage::usual().await.with(LOOKBACK, "4m");
     stage.push(40, 220, 2);
     stage.scm.refuse_page_tokens(1);
@@ -119,7 +119,7 @@ async fn a_page_token_that_is_gone_at_the_next_start_loses_nothing() {
     stage.run_to(75).await;
     assert_eq!(stage.intake.count(), 20);
     stage.scm.expire_page_tokens();
-    // One refusal may pass; with no budget to request the page again, the next run finds out.
+    // One refusal may pass. Without a budget to request the page again, the next run finds out.
     stage.run_to(75).await;
     stage.run_to(0).await;
     stage.assert_all_once();
@@ -184,7 +184,7 @@ async fn a_small_page_with_fresh_tokens_is_repeated_a_few_times_at_most() {
     stage.assert_none_lost();
 }
 
-/// A later page of a range meets a status once: nothing is delivered twice for it.
+/// A later page of a range meets this status once; nothing is delivered twice.
 async fn a_single_refusal_repeats_nothing(status: u16) {
     // Longer than the overlap: what was delivered of the range is not remembered.
     let stage = Stage::usual().await;
@@ -252,7 +252,7 @@ async fn a_page_over_the_bound_is_requested_in_halves() {
     stage.assert_all_once();
 }
 
-/// An array that never ends, as a proxy makes it that cuts answers and puts their length right.
+/// An array without an end, as from a proxy that cuts answers and corrects their length.
 fn broken() -> Fault {
     Fault::Body("[{".into())
 }
@@ -291,10 +291,11 @@ async fn a_later_page_that_cannot_be_read_repeats_no_more_than_the_pages_before_
     assert!(stage.intake.count() <= 50, "the one page before it: {}", stage.intake.count());
 }
 
-/// A range of twelve seconds, with something that is no JSON in the fifth to last of them. Gives the start of that second.
-fn push_with_a_broken_record(stage: &Stage) -> Timestamp {
+/// Begins seven seconds before a second with invalid JSON, five seconds ago. Returns the start of that second.
+async fn push_with_a_broken_record(stage: &Stage) -> Timestamp {
     let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap();
     let second = now - Duration::from_secs(5);
+    stage.begins_at(second - Duration::from_secs(7)).await;
     let before: Vec<_> = stage.records(2, 7, 6).into_iter().zip([1, 2]).collect();
     stage.push_all(
         before
@@ -310,8 +311,8 @@ fn push_with_a_broken_record(stage: &Stage) -> Timestamp {
 
 #[tokio::test]
 async fn a_record_that_never_parses_holds_up_nothing_before_it_and_ends_a_one_shot_with_75() {
-    let stage = Stage::usual().await.with(LOOKBACK, "12s").with(BUDGET, "6s");
-    let second = push_with_a_broken_record(&stage);
+    let stage = Stage::usual().await.with(BUDGET, "15s");
+    let second = push_with_a_broken_record(&stage).await;
     let ended = stage.run_to(75).await;
     assert!(ended.stderr.contains("is not a page of records"), "{}", ended.stderr);
     assert_eq!(stage.since(), second, "up to the second with the broken one");
@@ -321,10 +322,11 @@ async fn a_record_that_never_parses_holds_up_nothing_before_it_and_ends_a_one_sh
     stage.assert_all_once();
 }
 
-/// Two records of one second, of which the first holds a byte that is no UTF-8 and a raw control character, among others.
+/// Two records of one second. The first one holds, among others, a byte that is not UTF-8 and a raw control character.
 async fn a_broken_text_is_delivered_repaired(options: ScmOptions) {
-    let stage = Stage::of(options, IntakeOptions::default()).await.with(LOOKBACK, "12s").with(DELAY, "0s");
+    let stage = Stage::of(options, IntakeOptions::default()).await.with(DELAY, "0s");
     let second = Timestamp::from_second(Timestamp::now().as_second()).unwrap() - Duration::from_secs(6);
+    stage.begins_at(second - Duration::from_secs(6)).await;
     let at = |millis| second + SignedDuration::from_millis(millis);
     let time = |millis| format!("{:.3}", at(millis));
     let plain = |id: &str, millis| {
@@ -336,7 +338,7 @@ async fn a_broken_text_is_delivered_repaired(options: ScmOptions) {
     stage.scm.corrupt(&[("<ff>", b"\xff"), ("<01>", b"\x01")]);
     let ended = stage.run_to(0).await;
     assert!(ended.stderr.contains("`auditsync.repaired`"), "{}", ended.stderr);
-    // A page that was delivered before the broken one lies behind the end of the halved range, and comes again with its own.
+    // A page delivered before the broken one is after the end of the halved range, and comes again with its own.
     stage.assert_none_lost();
     assert_eq!(stage.intake.ids()["broken"], 1);
     let count = stage.intake.count();
@@ -367,8 +369,8 @@ async fn a_broken_text_on_a_later_page_of_one_second_is_delivered_repaired() {
 
 #[tokio::test]
 async fn a_record_that_never_parses_is_an_alarm_in_the_loop() {
-    let stage = Stage::usual().await.with(LOOKBACK, "12s").with("SECTIGO_AUDIT_SYNC_LOOP", "true");
-    let second = push_with_a_broken_record(&stage);
+    let stage = Stage::usual().await.with("SECTIGO_AUDIT_SYNC_LOOP", "true");
+    let second = push_with_a_broken_record(&stage).await;
     let mut daemon = stage.setup.start(&[]);
     daemon.says("the source needs attention").await;
     stop(daemon).await;

@@ -1,4 +1,4 @@
-//! Both fakes, the binary's setup between them, and a note of what was put into the source.
+//! Both fakes, the binary's setup between them, and the records put into the source.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -8,12 +8,12 @@ use jiff::Timestamp;
 use crate::daemon::{Daemon, Ended, Setup};
 use crate::support::{ApiRequest, FakeIntake, FakeScm, Fault, IntakeOptions, Record, Records, ScmOptions};
 
-/// How long the program is to wait for an answer that meets this fault: short where none comes, and else as long as it likes.
+/// How long the program waits for an answer that meets this fault: short if none comes, otherwise long.
 pub fn timeout_for(fault: &Fault) -> &'static str {
     if matches!(fault, Fault::Hang) { "2s" } else { "60s" }
 }
 
-/// Where a test plays.
+/// The stage of a test.
 pub struct Stage {
     pub scm: FakeScm,
     pub intake: FakeIntake,
@@ -27,7 +27,7 @@ impl Stage {
         Self::of(ten_a_page(), IntakeOptions::default()).await
     }
 
-    /// Fakes of these kinds. The first sync goes back half an hour: one range, with the window as by default.
+    /// Fakes of these kinds. The first sync goes back half an hour, which is one range in the default window.
     pub async fn of(scm: ScmOptions, intake: IntakeOptions) -> Self {
         let (scm, intake) = (FakeScm::start(scm).await, FakeIntake::start(intake).await);
         let setup = Setup::between(&scm, &intake).with("SECTIGO_AUDIT_SYNC_LOOKBACK", "30m");
@@ -41,14 +41,14 @@ impl Stage {
         self
     }
 
-    /// Takes a variable away.
+    /// Removes a variable.
     #[must_use]
     pub fn without(mut self, name: &str) -> Self {
         self.setup = self.setup.without(name);
         self
     }
 
-    /// Puts so many records into the source, spread over the time from `oldest` to `newest` seconds ago.
+    /// Puts this many records into the source, spread over the time from `oldest` to `newest` seconds ago.
     pub fn push(&self, n: usize, oldest: u64, newest: u64) {
         self.push_all(self.records(n, oldest, newest));
     }
@@ -70,37 +70,43 @@ impl Stage {
         self.pushed.borrow().len()
     }
 
-    /// What the next requests for records meet, one after the other.
+    /// Sets the faults that the next requests for records meet, one after the other.
     pub fn source_meets(&self, faults: impl IntoIterator<Item = Fault>) {
         faults.into_iter().for_each(|fault| self.scm.script(fault));
     }
 
-    /// What the next requests to the intake meet, one after the other.
+    /// Sets the faults that the next requests to the intake meet, one after the other.
     pub fn intake_meets(&self, faults: impl IntoIterator<Item = Fault>) {
         faults.into_iter().for_each(|fault| self.intake.script(fault));
     }
 
-    /// Waits until so many pages of records were read.
+    /// Waits until this many pages of records were read.
     pub async fn wait_for_pages(&self, n: usize) {
         let read = |request: &&ApiRequest| request.status == Some(200);
         self.scm.wait_until("pages to be read", |requests| requests.iter().filter(read).count() >= n).await;
     }
 
-    /// Runs the binary to its end, which must come with this exit code.
+    /// Puts the cursor at this time, so that the first range begins there however late the binary starts.
+    pub async fn begins_at(&self, since: Timestamp) {
+        let ended = self.setup.run(&["state", "set", "--since", &since.to_string(), "--yes"]).await;
+        assert_eq!(ended.code(), Some(0), "{}", ended.everything());
+    }
+
+    /// Runs the binary to its end, and expects this exit code.
     pub async fn run_to(&self, code: i32) -> Ended {
         let ended = self.setup.run(&[]).await;
         assert_eq!(ended.code(), Some(code), "{}", ended.stderr);
         ended
     }
 
-    /// Runs the binary once without any patience. It met refusals alone, so it must end with 78.
+    /// Runs the binary once without any retries. It meets only refusals, so it must end with 78.
     pub async fn refused_to_the_end(&self) -> Ended {
         let ended = self.setup.start_with(&[("SECTIGO_AUDIT_RETRY_BUDGET", "0s")], &[]).ended().await;
         assert_eq!(ended.code(), Some(78), "{}", ended.stderr);
         ended
     }
 
-    /// Up to when everything is delivered, as the state has it.
+    /// The time up to which everything is delivered, as the state has it.
     pub fn since(&self) -> Timestamp {
         let state = self.setup.state().expect("there is a state");
         let since = state["cursor"]["since"].as_str().expect("a cursor has a time");
@@ -112,12 +118,12 @@ impl Stage {
         self.scm.requests().into_iter().filter(|request| request.authorized).collect()
     }
 
-    /// The same, as far as they open a range.
+    /// Those of them that open a range.
     pub fn openings(&self) -> Vec<ApiRequest> {
         self.authorized().into_iter().filter(|request| request.from.is_some()).collect()
     }
 
-    /// Everything put into the source has arrived once, and nothing else.
+    /// Checks that every record has arrived once, and nothing else.
     pub fn assert_all_once(&self) {
         self.assert_none_lost();
         let twice: Vec<_> = self.intake.ids().into_iter().filter(|(_, times)| *times > 1).collect();
@@ -125,7 +131,7 @@ impl Stage {
         assert_eq!(self.intake.count(), self.pushed(), "entries with an unknown id came");
     }
 
-    /// Everything put into the source has arrived, and both fakes were spoken to as documented.
+    /// Checks that every record has arrived, and that both fakes saw the documented protocol.
     pub fn assert_none_lost(&self) {
         let ids = self.intake.ids();
         let pushed = self.pushed.borrow();
@@ -134,7 +140,7 @@ impl Stage {
         self.assert_protocol();
     }
 
-    /// Both fakes were spoken to as documented.
+    /// Checks that both fakes saw the documented protocol.
     pub fn assert_protocol(&self) {
         assert_eq!(self.scm.violations(), [""; 0]);
         assert_eq!(self.intake.violations(), [""; 0]);
@@ -146,12 +152,12 @@ pub fn ten_a_page() -> ScmOptions {
     ScmOptions { page_size: 10, ..ScmOptions::default() }
 }
 
-/// So many seconds before now.
+/// This many seconds before now.
 pub fn ago(seconds: u64) -> Timestamp {
     Timestamp::now() - Duration::from_secs(seconds)
 }
 
-/// Asks a daemon to stop, which must end well.
+/// Stops a daemon, which must end with success.
 pub async fn stop(daemon: Daemon) -> Ended {
     daemon.signal("TERM").await;
     let ended = daemon.ended().await;

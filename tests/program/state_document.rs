@@ -1,4 +1,4 @@
-//! The state document: what is in it, what is done when it cannot be used, and that nobody's work is overwritten.
+//! Tests the state document: its content, what happens if it cannot be used, and that nobody's work is overwritten.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,15 +12,15 @@ use crate::daemon::{Daemon, Ended, Setup};
 use crate::support::{FakeIntake, FakeScm, Fault, IntakeOptions, Record, Records, ScmOptions};
 
 const STATE: &str = "auditsync-sectigo-datadog.json";
-/// Where a new document is written before it takes the name.
+/// The file of a new document before it gets its name.
 const STAGING: &str = "auditsync-sectigo-datadog.json.new";
 const LOCK: &str = "auditsync-sectigo-datadog.lock";
 
-/// Beside the hashes of the records inside the overlap.
+/// The most bytes beside the hashes of records in the overlap.
 const BOUND: usize = 1024;
-/// For each record inside the overlap, and for each page of the present range.
+/// The most bytes for each record in the overlap, and for each page of the present range.
 const BOUND_FOR_EACH: usize = 11;
-/// In the midst of a range, beside its pages: what shows that they go round in a circle.
+/// The most further bytes within a range: they show when its pages form a circle.
 const BOUND_FOR_A_RANGE: usize = 200;
 
 struct World {
@@ -38,7 +38,7 @@ impl World {
         Self { scm, intake, setup }
     }
 
-    /// One that has delivered `count` records and has a document.
+    /// A world that has delivered `count` records, and has a document.
     async fn synced(seed: u64, count: usize) -> Self {
         let world = Self::with(recent(seed, count)).await;
         let ended = world.setup.run(&[]).await;
@@ -60,7 +60,7 @@ impl World {
         assert_eq!((self.scm.violations(), self.intake.violations()), (Vec::new(), Vec::new()));
     }
 
-    /// A daemon whose first page is with the intake, which does not answer until it is released.
+    /// A daemon whose first page waits at the intake, which does not answer until it is released.
     async fn with_a_page_held(mut self) -> (Self, Daemon) {
         self.setup = self.setup.with("SECTIGO_AUDIT_SYNC_LOOP", "true").with("SECTIGO_AUDIT_SYNC_INTERVAL", "1h");
         self.intake.hold();
@@ -82,13 +82,14 @@ fn recent(seed: u64, count: usize) -> Vec<Record> {
     since(seed, 3000, count)
 }
 
-/// Records of the last so many seconds.
+/// Records of the last `seconds` seconds.
 fn since(seed: u64, seconds: u64, count: usize) -> Vec<Record> {
     let now = Timestamp::now();
     Records::seeded(seed).between(now - Duration::from_secs(seconds), now - Duration::from_secs(2), count)
 }
 
-/// Every command that needs the document, with `bytes` instead of it: each ends with 74, says `told`, and leaves it alone.
+/// Runs every command that needs the document, with `bytes` in its place. Each ends with 74, says `told`, and leaves it
+/// alone.
 async fn refused(bytes: &[u8], told: &[&str]) {
     let world = World::with(recent(1, 5)).await;
     fs::write(world.path(), bytes).unwrap();
@@ -144,6 +145,15 @@ async fn an_empty_document_is_not_a_first_run() {
 async fn a_document_of_a_newer_version_is_left_alone() {
     refused(&altered(|document| document["version"] = json!(2)).await, &["layout 2", "run the version that wrote it"])
         .await;
+}
+
+#[tokio::test]
+async fn a_document_with_a_member_of_a_newer_version_is_left_alone() {
+    const NEWER: &str = "If a newer version wrote it, run that version";
+    for member in ["/cursor", "/cursor/tail", ""] {
+        let add = |document: &mut Value| document.pointer_mut(member).unwrap()["lanes"] = json!(2);
+        refused(&altered(add).await, &[NEWER, "unknown field `lanes`"]).await;
+    }
 }
 
 #[tokio::test]
@@ -286,7 +296,7 @@ async fn the_document_holds_no_secret() {
     }
 }
 
-/// The document is changed by `edit` while a page is in flight: the daemon must end and leave the other's work alone.
+/// Changes the document by `edit` while a page is in flight. The daemon must end, and leave the other's work alone.
 async fn changed_by_someone_else(seed: u64, edit: impl FnOnce(&mut Value)) {
     let (world, daemon) = World::with(recent(seed, 250)).await.with_a_page_held().await;
     let mut document = world.setup.state().unwrap();
@@ -296,7 +306,7 @@ async fn changed_by_someone_else(seed: u64, edit: impl FnOnce(&mut Value)) {
     world.intake.release();
     let ended = daemon.ended().await;
     assert_eq!(ended.code(), Some(74), "{}", ended.stderr);
-    let told = format!("{STATE} was changed by someone else");
+    let told = format!("{STATE}, and auditsync left it as it is");
     assert!(ended.stderr.contains(&told), "{}", ended.stderr);
     assert_eq!(world.bytes(), edited, "not overwritten");
     assert!(world.intake.count() <= 200, "at most one page was delivered beyond the one whose commit failed");
@@ -313,7 +323,7 @@ async fn another_writers_document_is_never_overwritten() {
 
 #[tokio::test]
 async fn a_document_edited_by_hand_is_never_overwritten() {
-    // Who edits a cursor by hand does not think of the nonce.
+    // A person who edits a cursor by hand does not change the nonce.
     changed_by_someone_else(11, |document| document["cursor"]["since"] = json!("2026-03-01T12:00:00Z")).await;
 }
 
@@ -333,7 +343,7 @@ async fn an_inherited_document_edited_by_hand_is_never_overwritten() {
     world.intake.release();
     let ended = daemon.ended().await;
     assert_eq!(ended.code(), Some(74), "{}", ended.stderr);
-    assert!(ended.stderr.contains("was changed by someone else"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("someone else changed the state at"), "{}", ended.stderr);
     assert_eq!(world.bytes(), edited, "not overwritten");
 }
 
@@ -375,7 +385,7 @@ async fn a_deleted_document_is_written_again_with_a_warning() {
 async fn one_further_page_is_delivered_until_the_commit_is_in() {
     let (world, mut daemon) = World::with(recent(16, 350)).await.with_a_page_held().await;
     let before = world.bytes();
-    // A folder that is not empty where the new document is to be written: this fails for root as well.
+    // A non-empty folder at the path of the new document; this fails for root as well.
     let obstacle = world.setup.folder().join(STAGING);
     fs::create_dir_all(obstacle.join("x")).unwrap();
     world.intake.release();

@@ -1,4 +1,4 @@
-//! Being told to stop: what is in flight is finished, nothing is lost, and nothing comes twice.
+//! Tests the stop: work in flight is finished, nothing is lost, and nothing comes twice.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use crate::daemon::{Daemon, Ended, Setup};
 use crate::killing::{Drain, rounds};
 use crate::support::{FakeIntake, FakeScm, Fault, IntakeOptions, Record, Records, ScmOptions};
 
-/// Said when a stop has been understood.
+/// The log text when the process stops.
 const UNDERSTOOD: &str = "shutting down";
 /// Said when not everything could be finished.
-const MAY_REPEAT: &str = "the next run may send";
+const MAY_REPEAT: &str = "the next run may deliver";
 /// Said when everything could.
 const CLEAN: &str = "stopped; everything delivered is committed";
 
@@ -22,8 +22,8 @@ struct World {
 }
 
 impl World {
-    /// A backlog of `pages` pages of a hundred before a loop that rests for an hour, may take ten minutes to stop, and waits as long for an answer:
-    /// whatever waits for one of these outlasts the patience of a test.
+    /// A backlog of `pages` pages of a hundred, and a loop that rests for an hour. It may take ten minutes to stop, and
+    /// waits as long for an answer. Each of these waits outlasts the patience of a test.
     async fn with_pages(seed: u64, pages: usize) -> Self {
         let scm = FakeScm::start(ScmOptions::default()).await;
         let intake = FakeIntake::start(IntakeOptions::default()).await;
@@ -41,7 +41,7 @@ impl World {
         self
     }
 
-    /// A daemon whose first page is with the intake, which does not answer until it is released.
+    /// A daemon whose first page waits at the intake, which does not answer until it is released.
     async fn with_a_page_held(&self) -> Daemon {
         self.intake.hold();
         let daemon = self.setup.start(&[]);
@@ -49,7 +49,7 @@ impl World {
         daemon
     }
 
-    /// The next run delivers the rest; then every record has arrived once and `repeats` of them once more.
+    /// Runs once to deliver the rest. Then every record has arrived once, and `repeats` of them once more.
     async fn finished_by_the_next_run(&self, count: usize, repeats: usize) {
         let ended = self.setup.run(&["run", "--once"]).await;
         assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
@@ -64,7 +64,7 @@ fn recent(seed: u64, count: usize) -> Vec<Record> {
     Records::seeded(seed).between(now - Duration::from_secs(3000), now - Duration::from_secs(2), count)
 }
 
-/// Asks for a stop and waits until it has been understood.
+/// Stops the daemon, and waits for its log text.
 async fn ask(daemon: &mut Daemon, signal: &str) {
     daemon.signal(signal).await;
     daemon.says(UNDERSTOOD).await;
@@ -89,12 +89,12 @@ async fn stops_while_idle(signal: &str) {
 }
 
 #[tokio::test]
-async fn sigterm_between_two_cycles_ends_at_once() {
+async fn sigterm_between_two_syncs_ends_at_once() {
     stops_while_idle("TERM").await;
 }
 
 #[tokio::test]
-async fn sigint_between_two_cycles_ends_at_once() {
+async fn sigint_between_two_syncs_ends_at_once() {
     stops_while_idle("INT").await;
 }
 
@@ -184,7 +184,7 @@ async fn an_intake_that_never_answers_holds_up_a_stop_no_longer_than_the_shutdow
 #[tokio::test]
 async fn a_page_that_was_taken_without_an_answer_is_the_one_that_repeats() {
     let world = World::with_pages(7, 2).await.with("SECTIGO_AUDIT_SHUTDOWN_TIMEOUT", "0s");
-    // The entries are kept, but nobody says so: from then on it is not known whether they arrived.
+    // The intake keeps the entries but does not answer, so it stays unknown whether they arrived.
     world.intake.script(Fault::Unanswered);
     world.intake.script(Fault::Hang);
     let mut daemon = world.setup.start(&[]);
@@ -290,10 +290,10 @@ async fn a_stop_in_the_midst_of_a_page_waits_for_its_other_half() {
     let scm = FakeScm::start(ScmOptions { page_size: 2000, ..Default::default() }).await;
     let world = World::with_pages(14, 0).await.with("SECTIGO_AUDIT_API_URL", &scm.url());
     scm.push(recent(14, 2000));
-    // One of its two requests is taken, the other one is not yet.
+    // The intake has accepted one of its two requests, but not the other.
     world.intake.script(Fault::PASS);
     world.intake.script(Fault::StatusWithRetryAfter(503, "600".into()));
-    // And not at the first attempt after the stop either.
+    // The first attempt after the stop fails, too.
     world.intake.script(Fault::Status(503));
     let mut daemon = world.setup.start(&[]);
     daemon.says("the destination failed").await;
@@ -307,12 +307,12 @@ async fn a_stop_in_the_midst_of_a_page_waits_for_its_other_half() {
 async fn a_stop_that_cannot_commit_says_what_may_repeat() {
     let world = World::with_pages(15, 2).await.with("SECTIGO_AUDIT_SHUTDOWN_TIMEOUT", "1s");
     let mut daemon = world.with_a_page_held().await;
-    // A folder that is not empty where the new document is to be written.
+    // A non-empty folder at the path of the new document.
     let obstacle = world.setup.folder().join("auditsync-sectigo-datadog.json.new");
     std::fs::create_dir_all(obstacle.join("x")).unwrap();
     world.intake.release();
     daemon.says("the state store failed").await;
-    // The page behind it is delivered while the commit is retried, and no other.
+    // The page after it is delivered while the commit is retried, and no other.
     world.intake.wait_for_entries(200).await;
     ask(&mut daemon, "TERM").await;
     let ended = daemon.ended().await;
@@ -323,7 +323,7 @@ async fn a_stop_that_cannot_commit_says_what_may_repeat() {
 }
 
 #[tokio::test]
-async fn a_stop_that_can_commit_again_within_the_grace_repeats_nothing() {
+async fn a_stop_that_can_commit_again_within_the_shutdown_timeout_repeats_nothing() {
     let world = World::with_pages(16, 2).await;
     let mut daemon = world.with_a_page_held().await;
     let obstacle = world.setup.folder().join("auditsync-sectigo-datadog.json.new");

@@ -1,7 +1,6 @@
-//! Under systemd: the messages, their order, and the heartbeats for the watchdog.
+//! Tests the program under systemd: the messages, their order, and the heartbeats for the watchdog.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::net::UnixDatagram;
@@ -9,12 +8,11 @@ use tokio::process::Command;
 
 use crate::daemon::Daemon;
 use crate::stage::{Stage, stop};
-use crate::support::Fault;
+use crate::support::{Fault, PATIENCE};
 
-const PATIENCE: Duration = Duration::from_secs(60);
 const FED: &str = "WATCHDOG=1";
 
-/// The end of the socket that systemd would hold.
+/// The end of the socket that systemd would have.
 struct Supervisor {
     socket: UnixDatagram,
     path: PathBuf,
@@ -28,7 +26,7 @@ impl Supervisor {
         Self { socket: UnixDatagram::bind(&path).unwrap(), path, _folder: folder }
     }
 
-    /// Starts a daemon that is to be heard of every 400 ms, and so looks after its watchdog every 100 ms.
+    /// Starts a daemon that must send a heartbeat every 400 ms, and so checks every 100 ms.
     fn start(&self, stage: &Stage) -> Daemon {
         let socket = self.path.to_str().unwrap();
         stage.setup.start_with(&[("NOTIFY_SOCKET", socket), ("WATCHDOG_USEC", "400000")], &[])
@@ -48,7 +46,7 @@ impl Supervisor {
         told
     }
 
-    /// Waits until the watchdog is fed so often, which takes several times as long as it bears without.
+    /// Waits for so many heartbeats that the watchdog would have expired several times without them.
     async fn is_fed_on(&self) {
         let mut times = 0;
         self.messages_until("life", |message| {
@@ -58,7 +56,7 @@ impl Supervisor {
         .await;
     }
 
-    /// What has been told and was not looked at yet.
+    /// The messages that were sent and not read yet.
     fn messages_so_far(&self) -> Vec<String> {
         let mut told = Vec::new();
         let mut buffer = [0; 4096];
@@ -85,7 +83,7 @@ async fn readiness_status_heartbeats_and_stop_come_in_this_order() {
     let standing = told.last().unwrap();
     assert!(standing.contains("s behind at ") && standing.ends_with("; 25 delivered"), "{standing}");
     supervisor.is_fed_on().await;
-    // Heard while it ends: little fits into the socket, and what does not is lost.
+    // Read while it ends, because the socket holds little, and the rest is lost.
     let stopping = supervisor.messages_until("the stop", |message| message.starts_with("STOPPING=1"));
     let (_, told) = tokio::join!(stop(daemon), stopping);
     // The shutdown timeout, 25 s by default, and time to end.
@@ -146,13 +144,13 @@ async fn a_standby_is_ready_says_so_and_counts_as_healthy() {
 #[tokio::test]
 async fn an_engine_that_is_stuck_is_said_and_feeds_the_watchdog_no_longer() {
     let (stage, supervisor) = (patient().await.with("SECTIGO_AUDIT_SHUTDOWN_TIMEOUT", "0s"), Supervisor::new());
-    // A disk that does not answer: whoever opens this waits for a writer, and there is none.
+    // A disk that does not answer: opening this file waits for a writer, and there is none.
     let document = stage.setup.folder().join("auditsync-sectigo-datadog.json");
     assert!(Command::new("mkfifo").arg(document).status().await.unwrap().success());
     let mut daemon = supervisor.start(&stage);
     daemon.says("the engine makes no progress; systemd's watchdog gets no heartbeat until it does").await;
     supervisor.messages_so_far();
-    // Heard while it ends: little fits into the socket, and what does not is lost.
+    // Read while it ends, because the socket holds little, and the rest is lost.
     let stopping = supervisor.messages_until("the stop", |message| message.starts_with("STOPPING=1"));
     let (_, told) = tokio::join!(stop(daemon), stopping);
     assert!(!told.iter().any(|message| message == FED), "{told:?}");
@@ -163,9 +161,9 @@ async fn a_reload_is_reported_from_its_beginning_to_its_end() {
     let (stage, supervisor) = (patient().await, Supervisor::new());
     let daemon = supervisor.start(&stage);
     supervisor.messages_until("ready", |message| message == "READY=1").await;
-    daemon.signal("HUP").await;
     let began = |message: &str| message.starts_with("RELOADING=1\nMONOTONIC_USEC=");
-    supervisor.messages_until("the reload", began).await;
+    // Read while the signal is sent, because the socket holds little, and the rest is lost.
+    tokio::join!(daemon.signal("HUP"), supervisor.messages_until("the reload", began));
     supervisor.messages_until("its end", |message| message == "READY=1").await;
     stop(daemon).await;
 }

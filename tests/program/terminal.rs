@@ -1,4 +1,4 @@
-//! What an operator sees who runs the program on a terminal.
+//! Tests what an operator sees on a terminal.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -14,7 +14,7 @@ use crate::support::{FakeIntake, FakeScm, Fault, IntakeOptions, ScmOptions};
 /// The start of each colour code.
 const ESCAPE: char = '\x1b';
 
-/// A pseudo-terminal: the side that reads, and the side that the program writes to.
+/// A pseudo-terminal: the side that the test reads, and the side that the program writes to.
 fn terminal() -> (File, OwnedFd) {
     let reader = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a pseudo-terminal");
     grantpt(&reader).expect("it is ours");
@@ -36,7 +36,7 @@ pub async fn shown_by(setup: &Setup, arguments: &[&str]) -> String {
     let mut child = setup.command(arguments).stderr(Stdio::from(writer)).spawn().expect("the binary starts");
     let reading = tokio::task::spawn_blocking(move || {
         let mut shown = Vec::new();
-        // Linux ends a terminal that nobody writes to with an error (EIO) instead of an end of file.
+        // Linux reports the end of a terminal without writers as an error (EIO).
         let _ = reader.read_to_end(&mut shown);
         shown
     });
@@ -44,7 +44,7 @@ pub async fn shown_by(setup: &Setup, arguments: &[&str]) -> String {
     String::from_utf8(reading.await.expect("the reader does not panic")).expect("the output is text")
 }
 
-/// A source that answers everything with an error, whose text clears the screen.
+/// A source that answers every request with an error, whose text clears the screen.
 async fn world() -> (FakeScm, FakeIntake, Setup) {
     let scm = FakeScm::start(ScmOptions::default()).await;
     let intake = FakeIntake::start(IntakeOptions::default()).await;

@@ -1,4 +1,4 @@
-//! `auditsync verify`: whatever is changed or taken away is found.
+//! Tests `auditsync verify`: it finds every change and every loss.
 
 use crate::archive::{Archive, PREFIX};
 use crate::terminal::shown_by;
@@ -13,7 +13,7 @@ async fn of_four() -> Archive {
     archive
 }
 
-/// `verify` ends with 65 and names what is wrong.
+/// Checks that `verify` ends with 65 and names the flaw.
 async fn assert_found(archive: &Archive, named: &[&str]) {
     let ended = archive.stage.setup.run(&["verify", "--pipeline", "sectigo:s3"]).await;
     assert_eq!(ended.code(), Some(65), "{}", ended.everything());
@@ -23,7 +23,7 @@ async fn assert_found(archive: &Archive, named: &[&str]) {
     }
 }
 
-/// Each change of `sound` is found, one after the other.
+/// Checks that `verify` finds each change of `sound`.
 async fn assert_all_found(archive: &Archive, key: &str, changes: impl IntoIterator<Item = usize>) {
     let sound = archive.bucket.get(key).await.bytes;
     for at in changes {
@@ -43,7 +43,7 @@ async fn a_single_bit_changed_in_an_object_is_found() {
     assert_eq!(keys.len(), 4);
     for key in &keys {
         let size = archive.bucket.get(key).await.bytes.len();
-        // The header of gzip, which says little, its end, and somewhere between.
+        // Positions in gzip's header, which holds little, at its end, and somewhere between.
         let changes = [4, 9, size - 1, random.usize(..size), random.usize(..size)];
         assert_all_found(&archive, key, changes).await;
     }
@@ -75,7 +75,7 @@ async fn a_single_bit_changed_in_any_member_of_a_manifest_is_found() {
             let member = format!("\"{name}\":");
             let name_at = sound.find(&member).unwrap();
             let value_at = name_at + member.len();
-            // The first digit or letter of the value, which stays one of its kind for the most part.
+            // The first digit or letter of the value, so that the value mostly keeps its form.
             let within = sound[value_at..].find(|c: char| c.is_ascii_alphanumeric()).unwrap();
             [name_at + 1, value_at + within]
         };

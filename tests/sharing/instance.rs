@@ -1,4 +1,4 @@
-//! Runs a case: all instances side by side, then one that nothing stands in the way of, then the reckoning.
+//! Runs a case: all instances side by side, then one instance without any trouble, and then the oracle's verdict.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -25,7 +25,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
 /// A healthy run that takes longer does not end at all.
 const LONGEST_RECOVERY: Duration = Duration::from_secs(100_000);
 
-/// Runs a case under simulated time. Gives what it came to; the error says what went wrong.
+/// Runs a case under simulated time. Returns its summary; the error says what went wrong.
 pub(crate) fn run(plan: &Plan) -> Result<Summary, String> {
     fastrand::seed(plan.seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
@@ -36,7 +36,7 @@ async fn simulate(plan: &Plan) -> Result<Summary, String> {
     let worlds = [0, 1].map(|pipeline| Arc::new(World::new(plan, pipeline)));
     let lives = plan.instances.iter().enumerate().map(|(number, plan)| live(&worlds, number, *plan));
     futures_util::future::join_all(lives).await;
-    // Side by side, so that each begins while the first cursor of its pipeline is still the beginning.
+    // They start side by side, so each begins while the first cursor of its pipeline is still the beginning.
     let is_run = |pipeline: usize| plan.instances.iter().any(|instance| instance.runs.contains(&pipeline));
     let run = worlds.iter().enumerate().filter(|(pipeline, _)| is_run(*pipeline));
     let recoveries = run.map(|(_, world)| recover(world, plan.instances.len()));
@@ -47,7 +47,7 @@ async fn simulate(plan: &Plan) -> Result<Summary, String> {
     Ok(summary)
 }
 
-/// A run that nothing stands in the way of.
+/// A run without any trouble.
 async fn recover(world: &Arc<World>, number: usize) -> Result<Summary, String> {
     world.heal();
     let healthy = engine(world, number, Mode::Once, Duration::from_millis(100), Shutdown::default());
@@ -55,7 +55,7 @@ async fn recover(world: &Arc<World>, number: usize) -> Result<Summary, String> {
         Ok(Ok(Outcome::Done)) => {}
         other => return Err(format!("a healthy run ended with {other:?}")),
     }
-    // Saves that were late have had their chance.
+    // Late saves take effect meanwhile, or never.
     sleep(Duration::from_secs(1)).await;
     world.verdict()
 }
@@ -96,7 +96,7 @@ async fn live(worlds: &[Arc<World>; 2], number: usize, plan: InstancePlan) {
     }
 }
 
-/// A process that stands still for a while: nothing of it runs.
+/// A process that stands still for a while: none of its tasks run.
 struct Process<F> {
     inner: Pin<Box<F>>,
     still_from: Instant,
@@ -133,6 +133,7 @@ fn engine(world: &Arc<World>, instance: usize, mode: Mode, latency: Duration, sh
         source: Arc::new(Rows { world: Arc::clone(world), instance }),
         destination: Arc::new(Sink { world: Arc::clone(world), instance, latency, gathered: Arc::default() }),
         store: Arc::new(Shared { world: Arc::clone(world), instance }),
+        screen: auditsync::screen::Screen::default(),
         clock: Clock::starting_at(world.now()),
         liveness: Liveness::new(Pace { interval: settings.interval, exchange: Duration::from_secs(60) }),
     };

@@ -1,8 +1,10 @@
-//! Several engines on one shared store under simulated time: whatever befalls them and the store, one works at a time.
+//! Several engines on one shared store under simulated time: whatever happens to them and the store, only one works at
+//! a time.
 //!
-//! The source has rows of numbered events, so that an oracle can say of each request and each save whether it was allowed. The sink
-//! acknowledges each page, or gathers many, and may know after a crash what it already has. An instance runs one pipeline or both; it
-//! crashes, stops, and stands still. The store stands still, loses requests, loses answers, and lets saves take effect late.
+//! The source has rows of numbered events, so an oracle can judge whether each request and each save was allowed. The
+//! sink acknowledges each page, or gathers many pages. After a crash it may know what it already has. An instance runs
+//! one pipeline or both; it crashes, stops, or stands still. The store stands still, loses requests, loses answers, and
+//! lets saves take effect late.
 
 #![allow(clippy::unwrap_used, reason = "a model that cannot do its work must fail the test")]
 
@@ -21,7 +23,7 @@ use proptest::test_runner::TestCaseError;
 use plan::{Accident, Confirmations, End, Fault, InstancePlan, Loss, Outage, Plan, plans};
 use sink::GATHERED_FOR;
 
-/// `PROPTEST_CASES` asks for more cases. A failing case is printed whole and needs no file to be kept.
+/// `PROPTEST_CASES` sets the number of cases. proptest prints a failing case whole, so no file has to keep it.
 fn cases() -> ProptestConfig {
     ProptestConfig { failure_persistence: None, ..ProptestConfig::default() }
 }
@@ -37,7 +39,7 @@ proptest! {
 
     #[test]
     fn without_crashes_and_outages_nothing_is_repeated(plan in plans()) {
-        // Within its timeout a stop waits for the answer to a page, and to what is gathered.
+        // A stop waits, within its timeout, for the answer to a page and to the gathered events.
         let calm = |instance: InstancePlan| InstancePlan { end: End::Stop, latency: instance.latency.min(8000), ..instance };
         let instances = plan.instances.iter().copied().map(calm).collect();
         let plan = Plan { instances, outages: Vec::new(), ..plan };
@@ -46,7 +48,7 @@ proptest! {
     }
 }
 
-/// Two instances, of which the first is at work and meets `outage`.
+/// Two instances; the first is at work and meets `outage`.
 fn two(end: End, outages: Vec<Outage>) -> Plan {
     let instance = InstancePlan { runs: &[0], starts: 0, lasts: 400, end, latency: 300 };
     Plan { instances: vec![instance, InstancePlan { starts: 1, end: End::Stop, ..instance }], outages, ..Plan::quiet() }
@@ -62,13 +64,13 @@ fn a_store_that_stands_still_for_long_is_waited_for() {
 
 #[test]
 fn a_stop_does_not_hammer_a_store_that_refuses_its_renewals() {
-    // It stops while a page is on its way for twenty seconds, in which the lease is to be renewed.
+    // It stops while a page is on its way for twenty seconds. The lease has to be renewed meanwhile.
     let instance = InstancePlan { runs: &[0], starts: 0, lasts: 12, end: End::Stop, latency: 20_000 };
     let outage = Outage { from: 11_000, lasts: 18_000, fault: Fault::Refuses, instance: None };
     let plan = Plan { instances: vec![instance], outages: vec![outage], ..Plan::quiet() };
     let summary = instance::run(&plan).unwrap();
     assert!((1..100).contains(&summary.refused), "{summary:?}");
-    // The lease lapses meanwhile. To regain it is tried all the same, for the page has begun.
+    // The lease lapses meanwhile. The engine tries to regain it all the same, because the page has begun.
     let summary =
         instance::run(&Plan { instances: vec![InstancePlan { latency: 24_000, ..instance }], ..plan }).unwrap();
     assert!((12..100).contains(&summary.refused), "{summary:?}");
@@ -79,7 +81,8 @@ fn at_a_stop_and_at_a_failover_the_source_is_paused() {
     let mut plan = two(End::Stop, Vec::new());
     plan.instances.truncate(1);
     assert_eq!(instance::run(&plan).unwrap().pauses, 1);
-    // The first is cut off and followed. At last the second stops, and the first has been on standby and has read nothing.
+    // The first instance is cut off, and the second follows. At last the second stops; the first has been on standby
+    // and has read nothing.
     let outage = Outage { from: 3000, lasts: 200_000, fault: Fault::Silent, instance: Some(0) };
     assert_eq!(instance::run(&two(End::Stop, vec![outage])).unwrap().pauses, 2);
 }
@@ -102,7 +105,8 @@ fn an_instance_cut_off_from_the_store_is_followed() {
 
 #[test]
 fn an_instance_that_stood_still_forgets_what_it_gathered_and_was_about_to_write() {
-    // It stands still in the midst of its pages, is followed, and becomes active again in the midst of the other's.
+    // It stands still in the middle of its pages, and the other follows. It wakes up and becomes active again in the
+    // middle of the other's pages.
     let first = InstancePlan { runs: &[0], starts: 0, lasts: 40, end: End::StandsStill(60_000), latency: 100 };
     let second = InstancePlan { starts: 1, lasts: 110, end: End::Crash, ..first };
     for (pace, gathers) in [(0, 0), (2900, 0), (0, 55)] {
@@ -114,7 +118,7 @@ fn an_instance_that_stood_still_forgets_what_it_gathered_and_was_about_to_write(
 #[test]
 fn a_store_that_lost_its_data_is_written_again_by_who_knows_best() {
     for kind in [Loss::Everything, Loss::Newest(1), Loss::Newest(3)] {
-        // Also in the moment in which the standby looks first.
+        // The moments include the one in which the standby looks first.
         for at in (3000..9000).step_by(250) {
             let plan = Plan { accident: Some(Accident { at, kind }), ..two(End::Stop, Vec::new()) };
             let summary = instance::run(&plan).unwrap();
@@ -135,7 +139,7 @@ fn who_follows_on_a_store_that_lost_its_newest_data_goes_on_from_what_it_has_see
 
 #[test]
 fn a_newcomer_on_an_emptied_store_is_overruled_by_who_knows_better() {
-    // The holder, whose pages take long, or a standby alone; the newcomer begins when the store is empty.
+    // Either a holder whose pages take long, or a standby alone. The newcomer begins when the store is empty.
     for (lasts, end) in [(400, End::Stop), (8, End::Crash)] {
         for at in (9500..10_500).step_by(100) {
             let holder = InstancePlan { runs: &[0], starts: 0, lasts, end, latency: 4000 };
@@ -150,7 +154,8 @@ fn a_newcomer_on_an_emptied_store_is_overruled_by_who_knows_better() {
 
 #[test]
 fn of_several_that_begin_at_once_each_follows_the_one_before() {
-    // Two want to write the first document, and the third finds it. Whichever is next, nobody overrules it.
+    // Two instances want to write the first document, and the third finds it. Whichever comes next, none overrules
+    // another.
     let life = |starts, lasts| InstancePlan { runs: &[0], starts, lasts, end: End::Stop, latency: 100 };
     for store_latency in (10..400).step_by(10) {
         let instances = vec![life(0, 3), life(0, 8), life(1, 30)];
@@ -161,7 +166,8 @@ fn of_several_that_begin_at_once_each_follows_the_one_before() {
 
 #[test]
 fn a_lease_of_ones_own_is_not_waited_for() {
-    // The first save takes effect; its answer is lost, and so is that to the question what became of it.
+    // The first save takes effect, but its answer is lost. So is the answer to the request that should find out what
+    // became of it.
     let mut plan = two(End::Stop, vec![Outage { from: 45, lasts: 4000, fault: Fault::LosesAnswers, instance: None }]);
     plan.instances.truncate(1);
     let summary = instance::run(&plan).unwrap();
@@ -189,7 +195,7 @@ fn a_resume_that_takes_longer_than_the_lease_keeps_it() {
     plan.instances[0].latency = 40_000;
     let summary = instance::run(&plan).unwrap();
     assert!(summary.begun_after.unwrap().as_secs() >= 60, "the first instance resumed and delivered: {summary:?}");
-    // Where the lease cannot be renewed, the call is cut off, and the other instance follows.
+    // If the lease cannot be renewed, the engine cuts the call off, and the other instance follows.
     let outage = Outage { from: 1000, lasts: 60_000, fault: Fault::Silent, instance: Some(0) };
     let summary = instance::run(&Plan { outages: vec![outage], ..plan }).unwrap();
     assert!(summary.begun_after.unwrap().as_secs() < 40, "{summary:?}");
@@ -197,10 +203,10 @@ fn a_resume_that_takes_longer_than_the_lease_keeps_it() {
 
 #[test]
 fn nothing_waits_for_a_source_that_is_not_informed_of_what_is_stored() {
-    // Twenty pages of five reports are gathered. Then a sync follows each thirty seconds.
+    // The sink gathers twenty pages of five reports. Then a sync follows every thirty seconds.
     let instance = InstancePlan { runs: &[0], starts: 0, lasts: 900, end: End::Stop, latency: 300 };
     let plan = Plan { events: 200, instances: vec![instance], gathers: 1000, ..Plan::quiet() };
-    // The last one is under way at the end of the first sync, when the flush is due.
+    // The last report is under way at the end of the first sync, when the flush is due.
     for (confirmations, report) in [
         (Confirmations::Fail, 60),
         (Confirmations::Late(3600), 60),

@@ -1,4 +1,4 @@
-//! What befalls a case.
+//! What happens in a case.
 
 use proptest::prelude::*;
 
@@ -9,25 +9,25 @@ pub(crate) struct Plan {
     /// How many rows of events there are, and how many events the first one has; each further one has fewer.
     pub(crate) rows: usize,
     pub(crate) events: usize,
-    /// How many a page has.
+    /// The number of events on a page.
     pub(crate) page: usize,
-    /// How long the source needs to make a report, in seconds; none where it makes none.
+    /// How long the source needs to make a report, in seconds; none if it makes no reports.
     pub(crate) report: Option<u8>,
     pub(crate) confirmations: Confirmations,
-    /// How many events the sink gathers; with 0, each page is durable by itself.
+    /// The number of events that the sink gathers; with 0, each page is durable by itself.
     pub(crate) gathers: usize,
     /// Whether the sink finds out what became of a request without an answer.
     pub(crate) resumes: bool,
     /// The lease, in seconds.
     pub(crate) lease: u64,
-    /// How long a call to the store takes, in milliseconds; half of it before the effect.
+    /// How long a call to the store takes, in milliseconds. Its effect comes after half of that.
     pub(crate) store_latency: u64,
-    /// The time between two saves that the store wants, in milliseconds.
+    /// The time that the store requires between two saves, in milliseconds.
     pub(crate) pace: u64,
     pub(crate) instances: Vec<InstancePlan>,
     pub(crate) outages: Vec<Outage>,
     pub(crate) accident: Option<Accident>,
-    /// When another machine takes the store's lock, in milliseconds; none where the store has no locks.
+    /// When another machine takes the store's lock, in milliseconds; none if the store has no locks.
     pub(crate) lock_lost: Option<u32>,
 }
 
@@ -54,12 +54,12 @@ impl Plan {
     }
 }
 
-/// How the source answers that a cursor is stored.
+/// How the source answers when it learns of a stored cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Confirmations {
     Succeed,
     Fail,
-    /// After so many seconds.
+    /// After this many seconds.
     Late(u16),
 }
 
@@ -80,11 +80,11 @@ pub(crate) struct InstancePlan {
 pub(crate) enum End {
     Crash,
     Stop,
-    /// The process stands still for so many milliseconds, and goes on until it has lived as long again.
+    /// The process stands still for this many milliseconds, and then lives as long again as before.
     StandsStill(u32),
 }
 
-/// A time in which the store does not do as it should; in milliseconds.
+/// A period in which the store fails; in milliseconds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Outage {
     pub(crate) from: u32,
@@ -103,7 +103,7 @@ pub(crate) enum Fault {
     Refuses,
     /// Calls take effect, and their answers get lost.
     LosesAnswers,
-    /// Nobody waits any more when the store wakes up and does what it was to do.
+    /// The store carries out its calls only when no caller waits any more.
     Late,
 }
 
@@ -119,7 +119,7 @@ pub(crate) struct Accident {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Loss {
     Everything,
-    /// The newest so many saves.
+    /// The newest this many saves.
     Newest(usize),
 }
 

@@ -1,4 +1,5 @@
-//! The source: rows of numbered events, each with a cursor of its own, and reports that have to be made before pages can be read.
+//! The source: rows of numbered events, each with a cursor of its own, and reports that it has to make before pages can
+//! be read.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use auditsync::source::{Cursor, Page, Source, Then};
 use crate::plan::Confirmations;
 use crate::world::{Numbers, ORIGIN, World};
 
-/// So many pages are read of each report.
+/// The number of pages of each report.
 const PAGES_OF_A_REPORT: usize = 4;
 
 /// All rows, as one instance sees them.
@@ -38,10 +39,10 @@ impl Source for Rows {
         "the model's rows".to_owned()
     }
 
-    /// At the very first start it is the beginning. Later it is ahead of what was delivered, as where a backlog reaches back further than
-    /// the first sync would.
+    /// At the very first start this is the beginning. Later it is ahead of what was delivered, as if a backlog reached
+    /// back further than the first sync would.
     fn first_cursor(&self, now: Timestamp) -> Cursor {
-        // It is the beginning for all who are started in the first quarter of an hour.
+        // Every instance that starts in the first quarter of an hour gets the beginning.
         let late = usize::try_from(now.duration_since(ORIGIN).as_secs() / 900).unwrap();
         let stored = self.world.stored();
         let begin = |row: &String| stored.as_ref().map_or(late, |stored| stored[row] + 50);

@@ -1,4 +1,5 @@
-//! The destination: it makes objects durable, of one page or of many that it gathers, and may find out what became of the last one.
+//! The destination: it makes objects durable, each of one page or of many gathered pages. It may find out what became
+//! of the last object.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -18,10 +19,10 @@ use auditsync::telemetry::liveness::Heartbeat;
 
 use crate::world::World;
 
-/// What is gathered has to be durable after this long.
+/// Gathered events have to be durable after this long.
 pub(crate) const GATHERED_FOR: Duration = Duration::from_secs(10);
 
-/// One instance's way to the destination. What it gathers is lost with the process.
+/// One instance's way to the destination. The events that it gathers are lost with the process.
 #[derive(Clone)]
 pub(crate) struct Sink {
     pub(crate) world: Arc<World>,
@@ -30,13 +31,13 @@ pub(crate) struct Sink {
     pub(crate) gathered: Arc<Mutex<Gathered>>,
 }
 
-/// What the next object will hold.
+/// The events of the next object.
 #[derive(Clone, Default)]
 pub(crate) struct Gathered {
-    /// How many objects there are before it.
+    /// The number of objects before it.
     pub(crate) number: usize,
     pub(crate) pages: Vec<Arc<[Event]>>,
-    /// The cursors before the first page and behind the last one.
+    /// The cursors before the first page and after the last one.
     pub(crate) ends: Option<(Cursor, Cursor)>,
     up_to: Option<PageNumber>,
     since: Option<Instant>,
@@ -65,7 +66,7 @@ impl Sink {
         self.gathered.lock().unwrap()
     }
 
-    /// A request, whose effect comes when half of its time is over.
+    /// A request; its effect comes when half of its time is over.
     async fn request<T>(&self, effect: impl FnOnce() -> T) -> T {
         self.world.is_sending(self.instance, "at its start");
         let under_way = UnderWay(self);
@@ -77,7 +78,7 @@ impl Sink {
         done
     }
 
-    /// Makes durable what is gathered.
+    /// Makes the gathered events durable.
     async fn put(&self) -> Acknowledged {
         let object = self.gathered().clone();
         self.request(|| self.world.accepts(&object)).await;
@@ -149,7 +150,7 @@ impl Delivery for SinkDelivery {
         }
         let mut acknowledged = Acknowledged::default();
         if self.to.gathered().events() >= self.to.world.plan.gathers {
-            // Where it is cut off, nobody knows whether it arrived.
+            // If the request is cut off, the engine cannot know whether it arrived.
             self.unanswered += events;
             acknowledged = self.to.put().await;
             self.unanswered -= events;
@@ -167,7 +168,7 @@ impl Delivery for SinkDelivery {
     }
 }
 
-/// Ends when it is answered, and when it is cut off.
+/// Lasts until the request is answered or cut off.
 struct UnderWay<'a>(&'a Sink);
 
 impl Drop for UnderWay<'_> {

@@ -1,4 +1,4 @@
-//! The state store: it compares and swaps, stands still, loses requests and answers, and does late what it was to do.
+//! The state store: it compares and swaps, stands still, loses requests and answers, and carries out calls late.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::world::{LOCATION, World};
 /// A store's client gives up after this long.
 const LONGEST_CALL: Duration = Duration::from_secs(3);
 
-/// Ends when the instance has its answer, or gives up.
+/// Lasts until the instance has its answer, or gives up.
 struct Saving<'a>(&'a Shared);
 
 impl<'a> Saving<'a> {
@@ -47,7 +47,7 @@ impl Shared {
         Err(unavailable())
     }
 
-    /// One call, as it goes with what is wrong at present. `effect` may come when nobody waits for it any more.
+    /// One call under the present outage. `effect` may come when the caller no longer waits for it.
     async fn call<T: Send + 'static>(
         &self,
         effect: impl FnOnce(&World) -> Result<T, Error> + Send + 'static,

@@ -21,17 +21,18 @@ pub(crate) const ORIGIN: Timestamp = Timestamp::constant(1_772_366_400, 0);
 
 pub(crate) const LOCATION: &str = "the model's store";
 
-/// A number for each row, such as how far it was read, and in a cursor that of the reports. All names begin with the pipeline's.
+/// A number for each row, such as how far an instance read it. A cursor also holds the number of reports. All names
+/// begin with the pipeline's.
 pub(crate) type Numbers = BTreeMap<String, usize>;
 
-/// What a case came to.
+/// The outcome of a case.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Summary {
-    /// How many events came again.
+    /// The number of repeated events.
     pub(crate) repeats: usize,
-    /// When the first event was accepted, of the pipeline that began last.
+    /// When the sink accepted the first event of the pipeline that began last.
     pub(crate) begun_after: Option<Duration>,
-    /// How many calls the store refused.
+    /// The number of calls that the store refused.
     pub(crate) refused: usize,
     /// How often the source was paused, and how often it was read.
     pub(crate) pauses: usize,
@@ -54,7 +55,7 @@ impl std::ops::AddAssign for Summary {
     }
 }
 
-/// Everything of one pipeline that is not an engine.
+/// The parts of one pipeline besides its engines.
 pub(crate) struct World {
     pub(crate) plan: Plan,
     pub(crate) pipeline: PipelineName,
@@ -68,32 +69,32 @@ pub(crate) struct World {
 struct Oracle {
     held: Option<(Document, u64)>,
     saves: u64,
-    /// Whose save was the last that took effect.
+    /// The instance whose save took effect last.
     holder: Option<usize>,
-    /// How often each event of each row was accepted.
+    /// How often the sink accepted each event of each row.
     accepted: BTreeMap<String, Vec<usize>>,
-    /// The cursors before and behind each object of a sink that resumes.
+    /// The cursors before and after each object of a sink that resumes.
     objects: Vec<(Cursor, Cursor)>,
-    /// What each instance is to store before it reads the source.
+    /// The cursor that each instance has to store before it reads the source.
     adopted: HashMap<usize, Cursor>,
-    /// When the report is made that each instance waits for.
+    /// When the report that each instance waits for is made.
     made_at: HashMap<usize, Instant>,
     /// The cursor in the store.
     read_to: Numbers,
-    /// Every cursor that was ever stored.
+    /// Every cursor that the store ever held.
     stored: HashSet<String>,
-    /// The cursor of which the source was informed last.
+    /// The cursor that the source learnt of last.
     confirmed: Option<Cursor>,
     violation: Option<String>,
-    /// When the last effective save of each instance was begun.
+    /// When each instance began its last effective save.
     begun: HashMap<usize, Instant>,
-    /// How many saves of each instance are under way.
+    /// The number of each instance's saves under way.
     saving: HashMap<usize, usize>,
     /// The first event of each page that each instance has begun to send.
     sent: HashSet<(usize, Bytes)>,
-    /// How many further pages each instance may begin during its save under way.
+    /// The number of further pages that each instance may begin during its save under way.
     may_begin: HashMap<usize, usize>,
-    /// Every document so far.
+    /// Every document that the store has held.
     history: Vec<Document>,
     /// Whether the store had its accident.
     had_accident: bool,
@@ -146,7 +147,7 @@ impl World {
         self.oracle().violated(what);
     }
 
-    /// What is wrong, or what it came to.
+    /// Returns the summary of the case, or what went wrong.
     pub(crate) fn verdict(&self) -> Result<Summary, String> {
         let oracle = self.oracle();
         if let Some(violation) = &oracle.violation {
@@ -180,7 +181,7 @@ impl World {
         on.find(|outage| outage.instance.is_none_or(|one| one == instance)).map(|outage| outage.fault)
     }
 
-    /// Whether this machine has the store's lock; none where the store has no locks.
+    /// Whether this machine has the store's lock; none if the store has no locks.
     pub(crate) fn has_lock(&self) -> Option<bool> {
         self.plan.lock_lost.map(|at| self.oracle().is_healed || !self.is_past(at))
     }
@@ -204,7 +205,8 @@ impl World {
         let read_to: Numbers = state.cursor.decode().unwrap();
         let mut oracle = self.oracle();
         oracle.stored.insert(state.cursor.to_string());
-        // An instance that starts over on an emptied store does not know better; one that does overrules it.
+        // An instance that starts over on an emptied store does not know of earlier documents; one that knows of them
+        // overrules it.
         if state.first && oracle.had_accident {
             return Ok(oracle.hold(document, instance, begun));
         }
@@ -226,7 +228,7 @@ impl World {
         Ok(oracle.hold(document, instance, begun))
     }
 
-    /// The store loses its data, or a part, once, if it is time.
+    /// Lets the store lose its data, or a part of it, once, when the time has come.
     pub(crate) fn accident(&self) {
         let mut oracle = self.oracle();
         let Some(Accident { at, kind }) = self.plan.accident else { return };
@@ -247,7 +249,7 @@ impl World {
         self.oracle().summary.refused += 1;
     }
 
-    /// Two pages may be uncommitted. Where the lease alone is renewed, none is.
+    /// Records that a save begins. Two pages may be uncommitted; if the save only renews the lease, none may be.
     pub(crate) fn saving(&self, instance: usize, document: &Document) {
         let is_renewal = document.read(LOCATION).unwrap().cursor.decode().ok() == self.stored();
         let mut oracle = self.oracle();
@@ -261,7 +263,7 @@ impl World {
 
     // The source.
 
-    /// The name of the number of reports.
+    /// The name under which a cursor holds the number of reports.
     pub(crate) fn reports(&self) -> String {
         format!("{}/reports", self.pipeline)
     }
@@ -295,7 +297,7 @@ impl World {
         oracle.confirmed = Some(cursor.clone());
     }
 
-    /// The instance is to wait for a report.
+    /// Records that the instance has to wait for a report.
     pub(crate) fn is_making_report(&self, instance: usize, time: Duration) {
         self.oracle().made_at.insert(instance, Instant::now() + time);
     }
@@ -308,7 +310,8 @@ impl World {
 
     // The destination.
 
-    /// What was cut off goes on when the lease allows. A sink that gathers acknowledges late, and that holds up nothing.
+    /// Records that a request begins. A request that was cut off continues when the lease allows it. A sink that
+    /// gathers acknowledges late, and that delays nothing.
     pub(crate) fn begins(&self, instance: usize, events: &[Event]) {
         let mut oracle = self.oracle();
         let is_writing = oracle.saving.get(&instance).is_some_and(|saves| *saves > 0);
@@ -322,20 +325,21 @@ impl World {
         }
     }
 
-    /// Whether no event lies between two cursors. A report may: the sink learns of no page without events.
+    /// Whether no event lies between two cursors. A report may lie there: the sink does not learn of pages without
+    /// events.
     fn is_same(&self, one: &Cursor, other: &Cursor) -> bool {
         let [one, other]: [Numbers; 2] = [one, other].map(|cursor| cursor.decode().unwrap());
         self.rows.keys().all(|row| one[row] == other[row])
     }
 
-    /// An instance gathers a page that begins at `from`, after what ends at `to`.
+    /// Records that an instance gathers a page that begins at `from`, after gathered events that end at `to`.
     pub(crate) fn gathers(&self, instance: usize, to: &Cursor, from: &Cursor) {
         if !self.is_same(to, from) {
             self.violated(format!("instance {instance} gathered what begins at {from} after what ends at {to}"));
         }
     }
 
-    /// An object arrived, and is durable.
+    /// Records that an object arrived and is durable.
     pub(crate) fn accepts(&self, object: &Gathered) {
         let mut oracle = self.oracle();
         oracle.first_accepted.get_or_insert_with(Instant::now);
@@ -357,7 +361,7 @@ impl World {
         }
     }
 
-    /// How many objects there are, and the cursor behind those that follow the `known` ones, which end at `cursor`.
+    /// The number of objects, and the cursor after those that follow the `known` ones, which end at `cursor`.
     pub(crate) fn objects_behind(&self, cursor: &Cursor, known: usize) -> (usize, Option<Cursor>) {
         let mut oracle = self.oracle();
         let (first, last) = (oracle.objects.get(known).cloned(), oracle.objects.last().cloned());
@@ -368,7 +372,7 @@ impl World {
         (oracle.objects.len(), Some(to))
     }
 
-    /// An instance learnt from the sink where it is to go on.
+    /// Records that an instance learnt from the sink where to continue.
     pub(crate) fn resumed(&self, instance: usize, cursor: Option<Cursor>) {
         let mut oracle = self.oracle();
         oracle.adopted.remove(&instance);
@@ -381,11 +385,11 @@ impl World {
         oracle.summary.gathered_for = gathered_for;
     }
 
-    /// A request of `instance` to the destination has ended, one way or the other.
+    /// Records that a request of `instance` to the destination has ended, with or without an answer.
     pub(crate) fn has_sent(&self, instance: usize) {
         let lease = Duration::from_secs(self.plan.lease);
         let mut oracle = self.oracle();
-        // A process that stood still notices only when it goes on.
+        // A process that stood still notices it only when it wakes up.
         let stood_still = self.plan.instances.get(instance).is_some_and(|plan| matches!(plan.end, End::StandsStill(_)));
         let late = oracle.begun.get(&instance).is_none_or(|begun| begun.elapsed() > lease * 4 / 5);
         if late && !stood_still && self.plan.lock_lost.is_none() {
@@ -393,7 +397,7 @@ impl World {
         }
     }
 
-    /// A request to the destination is under way now, from `instance`.
+    /// Checks that `instance` may have a request to the destination under way now.
     pub(crate) fn is_sending(&self, instance: usize, when: &str) {
         let has_lock = self.has_lock();
         let mut oracle = self.oracle();

@@ -1,14 +1,13 @@
 //! The server: ranges, pages and page tokens.
 //!
-//! A range is fixed when its first page is requested: what becomes visible later is in none of its pages.
+//! The first request of a range fixes its records: a record that becomes visible later is on none of its pages.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use jiff::Timestamp;
 
-use crate::history::{Content, History};
+use crate::history::{Content, History, Record};
 use crate::plan::{LastPage, Order, Paging};
 
 /// A page as the server sends it.
@@ -25,85 +24,85 @@ pub(crate) struct Api {
     paging: Paging,
     seed: u64,
     rewrites: bool,
-    ranges: Vec<Snapshot>,
-    /// Tokens of ranges before this one are refused.
+    /// The records of each range that was requested.
+    ranges: Vec<Vec<Content>>,
+    /// The number of pages that the server returned.
+    given: usize,
+    /// The server refuses the tokens of ranges before this one.
     expired: usize,
-}
-
-#[derive(Debug)]
-struct Snapshot {
-    contents: Vec<Content>,
-    pages: Vec<Range<usize>>,
 }
 
 impl Api {
     pub(crate) fn new(history: Arc<History>, paging: Paging, seed: u64, rewrites: bool) -> Self {
-        Self { history, paging, seed, rewrites, ranges: Vec::new(), expired: 0 }
+        Self { history, paging, seed, rewrites, ranges: Vec::new(), given: 0, expired: 0 }
     }
 
-    /// The first page of (`from`, `until`], as it is `now`.
+    /// The records of (`from`, `until`] that are visible `now`.
+    fn visible(&self, from: Timestamp, until: Timestamp, now: Timestamp) -> impl Iterator<Item = (usize, &Record)> {
+        let is_in = move |record: &Record| record.at > from && record.at <= until && record.visible <= now;
+        self.history.records.iter().enumerate().filter(move |(_, record)| is_in(record))
+    }
+
+    /// The records that a server leaves out if it has forgotten everything up to `since`.
+    pub(crate) fn forgotten(&self, from: Timestamp, since: Timestamp, now: Timestamp) -> Vec<Content> {
+        self.visible(from, since, now).map(|(_, record)| record.content).collect()
+    }
+
+    /// The first page of (`from`, `until`], as the server knows it `now`.
     pub(crate) fn first_page(&mut self, from: Timestamp, until: Timestamp, now: Timestamp) -> Answer {
-        let records = self.history.records.iter().enumerate();
-        let mut found: Vec<_> =
-            records.filter(|(_, record)| record.at > from && record.at <= until && record.visible <= now).collect();
+        let mut found: Vec<_> = self.visible(from, until, now).collect();
         match self.paging.order {
             Order::Ascending => found.sort_by_key(|(index, record)| (record.at, *index)),
             Order::Descending => found.sort_by_key(|(index, record)| std::cmp::Reverse((record.at, *index))),
             Order::Shuffled => found.sort_by_key(|(index, _)| shuffled(*index, self.seed)),
         }
-        let contents: Vec<_> = found.into_iter().map(|(_, record)| record.content).collect();
-        let mut pages = Vec::new();
-        let mut sizes = self.paging.sizes.iter().cycle();
-        let mut start = 0;
-        while start < contents.len() {
-            let end = contents.len().min(start + sizes.next().map_or(1, |size| usize::from(*size)));
-            pages.push(start..end);
-            start = end;
-        }
-        if pages.is_empty() || self.paging.last != LastPage::NoToken {
-            pages.push(start..start);
-        }
-        self.ranges.push(Snapshot { contents, pages });
+        let contents = found.into_iter().map(|(_, record)| record.content).collect();
+        self.ranges.push(contents);
         self.page(self.ranges.len() - 1, 0)
     }
 
-    /// The page behind `token`; none where it is refused.
-    pub(crate) fn page_behind(&self, token: &str) -> Option<Answer> {
-        let (range, page) = Self::read(token)?;
-        (range >= self.expired).then(|| self.page(range, page))
+    /// The page that `token` leads to; none if the server refuses the token.
+    pub(crate) fn page_behind(&mut self, token: &str) -> Option<Answer> {
+        let (range, start) = Self::read(token)?;
+        (range >= self.expired).then(|| self.page(range, start))
     }
 
-    /// From now on, all tokens given out so far are refused.
+    /// Makes the server refuse all tokens that it has returned so far.
     pub(crate) fn expire(&mut self) {
         self.expired = self.ranges.len();
     }
 
-    /// The records of the pages before the one behind `token`.
+    /// The records of the pages before the one after `token`.
     pub(crate) fn before(&self, token: &str) -> Vec<Content> {
-        let Some((range, page)) = Self::read(token) else { return Vec::new() };
-        let range = &self.ranges[range];
-        range.contents[..range.pages[page].start].to_vec()
+        let Some((range, start)) = Self::read(token) else { return Vec::new() };
+        self.ranges[range][..start].to_vec()
     }
 
-    fn page(&self, number: usize, page: usize) -> Answer {
+    /// The next page: as many records as it holds, from the one at `start`.
+    fn page(&mut self, number: usize, start: usize) -> Answer {
         let range = &self.ranges[number];
-        let contents = &range.contents[range.pages[page].clone()];
+        let size = self.paging.sizes[self.given % self.paging.sizes.len()];
+        self.given += 1;
+        let end = range.len().min(start + usize::from(size));
         let spelling = if self.rewrites { number } else { 0 };
         let mut body = BytesMut::from("[");
-        for (index, content) in contents.iter().enumerate() {
+        for (index, content) in range[start..end].iter().enumerate() {
             body.put_slice(if index == 0 { b"\n" } else { b",\n " });
             body.put_slice(self.history.text(*content, spelling));
         }
         body.put_slice(b"]");
-        let more = page + 1 < range.pages.len() || self.paging.last == LastPage::EmptyWithToken;
-        // The page behind the last one is empty as well; nobody should ask for it.
-        let next = (page + 1).min(range.pages.len() - 1);
-        Answer { body: body.freeze(), token: more.then(|| format!("{number}.{next}")) }
+        let more = match self.paging.last {
+            LastPage::NoToken => end < range.len(),
+            LastPage::Empty => start < end,
+            // The page after an empty one is empty as well; the source should not request it.
+            LastPage::EmptyWithToken => true,
+        };
+        Answer { body: body.freeze(), token: more.then(|| format!("{number}.{end}")) }
     }
 
     fn read(token: &str) -> Option<(usize, usize)> {
-        let (range, page) = token.split_once('.')?;
-        Some((range.parse().ok()?, page.parse().ok()?))
+        let (range, start) = token.split_once('.')?;
+        Some((range.parse().ok()?, start.parse().ok()?))
     }
 }
 

@@ -26,13 +26,13 @@ pub(crate) struct ModelDestination {
     buffer: Arc<Mutex<Buffer>>,
 }
 
-/// What is gathered.
+/// The gathered events.
 #[derive(Debug, Default)]
 struct Buffer {
     events: Vec<(Served, usize)>,
-    /// The newest page that was gathered whole.
+    /// The newest page whose events are all gathered.
     up_to: Option<PageNumber>,
-    /// When it was empty last.
+    /// When the buffer was last empty.
     since: Option<Instant>,
 }
 
@@ -41,7 +41,7 @@ impl ModelDestination {
         Self { world, life, buffer: Arc::default() }
     }
 
-    /// What is in the buffer is durable now.
+    /// Makes the events in the buffer durable.
     fn empty_buffer(&self) -> Acknowledged {
         let gathered = std::mem::take(&mut *self.buffer.lock().unwrap());
         for (page, index) in gathered.events {

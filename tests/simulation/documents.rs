@@ -10,16 +10,16 @@ use auditsync::state::{Document, Nonce, Version};
 
 use crate::ledger::Pages;
 
-/// The life of someone else.
+/// The number that stands for another writer's life.
 const NOBODY: usize = usize::MAX;
 
 /// One document as it was written.
 #[derive(Debug, Clone)]
 pub(crate) struct Written {
     pub(crate) document: Document,
-    /// Which life wrote it.
+    /// The life that wrote it.
     pub(crate) life: usize,
-    /// How many pages are behind its cursor.
+    /// The number of pages before its cursor.
     pub(crate) behind: Pages,
     /// The document that it replaced.
     before: Option<usize>,
@@ -33,36 +33,36 @@ pub(crate) struct Straggler {
     at: Instant,
 }
 
-/// All that was ever written, and which of it is held.
+/// All documents that were ever written, and the one that the store holds.
 #[derive(Debug, Default)]
 pub(crate) struct Documents {
     written: Vec<Written>,
-    /// The cursors of all of them.
+    /// The cursors of all documents.
     cursors: HashSet<String>,
     held: Option<usize>,
     straggler: Option<Straggler>,
-    /// The life that someone else came between.
+    /// The life whose document another writer replaced.
     overtaken: Option<usize>,
 }
 
 impl Documents {
-    /// What a load gives.
+    /// What a load returns.
     pub(crate) fn held(&self) -> Option<(&Written, Version)> {
         let held = self.held?;
         Some((&self.written[held], Version(format!("v{held}"))))
     }
 
-    /// Whether a document with this cursor was ever held.
+    /// Whether the store ever held a document with this cursor.
     pub(crate) fn was_ever_held(&self, cursor: &Cursor) -> bool {
         self.cursors.contains(&cursor.to_string())
     }
 
-    /// Whether a save that expects this would go through.
+    /// Whether a save that expects this version would succeed.
     pub(crate) fn is_at(&self, expected: Option<&Version>) -> bool {
         self.held().map(|(_, version)| version).as_ref() == expected
     }
 
-    /// Replaces what is held.
+    /// Replaces the held document.
     pub(crate) fn write(&mut self, document: Document, life: usize, behind: Pages) -> Version {
         self.cursors.insert(document.read("the model").unwrap().cursor.to_string());
         self.written.push(Written { document, life, behind, before: self.held });
@@ -70,7 +70,7 @@ impl Documents {
         Version(format!("v{}", self.written.len() - 1))
     }
 
-    /// Someone else writes the same cursor under a name of their own.
+    /// Lets another writer store the same cursor under its own name.
     pub(crate) fn overtake(&mut self, life: usize) {
         let Some(held) = self.held.map(|held| &self.written[held]) else { return };
         let mut foreign = held.document.read("the model").unwrap();
@@ -80,7 +80,7 @@ impl Documents {
         self.overtaken = Some(life);
     }
 
-    /// Whether someone else has written since this life began.
+    /// Whether another writer has saved since this life began.
     pub(crate) fn was_overtaken(&self, life: usize) -> bool {
         self.overtaken == Some(life)
     }
@@ -91,13 +91,13 @@ impl Documents {
         self.straggler = Some(Straggler { document, expected, at });
     }
 
-    /// The straggler whose time has come, or with `now` any.
+    /// Takes the straggler whose time has come; with `now`, any straggler.
     pub(crate) fn straggler(&mut self, now: bool) -> Option<Straggler> {
         self.straggler.take_if(|straggler| now || straggler.at <= Instant::now())
     }
 
-    /// Holds a document again that is so many saves older: one of this life's or the one that it started with. What was under way to the
-    /// server that failed is gone with it.
+    /// Goes back by this many saves, to a document of this life or to the one that it started with. Saves on their way
+    /// to the server that failed are lost with it.
     pub(crate) fn go_back(&mut self, saves: usize, life: usize) {
         self.straggler = None;
         for _ in 0..saves {

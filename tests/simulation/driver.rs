@@ -1,4 +1,4 @@
-//! Runs a case: one life of the engine after the other over one world, then a healthy one, then the reckoning.
+//! Runs a case: several lives of the engine in turn over one world, then a healthy one, and then the oracle's verdict.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,16 +18,16 @@ use crate::source::ModelSource;
 use crate::store::{ModelStore, land_straggler};
 use crate::world::{Life, World};
 
-/// A life that nothing else ends is stopped after this long.
+/// A life is stopped after this long if it has not ended before.
 const LONGEST_LIFE: Duration = Duration::from_secs(1000);
 
 /// A healthy run that takes longer does not end at all.
-const LONGEST_RECOVERY: Duration = Duration::from_secs(100_000);
+const LONGEST_RECOVERY: Duration = Duration::from_secs(1_000_000);
 
-/// What a case came to.
+/// The outcome of a case.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Summary {
-    /// How many repeats were permitted.
+    /// The number of permitted repeats.
     pub(crate) permitted: usize,
 }
 
@@ -66,20 +66,18 @@ async fn simulate(plan: &Plan) -> Result<Summary, String> {
     Ok(Summary { permitted })
 }
 
-/// One run of the engine with whatever befalls it.
+/// One run of the engine, with the faults that the plan has for it.
 async fn live(world: &Arc<World>, number: usize, plan: &LifePlan) {
     let life = Arc::new(Life::new(number, Some(plan)));
     begin(world);
-    // Without the server's time, a clock that is ahead cannot be noticed.
-    let bounded = |ahead: i16| if world.knobs.dated { ahead } else { ahead.min(0) };
     let clock = Clock::starting_at(world.now());
-    clock.set_ahead(bounded(plan.ahead).into());
+    clock.set_ahead(world.bounded(plan.ahead, &life));
     let budget = Duration::from_secs(world.knobs.budget.into());
     let engine = engine(world, &life, plan.mode, budget, &clock, plan.busy);
     let set_clock = async {
         if let Some((at, ahead)) = plan.clock_set {
             sleep(Duration::from_millis(at.into())).await;
-            clock.set_ahead(bounded(ahead).into());
+            clock.set_ahead(world.bounded(ahead, &life));
         }
         std::future::pending().await
     };
@@ -91,7 +89,7 @@ async fn live(world: &Arc<World>, number: usize, plan: &LifePlan) {
     if life.goes_round() {
         world.ledger().violated("it goes round in a circle");
     }
-    // What is still under way to the store arrives now or never.
+    // A save that is still on its way to the store arrives now or never.
     land_straggler(world, number, true);
     match ending {
         Ending::Ended(Ok(Outcome::Done | Outcome::Stopped)) => world.ledger().ended_well(),
@@ -111,7 +109,7 @@ async fn live(world: &Arc<World>, number: usize, plan: &LifePlan) {
     }
 }
 
-/// Waits for a life's end, and brings it about when it is time.
+/// Waits for a life's end, and ends it when the plan says so.
 async fn run_until_over(world: &World, life: &Life, engine: Engine, plan: &LifePlan) -> Ending {
     let mut running = std::pin::pin!(engine.run());
     let at = match plan.cue {
@@ -153,12 +151,13 @@ async fn run_until_over(world: &World, life: &Life, engine: Engine, plan: &LifeP
     }
 }
 
-/// A run that nothing stands in the way of.
+/// A run without any faults.
 async fn recover(world: &Arc<World>, number: usize) {
     let life = Arc::new(Life::new(number, None));
     begin(world);
     let end = world.now() - SignedDuration::from_secs(i64::from(world.knobs.delay) + 1);
-    // A refused page token is requested again for some seconds, and a range without its known records for two minutes.
+    // The engine requests a refused page token again for some seconds, and a range without its known records for two
+    // minutes.
     let budget = Duration::from_secs(world.knobs.budget.max(300).into());
     let engine = engine(world, &life, Mode::Once, budget, &Clock::starting_at(world.now()), 0);
     let ending = tokio::select! {
@@ -180,7 +179,7 @@ async fn recover(world: &Arc<World>, number: usize) {
     }
 }
 
-/// The ledger learns what the next run finds in the store.
+/// Records in the ledger what the next run finds in the store.
 fn begin(world: &World) {
     let held = world.documents().held().map(|(written, _)| written.clone());
     let position = held.as_ref().map(|written| {
@@ -206,6 +205,7 @@ fn engine(world: &Arc<World>, life: &Arc<Life>, mode: Mode, retry_budget: Durati
         source: Arc::new(ModelSource::new(Arc::clone(world), Arc::clone(life), clock.clone())),
         destination: Arc::new(ModelDestination::new(Arc::clone(world), Arc::clone(life))),
         store: Arc::new(ModelStore::new(Arc::clone(world), Arc::clone(life), busy)),
+        screen: auditsync::screen::Screen::default(),
         clock: clock.clone(),
         liveness: Liveness::new(Pace { interval: settings.interval, exchange: Duration::from_secs(60) }),
     };

@@ -1,4 +1,4 @@
-//! The records that a server keeps, and when each of them can be seen.
+//! The records that a server keeps, and when each of them becomes visible.
 
 use std::collections::HashMap;
 
@@ -19,7 +19,7 @@ pub(crate) struct Record {
     pub(crate) content: Content,
     /// The time by which the server puts it into a range.
     pub(crate) at: Timestamp,
-    /// From when on the server shows it.
+    /// The time from which the server shows it.
     pub(crate) visible: Timestamp,
 }
 
@@ -48,7 +48,7 @@ impl History {
             for nth in 0..burst.count {
                 let millis =
                     i64::from(burst.at) * 1000 + i64::from(burst.millis) + i64::from(nth) * i64::from(burst.step);
-                // Whole seconds are the interesting ones: ranges end there.
+                // Ranges end at whole seconds, so many records should lie there.
                 let at = later(ORIGIN, millis - 437);
                 let content = history.add_text(burst, at);
                 for copy in 0..=burst.copies {
@@ -87,7 +87,7 @@ impl History {
         content
     }
 
-    /// How many contents there are.
+    /// The number of contents.
     pub(crate) fn contents(&self) -> usize {
         self.texts.len()
     }
@@ -97,17 +97,17 @@ impl History {
         &self.texts[content].spellings[spelling % 2]
     }
 
-    /// Whose bytes these are; none where they are not those of any record.
+    /// The content that these bytes belong to; none if they belong to no record.
     pub(crate) fn content(&self, raw: &[u8]) -> Option<Content> {
         self.by_text.get(raw).copied()
     }
 
-    /// Whether the record tells a wrong time, so that it may be repeated.
+    /// Whether the record states a wrong time, so that it may be repeated.
     pub(crate) fn is_misleading(&self, content: Content) -> bool {
         matches!(self.texts[content].told, Told::Wrong(_))
     }
 
-    /// Whether the record tells no time.
+    /// Whether the record states no time.
     pub(crate) fn is_undated(&self, content: Content) -> bool {
         self.texts[content].told == Told::Nothing
     }
@@ -117,12 +117,12 @@ impl History {
         self.texts[content].at
     }
 
-    /// How many records are equal to it, itself included.
+    /// The number of records that are equal to it, itself included.
     pub(crate) fn equal(&self, content: Content) -> usize {
         self.records.iter().filter(|record| record.content == content).count()
     }
 
-    /// When the last record can be seen.
+    /// When the last record becomes visible.
     pub(crate) fn all_visible(&self) -> Timestamp {
         self.records.iter().map(|record| record.visible).max().unwrap_or(ORIGIN)
     }

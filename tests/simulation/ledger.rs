@@ -1,7 +1,7 @@
-//! The oracle: what was served, what arrived, what was written down, and whether that may be.
+//! The oracle: it records what was served, delivered and stored, and judges whether that was allowed.
 //!
-//! It knows nothing of how the engine works. It compares three things that it sees for itself: the pages that the source gave, the events
-//! that the destination took, and the cursors that the store took.
+//! It knows nothing of how the engine works. It compares three things that it sees for itself: the pages of the source,
+//! the events that the destination accepted, and the cursors that the store accepted.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,11 +20,11 @@ use crate::plan::Knobs;
 /// Pages in flight at a time, as promised.
 const IN_FLIGHT: usize = 2;
 
-/// Number of a page in the order of serving; pages are delivered in this order.
+/// The number of a page in the order of serving. The engine delivers pages in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Served(usize);
 
-/// How many pages there are, or the number of the next one.
+/// A number of pages, or the number of the next one.
 pub(crate) type Pages = usize;
 
 #[derive(Debug)]
@@ -33,29 +33,30 @@ pub(crate) struct Ledger {
     knobs: Knobs,
     /// How often each content arrived.
     delivered: Vec<usize>,
-    /// How many of these may be repeats.
+    /// How many of these deliveries may be repeats.
     permitted: Vec<usize>,
     pages: Vec<ServedPage>,
     /// Pages before this one belong to earlier lives.
     life: Pages,
-    /// The next page to be delivered.
+    /// The next page that the engine has to deliver.
     next: Pages,
     delivering: Option<(Pages, Arc<[Event]>)>,
-    /// Pages before this one are behind the newest cursor that was stored.
+    /// Pages before this one are before the newest stored cursor.
     committed: Pages,
-    /// When the first attempt was made to store what is not stored yet.
+    /// When the engine first tried to store what is not stored yet.
     storing_since: Option<Instant>,
     /// When the store last answered.
     heard: Option<Instant>,
     /// The very first position, and the newest one.
     first: Option<Timestamp>,
-    /// Where the very first one has to be by the server's clock: the earliest that any life learnt, and what this life learnt.
+    /// Where the very first position has to be by the server's clock: the earliest that any life learnt, and what this
+    /// life learnt.
     corrected: Option<Timestamp>,
     corrects: Option<Timestamp>,
-    /// What this life learnt, once the store holds what follows from there.
+    /// What this life learnt, once the store holds the position that follows from it.
     begins: Option<Timestamp>,
     position: Option<Timestamp>,
-    /// The cursor that the source was informed of last.
+    /// The cursor that the source learnt of last.
     confirmed: Option<Cursor>,
     violation: Option<String>,
 }
@@ -63,7 +64,7 @@ pub(crate) struct Ledger {
 #[derive(Debug)]
 struct ServedPage {
     contents: Vec<Content>,
-    /// Which of them the destination has taken.
+    /// Which of them the destination has accepted.
     arrived: Vec<bool>,
     next: Cursor,
 }
@@ -75,7 +76,7 @@ pub(crate) struct Stored<'a> {
     pub(crate) position: Timestamp,
     /// The records of the range's pages before the one that the cursor leads to.
     pub(crate) before: Vec<Content>,
-    /// Pages behind the document that is replaced.
+    /// The pages before the cursor of the document that is replaced.
     pub(crate) base: Pages,
 }
 
@@ -104,32 +105,32 @@ impl Ledger {
         }
     }
 
-    /// Something that may not be. The first one counts; what follows from it says less.
+    /// Records a violation. Only the first one counts, because later ones follow from it.
     pub(crate) fn violated(&mut self, what: impl Into<String>) {
         self.violation.get_or_insert_with(|| what.into());
     }
 
-    /// Fails if anything happened that may not.
+    /// Fails if there was a violation.
     pub(crate) fn verdict(&self) -> Result<(), String> {
         self.violation.clone().map_or(Ok(()), Err)
     }
 
-    /// Whether a cursor was ever stored.
+    /// Whether the store ever accepted a cursor.
     pub(crate) fn has_begun(&self) -> bool {
         self.first.is_some()
     }
 
-    /// Where the engine is, as far as it is stored.
+    /// The engine's position according to the store.
     pub(crate) fn position(&self) -> Option<Timestamp> {
         self.position
     }
 
-    /// How many repeats were permitted.
+    /// The number of permitted repeats.
     pub(crate) fn permitted(&self) -> usize {
         self.permitted.iter().sum()
     }
 
-    /// The source gives a page to the engine.
+    /// Records that the source returned a page to the engine.
     pub(crate) fn serve(&mut self, fresh: &[Event], next: Cursor) {
         let contents: Option<Vec<_>> = fresh.iter().map(|event| self.history.content(event.raw())).collect();
         let Some(contents) = contents else { return self.violated("a page holds what is no record") };
@@ -142,7 +143,7 @@ impl Ledger {
         self.pages.push(ServedPage { contents, arrived, next });
     }
 
-    /// A delivery is begun or goes on; gives the page that it is.
+    /// Records that a delivery begins or continues. Returns its page.
     pub(crate) fn deliver(&mut self, shipment: &Shipment) -> Served {
         let events = &shipment.events;
         if let Some((page, known)) = &self.delivering
@@ -170,7 +171,8 @@ impl Ledger {
         Served(page)
     }
 
-    /// Beside the page at hand, only one page may be taken and not stored, unless the store or the destination needs time.
+    /// Besides the page at hand, only one page may be accepted and not stored, unless the store or the destination
+    /// needs time.
     fn check_nothing_waits_for_the_store(&mut self, page: Pages) {
         let waits = (self.committed.max(self.life)..page).filter(|page| self.has_arrived(*page)).count() >= IN_FLIGHT;
         let excused = self.knobs.buffer.is_some() || (self.knobs.paced && self.storing_since.is_none());
@@ -183,27 +185,27 @@ impl Ledger {
         self.pages[page].arrived.contains(&true)
     }
 
-    /// The destination has taken (or refused, as a dead letter) an event.
+    /// Records that the destination accepted an event, or refused it as a dead letter.
     pub(crate) fn arrived(&mut self, Served(page): Served, index: usize) {
         let page = &mut self.pages[page];
         self.delivered[page.contents[index]] += 1;
         page.arrived[index] = true;
     }
 
-    /// An event arrived, and the engine could not learn of it.
+    /// Records that an event arrived and the engine could not learn of it.
     pub(crate) fn unanswered(&mut self, page: Served, index: usize) {
         self.arrived(page, index);
         self.permitted[self.pages[page.0].contents[index]] += 1;
     }
 
-    /// These may arrive once more.
+    /// Permits one repeat of each of these.
     pub(crate) fn permit(&mut self, contents: &[Content]) {
         for content in contents {
             self.permitted[*content] += 1;
         }
     }
 
-    /// What was served of this stretch of time may arrive once more.
+    /// Permits one repeat of each record that was served of this stretch of time.
     pub(crate) fn permit_all_of(&mut self, from: Timestamp, until: Timestamp) {
         let mut served: Vec<_> = self.pages.iter().flat_map(|page| page.contents.iter().copied()).collect();
         served.sort_unstable();
@@ -214,22 +216,22 @@ impl Ledger {
         }
     }
 
-    /// From where on everything has to arrive.
+    /// The time from which every record has to arrive.
     fn begins(&self) -> Option<Timestamp> {
         self.begins.or(self.first)
     }
 
-    /// The store is asked to take a cursor.
+    /// Records that the engine requests to store a cursor.
     pub(crate) fn storing(&mut self) {
         self.storing_since.get_or_insert_with(Instant::now);
     }
 
-    /// The store gave an answer of some kind.
+    /// Records that the store answered in some way.
     pub(crate) fn heard(&mut self) {
         self.heard = Some(Instant::now());
     }
 
-    /// The store has taken a cursor. Gives the number of pages behind it.
+    /// Records that the store accepted a cursor. Returns the number of pages before it.
     pub(crate) fn stored(&mut self, stored: &Stored<'_>) -> Pages {
         let page = (self.life..self.pages.len()).rev().find(|page| self.pages[*page].next == *stored.cursor);
         let behind = page.map_or(stored.base, |page| page + 1);
@@ -237,7 +239,7 @@ impl Ledger {
             self.violated(format!("the cursor behind page {} was stored before page {page} was accepted", behind - 1));
         }
         if self.position.is_some_and(|position| stored.position < position) {
-            // The very first one may have been made by a clock that was ahead.
+            // A clock that was ahead may have determined the very first position.
             if self.first == self.position && self.corrects.is_some_and(|corrects| corrects <= stored.position) {
                 self.begins = self.corrects;
             } else {
@@ -271,25 +273,25 @@ impl Ledger {
         }
     }
 
-    /// The number of events that arrived and that no stored cursor is behind.
+    /// The number of events that arrived and are after the stored cursor.
     pub(crate) fn uncertain(&self) -> usize {
         let pages = self.committed.max(self.life)..self.pages.len();
         pages.map(|page| self.pages[page].arrived.iter().filter(|arrived| **arrived).count()).sum()
     }
 
-    /// The source was informed that everything before this cursor is stored.
+    /// Records that the source learnt that everything before this cursor is stored.
     pub(crate) fn confirmed(&mut self, cursor: &Cursor) {
         self.confirmed = Some(cursor.clone());
     }
 
-    /// The source knows of the stored `cursor` at the end of a healthy run.
+    /// Checks that the source knows of the stored `cursor` at the end of a healthy run.
     pub(crate) fn check_confirmed(&mut self, cursor: &Cursor) {
         if self.confirmed.as_ref() != Some(cursor) {
             self.violated("the source was not informed of the stored cursor");
         }
     }
 
-    /// A run is over without a shutdown, or not in time.
+    /// Records that a run ended without a shutdown, or not in time.
     pub(crate) fn broke_off(&mut self) {
         if self.knobs.buffer.is_some() {
             return;
@@ -298,14 +300,14 @@ impl Ledger {
             (self.committed.max(self.life)..self.pages.len()).filter(|page| self.has_arrived(*page)).collect();
         let pace = Duration::from_secs(self.knobs.paced.into());
         let now = self.storing_since.unwrap_or_else(Instant::now);
-        // A store that wants a second between writes leaves what was delivered in that second.
+        // A store that requires a second between writes may lack what was delivered in that second.
         let overdue = !self.knobs.paced || self.heard.is_none_or(|heard| now > heard + pace);
         if overdue && waiting.len() > IN_FLIGHT {
             self.violated(format!("pages {waiting:?} were delivered and not stored when the run broke off"));
         }
     }
 
-    /// A run ended well.
+    /// Records that a run ended well.
     pub(crate) fn ended_well(&mut self) {
         let uncertain = self.uncertain();
         if uncertain > 0 {
@@ -313,7 +315,7 @@ impl Ledger {
         }
     }
 
-    /// The next run starts with a document that `behind` pages are behind, at `position`.
+    /// Records that the next run starts with a document at `position`, with `behind` pages before its cursor.
     pub(crate) fn begin_life(&mut self, behind: Pages, position: Option<Timestamp>) {
         let mut again = HashMap::<Content, usize>::new();
         for page in &self.pages[behind..] {
@@ -332,12 +334,13 @@ impl Ledger {
         self.position = position;
         self.corrects = None;
         if position == self.first {
-            // A store may have gone back to before the very first cursor was corrected. This run corrects it by its own time.
+            // The store may have gone back to a time before the very first cursor was corrected. This run corrects it
+            // by its own time.
             self.begins = None;
         }
     }
 
-    /// Everything up to `end` should have arrived, and as often as it may.
+    /// Checks that everything up to `end` has arrived, and no more often than permitted.
     pub(crate) fn settle(&mut self, end: Timestamp) {
         let Some(first) = self.begins() else { return };
         let after = |from: Timestamp| {
@@ -346,7 +349,7 @@ impl Ledger {
             count(&records.map(|record| record.content).collect::<Vec<_>>())
         };
         let due = after(first);
-        // Delivered from where it should have begun, though a crash came before that was stored.
+        // The engine delivered from where it should have begun, though it crashed before it stored that.
         let there = after(self.corrected.map_or(first, |corrected| corrected.min(first)));
         for content in 0..self.delivered.len() {
             let (had, due) = (self.delivered[content], due.get(&content).copied().unwrap_or_default());

@@ -1,8 +1,9 @@
-//! The engine under simulated time: generated histories, generated faults, and an oracle that knows what is promised.
+//! The engine under simulated time: generated histories, generated faults, and an oracle that knows the promises.
 //!
-//! Every case is a sequence of lives over one world. A life is a run of the real engine, over the real computation of ranges and positions,
-//! that ends by itself, by a stop, or by a crash at any moment; the server, the store and the [`ledger`] go on. When all faults are over, a
-//! healthy run has to come to the end, and then everything has arrived, and nothing more often than the design permits.
+//! Every case is a sequence of lives over one world. A life is a run of the real engine, with the real computation of
+//! ranges and positions. It ends by itself, by a stop, or by a crash at any moment; the server, the store and the
+//! [`ledger`] outlive it. When all faults are over, a healthy run has to reach the end. Then every record has arrived,
+//! and none more often than the design permits.
 
 #![allow(clippy::unwrap_used, reason = "a model that cannot do its work must fail the test")]
 
@@ -26,7 +27,7 @@ use plan::{
     plans,
 };
 
-/// `PROPTEST_CASES` asks for more cases. A failing case is printed whole and needs no file to be kept.
+/// `PROPTEST_CASES` sets the number of cases. proptest prints a failing case whole, so no file has to keep it.
 fn cases() -> ProptestConfig {
     ProptestConfig { failure_persistence: None, ..ProptestConfig::default() }
 }
@@ -76,7 +77,7 @@ fn a_burst_of_late_records_is_not_taken_for_a_history_that_changes() {
 
 #[test]
 fn records_that_tell_a_wrong_time_do_not_end_a_healthy_run() {
-    // By their own time they lie in the overlap of the next range, and the server does not give them again.
+    // By their own time they lie in the overlap of the next range, but the server does not return them there.
     let burst = Burst { at: -400, millis: 0, count: 25, step: 1000, copies: 0, told: Told::Wrong(200), late: 0 };
     let (cue, end) = (Cue::Time(30_000), End::Stop);
     let life = LifePlan { mode: Mode::Once, ahead: 0, clock_set: None, busy: 0, cue, end, rest: 60_000 };
@@ -103,7 +104,7 @@ fn a_store_that_goes_back_to_a_first_cursor_from_a_wrong_clock_has_it_corrected_
     driver::run(&plan).unwrap();
 }
 
-/// The first page of the second range holds a late record and one of the range, in the order of time by chance.
+/// The first page of the second range holds a late record and a record of the range, in the order of time by chance.
 #[test]
 fn a_late_record_on_a_shuffled_page_is_not_taken_for_a_history_that_changes() {
     let burst = Burst { at: 0, millis: 0, count: 2, step: 0, copies: 0, told: Told::Right, late: 0 };
@@ -144,9 +145,31 @@ fn a_page_token_that_has_expired_does_not_hold_up_the_smallest_range() {
         knobs: Knobs { delay: 0, window: 1, overlap: 0, lookback: 5, ..quiet.knobs },
         bursts: vec![burst],
         paging: Paging { sizes: vec![1], ..quiet.paging },
-        source: vec![Spell { after: 3, fault: SourceFault::PageTokenRefused, times: 1 }],
+        source: vec![Spell { after: 3, fault: SourceFault::Refused(400), times: 1 }],
         lives: vec![life],
         tokens_expire: true,
+        ..quiet
+    };
+    driver::run(&plan).unwrap();
+}
+
+#[test]
+fn a_clock_that_jumps_ahead_while_answers_carry_no_date_skips_nothing() {
+    let burst = Burst { at: 100, millis: 0, count: 40, step: 7000, copies: 0, told: Told::Right, late: 0 };
+    let life = LifePlan {
+        mode: Mode::Loop,
+        ahead: 0,
+        clock_set: Some((90_000, 172_800)),
+        busy: 0,
+        cue: Cue::Time(600_000),
+        end: End::Stop,
+        rest: 0,
+    };
+    let quiet = Plan::quiet();
+    let plan = Plan {
+        bursts: vec![burst],
+        source: vec![Spell { after: 2, fault: SourceFault::Undated, times: 100 }],
+        lives: vec![life],
         ..quiet
     };
     driver::run(&plan).unwrap();

@@ -1,7 +1,7 @@
-//! What a case consists of, and how cases are drawn.
+//! The parts of a case, and how proptest draws cases.
 //!
-//! A plan is small and says everything: faults come as short spells after so many calls that go well, records as bursts. So a failing case
-//! shrinks to the few calls that matter.
+//! A plan is small and holds everything: faults come as short spells after a number of calls that succeed, records as
+//! bursts. So a failing case shrinks to the few calls that matter.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -9,10 +9,19 @@ use proptest::sample::select;
 
 use auditsync::engine::Mode;
 
+/// Milliseconds.
+const HOUR: u32 = 3600 * 1000;
+
+/// Milliseconds.
+const DAY: u32 = 24 * HOUR;
+
+/// A clock is wrong by less than this many seconds: three days.
+const DAYS_OFF: i32 = 3 * 24 * 3600;
+
 /// One case.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
-    /// Decides the shuffled order, and the engine's jitter.
+    /// The seed of the shuffled order and of the engine's jitter.
     pub(crate) seed: u64,
     pub(crate) knobs: Knobs,
     pub(crate) bursts: Vec<Burst>,
@@ -20,12 +29,12 @@ pub(crate) struct Plan {
     pub(crate) source: Vec<Spell<SourceFault>>,
     pub(crate) destination: Vec<Spell<DestinationFault>>,
     pub(crate) store: Vec<Spell<StoreFault>>,
-    /// What befalls the calls that inform the source of a stored cursor.
+    /// Faults of the calls that inform the source of a stored cursor.
     pub(crate) confirmations: Vec<Spell<ConfirmationFault>>,
     pub(crate) lives: Vec<LifePlan>,
-    /// Whether page tokens given out before the last, healthy run are refused in it.
+    /// Whether the last, healthy run finds the earlier page tokens refused.
     pub(crate) tokens_expire: bool,
-    /// The longest time by which a record is late, in seconds beyond the delay.
+    /// The most seconds beyond the delay by which a record is late.
     pub(crate) beyond_delay: u32,
 }
 
@@ -65,7 +74,7 @@ impl Plan {
     }
 }
 
-/// How everything is set up. Spans are seconds, latencies milliseconds.
+/// The settings of all parts. Spans are seconds, latencies milliseconds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Knobs {
     pub(crate) delay: u32,
@@ -75,11 +84,11 @@ pub(crate) struct Knobs {
     pub(crate) interval: u32,
     pub(crate) budget: u32,
     pub(crate) shutdown_timeout: u32,
-    /// Whether the store wants a second between two writes.
+    /// Whether the store requires a second between two writes.
     pub(crate) paced: bool,
-    /// How many events the destination gathers before it takes them; none without a buffer.
+    /// The number of events that the destination gathers before it sends them; none without a buffer.
     pub(crate) buffer: Option<u8>,
-    /// How long the source needs between two pages, in seconds; none where the next one can be read at once.
+    /// How long the source needs between two pages, in seconds; none if the next page can be read at once.
     pub(crate) pause: Option<u8>,
     /// Whether the server's answers carry its time.
     pub(crate) dated: bool,
@@ -93,7 +102,7 @@ pub(crate) struct Knobs {
 /// Some records in a row.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Burst {
-    /// The first one's time, in seconds from the start of the simulation, and milliseconds on top.
+    /// The first record's time: whole seconds from the start of the simulation, and milliseconds on top.
     pub(crate) at: i32,
     pub(crate) millis: u16,
     pub(crate) count: u8,
@@ -106,18 +115,19 @@ pub(crate) struct Burst {
     pub(crate) late: u8,
 }
 
-/// What a record says of its own time.
+/// The time that a record states for itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Told {
     Right,
     Nothing,
-    /// Wrong by so many seconds.
+    /// Wrong by this many seconds.
     Wrong(i16),
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct Paging {
-    /// Records of the first page, the second, and so on, over and over.
+    /// The number of records on the first page that the server returns, the second, and so on, over and over. A page
+    /// may therefore have another length when it is requested again.
     pub(crate) sizes: Vec<u8>,
     pub(crate) order: Order,
     pub(crate) last: LastPage,
@@ -130,7 +140,7 @@ pub(crate) enum Order {
     Shuffled,
 }
 
-/// How the server says that there is no more.
+/// How the server marks the last page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LastPage {
     NoToken,
@@ -138,7 +148,7 @@ pub(crate) enum LastPage {
     EmptyWithToken,
 }
 
-/// After so many calls that go well, so many that do not.
+/// After this many calls that succeed, this many that fail.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Spell<F> {
     pub(crate) after: u8,
@@ -148,28 +158,32 @@ pub(crate) struct Spell<F> {
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum SourceFault {
-    /// Takes so many milliseconds more.
+    /// Takes this many milliseconds more.
     Slow(u16),
-    /// Asks to wait for so many seconds, if it says anything.
+    /// Answers that the engine should wait for this many seconds, or names no time.
     Unavailable(Option<u8>),
     AccessTokenRefused,
-    Refused,
+    /// A 4xx of this status.
+    Refused(u16),
     Unreadable,
-    PageTokenRefused,
-    /// From now on, all page tokens given out so far are refused.
+    /// Refuses all page tokens that it has returned so far.
     PageTokensExpire,
+    /// The answer carries no `Date`.
+    Undated,
+    /// The first page of a range lacks the records of the overlap, as if the server had forgotten them.
+    Forgetful,
 }
 
-/// Which part of the events is meant: each bit stands for an eighth of them.
+/// A part of the events: each bit stands for an eighth of them.
 pub(crate) type Part = u8;
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum DestinationFault {
     Slow(u16),
     Unavailable(Option<u8>),
-    /// Takes a part and fails with the rest.
+    /// Accepts a part and fails with the rest.
     TakesPart(Part),
-    /// Takes a part, and nobody learns of it.
+    /// Accepts a part, but the answer is lost.
     Unanswered(Part),
     /// Refuses one event by itself.
     RefusesOne(u8),
@@ -181,13 +195,13 @@ pub(crate) enum StoreFault {
     Slow(u16),
     /// Fails before anything is written.
     Fails,
-    /// Writes, and nobody learns of it.
+    /// Writes, but the answer is lost.
     Unanswered,
-    /// Fails, and writes so many milliseconds later.
+    /// Fails, and writes this many milliseconds later.
     Late(u16),
-    /// Writes, and then holds a document again that is so many saves older.
+    /// Writes, and then goes back to a document that is this many saves older.
     GoesBack(u8),
-    /// Someone else writes before it.
+    /// Another writer saves before it.
     Overtaken,
 }
 
@@ -202,10 +216,10 @@ pub(crate) enum ConfirmationFault {
 pub(crate) struct LifePlan {
     pub(crate) mode: Mode,
     /// By how many seconds this machine's clock is ahead of the server's.
-    pub(crate) ahead: i16,
-    /// When an operator sets it, in milliseconds, and to how many seconds ahead.
-    pub(crate) clock_set: Option<(u32, i16)>,
-    /// How often the claim on the state is refused first.
+    pub(crate) ahead: i32,
+    /// When the clock jumps, in milliseconds, and to how many seconds ahead.
+    pub(crate) clock_set: Option<(u32, i32)>,
+    /// How often the store refuses the claim on the state first.
     pub(crate) busy: u8,
     pub(crate) cue: Cue,
     pub(crate) end: End,
@@ -213,14 +227,25 @@ pub(crate) struct LifePlan {
     pub(crate) rest: u32,
 }
 
-/// When a life is ended from outside.
+impl LifePlan {
+    /// The same without quiet days, which take thousands of ranges.
+    fn within(self, knobs: &Knobs) -> Self {
+        if knobs.window >= 600 {
+            return self;
+        }
+        let cue = if let Cue::Time(at) = self.cue { Cue::Time(at % HOUR) } else { self.cue };
+        Self { cue, rest: self.rest % HOUR, ..self }
+    }
+}
+
+/// When the driver ends a life.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Cue {
-    /// After so many milliseconds.
+    /// After this many milliseconds.
     Time(u32),
-    /// At so many beginnings and ends of calls.
+    /// At this many beginnings and ends of calls.
     Call(u16),
-    /// At so many beginnings and ends of deliveries.
+    /// At this many beginnings and ends of deliveries.
     Delivery(u16),
 }
 
@@ -228,7 +253,7 @@ pub(crate) enum Cue {
 pub(crate) enum End {
     Crash,
     Stop,
-    /// A second request so many milliseconds after the first.
+    /// A second request this many milliseconds after the first.
     StopTwice(u16),
 }
 
@@ -237,13 +262,13 @@ pub(crate) enum End {
 pub(crate) enum Trouble {
     /// Everything.
     Any,
-    /// Everything that cannot narrow a range: then the overlap has its whole length.
+    /// Everything that cannot narrow a range, so that the overlap keeps its whole length.
     NothingNarrows,
     /// Nothing that can cause a repeat.
     Mild,
 }
 
-/// Cases with such trouble. Records come late by the delay at most, or with `late` by the overlap on top.
+/// Cases with this trouble. Records come late by the delay at most; with `late`, by the overlap on top.
 pub(crate) fn plans(trouble: Trouble, late: bool) -> impl Strategy<Value = Plan> {
     let overlap: Vec<u32> = if late { vec![20, 90, 300] } else { vec![0, 1, 20, 300] };
     (
@@ -255,6 +280,7 @@ pub(crate) fn plans(trouble: Trouble, late: bool) -> impl Strategy<Value = Plan>
     )
         .prop_map(
             move |((seed, knobs, bursts, paging, expire), source, destination, (store, confirmations), lives)| Plan {
+                lives: lives.into_iter().map(|life| life.within(&knobs)).collect(),
                 seed,
                 beyond_delay: if late { knobs.overlap } else { 0 },
                 tokens_expire: expire && trouble == Trouble::Any,
@@ -265,19 +291,23 @@ pub(crate) fn plans(trouble: Trouble, late: bool) -> impl Strategy<Value = Plan>
                 destination,
                 store,
                 confirmations,
-                lives,
             },
         )
 }
 
 fn knobs(trouble: Trouble, overlap: Vec<u32>) -> impl Strategy<Value = Knobs> {
     let mild = trouble == Trouble::Mild;
-    // Long enough, where nothing may be cut short, to outlast all faults.
+    // If nothing may be cut short, these are long enough to outlast all faults.
     let (budget, shutdown_timeout) = if mild { (vec![7200], vec![7200]) } else { (vec![5, 60, 300], vec![1, 5, 25]) };
     let latency = || select(vec![0_u16, 3, 180, 1300]);
     (
         (select(vec![0_u32, 5, 30]), select(vec![45_u32, 600, 3600]), select(overlap)),
-        (select(vec![0_u32, 300, 1500, 1500]), select(vec![60_u32, 300]), select(budget), select(shutdown_timeout)),
+        (
+            select(vec![0_u32, 300, 1500, 1500]),
+            select(vec![60_u32, 300, 1800]),
+            select(budget),
+            select(shutdown_timeout),
+        ),
         (any::<bool>(), proptest::option::weighted(0.25, 1_u8..60), any::<bool>(), any::<bool>()),
         proptest::option::weighted(0.15, 0_u8..40),
         (latency(), latency(), latency()),
@@ -302,11 +332,11 @@ fn knobs(trouble: Trouble, overlap: Vec<u32>) -> impl Strategy<Value = Knobs> {
 }
 
 fn burst(late_ones: bool) -> impl Strategy<Value = Burst> {
-    // Much of it just before the start, where a backlog is read, and some while it runs.
+    // Many records lie just before the start, where the engine reads a backlog; some come while it runs.
     let at = prop_oneof![-100_i32..300, -1600_i32..0, 0_i32..3000];
     let count = prop_oneof![3 => 1_u8..8, 1 => 15_u8..45];
     let told = prop_oneof![12 => Just(Told::Right), 2 => Just(Told::Nothing)];
-    // Twenty wrong times can pass for a history that changes, and the overlap is then given up.
+    // The source can take twenty wrong times for a history that changes, and then gives up the overlap.
     let told = if late_ones {
         told.boxed()
     } else {
@@ -338,7 +368,8 @@ fn source_fault(trouble: Trouble) -> BoxedStrategy<SourceFault> {
         3 => slow,
         3 => unavailable,
         1 => Just(SourceFault::AccessTokenRefused),
-        1 => Just(SourceFault::Refused),
+        1 => select(vec![402_u16, 405, 407, 421, 431, 451]).prop_map(SourceFault::Refused),
+        1 => Just(SourceFault::Undated),
     ];
     if trouble != Trouble::Any {
         return mild.boxed();
@@ -346,8 +377,9 @@ fn source_fault(trouble: Trouble) -> BoxedStrategy<SourceFault> {
     prop_oneof![
         3 => mild,
         1 => Just(SourceFault::Unreadable),
-        2 => Just(SourceFault::PageTokenRefused),
+        2 => select(vec![400_u16, 404, 409, 410, 414, 422]).prop_map(SourceFault::Refused),
         1 => Just(SourceFault::PageTokensExpire),
+        1 => Just(SourceFault::Forgetful),
     ]
     .boxed()
 }
@@ -384,7 +416,13 @@ fn confirmation_fault() -> BoxedStrategy<ConfirmationFault> {
 
 fn life(trouble: Trouble) -> impl Strategy<Value = LifePlan> {
     let mode = select(vec![Mode::Loop, Mode::Once]);
-    let time = prop_oneof![0_u32..6_000, 0_u32..120_000, 0_u32..1_000_000].prop_map(Cue::Time);
+    let time = prop_oneof![
+        12 => 0_u32..6_000,
+        12 => 0_u32..120_000,
+        12 => 0_u32..1_000_000,
+        1 => 0..DAY,
+    ]
+    .prop_map(Cue::Time);
     let cue = prop_oneof![
         1 => time,
         1 => (0_u16..400).prop_map(Cue::Call),
@@ -395,10 +433,18 @@ fn life(trouble: Trouble) -> impl Strategy<Value = LifePlan> {
     } else {
         prop_oneof![2 => Just(End::Crash), 2 => Just(End::Stop), 1 => (0_u16..30_000).prop_map(End::StopTwice)].boxed()
     };
-    let ahead = prop_oneof![3 => Just(0_i16), 1 => -200_i16..200];
-    let clock_set = proptest::option::weighted(0.2, (0_u32..200_000, -200_i16..200));
+    let off = || prop_oneof![3 => -200_i32..200, 1 => -DAYS_OFF..DAYS_OFF];
+    let ahead = prop_oneof![3 => Just(0_i32), 1 => off()];
+    let clock_set = proptest::option::weighted(0.2, (0_u32..200_000, off()));
     let busy = prop_oneof![5 => Just(0_u8), 1 => 1_u8..4];
-    (mode, ahead, clock_set, busy, cue, end, 0_u32..600_000).prop_map(
-        |(mode, ahead, clock_set, busy, cue, end, rest)| LifePlan { mode, ahead, clock_set, busy, cue, end, rest },
-    )
+    let rest = prop_oneof![40 => 0_u32..600_000, 1 => 0..3 * DAY];
+    (mode, ahead, clock_set, busy, cue, end, rest).prop_map(|(mode, ahead, clock_set, busy, cue, end, rest)| LifePlan {
+        mode,
+        ahead,
+        clock_set,
+        busy,
+        cue,
+        end,
+        rest,
+    })
 }

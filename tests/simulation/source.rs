@@ -1,6 +1,7 @@
 //! The audit API as a source: the real computation of ranges and positions over the model's server.
 //!
-//! It makes the same calls as the real source does around its requests, so that everything but HTTP is the product's own.
+//! It makes the same calls as the real source makes around its requests, so everything but HTTP is the product's own
+//! code.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use auditsync::server_time::{ServerClock, TOLERANCE};
 use auditsync::source::sectigo::cursor::{Cut, SectigoCursor, end_of_history, first_since};
 use auditsync::source::sectigo::moment::Moment;
 use auditsync::source::sectigo::range::{Contradiction, InRange, PageToken};
-use auditsync::source::sectigo::refusals::{Refusals, Step};
+use auditsync::source::sectigo::refusals::{Refusals, Step, may_mean_the_token};
 use auditsync::source::sectigo::stability::Stability;
 use auditsync::source::sectigo::{self, page, repair};
 use auditsync::source::{Cursor, Page, Source, Then};
@@ -39,7 +40,7 @@ pub(crate) struct ModelSource {
 
 enum Answer {
     Page { body: Bytes, token: Option<PageToken>, date: Option<Timestamp>, asked: LocalTime },
-    PageTokenRefused,
+    PageRefused { status: u16 },
 }
 
 impl ModelSource {
@@ -66,11 +67,12 @@ impl ModelSource {
     }
 
     fn too_early(&self, range: &InRange, date: Option<Timestamp>) -> Option<Moment> {
-        let end = end_of_history(date?, None, self.delay());
+        let date = date.or_else(|| self.server_clock.at_least(self.clock.local()))?;
+        let end = end_of_history(date, None, self.delay());
         (range.token().is_none() && range.until() > end).then_some(end)
     }
 
-    /// The page is the engine's from here on.
+    /// Assembles the page for the engine.
     fn page(&self, cursor: &Cursor, sifted: (Vec<Event>, usize), next: &SectigoCursor, begun: LocalTime) -> Page {
         let (events, deduplicated) = sifted;
         let more = match next {
@@ -91,7 +93,8 @@ impl ModelSource {
     async fn ask(&self, range: &InRange) -> Result<Answer, Failure> {
         let (latency, asked) = (self.world.knobs.source_latency, self.clock.local());
         take(latency / 2).await;
-        match self.world.source_script.next() {
+        let fault = self.world.source_script.next();
+        match fault {
             Some(SourceFault::Slow(millis)) => take(millis).await,
             Some(SourceFault::Unavailable(after)) => {
                 let after = after.map(|seconds| Duration::from_secs(seconds.into()));
@@ -100,30 +103,39 @@ impl ModelSource {
             Some(SourceFault::AccessTokenRefused) => {
                 return Err(failure(Class::TokenRejected, "the model's server rejected the access token"));
             }
-            Some(SourceFault::Refused) => {
-                return Err(failure(Class::Refused, "the model's server refused the request"));
-            }
+            Some(SourceFault::Refused(status)) if range.token().is_some() => return Ok(Answer::PageRefused { status }),
+            Some(SourceFault::Refused(_)) => return Err(refused()),
             Some(SourceFault::Unreadable) => {
                 return Ok(Answer::Page { body: Bytes::from_static(b"[{\"id\":"), token: None, date: None, asked });
             }
-            Some(SourceFault::PageTokenRefused) if range.token().is_some() => return Ok(Answer::PageTokenRefused),
             Some(SourceFault::PageTokensExpire) => self.world.api().expire(),
-            Some(SourceFault::PageTokenRefused) | None => {}
+            Some(SourceFault::Undated | SourceFault::Forgetful) | None => {}
         }
         let now = self.world.now();
+        let (mut from, until) = (range.from().into(), range.until().into());
+        if matches!(fault, Some(SourceFault::Forgetful)) && range.token().is_none() {
+            let since = range.since().into();
+            // A source that did not find these records where they were takes them for new when the server shows them
+            // again.
+            let forgotten = self.world.api().forgotten(from, since, now);
+            self.world.ledger().permit(&forgotten);
+            from = since;
+        }
         let answer = match range.token() {
             Some(token) => self.world.api().page_behind(&token.0),
-            None => Some(self.world.api().first_page(range.from().into(), range.until().into(), now)),
+            None => Some(self.world.api().first_page(from, until, now)),
         };
         take(latency / 2).await;
-        let Some(answer) = answer else { return Ok(Answer::PageTokenRefused) };
-        let date = self.world.knobs.dated.then(|| {
+        let Some(answer) = answer else { return Ok(Answer::PageRefused { status: 400 }) };
+        let is_dated = self.world.knobs.dated && !matches!(fault, Some(SourceFault::Undated));
+        let date = is_dated.then(|| {
+            self.life.learns_the_time();
             now.round(jiff::TimestampRound::new().smallest(Unit::Second).mode(jiff::RoundMode::Floor)).unwrap()
         });
         Ok(Answer::Page { body: answer.body, token: answer.token.map(PageToken), date, asked })
     }
 
-    /// As the real source reads the server's clock where nothing else is to be requested.
+    /// Reads the server's clock as the real source does when it has nothing else to request.
     async fn read_clock(&self, since: Moment) -> Result<(), Failure> {
         let second = SectigoCursor::starting_at(since.before(Duration::from_secs(1))).enter(since, self.cut()).unwrap();
         if let Answer::Page { date, asked, .. } = self.ask(&second).await? {
@@ -149,6 +161,25 @@ impl ModelSource {
         Err(failure(Class::Stalled, "the cursor lies ahead of the clock"))
     }
 
+    /// Decides about a refused page as the real source does.
+    fn page_refused(&self, range: InRange, status: u16) -> Result<InRange, Failure> {
+        let step = self.refusals.lock().unwrap().refused(&range, status, Instant::now());
+        match step {
+            Step::Note => return Ok(range.noting_refusal()),
+            Step::Again(after) => {
+                return Err(failure(Class::Retryable { after: Some(after) }, "the model's server refused the page"));
+            }
+            Step::Final if !may_mean_the_token(status) => return Err(refused()),
+            Step::Final => self.refusals.lock().unwrap().answered(),
+        }
+        let again = range
+            .clone()
+            .token_refused(self.cut())
+            .ok_or_else(|| failure(Class::Unreadable, "tokens of the smallest range are refused"))?;
+        self.permit(&range, &again);
+        Ok(again)
+    }
+
     async fn next(&self, cursor: &Cursor, begun: LocalTime) -> Result<Page, Failure> {
         let position: SectigoCursor = cursor.decode().map_err(|cause| Failure::new(Class::Fatal, cause))?;
         let is_idle = !matches!(position, SectigoCursor::InRange(_));
@@ -167,26 +198,12 @@ impl ModelSource {
             self.not_ahead(since)?;
             return Ok(nothing(cursor, Then::CaughtUp));
         };
-        let Answer::Page { body, token, date, asked } = self.ask(&range).await? else {
-            let step = self.refusals.lock().unwrap().refused(&range, 400, Instant::now());
-            match step {
-                Step::Note => {
-                    return Ok(self.nothing_but(cursor, &SectigoCursor::InRange(range.noting_refusal()), begun));
-                }
-                Step::Again(after) => {
-                    return Err(failure(
-                        Class::Retryable { after: Some(after) },
-                        "the model's server refused the page",
-                    ));
-                }
-                Step::Final => self.refusals.lock().unwrap().answered(),
+        let (body, token, date, asked) = match self.ask(&range).await? {
+            Answer::Page { body, token, date, asked } => (body, token, date, asked),
+            Answer::PageRefused { status } => {
+                let next = self.page_refused(range, status)?;
+                return Ok(self.nothing_but(cursor, &SectigoCursor::InRange(next), begun));
             }
-            let again = range
-                .clone()
-                .token_refused(self.cut())
-                .ok_or_else(|| failure(Class::Unreadable, "tokens of the smallest range are refused"))?;
-            self.permit(&range, &again);
-            return Ok(self.nothing_but(cursor, &SectigoCursor::InRange(again), begun));
         };
         self.refusals.lock().unwrap().answered();
         self.server_clock.note(&address(), date, (asked, self.clock.local()));
@@ -218,8 +235,9 @@ impl ModelSource {
         Ok(self.page(cursor, (sifted.fresh, sifted.deduplicated), &sifted.next, begun))
     }
 
-    /// The range that was read is read `again` from its start. As a whole, all that lies in the next one's overlap is remembered, and only
-    /// the rest may be repeated; where the range is shorter now, or begins later, anything may.
+    /// Permits the repeats of a range that is read `again` from its start. If the range is whole, the source knows all
+    /// records of the next one's overlap, and only the rest may be repeated. If it is shorter now, or begins later, any
+    /// record may be.
     fn permit(&self, read: &InRange, again: &InRange) {
         let (from, until) = (read.from().into(), read.until().into());
         if (again.from(), again.until()) != (read.from(), read.until()) {
@@ -297,6 +315,10 @@ impl Source for ModelSource {
         self.permit(&range, &narrowed);
         Cursor::encode(&SectigoCursor::InRange(narrowed)).ok()
     }
+}
+
+fn refused() -> Failure {
+    failure(Class::Refused, "the model's server refused the request")
 }
 
 /// An empty page that leads nowhere.

@@ -24,12 +24,12 @@ pub(crate) struct ModelStore {
 }
 
 impl ModelStore {
-    /// A store whose claim is refused so many times.
+    /// Returns a store that refuses its claim this many times.
     pub(crate) fn new(world: Arc<World>, life: Arc<Life>, busy: u8) -> Self {
         Self { world, life, busy: AtomicU8::new(busy) }
     }
 
-    /// One call: what goes wrong with it.
+    /// Lets one call take its time, and returns its fault.
     async fn call(&self) -> Option<StoreFault> {
         if self.busy.load(Ordering::Relaxed) > 0 {
             self.world.ledger().violated("it worked on a state that another instance holds");
@@ -69,7 +69,7 @@ impl ModelStore {
     }
 }
 
-/// Lets a delayed save take effect, if it can: when its time has come, or `now`.
+/// Lets a delayed save take effect, if it can: when its time has come, or at once with `now`.
 pub(crate) fn land_straggler(world: &World, life: usize, now: bool) {
     let straggler = world.documents().straggler(now);
     if let Some(straggler) = straggler {
@@ -77,7 +77,7 @@ pub(crate) fn land_straggler(world: &World, life: usize, now: bool) {
     }
 }
 
-/// Compares and swaps, and has the ledger look at it.
+/// Compares and swaps, and records that in the ledger.
 fn replace(world: &World, life: usize, document: &Document, expected: Option<&Version>) -> Result<Version, Error> {
     if !world.documents().is_at(expected) {
         return Err(Error::Conflict { location: LOCATION.to_owned(), cause: None });

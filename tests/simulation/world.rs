@@ -1,7 +1,7 @@
 //! What outlives a crash: the server, the store's documents, the ledger, and time.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -22,10 +22,10 @@ use crate::plan::{
     ConfirmationFault, Cue, DestinationFault, End, Knobs, LifePlan, Plan, SourceFault, Spell, StoreFault,
 };
 
-/// A life that begins and ends more calls than this goes round in a circle.
-const MOST_CALLS: u32 = 30_000;
+/// A life that begins and ends more calls than this runs in a circle.
+const MOST_CALLS: u32 = 300_000;
 
-/// Everything that is not the engine.
+/// Everything but the engine.
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) knobs: Knobs,
@@ -34,6 +34,8 @@ pub(crate) struct World {
     pub(crate) destination_script: Script<DestinationFault>,
     pub(crate) store_script: Script<StoreFault>,
     pub(crate) confirmation_script: Script<ConfirmationFault>,
+    /// Whether every answer of the server carries its time.
+    always_dated: bool,
     begun: Instant,
     api: Mutex<Api>,
     documents: Mutex<Documents>,
@@ -49,6 +51,8 @@ impl World {
             destination_script: Script::new(&plan.destination),
             store_script: Script::new(&plan.store),
             confirmation_script: Script::new(&plan.confirmations),
+            always_dated: plan.knobs.dated
+                && !plan.source.iter().any(|spell| matches!(spell.fault, SourceFault::Undated)),
             begun: Instant::now(),
             api: Mutex::new(Api::new(Arc::clone(&history), plan.paging.clone(), plan.seed, plan.knobs.rewrites)),
             documents: Mutex::new(Documents::default()),
@@ -74,7 +78,7 @@ impl World {
         self.ledger.lock().unwrap()
     }
 
-    /// The source was informed of a stored cursor: it may forget all before it.
+    /// Records that the source learnt of a stored cursor: it may forget all before it.
     pub(crate) fn confirmed(&self, cursor: &Cursor) {
         let is_stored = self.documents().was_ever_held(cursor);
         let mut ledger = self.ledger();
@@ -84,7 +88,14 @@ impl World {
         ledger.confirmed(cursor);
     }
 
-    /// From now on everything works.
+    /// The number of seconds by which this machine's clock may be ahead: without the server's time, nothing shows that
+    /// it is.
+    pub(crate) fn bounded(&self, ahead: i32, life: &Life) -> i64 {
+        let is_noticed = self.always_dated || life.knows_the_time.load(Ordering::Relaxed);
+        i64::from(if is_noticed { ahead } else { ahead.min(0) })
+    }
+
+    /// Ends all faults.
     pub(crate) fn heal(&self) {
         self.source_script.clear();
         self.destination_script.clear();
@@ -93,7 +104,7 @@ impl World {
     }
 }
 
-/// Faults to come, call by call; none when all are over.
+/// The faults of the calls to come, one for each; none when all are over.
 #[derive(Debug)]
 pub(crate) struct Script<F>(Mutex<VecDeque<Option<F>>>);
 
@@ -106,7 +117,7 @@ impl<F: Copy> Script<F> {
         Self(Mutex::new(calls.collect()))
     }
 
-    /// What is wrong with this call.
+    /// Returns the fault of this call.
     pub(crate) fn next(&self) -> Option<F> {
         self.0.lock().unwrap().pop_front().flatten()
     }
@@ -116,7 +127,7 @@ impl<F: Copy> Script<F> {
     }
 }
 
-/// What ends with a crash: a process, as the engine's counterparts see it.
+/// A process, as the engine's counterparts see it; it ends with a crash.
 #[derive(Debug)]
 pub(crate) struct Life {
     pub(crate) number: usize,
@@ -124,6 +135,8 @@ pub(crate) struct Life {
     plan: Option<LifePlan>,
     calls: AtomicU32,
     deliveries: AtomicU32,
+    /// Whether the engine has learnt the server's time in this life.
+    knows_the_time: AtomicBool,
     over: CancellationToken,
 }
 
@@ -136,11 +149,17 @@ impl Life {
             plan: plan.copied(),
             calls,
             deliveries,
+            knows_the_time: AtomicBool::new(false),
             over: CancellationToken::new(),
         }
     }
 
-    /// Every call passes here before and after its effect: it may be the moment at which the life is to end.
+    /// Records that an answer of the server carries its time.
+    pub(crate) fn learns_the_time(&self) {
+        self.knows_the_time.store(true, Ordering::Relaxed);
+    }
+
+    /// Passes a call, before and after its effect: this may be the moment at which the life has to end.
     pub(crate) async fn pass(&self) {
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
         match self.plan {
@@ -150,7 +169,7 @@ impl Life {
         }
     }
 
-    /// A delivery passes here, too.
+    /// Passes a delivery, likewise.
     pub(crate) async fn pass_delivery(&self) {
         let delivery = self.deliveries.fetch_add(1, Ordering::Relaxed);
         match self.plan {
@@ -162,7 +181,7 @@ impl Life {
     async fn end(&self, end: End) {
         match end {
             End::Crash => self.die().await,
-            // Its time was up before: a second request would cut off what the stop still does.
+            // The life's time was up before: a second request would cut off what the stop still does.
             End::Stop | End::StopTwice(_) if self.shutdown.is_requested() => {}
             End::Stop | End::StopTwice(_) => self.shutdown.request(),
         }
@@ -173,7 +192,7 @@ impl Life {
         std::future::pending::<()>().await;
     }
 
-    /// The moment of a crash that a call caused.
+    /// Waits for a crash that a call causes.
     pub(crate) async fn over(&self) {
         self.over.cancelled().await;
     }
@@ -184,7 +203,7 @@ impl Life {
     }
 }
 
-/// Where all calls to the server go.
+/// The address of all calls to the server.
 pub(crate) fn address() -> Address {
     Address::of(&"http://model.invalid/".parse().unwrap())
 }
@@ -194,7 +213,7 @@ pub(crate) fn failure(class: Class, what: &'static str) -> Failure {
     Failure::new(class, what)
 }
 
-/// Time that a call takes.
+/// Lets a call take its time.
 pub(crate) async fn take(millis: u16) {
     tokio::time::sleep(Duration::from_millis(millis.into())).await;
 }

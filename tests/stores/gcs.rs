@@ -1,4 +1,4 @@
-//! State in a Google Cloud Storage bucket, as a strict fake of it has it.
+//! State in a Google Cloud Storage bucket: a strict fake of it.
 
 mod access;
 mod faults;
@@ -70,7 +70,7 @@ async fn fake_and_store(options: GcsOptions) -> (FakeGcs, Gcs) {
     (fake, store)
 }
 
-/// The whole message, as an operator gets to see it.
+/// The whole message, as an operator sees it.
 fn message(error: &Error) -> String {
     Chain(error).to_string()
 }
@@ -84,7 +84,7 @@ async fn a_conflict_tells_the_stores_answer() {
     assert!(message(&error).contains("it answered 412"), "{}", message(&error));
 }
 
-/// It was refused, and the message has all of `named` in it.
+/// Asserts that the store refused the call with a message that contains all of `named`.
 #[track_caller]
 fn refused<T: std::fmt::Debug>(outcome: Result<T, Error>, named: &[&str]) -> String {
     let error = outcome.unwrap_err();
@@ -97,7 +97,7 @@ fn refused<T: std::fmt::Debug>(outcome: Result<T, Error>, named: &[&str]) -> Str
     message
 }
 
-/// It may work later.
+/// Asserts that the call may work later.
 #[track_caller]
 fn unavailable<T: std::fmt::Debug>(outcome: Result<T, Error>) -> String {
     let error = outcome.unwrap_err();
@@ -182,7 +182,7 @@ async fn a_state_is_read_up_to_its_bound_and_not_past_it() {
     assert!(message(&error).contains("larger than 1048576 bytes"), "{}", message(&error));
 }
 
-/// A store on which a save cannot be made safe is not used.
+/// The program does not use a store that cannot make a save safe.
 mod without_conditions {
     use super::*;
 
@@ -217,7 +217,7 @@ mod without_conditions {
     async fn a_store_that_does_not_say_what_it_wrote_is_refused() {
         let nameless = GcsOptions { omit_generation_written: true, ..GcsOptions::default() };
         let (_fake, store) = fake_and_store(nameless).await;
-        unconditional(store.save(&bytes(b"{}"), None).await, "did not say which generation");
+        unconditional(store.save(&bytes(b"{}"), None).await, "did not return its generation");
     }
 
     #[tokio::test]

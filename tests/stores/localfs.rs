@@ -13,7 +13,7 @@ struct InAFolder(TempDir);
 
 impl Location for InAFolder {
     type Store = LocalFs;
-    /// Each save is written down to the disk, and those that wait for a lock look for it every few milliseconds.
+    /// Each save is written through to the disk, and processes that wait for a lock check it every few milliseconds.
     const ROUNDS: usize = 200;
 
     async fn fresh() -> Self {
@@ -27,7 +27,7 @@ impl Location for InAFolder {
 
 conformance!(InAFolder);
 
-/// Where one process at a time may work on the state, another cannot even save.
+/// If only one process at a time may work on the state, another cannot even save.
 mod while_it_is_claimed {
     use super::*;
 

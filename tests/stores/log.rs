@@ -1,7 +1,7 @@
-//! What the stores log: warnings and worse, of all tests together.
+//! The log of the stores: the warnings and errors of all tests together.
 //!
-//! One subscriber serves the whole process. With one to a thread, a message that another thread is the first to come by
-//! would be taken for one that nobody wants.
+//! One subscriber serves the whole process. With one for each thread, a message could first be reached by a thread
+//! without interest in it, and tracing would then disable it for all.
 
 use std::io::{self, Write};
 use std::sync::{Mutex, Once, PoisonError};
@@ -10,18 +10,18 @@ use tracing::Level;
 
 static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
-/// Begins to keep what is logged, if that has not begun.
+/// Starts to keep the log, unless that has started.
 pub(crate) fn keep() {
     static BEGUN: Once = Once::new();
     BEGUN.call_once(|| {
         let subscriber = tracing_subscriber::fmt().with_writer(|| Kept).with_ansi(false).with_max_level(Level::WARN);
         tracing::subscriber::set_global_default(subscriber.finish()).unwrap();
-        // Whoever came by a message before this line may have found that nobody wants it.
+        // A thread that reached a message before this line may have cached that no subscriber wants it.
         tracing::callsite::rebuild_interest_cache();
     });
 }
 
-/// The lines with `about` in them, which is to be the test's own.
+/// The lines that contain `about`, which has to be unique to the test.
 pub(crate) fn lines(about: &str) -> Vec<String> {
     let log = LOG.lock().unwrap_or_else(PoisonError::into_inner);
     String::from_utf8_lossy(&log).lines().filter(|line| line.contains(about)).map(str::to_owned).collect()

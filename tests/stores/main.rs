@@ -1,4 +1,4 @@
-//! The state stores against what they keep the document in: real servers, and for Google Cloud Storage a strict fake.
+//! The state stores against real servers, and for Google Cloud Storage against a strict fake.
 #![cfg(all(feature = "redis", feature = "s3", feature = "gcs"))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in a test, what cannot be is a failure")]
 

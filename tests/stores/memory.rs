@@ -17,7 +17,7 @@ impl Location for InMemory {
     }
 
     fn open(&self) -> Arc<Memory> {
-        // The handle is the location: memory is nobody else's.
+        // The handle is the location, because no other process sees this memory.
         Arc::clone(&self.0)
     }
 }

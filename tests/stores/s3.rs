@@ -1,4 +1,5 @@
-//! State in a bucket: of the moto server, which has S3's conditional writes, and of a fake for what moto cannot be told to do.
+//! State in a bucket: of the moto server, which has S3's conditional writes, and of a fake for answers that moto cannot
+//! produce.
 
 mod conditions;
 mod environment;
@@ -33,12 +34,12 @@ fn with(settings: Settings, fake: &FakeS3) -> S3 {
     S3::with_config(settings, &"sectigo:datadog".into(), fake.anyone())
 }
 
-/// An error and its causes, as the program tells it.
+/// An error and its causes, as the program prints them.
 fn told(error: &Error) -> String {
     Chain(error).to_string()
 }
 
-/// The call was refused, and the message says what to do: the words in `remedy`.
+/// Asserts that the store refused the call with a message that contains the words in `remedy`.
 #[track_caller]
 fn refused<T: std::fmt::Debug>(result: Result<T, Error>, remedy: &str) -> String {
     match result {
@@ -50,7 +51,7 @@ fn refused<T: std::fmt::Debug>(result: Result<T, Error>, remedy: &str) -> String
     }
 }
 
-/// The call may be retried, and the message gives the reason: the words in `why`.
+/// Asserts that the call may be retried, and that the message contains the words in `why`.
 #[track_caller]
 fn unavailable<T: std::fmt::Debug>(result: Result<T, Error>, why: &str) {
     match result {
@@ -61,7 +62,7 @@ fn unavailable<T: std::fmt::Debug>(result: Result<T, Error>, why: &str) {
     }
 }
 
-/// The store was found to ignore conditions: the words in `finding`.
+/// Asserts that the call found a store that ignores conditions: the words in `finding`.
 #[track_caller]
 fn not_conditional<T: std::fmt::Debug>(result: Result<T, Error>, finding: &str) {
     match result {

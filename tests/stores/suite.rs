@@ -1,6 +1,6 @@
-//! What every state store promises, whatever it keeps the document in.
+//! The promises of every state store, wherever it keeps the document.
 //!
-//! A backend joins by a [`Location`] of its own and one line, [`conformance!`]; each promise is then a test of it.
+//! A backend joins with a [`Location`] of its own and one line, [`conformance!`]; each promise is then a test of it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,20 +16,20 @@ use crate::support::{Proxy, Way};
 pub(crate) trait Location {
     type Store: StateStore + 'static;
 
-    /// An empty location, no one else's.
+    /// Returns an empty location that no other test uses.
     async fn fresh() -> Self;
 
-    /// A handle of its own on the location, as another process would have it where the backend allows for others.
+    /// Opens another handle on the location, as another process would if the backend supports several.
     fn open(&self) -> Arc<Self::Store>;
 
-    /// How many rounds of a race are worth their time.
+    /// The number of rounds of a race; slow backends have fewer.
     const ROUNDS: usize;
 }
 
 /// A state with a cursor of its own.
 pub(crate) fn state(second: i64) -> State {
     let at = Timestamp::from_second(second).unwrap();
-    State::new("sectigo:datadog".into(), (sectigo::KIND.cursor_at)(at).unwrap(), Nonce::of_new_writer(), at)
+    State::new("sectigo:datadog".into(), (sectigo::KIND.cursor_at)(at, None).unwrap(), Nonce::of_new_writer(), at)
 }
 
 pub(crate) fn document(second: i64) -> Document {
@@ -44,7 +44,7 @@ pub(crate) async fn held(store: &impl StateStore) -> (Document, Version) {
     store.load().await.unwrap().unwrap()
 }
 
-/// The save was refused, because the store holds another document.
+/// Asserts that the store refused the save because it holds another document.
 #[track_caller]
 pub(crate) fn conflicts(store: &impl StateStore, saved: Result<Version, Error>) {
     match saved {
@@ -62,7 +62,7 @@ pub(crate) async fn what_is_saved_is_read_back_byte_for_byte<P: Location>() {
     let location = P::fresh().await;
     let store = location.open();
     let mut version = None;
-    // Also what is no state: a store keeps bytes.
+    // A store keeps bytes, so it also accepts a document that is not a state.
     let large = vec![b'x'; 100_000];
     for text in [b"{}\n".as_slice(), b"", b"\0\xff\r\n", b"{\"version\": 1}", &large] {
         let saved = store.save(&bytes(text), version.as_ref()).await.unwrap();
@@ -122,7 +122,7 @@ pub(crate) async fn another_handle_sees_what_was_written<P: Location>() {
     let mut version: Option<Version> = None;
     for second in 0..6 {
         let (writer, reader) = if second % 2 == 0 { (&one, &other) } else { (&other, &one) };
-        // The version that one handle gave is good with the other.
+        // A version from one handle is valid with the other.
         let saved = writer.save(&document(second), version.as_ref()).await.unwrap();
         let (seen, seen_version) = held(&**reader).await;
         assert_eq!(seen.read("").unwrap().cursor, state(second).cursor);
@@ -194,7 +194,7 @@ pub(crate) async fn a_claim_leaves_the_document_alone<P: Location>() {
 /// Eight tasks, half of them with one handle and half with another.
 pub(crate) const TASKS: usize = 8;
 
-/// In each round every task has read the same document and tries to replace it with its own at the same time.
+/// In each round every task has read the same document, and all try to replace it with their own at the same time.
 pub(crate) async fn of_saves_at_the_same_time_exactly_one_wins<P: Location>() {
     let location = P::fresh().await;
     let handles = [location.open(), location.open()];
@@ -227,7 +227,8 @@ pub(crate) async fn of_saves_at_the_same_time_exactly_one_wins<P: Location>() {
     }
 }
 
-/// Tasks that read, add one and write, and begin again after a conflict: a lost update would be missing in the sum.
+/// Tasks read the number, add one and write it, and begin again after a conflict: a lost update would be missing in the
+/// sum.
 pub(crate) async fn no_update_is_lost<P: Location>() {
     let location = P::fresh().await;
     let handles = [location.open(), location.open()];
@@ -239,7 +240,7 @@ pub(crate) async fn no_update_is_lost<P: Location>() {
             tokio::spawn(async move {
                 let mut conflicts = 0;
                 for _ in 0..each {
-                    // All have read before anyone writes, so all but one of them will have to read again.
+                    // All tasks read before any of them writes, so all but one have to read again.
                     let mut first = true;
                     while !added_one(&*store, first.then_some(&*read)).await {
                         conflicts += 1;
@@ -259,7 +260,7 @@ pub(crate) async fn no_update_is_lost<P: Location>() {
     assert!(conflicts >= (TASKS - 1) * each, "{conflicts} conflicts");
 }
 
-/// One attempt to add one to the number that the document is; false after a conflict.
+/// Tries once to add one to the number in the document; returns false after a conflict.
 async fn added_one(store: &impl StateStore, all_have_read: Option<&Barrier>) -> bool {
     let (sum, version) = match store.load().await.unwrap() {
         None => (0, None),
@@ -277,7 +278,7 @@ async fn added_one(store: &impl StateStore, all_have_read: Option<&Barrier>) -> 
     }
 }
 
-/// Whoever reads while others write sees whole documents only, and never an older one after a newer one.
+/// A reader beside writers sees whole documents only, and never an older one after a newer one.
 pub(crate) async fn a_reader_sees_whole_documents_in_order<P: Location>() {
     let location = P::fresh().await;
     let (writer, reader) = (location.open(), location.open());
@@ -295,11 +296,15 @@ pub(crate) async fn a_reader_sees_whole_documents_in_order<P: Location>() {
     };
     let mut newest = 0;
     while newest < last {
-        let Some((document, _)) = reader.load().await.unwrap() else { continue };
+        let is_complete = writing.is_finished();
+        let loaded = reader.load().await.unwrap();
+        assert!(loaded.is_some() || !is_complete, "the writer wrote nothing");
+        let Some((document, _)) = loaded else { continue };
         let text = String::from_utf8(document.as_bytes().to_vec()).unwrap();
         let number: usize = text.split(' ').next().unwrap().parse().unwrap();
         assert_eq!(text, format!("{number} {padding} {number}"));
         assert!(number >= newest, "{number} after {newest}");
+        assert!(number == last || !is_complete, "{number}, but the writer ended");
         newest = number;
         tokio::task::yield_now().await;
     }
@@ -308,16 +313,16 @@ pub(crate) async fn a_reader_sees_whole_documents_in_order<P: Location>() {
 
 /// A location on the network.
 pub(crate) trait Remote: Location {
-    /// The address that it is called at.
+    /// The address of the server.
     fn address(&self) -> SocketAddr;
 
-    /// A handle that calls it at another address.
+    /// Opens a handle that uses another address of the server.
     fn open_at(&self, address: SocketAddr) -> Arc<Self::Store>;
 }
 
-/// A location that knows users.
+/// A location with users and permissions.
 pub(crate) trait Guarded: Location {
-    /// A handle of someone who may do nothing.
+    /// Opens a handle for a user without any permission.
     async fn open_as_stranger(&self) -> Arc<Self::Store>;
 }
 
@@ -369,7 +374,7 @@ pub(crate) async fn a_store_that_does_not_answer_is_not_waited_for<P: Remote>() 
     is_unavailable(&store.load().await);
     is_unavailable(&store.save(&document(2), Some(&version)).await);
     proxy.set(Way::Open);
-    // What was sent while it was silent arrives now or never; neither harms.
+    // The request from the silent period arrives now or never; neither does harm.
     held(&*store).await;
 }
 
@@ -406,7 +411,7 @@ pub(crate) async fn a_stranger_learns_what_to_do<P: Guarded>() {
     assert_eq!(held(&*location.open()).await, before);
 }
 
-/// Makes a test of each promise for a location.
+/// Defines a test of each promise for a location.
 macro_rules! conformance {
     ($location:ty: $($promise:ident),+ $(,)?) => {
         mod conformance {
@@ -443,7 +448,7 @@ macro_rules! conformance {
 }
 pub(crate) use conformance;
 
-/// Makes a test of each promise of a location on the network.
+/// Defines a test of each promise of a location on the network.
 macro_rules! remote_conformance {
     ($location:ty: $($promise:ident),+ $(,)?) => {
         mod remote_conformance {

@@ -1,4 +1,4 @@
-//! A bucket as its owner sees it: what a pipeline archived in it.
+//! A bucket as its owner sees it, with the objects that a pipeline archived in it.
 
 use std::io::Read as _;
 
@@ -8,13 +8,13 @@ use serde_json::Value;
 
 use super::moto::Moto;
 
-/// A bucket of one's own.
+/// A bucket that no other test uses.
 pub struct Bucket {
     client: Client,
     pub name: String,
 }
 
-/// An object, with the headers that it was written with.
+/// An object, with the headers of its upload.
 pub struct Stored {
     pub bytes: Vec<u8>,
     pub content_type: String,
@@ -55,7 +55,7 @@ impl Bucket {
         self.client.delete_object().bucket(&self.name).key(key).send().await.expect("it is deleted");
     }
 
-    /// How many uploads were begun and neither completed nor given up.
+    /// The number of uploads that were begun and neither completed nor aborted.
     pub async fn open_uploads(&self) -> usize {
         let uploads = self.client.list_multipart_uploads().bucket(&self.name).send().await.expect("uploads");
         uploads.uploads.unwrap_or_default().len()
@@ -94,7 +94,7 @@ impl Bucket {
         text.lines().map(str::to_owned).collect()
     }
 
-    /// The rows of every object that has a manifest, by manifests. `prefix` is the archive's.
+    /// The rows of every object that has a manifest, in the order of the manifests. `prefix` is the archive's.
     pub async fn archived(&self, prefix: &str) -> Vec<String> {
         let mut rows = Vec::new();
         for manifest in self.manifests().await {

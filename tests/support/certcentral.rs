@@ -1,7 +1,7 @@
 //! A fake `DigiCert` `CertCentral`: the runs of reports (Report Library API), their history and their files.
 //!
-//! A run takes a snapshot of the rows at its start. It becomes ready after some looks at the history, not after some time, so that
-//! no test depends on a clock.
+//! A run takes a snapshot of the rows at its start. It becomes ready after a number of requests for the history, not
+//! after some time, so no test depends on a clock.
 
 mod endpoint;
 
@@ -24,11 +24,11 @@ pub const REPORT: &str = "8f1b6d8e-0c5e-4d0a-9a57-2f3c6f1f7a10";
 /// How the fake behaves.
 #[derive(Clone, Debug)]
 pub struct CertCentralOptions {
-    /// The key that is good.
+    /// The valid key.
     pub api_key: String,
-    /// How a run is given.
+    /// The form of a run's file.
     pub form: Form,
-    /// A run is ready when the history was looked at so often since its start.
+    /// A run is ready after this many requests for the history since its start.
     pub looks: usize,
     /// The type that the history shows for the report.
     pub report_type: &'static str,
@@ -48,18 +48,18 @@ impl Default for CertCentralOptions {
     }
 }
 
-/// How the rows of a run are given.
+/// The form of a run's rows.
 #[derive(Clone, Debug)]
 pub enum Form {
     /// An array.
     Json,
     /// A ZIP file that holds one.
     Zip,
-    /// ZIP files of at most so many rows.
+    /// ZIP files of at most this many rows.
     Splits(usize),
 }
 
-/// What becomes of a run.
+/// The outcome of a run.
 #[derive(Clone, Debug)]
 pub enum Outcome {
     /// It is ready in time.
@@ -70,9 +70,9 @@ pub enum Outcome {
     Never,
     /// It is ready, and holds this instead of an array of rows.
     Holds(Bytes),
-    /// It is ready, and gone when it is read.
+    /// It is ready, but a download no longer finds it.
     Vanished,
-    /// It is ready, and each download has this answer.
+    /// It is ready, and each download gets this status.
     Refuses(u16),
 }
 
@@ -84,13 +84,13 @@ pub struct FakeRun {
     pub report_type: &'static str,
     pub began: Timestamp,
     pub outcome: Outcome,
-    /// Looks at the history until it is over.
+    /// The number of requests for the history until it is over.
     pub looks: usize,
     pub rows: Vec<String>,
 }
 
 impl FakeRun {
-    /// A run of the report that is over, and shows these rows.
+    /// Returns a finished run of the report with these rows.
     pub fn ready(id: &str, began: Timestamp, rows: &[String]) -> Self {
         let (id, report) = (id.to_owned(), REPORT.to_owned());
         Self { id, report, report_type: "audit-logs", began, outcome: Outcome::Ready, looks: 0, rows: rows.to_vec() }
@@ -106,7 +106,7 @@ impl FakeRun {
     }
 }
 
-/// What a request was for.
+/// The target of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Called {
     History,
@@ -165,12 +165,12 @@ impl FakeCertCentral {
         format!("{}/reports/v1", self.server.url())
     }
 
-    /// Rows that runs show from now on, in this order behind the others.
+    /// Adds rows after the others; runs that start later show them.
     pub fn push(&self, rows: impl IntoIterator<Item = String>) {
         self.update(|state| state.rows.extend(rows));
     }
 
-    /// Runs show these rows from now on.
+    /// Replaces the rows; runs that start later show these.
     pub fn set_rows(&self, rows: Vec<String>) {
         self.update(|state| state.rows = rows);
     }
@@ -180,17 +180,17 @@ impl FakeCertCentral {
         self.shared.state.read().rows.clone()
     }
 
-    /// What becomes of the runs that are started next, one after the other; then they are ready.
+    /// Sets the outcomes of the next runs, in order; later runs are ready.
     pub fn next_runs(&self, outcomes: impl IntoIterator<Item = Outcome>) {
         self.update(|state| state.outcomes.extend(outcomes));
     }
 
-    /// A run that somebody else started.
+    /// Adds a run that another user started.
     pub fn add_run(&self, run: FakeRun) {
         self.update(|state| state.runs.push(run));
     }
 
-    /// Changes a run that there is.
+    /// Changes an existing run.
     pub fn change_run(&self, at: usize, change: impl FnOnce(&mut FakeRun)) {
         self.update(|state| change(&mut state.runs[at]));
     }
@@ -208,7 +208,7 @@ impl FakeCertCentral {
         self.update(|state| state.form = form);
     }
 
-    /// The next requests for the history meet these faults, one after the other.
+    /// The next requests for the history meet these faults, one each.
     pub fn history_meets(&self, faults: impl IntoIterator<Item = Fault>) {
         self.update(|state| faults.into_iter().for_each(|fault| state.history_faults.script(fault)));
     }
@@ -223,17 +223,17 @@ impl FakeCertCentral {
         self.update(|state| faults.into_iter().for_each(|fault| state.download_faults.script(fault)));
     }
 
-    /// Every request for the history meets this fault, until `None` takes it back.
+    /// Every request for the history meets this fault, until `None` ends it.
     pub fn answer_history_always(&self, fault: Option<Fault>) {
         self.update(|state| state.history_faults.always(fault));
     }
 
-    /// What was called so far, in order, and when.
+    /// The requests so far, in order, and their times.
     pub fn requests(&self) -> Vec<(Called, SystemTime)> {
         self.shared.state.read().requests.clone()
     }
 
-    /// How often a run was started by a request.
+    /// The number of runs that requests started.
     pub fn starts(&self) -> usize {
         self.requests().iter().filter(|(called, _)| *called == Called::Start).count()
     }
@@ -257,7 +257,7 @@ impl FakeCertCentral {
     }
 }
 
-/// A row of that time, told apart from others by `n`: awkward as real ones are.
+/// Returns a row of that time, which `n` distinguishes from others. It is as awkward as real rows are.
 pub fn report_row(time: Timestamp, n: usize) -> String {
     let time = time.strftime("%d-%b-%Y %H:%M:%S");
     let result = if n % 7 == 3 { "Failure" } else { "Success" };

@@ -1,4 +1,4 @@
-//! Content encodings, both ways.
+//! Content encodings in both directions.
 
 use std::io::{self, Read, Write};
 use std::iter;
@@ -12,7 +12,7 @@ use flate2::{Compress, Compression, Crc, FlushCompress};
 /// Far above every documented limit: a body beyond it is a bug, and must not take the memory of the tests.
 const DECODED_AT_MOST: u64 = 256 * 1024 * 1024;
 
-/// Whether the client takes a gzip body.
+/// Whether the client accepts a gzip body.
 pub(super) fn accepts_gzip(headers: &HeaderMap) -> bool {
     headers
         .get_all(header::ACCEPT_ENCODING)
@@ -22,10 +22,10 @@ pub(super) fn accepts_gzip(headers: &HeaderMap) -> bool {
         .any(|coding| coding.trim().split(';').next() == Some("gzip"))
 }
 
-/// The gzip of `open`, then `filler` so many times, then `close`, piece by piece.
+/// The gzip of `open`, then `filler` this many times, then `close`, piece by piece.
 ///
-/// The filler is compressed once, however often it comes: a compressor that starts afresh refers to nothing before
-/// it, and a full flush ends its output at a whole byte.
+/// The filler is compressed once, however often it occurs. That works because a compressor that starts afresh refers to
+/// no earlier bytes, and a full flush ends its output at a whole byte.
 pub(super) fn gzip_repeated(
     open: &[u8],
     filler: &[u8],
@@ -46,7 +46,7 @@ pub(super) fn gzip_repeated(
 }
 
 fn deflate(bytes: &[u8], end: FlushCompress) -> Vec<u8> {
-    // Room for what cannot be compressed: the compressor does not ask for more.
+    // There is room for incompressible bytes: the compressor does not enlarge the buffer.
     let mut deflated = Vec::with_capacity(bytes.len() + 1024);
     let mut compressor = Compress::new(Compression::fast(), false);
     compressor.compress_vec(bytes, &mut deflated, end).expect("there is room");

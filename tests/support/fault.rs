@@ -1,4 +1,4 @@
-//! What can go wrong between the program and a server.
+//! Faults between the program and a server.
 
 use std::collections::VecDeque;
 use std::future;
@@ -11,40 +11,41 @@ use super::reply::{Answer, Reply};
 
 const LOGIN_PAGE: &str = "<!doctype html><title>Sign in to the guest network</title>";
 
-/// What happens to one request instead of, or on top of, the usual answer.
+/// The fate of one request, instead of the usual answer or in addition to it.
 ///
-/// Only `Slow`, `TruncatedBody` and `Unanswered` do what the request asks for. With all others it is as if the
-/// server had never seen it, but it is still logged and still checked against the protocol.
+/// Only with `Slow`, `TruncatedBody` and `Unanswered` does the server carry out the request. With all others it behaves
+/// as if the request had never arrived. But it still logs the request and still checks it against the protocol.
 #[derive(Clone, Debug)]
 pub enum Fault {
     /// This status with an error body.
     Status(u16),
     /// The same, with this `Retry-After`.
     StatusWithRetryAfter(u16, String),
-    /// This status with exactly this body, called JSON.
+    /// This status with exactly this body, as JSON.
     StatusWithBody(u16, String),
-    /// This status with exactly this body, called this; or not called anything.
+    /// This status with exactly this body and this content type, or none.
     Typed(u16, Option<&'static str>, &'static str),
-    /// 307 to this location: the kind of redirect that repeats the method and the body.
+    /// 307 to this location: a redirect that repeats the method and the body.
     Redirect(String),
     /// The connection closes without an answer.
     Reset,
     /// The usual answer, but its body breaks off halfway.
     TruncatedBody,
-    /// 200 with an HTML page, as captive portals and proxies give.
+    /// 200 with an HTML page, as captive portals and proxies send it.
     NotJson,
-    /// 200 with exactly this body, called JSON.
+    /// 200 with exactly this body, as JSON.
     Body(String),
-    /// 200 with a valid JSON array of so many bytes, made while it is sent. Compressed if the client takes gzip:
-    /// a gigabyte then travels as one megabyte.
+    /// 200 with a valid JSON array of this many bytes, generated while it is sent. If the client accepts gzip it is
+    /// compressed: a gigabyte then travels as one megabyte.
     Huge(usize),
     /// No answer until the server ends.
     Hang,
-    /// The usual answer, so much later.
+    /// The usual answer, this much later.
     Slow(Duration),
-    /// The request is done as usual (the intake keeps the entries), but the connection closes without an answer.
+    /// The server carries out the request as usual (the intake keeps the entries), but the connection closes without an
+    /// answer.
     Unanswered,
-    /// This status with an error text that repeats the secrets of the request: for tests that nothing leaks.
+    /// This status with an error text that repeats the secrets of the request, for tests that no secret leaks.
     EchoAuthorization(u16),
 }
 
@@ -53,7 +54,7 @@ impl Fault {
     pub const PASS: Self = Self::Slow(Duration::ZERO);
 }
 
-/// The faults that one endpoint has in store.
+/// The coming faults of one endpoint.
 #[derive(Default)]
 pub(super) struct FaultPlan {
     scripted: VecDeque<Fault>,
@@ -80,7 +81,7 @@ impl FaultPlan {
         self.random = Some(RandomFaults { rng: fastrand::Rng::with_seed(seed), probability, faults });
     }
 
-    /// What the next request meets.
+    /// Returns the fault of the next request.
     pub(super) fn next(&mut self) -> Option<Fault> {
         if let Some(fault) = self.scripted.pop_front() {
             return Some(fault);
@@ -93,14 +94,14 @@ impl FaultPlan {
     }
 }
 
-/// What a fault needs to know of the request that it meets.
+/// The facts of a request that its fault needs.
 pub(super) struct Requested {
     pub(super) accepts_gzip: bool,
-    /// What `EchoAuthorization` repeats.
+    /// The secrets that `EchoAuthorization` repeats.
     pub(super) secrets: Vec<String>,
 }
 
-/// Answers one request: as the fault has it, or else as `process` answers it.
+/// Answers one request with its fault, or else with the answer of `process`.
 pub(super) async fn answer(fault: Option<Fault>, requested: Requested, process: impl FnOnce() -> Reply) -> Answer {
     let Some(fault) = fault else {
         return Answer::Whole(process());
@@ -134,7 +135,7 @@ pub(super) async fn answer(fault: Option<Fault>, requested: Requested, process: 
     Answer::Whole(reply)
 }
 
-/// Waits so long; not at all for zero, which the timer would round up to a millisecond.
+/// Waits for this long. With zero it does not wait at all, because the timer would round that up to a millisecond.
 pub(super) async fn pause_for(length: Duration) {
     if !length.is_zero() {
         sleep(length).await;

@@ -1,4 +1,4 @@
-//! Fakes of the HTTP inputs of Fluentd and Fluent Bit, over real TLS where they are given a certificate.
+//! Fakes of the HTTP inputs of Fluentd and Fluent Bit, over real TLS if they have a certificate.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -32,36 +32,38 @@ mod inspect;
 
 pub use certificates::{Authority, Pair};
 
-/// Fluentd closes a connection that is unused for so long.
+/// Fluentd closes a connection that is unused for this long.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
-/// A connection that is used after more than this was unused for too long: the server could have been about to close it.
+/// A client must not use a connection after a longer pause than this: the server could be about to close it.
 const USED_IN_TIME: Duration = Duration::from_millis(8500);
 
-/// Which receiver it is.
+/// The program that the fake imitates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Fluentd,
     FluentBit,
 }
 
-/// What kind of receiver it is.
+/// The settings of a receiver.
 #[derive(Clone, Debug)]
 pub struct FluentdOptions {
     pub kind: Kind,
-    /// Its pair; none for plain HTTP.
+    /// Its certificate and key; none for plain HTTP.
     pub tls: Option<Pair>,
     /// The authorities of its clients, in PEM; none: no client certificate is required.
     pub client_authorities: Vec<String>,
-    /// Bodies of more bytes than this, as sent, are answered 413.
+    /// The server answers 413 to bodies of more bytes than this, as sent.
     pub max_body_bytes: usize,
-    /// Instead of 413, the connection is closed.
+    /// The server closes the connection instead of answering 413.
     pub closes_when_too_large: bool,
-    /// A success; none for the receiver's own.
+    /// The status of a success; none for the receiver's own.
     pub success: Option<u16>,
-    /// Whether there is no `<parse>` section: a text under `time` is then refused.
+    /// Whether there is no `<parse>` section: the receiver then refuses a text under `time`.
     pub has_default_parser: bool,
-    /// A request with such a record is refused whole with 400.
+    /// The `time_key` of a `<parse>` section with `time_type string` and `time_format %iso8601`.
+    pub time_key: Option<&'static str>,
+    /// The receiver refuses a request with such a record whole, with 400.
     pub refuses: Option<Predicate>,
     /// Fluent Bit reads gzip from 2.2.1 on.
     pub reads_gzip: bool,
@@ -78,6 +80,7 @@ impl Default for FluentdOptions {
             closes_when_too_large: false,
             success: None,
             has_default_parser: true,
+            time_key: None,
             refuses: None,
             reads_gzip: true,
             latency: Duration::ZERO,
@@ -85,11 +88,11 @@ impl Default for FluentdOptions {
     }
 }
 
-/// A request, as it was understood.
+/// A request, as the fake understood it.
 #[derive(Clone, Debug)]
 pub struct FluentdRequest {
     pub tag: String,
-    /// The number of its records, taken or not.
+    /// The number of its records, accepted or not.
     pub records: usize,
     /// Whether its body was a bare object.
     pub is_bare: bool,
@@ -100,7 +103,7 @@ pub struct FluentdRequest {
     pub status: Option<u16>,
     /// The number of its connection.
     pub connection: usize,
-    /// The certificate of the client, where it had one.
+    /// The certificate of the client, if it had one.
     pub client: Option<Vec<u8>>,
 }
 
@@ -123,10 +126,10 @@ struct State {
     faults: FaultPlan,
     connections: usize,
     requests: Vec<FluentdRequest>,
-    /// By tag, the requests that are being answered.
+    /// The number of requests under way, by tag.
     under_way: HashMap<String, usize>,
     events: Vec<(String, Value)>,
-    /// The sender's own: test events and stand-ins.
+    /// The sender's own events: test events and stand-ins.
     notices: Vec<Value>,
     violations: Vec<String>,
 }
@@ -142,13 +145,13 @@ impl FakeFluentd {
         Self { address, shared, accepting }
     }
 
-    /// Its address with this path.
+    /// The URL of this path.
     pub fn url(&self, path: &str) -> String {
         let scheme = if self.shared.options.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://{}/{path}", self.address)
     }
 
-    /// From now on it has this pair and requires client certificates of these authorities. All connections are closed.
+    /// Switches to this pair and requires client certificates of these authorities. Closes all connections.
     pub fn set_tls(&self, pair: &Pair, authorities: &[String]) {
         *self.shared.tls.write() = Some(pair.server_config(authorities));
         self.shared.cut.send_replace(());
@@ -158,17 +161,17 @@ impl FakeFluentd {
         self.shared.state.read().requests.clone()
     }
 
-    /// Everything taken so far, each with its tag, in order.
+    /// All events accepted so far, each with its tag, in order.
     pub fn events(&self) -> Vec<(String, Value)> {
         self.shared.state.read().events.clone()
     }
 
-    /// What was taken of the sender's own.
+    /// The accepted events of the sender's own.
     pub fn notices(&self) -> Vec<Value> {
         self.shared.state.read().notices.clone()
     }
 
-    /// The ids of what was taken, in order.
+    /// The ids of the accepted events, in order.
     pub fn ids(&self) -> Vec<String> {
         let id = |(_, event): &(String, Value)| event["id"].as_str().unwrap_or_default().to_owned();
         self.shared.state.read().events.iter().map(id).collect()
@@ -182,7 +185,7 @@ impl FakeFluentd {
         self.shared.state.read().violations.clone()
     }
 
-    /// Waits until so many events were taken, repeats included.
+    /// Waits until the fake has accepted this many events, repeats included.
     pub async fn wait_for_events(&self, n: usize) {
         self.shared.state.expect_count(n, "events", |state| state.events.len()).await;
     }
@@ -192,7 +195,7 @@ impl FakeFluentd {
         self.shared.state.update(|state| state.faults.script(fault));
     }
 
-    /// Every request meets this fault, until `None` takes it back.
+    /// Every request meets this fault, until `None` ends it.
     pub fn answer_always(&self, fault: Option<Fault>) {
         self.shared.state.update(|state| state.faults.always(fault));
     }
@@ -252,7 +255,7 @@ async fn serve(
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(KEEPALIVE);
-    // How a connection ends says nothing.
+    // The way in which a connection ends does not matter.
     let _ = builder.serve_connection(TokioIo::new(stream), service).await;
 }
 
@@ -264,7 +267,7 @@ async fn answer(
 ) -> Response {
     let (head, body) = request.into_parts();
     if head.method == Method::GET {
-        // Fluentd answers every GET so, and makes no event of it.
+        // Fluentd answers every GET with this, and makes no event of it.
         return Answer::Whole(Reply::of(200, Some("text/plain"), "")).into_response();
     }
     let Ok(body) = to_bytes(Body::new(body), usize::MAX).await else { return super::reply::hang_up() };
@@ -298,7 +301,7 @@ async fn answer(
     answer.into_response()
 }
 
-/// A request that is being answered; dropped with its answer, or when the connection is gone.
+/// A request under way; dropped with its answer, or when the connection is gone.
 struct UnderWay<'a> {
     shared: &'a Shared,
     tag: String,
@@ -330,7 +333,7 @@ fn take(shared: &Shared, inspection: Inspection) -> Reply {
     let own = if shared.options.kind == Kind::Fluentd { 200 } else { 201 };
     match shared.options.success.unwrap_or(own) {
         204 => Reply::of(204, None, ""),
-        // As with `respond_with_empty_img`, so that there is a body to break off in.
+        // The body of `respond_with_empty_img`, so that a fault can truncate it.
         status => Reply::of(status, Some("image/gif"), vec![0; 42]),
     }
 }

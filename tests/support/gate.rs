@@ -1,4 +1,4 @@
-//! A way to an HTTP server on which single requests are held up, chosen by their method and their address.
+//! A path to an HTTP server that holds up single requests, chosen by their method and their address.
 
 use std::sync::Arc;
 
@@ -16,10 +16,10 @@ use super::watched::Watched;
 /// Largest request that passes.
 const LARGEST: usize = 64 * 1024 * 1024;
 
-/// What becomes of a request that a rule is for.
+/// The fate of a request that a rule applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Held {
-    /// It waits before the server gets it.
+    /// The request waits before the server gets it.
     Request,
     /// The server gets it, and its answer waits.
     Answer,
@@ -27,7 +27,7 @@ pub enum Held {
     LostAnswer,
     /// The server does not get it: the answer has this status.
     Failed(u16),
-    /// The server gets it without its condition, as if it did not know such.
+    /// The server gets the request without its condition, like a server that does not know conditions.
     Unconditional,
 }
 
@@ -36,18 +36,18 @@ struct Rule {
     method: Method,
     part: String,
     held: Held,
-    /// How many requests it is for.
+    /// The number of requests that it still applies to.
     left: usize,
 }
 
-/// A request that came, and the address that it was for: the path and what follows it.
+/// A request that arrived, and its address: the path with the query.
 #[derive(Debug, Clone)]
 pub struct Passed {
     pub method: Method,
     pub address: String,
-    /// Whether it waits, or its answer does.
+    /// Whether the request or its answer waits.
     is_held: bool,
-    /// Whether the server has it, and nothing more is to come of it.
+    /// Whether the server has carried it out and nothing more follows.
     is_done: bool,
 }
 
@@ -69,14 +69,14 @@ struct Shared {
     traffic: Watched<Traffic>,
 }
 
-/// The way to the server.
+/// The path to a server.
 pub struct Gate {
     own: Server,
     shared: Arc<Shared>,
 }
 
 impl Gate {
-    /// The way to the server at `url`.
+    /// Opens a path to the server at `url`.
     pub async fn to(url: &str) -> Self {
         let client = reqwest::Client::builder().no_proxy().no_gzip().build().expect("a client");
         let shared = Arc::new(Shared { server: url.to_owned(), client, traffic: Watched::new(Traffic::default()) });
@@ -105,12 +105,12 @@ impl Gate {
         self.shared.traffic.expect("a request to be held up", held).await;
     }
 
-    /// Lets all go that is held up. Requests go on even where their client has gone.
+    /// Releases everything that is held up. Requests continue even if their client has gone.
     pub fn release(&self) {
         self.release_those("");
     }
 
-    /// Lets those go whose address contains `part`.
+    /// Releases the requests whose address contains `part`.
     pub fn release_those(&self, part: &str) {
         self.shared.traffic.update(|traffic| {
             traffic.rules.retain(|rule| !rule.part.contains(part));
@@ -125,32 +125,32 @@ impl Gate {
         self.shared.traffic.expect("no request to be under way", all_done).await;
     }
 
-    /// Waits until so many such requests came since the start.
+    /// Waits until this many such requests have arrived since the start.
     pub async fn has_passed(&self, count: usize, method: &Method, part: &str) {
         let count_of = |traffic: &Traffic| traffic.passed.iter().filter(|passed| passed.is(method, part)).count();
         self.shared.traffic.expect_count(count, &format!("{method} {part}"), count_of).await;
     }
 
-    /// Waits until so many such requests are done.
+    /// Waits until this many such requests are done.
     pub async fn has_done(&self, count: usize, method: &Method, part: &str) {
         let is_done = |passed: &&Passed| passed.is_done && passed.is(method, part);
         let count_of = |traffic: &Traffic| traffic.passed.iter().filter(is_done).count();
         self.shared.traffic.expect_count(count, &format!("{method} {part}"), count_of).await;
     }
 
-    /// Waits until so many requests came since the start.
+    /// Waits until this many requests have arrived since the start.
     pub async fn so_many_passed(&self, count: usize) {
         self.shared.traffic.expect_count(count, "requests", |traffic| traffic.passed.len()).await;
     }
 
-    /// All that came.
+    /// All requests so far.
     pub fn passed(&self) -> Vec<Passed> {
         self.shared.traffic.read().passed.clone()
     }
 }
 
 async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    // In a task of its own: what was sent arrives, whatever becomes of its sender.
+    // This runs in a task of its own: a request arrives, whatever becomes of its sender.
     tokio::spawn(async move { shared.pass(request).await }).await.expect("no panic")
 }
 

@@ -1,8 +1,8 @@
-//! A fake Google Cloud Storage: one bucket by the JSON API (objects are read and inserted), and a token endpoint for its
-//! credentials.
+//! A fake Google Cloud Storage: one bucket with the JSON API (objects can be read and inserted), and a token endpoint
+//! for its credentials.
 //!
-//! Generations, conditions, checksums, permissions and error texts are as documented, or as Google has been seen to answer.
-//! The order in which an insert is judged (may create, condition, may delete) is not documented.
+//! Generations, conditions, checksums, permissions and error texts follow the documentation or observed answers of
+//! Google. The order in which Google judges an insert (may create, condition, may delete) is not documented.
 
 mod multipart;
 mod objects;
@@ -23,22 +23,22 @@ use super::server::Server;
 use super::watched::Watched;
 use token_endpoint::TOKEN_PATH;
 
-/// How the fake behaves, where a test wants it otherwise.
+/// The behaviour of the fake; the default is Google's.
 #[derive(Clone, Debug)]
 pub struct GcsOptions {
-    /// The bucket that there is.
+    /// The name of the bucket.
     pub bucket: String,
-    /// What the caller may do.
+    /// The permissions of the caller.
     pub permissions: Permissions,
-    /// Write whatever the condition: an emulator that does not know conditions.
+    /// Write whatever the condition says, like an emulator that does not know conditions.
     pub ignore_conditions: bool,
     /// Leave the generation out of the answers to reads.
     pub omit_generation_read: bool,
     /// Leave the generation out of the answers to writes.
     pub omit_generation_written: bool,
-    /// The least time between two writes to one object. A sooner one is answered with 429.
+    /// The least time between two writes to one object. The fake answers an earlier one with 429.
     pub write_interval: Option<Duration>,
-    /// Take no request without an access token of the token endpoint, which gives one for this refresh token.
+    /// Accept no request without an access token of the token endpoint, which returns one for this refresh token.
     pub refresh_token: Option<String>,
 }
 
@@ -56,7 +56,7 @@ impl Default for GcsOptions {
     }
 }
 
-/// Which of the permissions `storage.objects.*` the caller has.
+/// The permissions `storage.objects.*` of the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools, reason = "independent of each other, as with Google")]
 pub struct Permissions {
@@ -84,7 +84,7 @@ struct Shared {
 struct GcsState {
     permissions: Permissions,
     objects: HashMap<String, Object>,
-    /// The last generation that was given. Google's count microseconds.
+    /// The last generation. Google's count microseconds.
     generation: i64,
     refresh_token: Option<String>,
     access_tokens: HashSet<String>,
@@ -135,7 +135,7 @@ impl FakeGcs {
         &self.shared.options.bucket
     }
 
-    /// The object's bytes and generation, if there is one.
+    /// The object's bytes and generation, if it exists.
     pub fn object(&self, name: &str) -> Option<(Vec<u8>, i64)> {
         let state = self.shared.state.read();
         state.objects.get(name).map(|object| (object.bytes.clone(), object.generation))
@@ -147,7 +147,7 @@ impl FakeGcs {
         state.objects.get(name).map(|object| (object.content_type.clone(), object.cache_control.clone()))
     }
 
-    /// Writes an object past the API.
+    /// Writes an object without the API.
     pub fn put(&self, name: &str, bytes: &[u8]) {
         self.update(|state| state.store(name, bytes.to_vec(), "application/json", ""));
     }
@@ -156,12 +156,12 @@ impl FakeGcs {
         self.update(|state| state.permissions = permissions);
     }
 
-    /// From now on the token endpoint takes this refresh token only. Access tokens that it has given stay good.
+    /// Makes the token endpoint accept this refresh token only. Access tokens that it has issued stay valid.
     pub fn set_refresh_token(&self, token: impl Into<String>) {
         self.update(|state| state.refresh_token = Some(token.into()));
     }
 
-    /// All access tokens given so far are refused from now on.
+    /// Revokes all access tokens issued so far.
     pub fn revoke_access_tokens(&self) {
         self.update(|state| state.access_tokens.clear());
     }
@@ -171,22 +171,22 @@ impl FakeGcs {
         self.update(|state| state.object_faults.script(fault));
     }
 
-    /// Every request for an object meets this fault, until `None` takes it back.
+    /// Every request for an object meets this fault, until `None` ends it.
     pub fn answer_always(&self, fault: Option<Fault>) {
         self.update(|state| state.object_faults.always(fault));
     }
 
-    /// Every token request meets this fault, until `None` takes it back.
+    /// Every token request meets this fault, until `None` ends it.
     pub fn answer_tokens_always(&self, fault: Option<Fault>) {
         self.update(|state| state.token_faults.always(fault));
     }
 
-    /// How often an object was requested or written, answered or not.
+    /// The number of requests to read or write an object, answered or not.
     pub fn requests(&self) -> usize {
         self.shared.state.read().object_requests
     }
 
-    /// Waits until so many requests for objects have arrived since the start, answered or not.
+    /// Waits until this many requests for objects have arrived since the start, answered or not.
     pub async fn wait_for_requests(&self, n: usize) {
         self.shared.state.expect_count(n, "requests for objects", |state| state.object_requests).await;
     }
@@ -205,7 +205,7 @@ impl FakeGcs {
         self.shared.state.read().violations.clone()
     }
 
-    /// Breaks off what is in progress and refuses connections until `come_back`.
+    /// Cuts off open requests and refuses connections until `come_back`.
     pub async fn go_down(&self) {
         self.server.go_down().await;
     }

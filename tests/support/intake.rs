@@ -1,7 +1,8 @@
 //! A fake Datadog: the logs intake (`POST /api/v2/logs`) and the key check (`GET /api/v1/validate`) in one server.
 //!
-//! The real intake forgives much and says little: it cuts long entries, drops old ones and misreads times, and still
-//! answers 202. This one takes the same requests with the same answers, but writes down what would have gone wrong.
+//! The real intake tolerates many mistakes without reporting them: it cuts long entries, drops old ones, misreads
+//! times, and still answers 202. The fake accepts the same requests with the same answers, but records each such
+//! mistake as a violation.
 
 mod endpoint;
 mod inspect;
@@ -21,21 +22,23 @@ use super::watched::{Gate, Watched};
 /// How the fake behaves.
 #[derive(Clone, Debug)]
 pub struct IntakeOptions {
-    /// The key that is good.
+    /// The valid key.
     pub api_key: String,
     /// How long every answer takes.
     pub latency: Duration,
-    /// Keep the accepted bodies, for [`FakeIntake::entries`]. Off, memory stays small and ids are still counted.
+    /// Keep the accepted bodies, for [`FakeIntake::entries`]. Without them, memory use stays small, and the fake still
+    /// counts ids.
     pub keep_bodies: bool,
-    /// A request with such an entry is refused whole with 400, and nothing says which entry it was.
+    /// The intake refuses a request with such an entry whole, with 400, and does not say which entry it was.
     pub poison: Option<Predicate>,
-    /// The same once more: what is refused even when the record comes only as text, in `message`.
+    /// Like `poison`, for entries that are refused even when the record comes only as text, in `message`.
     pub poison_text: Option<Predicate>,
-    /// A request with such an entry never gets that far: a firewall in front meets it with this fault.
+    /// A firewall in front of the intake meets a request with such an entry with this fault.
     pub firewall: Option<(Predicate, Fault)>,
-    /// Bodies of more bytes than this, uncompressed, are answered 413.
+    /// The intake answers 413 to bodies of more bytes than this, uncompressed.
     pub max_body_bytes: usize,
-    /// Seconds that the server's clock is ahead of the real time (behind, if negative): its `Date`, and what it drops by.
+    /// The seconds by which the server's clock is ahead of the real time (negative: behind). Its `Date` shows this
+    /// clock, and it drops entries by it.
     pub date_offset: i64,
     /// Send no `Date` header at all.
     pub omit_date: bool,
@@ -57,7 +60,7 @@ impl Default for IntakeOptions {
     }
 }
 
-/// A question about one entry.
+/// A condition on one entry.
 #[derive(Clone)]
 pub struct Predicate(Arc<dyn Fn(&Value) -> bool + Send + Sync>);
 
@@ -77,22 +80,22 @@ impl fmt::Debug for Predicate {
     }
 }
 
-/// A request to `/api/v2/logs`, as it was understood.
+/// A request to `/api/v2/logs`, as the fake understood it.
 #[derive(Clone, Debug)]
 pub struct IntakeRequest {
     /// When it had arrived.
     pub time: SystemTime,
-    /// The status it was answered with; none while it is open, or if it was never answered.
+    /// The status of its answer; none while it is open, or if there was no answer.
     pub status: Option<u16>,
-    /// Whether it is over: its answer is going out, or whoever sent it is known to have gone away.
+    /// Whether it is over: its answer is on its way, or the fake knows that the client has gone.
     pub over: bool,
-    /// The number of its entries, taken or not.
+    /// The number of its entries, accepted or not.
     pub entries: usize,
-    /// Whether its entries were taken.
+    /// Whether its entries were accepted.
     pub taken: bool,
     /// The size of its body, uncompressed.
     pub bytes: usize,
-    /// The size of its body as it was sent.
+    /// The size of its body, as sent.
     pub sent_bytes: usize,
     /// Its `Content-Encoding`; `identity` if it had none.
     pub encoding: String,
@@ -104,7 +107,7 @@ pub struct FakeIntake {
     shared: Arc<Shared>,
 }
 
-/// What the test's handle and the server's endpoints share.
+/// The state that the test's handle and the server's endpoints share.
 struct Shared {
     options: IntakeOptions,
     gate: Gate,
@@ -150,7 +153,7 @@ impl FakeIntake {
         self.server.url()
     }
 
-    /// All entries taken so far, in the order they were taken.
+    /// All entries accepted so far, in that order.
     ///
     /// # Panics
     /// Without `keep_bodies`.
@@ -159,7 +162,7 @@ impl FakeIntake {
         self.bodies().into_iter().flat_map(parse).collect()
     }
 
-    /// The uncompressed bodies taken so far.
+    /// The uncompressed bodies accepted so far.
     ///
     /// # Panics
     /// Without `keep_bodies`.
@@ -168,17 +171,17 @@ impl FakeIntake {
         self.shared.state.read().bodies.clone()
     }
 
-    /// The number of entries taken so far, repeats included.
+    /// The number of entries accepted so far, repeats included.
     pub fn count(&self) -> usize {
         self.shared.state.read().taken
     }
 
-    /// How many entries were answered 202 and dropped, because their time lay outside of what is kept.
+    /// The number of entries that were answered 202 and dropped, because of their time.
     pub fn dropped(&self) -> usize {
         self.shared.state.read().dropped
     }
 
-    /// How often each `evt.id` was taken so far.
+    /// How often each `evt.id` was accepted so far.
     pub fn ids(&self) -> HashMap<String, usize> {
         self.shared.state.read().ids.clone()
     }
@@ -203,19 +206,19 @@ impl FakeIntake {
         self.shared.state.read().violations.clone()
     }
 
-    /// Waits until so many entries have been taken since the start, repeats included.
+    /// Waits until the intake has accepted this many entries since the start, repeats included.
     pub async fn wait_for_entries(&self, n: usize) {
         let count = |state: &IntakeState| state.taken;
         self.shared.state.expect_count(n, "entries", count).await;
     }
 
-    /// Waits until entries with so many different ids have been taken since the start.
+    /// Waits until the intake has accepted entries with this many different ids since the start.
     pub async fn wait_for_ids(&self, n: usize) {
         let count = |state: &IntakeState| state.ids.len();
         self.shared.state.expect_count(n, "different ids", count).await;
     }
 
-    /// Waits until so many requests to the intake have arrived since the start, answered or not.
+    /// Waits until this many requests to the intake have arrived since the start, answered or not.
     pub async fn wait_for_requests(&self, n: usize) {
         let count = |state: &IntakeState| state.requests.len();
         self.shared.state.expect_count(n, "requests to the intake", count).await;
@@ -231,7 +234,7 @@ impl FakeIntake {
         self.update(|state| state.log_faults.script(fault));
     }
 
-    /// Every request to the intake meets this fault, until `None` takes it back.
+    /// Every request to the intake meets this fault, until `None` ends it.
     pub fn answer_always(&self, fault: Option<Fault>) {
         self.update(|state| state.log_faults.always(fault));
     }
@@ -241,22 +244,23 @@ impl FakeIntake {
         self.update(|state| state.log_faults.randomly(seed, probability, faults));
     }
 
-    /// Every key check meets this fault, until `None` takes it back.
+    /// Every key check meets this fault, until `None` ends it.
     pub fn answer_validate_always(&self, fault: Option<Fault>) {
         self.update(|state| state.validate_faults.always(fault));
     }
 
-    /// From now on this key is good and no other.
+    /// Makes this key the only valid one.
     pub fn set_api_key(&self, key: impl Into<String>) {
         self.update(|state| state.api_key = key.into());
     }
 
-    /// Sets the server's clock so many seconds ahead of the real time.
+    /// Sets the server's clock this many seconds ahead of the real time.
     pub fn set_date_offset(&self, seconds: i64) {
         self.update(|state| state.date_offset = seconds);
     }
 
-    /// Keeps the answers to all requests to the intake back until `release`. Entries are taken when the answer goes out.
+    /// Holds back the answers to all requests to the intake until `release`. The intake accepts entries when the answer
+    /// leaves.
     pub fn hold(&self) {
         self.shared.gate.set_open(false);
     }
@@ -265,7 +269,7 @@ impl FakeIntake {
         self.shared.gate.set_open(true);
     }
 
-    /// Breaks off what is in progress and refuses connections until `come_back`.
+    /// Cuts off open requests and refuses connections until `come_back`.
     pub async fn go_down(&self) {
         self.server.go_down().await;
     }

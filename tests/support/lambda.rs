@@ -17,7 +17,7 @@ use super::watched::Watched;
 
 const VERSION: &str = "/2018-06-01";
 
-/// What a function said.
+/// The report of a function.
 #[derive(Debug, Clone, PartialEq)]
 pub enum LambdaAnswer {
     /// An invocation succeeded.
@@ -38,7 +38,7 @@ pub struct FakeLambda {
 struct Invocations {
     count: usize,
     waiting: VecDeque<Invocation>,
-    /// The one that has no answer yet.
+    /// The invocation without an answer.
     open: Option<String>,
     answers: Vec<LambdaAnswer>,
     violations: Vec<String>,
@@ -62,7 +62,7 @@ impl FakeLambda {
         Self { server: Server::start(false, |_| routes).await, state }
     }
 
-    /// What Lambda puts into a function's environment.
+    /// The variables that Lambda sets for a function.
     pub fn environment(&self) -> [(&'static str, String); 4] {
         [
             ("AWS_LAMBDA_RUNTIME_API", self.server.url().replace("http://", "")),
@@ -80,7 +80,7 @@ impl FakeLambda {
         });
     }
 
-    /// The answer that came as number `number`, from 1 on.
+    /// Waits for answer number `number`, counted from 1.
     pub async fn answer(&self, number: usize) -> LambdaAnswer {
         self.state.expect_count(number, "answers", |state| state.answers.len()).await;
         self.state.read().answers[number - 1].clone()

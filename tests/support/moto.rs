@@ -8,19 +8,17 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::config::{Credentials, SharedCredentialsProvider};
 
-/// Longer than the slowest honest start.
-const PATIENCE: Duration = Duration::from_mins(1);
+use super::within::PATIENCE;
 
-/// How the server is ended: its parent waits for the end of a pipe that this process holds, and that the system closes when this
-/// process ends, however it ends. A static is never dropped.
+/// Ends the server with this process: its parent waits for the end of a pipe that this process holds. The system closes
+/// the pipe when this process ends, however it ends. A `Drop` would not do, because a static is never dropped.
 const WATCHED: &str = r#""$0" -H 127.0.0.1 -p 0 & server=$!; exec 2>&-; trap 'kill "$server"' EXIT; read -r _"#;
 
-/// A server of one's own, to be shared by the tests of one binary.
+/// A server that the tests of one binary share.
 pub struct Moto {
     url: String,
     buckets: AtomicUsize,
@@ -45,7 +43,7 @@ impl Moto {
         let mut watch = watch.spawn().expect("a shell");
         let said = BufReader::new(watch.stderr.take().expect("a pipe"));
         let (found, url) = mpsc::channel();
-        // It reads on to the end, so that the server never waits for someone to read what it says.
+        // It reads to the end, so that the server never blocks on its output.
         thread::spawn(move || {
             for line in said.lines().map_while(Result::ok) {
                 let at = line.split_once("Running on ").map(|(_, url)| url.trim().to_owned());
@@ -65,12 +63,12 @@ impl Moto {
         }
     }
 
-    /// What the AWS tools would read from variables, for someone with `keys`.
+    /// The configuration that AWS tools would read from variables with `keys`.
     pub fn config(&self, keys: &Keys) -> SdkConfig {
         config(&self.url, Credentials::new(&keys.id, &keys.secret, None, None, "tests"))
     }
 
-    /// The same for someone whom a server takes that does not check.
+    /// The configuration for a server that does not check its callers.
     pub fn anyone(&self) -> SdkConfig {
         self.config(&Keys { id: "AKIAANYONE".to_owned(), secret: "secret".to_owned() })
     }
@@ -79,12 +77,12 @@ impl Moto {
         &self.url
     }
 
-    /// Stops its process without ending it: it takes connections and answers nothing.
+    /// Suspends its process: it accepts connections and does not answer.
     pub fn pause(&self) {
         self.signal("-STOP");
     }
 
-    /// Lets it go on.
+    /// Lets it continue.
     pub fn resume(&self) {
         self.signal("-CONT");
     }
@@ -96,17 +94,17 @@ impl Moto {
         assert!(sent.expect("kill").success());
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     pub fn address(&self) -> SocketAddr {
         self.url.trim_start_matches("http://").parse().expect("an address")
     }
 
-    /// [`Self::anyone`], on another way to it.
+    /// [`Self::anyone`] through another address.
     pub fn anyone_at(address: SocketAddr) -> SdkConfig {
         config(&format!("http://{address}"), Credentials::new("AKIAANYONE", "secret", None, None, "tests"))
     }
 
-    /// An empty bucket, no one else's.
+    /// Creates an empty bucket that no other test uses.
     pub async fn bucket(&self) -> String {
         let name = format!("bucket-{}", self.buckets.fetch_add(1, Ordering::Relaxed));
         let client = aws_sdk_s3::Client::from_conf(
@@ -116,7 +114,7 @@ impl Moto {
         name
     }
 
-    /// A user with a policy, as long as the server does not check anyone.
+    /// Creates a user with a policy; only while the server does not check its callers.
     pub async fn user(&self, name: &str, policy: &str) -> Keys {
         self.iam(&[("Action", "CreateUser"), ("UserName", name)]).await;
         let document =
@@ -130,7 +128,7 @@ impl Moto {
         Keys { id: of("AccessKeyId"), secret: of("SecretAccessKey") }
     }
 
-    /// From now on signatures and policies count.
+    /// Makes the server check signatures and policies.
     pub async fn check_everyone(&self) {
         let url = format!("{}/moto-api/reset-auth", self.url);
         let answer = reqwest::Client::new().post(url).body("0").send().await.expect("moto");
@@ -138,7 +136,7 @@ impl Moto {
     }
 
     async fn iam(&self, parameters: &[(&str, &str)]) -> String {
-        // It is by the signature's scope that the server tells its services apart.
+        // The server distinguishes its services by the signature's scope.
         let scope =
             "AWS4-HMAC-SHA256 Credential=any/20260101/us-east-1/iam/aws4_request, SignedHeaders=host, Signature=none";
         let form = [("Version", "2010-05-08")].iter().chain(parameters).collect::<Vec<_>>();
@@ -163,7 +161,7 @@ pub(super) fn config(url: &str, credentials: Credentials) -> SdkConfig {
 const INSTALL: &str = "install it with `python3 -m venv target/servers/moto && target/servers/moto/bin/pip install 'moto[s3,server]==5.2.5'`, \
                        or name it in AUDITSYNC_MOTO_SERVER";
 
-/// The one that is named, else the one that is installed for the tests, else the system's.
+/// The program that the variable names, else the one installed for the tests, else the system's.
 fn program() -> PathBuf {
     if let Some(named) = env::var_os("AUDITSYNC_MOTO_SERVER") {
         let named = PathBuf::from(named);

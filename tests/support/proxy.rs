@@ -1,4 +1,4 @@
-//! A way to a server on which answers get lost.
+//! A path to a server on which answers get lost.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -7,20 +7,20 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// What becomes of what is sent.
+/// The fate of the bytes on their way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     /// Everything passes.
     Open,
-    /// Requests arrive; at the first byte of an answer the connection is cut.
+    /// Requests arrive; the proxy cuts the connection at the first byte of an answer.
     AnswersAreLost,
-    /// Connections are taken, and nothing passes.
+    /// The proxy accepts connections, and passes nothing.
     Silent,
     /// Connections are cut at once.
     Cut,
 }
 
-/// What holds for all connections.
+/// The rule for all connections.
 #[derive(Debug, Clone, Copy)]
 struct Rule {
     way: Way,
@@ -35,7 +35,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// The way to the server at `address`.
+    /// Opens a path to the server at `address`.
     pub async fn to(address: SocketAddr) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let own = listener.local_addr().expect("an address");
@@ -53,12 +53,12 @@ impl Proxy {
         self.address
     }
 
-    /// From now on, for connections that there are, too.
+    /// Changes the way, for existing connections, too.
     pub fn set(&self, way: Way) {
         self.rule.send_modify(|rule| rule.way = way);
     }
 
-    /// From now on new connections lead to another server, and those that there are end.
+    /// Leads new connections to another server, and ends the existing ones.
     pub fn lead_to(&self, server: SocketAddr) {
         self.rule.send_modify(|rule| rule.server = server);
     }

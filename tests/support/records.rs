@@ -1,7 +1,7 @@
-//! Records as a certificate manager's audit log has them, the same for the same seed.
+//! Records like those of a certificate manager's audit log, the same for the same seed.
 //!
-//! They are as awkward as real ones: names in several scripts, quotes, line ends, escapes where none are needed, empty
-//! fields, and fields that only some actions have.
+//! They are as awkward as real ones: names in several scripts, quotes, line ends, unneeded escapes, empty fields, and
+//! fields that only some actions have.
 
 mod vocabulary;
 
@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 
 use vocabulary::{HOSTS, KINDS, Kind, PEOPLE, Person, WORDS};
 
-/// Records of fewer bytes on average leave out who it was, and from where.
+/// Records of fewer bytes on average lack the person and the address.
 const ROOM_FOR_PERSON: usize = 400;
 
 /// One record of the source.
@@ -23,15 +23,15 @@ const ROOM_FOR_PERSON: usize = 400;
 pub struct Record {
     /// Its id, for comparison with what arrives.
     pub id: String,
-    /// The time by which it belongs to a range.
+    /// The time by which the API puts it into a range.
     pub at: Timestamp,
-    /// What the API shows.
+    /// The record as the API returns it.
     pub json: String,
 }
 
 impl Record {
-    /// A record of the test's own making. The text need not be a record, nor even JSON; the id is taken from the key
-    /// `id`, if it has one.
+    /// A record that the test wrote. The text need not be a record, nor even JSON. The id comes from the key `id`, if
+    /// there is one.
     pub fn raw(at: Timestamp, json: impl Into<String>) -> Self {
         let json = json.into();
         let id = match serde_json::from_str::<Value>(&json) {
@@ -46,8 +46,7 @@ fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// Makes records. Two generators with the same seed make the same ones; with different seeds,
-/// all ids differ.
+/// Generates records. Two generators with the same seed generate the same ones; with different seeds, all ids differ.
 pub struct Records {
     rng: fastrand::Rng,
     size: usize,
@@ -65,7 +64,7 @@ impl Records {
         self
     }
 
-    /// So many records, spread evenly over (`start`, `end`], in order; the last one is at `end`. Their times are whole
+    /// This many records, spread evenly over (`start`, `end`], in order; the last one is at `end`. Their times are whole
     /// milliseconds.
     pub fn between(&mut self, start: Timestamp, end: Timestamp, n: usize) -> Vec<Record> {
         let (start, end) = (i128::from(start.as_millisecond()), i128::from(end.as_millisecond()));
@@ -139,18 +138,18 @@ impl Fields {
     }
 }
 
-/// Writes text that is escaped already.
+/// Writes text that is already escaped.
 fn as_json_string<S: serde::Serializer>(escaped: &str, serializer: S) -> Result<S::Ok, S::Error> {
     let quoted = RawValue::from_string(format!("\"{escaped}\"")).map_err(serde::ser::Error::custom)?;
     quoted.serialize(serializer)
 }
 
-/// The free text, as it stands between the quotes of a JSON string.
+/// The free text, as escaped between the quotes of a JSON string.
 fn details(kind: &Kind, person: &Person, rng: &mut fastrand::Rng) -> String {
     let host = HOSTS[rng.usize(..HOSTS.len())];
     let text = kind.sentence.replace("{host}", host).replace("{person}", person.name);
     if rng.u8(..) < 32 {
-        // Some writers of JSON escape whatever is not ASCII.
+        // Some writers of JSON escape every character outside ASCII.
         return escape_all(&text);
     }
     let quoted = serde_json::to_string(&text).expect("plain text");
@@ -167,7 +166,7 @@ fn escape_all(text: &str) -> String {
     })
 }
 
-/// Words to fill so many bytes.
+/// Words that fill this many bytes.
 fn filler(bytes: usize, rng: &mut fastrand::Rng) -> String {
     let mut text = String::with_capacity(bytes + 16);
     while text.len() < bytes {

@@ -1,4 +1,4 @@
-//! What a server sends back: a whole answer, half of one, far too much, or nothing at all.
+//! The answers of a server: a whole one, half of one, far too much, or none at all.
 
 use std::{io, iter};
 
@@ -12,7 +12,7 @@ use tokio::task::yield_now;
 
 use super::encoding;
 
-/// A whole answer, made before anything is sent.
+/// A whole answer, complete before its first byte is sent.
 pub(super) struct Reply {
     pub(super) status: u16,
     headers: Vec<(HeaderName, String)>,
@@ -37,7 +37,7 @@ impl Reply {
         Self::of(status, Some(content_type), body)
     }
 
-    /// An error whose text stands wherever one of the two protocols looks for it.
+    /// An error with its text in the places where both protocols look for it.
     pub(super) fn error(status: u16, text: &str) -> Self {
         let errors = json!([{ "status": status.to_string(), "title": "Error", "detail": text }]);
         let body = json!({
@@ -62,17 +62,17 @@ pub(super) enum Answer {
     Whole(Reply),
     /// The head promises the whole body, the connection closes halfway through it.
     Truncated(Reply),
-    /// A valid JSON array of that many bytes, made while it is sent.
+    /// A valid JSON array of this many bytes, generated while it is sent.
     Huge {
         bytes: usize,
         gzip: bool,
     },
-    /// The connection closes without a word.
+    /// The connection closes without an answer.
     None,
 }
 
 impl Answer {
-    /// The status that the client gets to see.
+    /// The status that the client sees.
     pub(super) fn status(&self) -> Option<u16> {
         match self {
             Self::Whole(reply) | Self::Truncated(reply) => Some(reply.status),
@@ -94,9 +94,9 @@ impl Answer {
     }
 }
 
-/// A response that closes the connection before a byte of it is sent.
+/// A response that closes the connection before its first byte.
 ///
-/// Its body fails when it is first read, and that is before the head is flushed.
+/// Its body fails at the first read, and hyper reads it before it flushes the head.
 pub(super) fn hang_up() -> Response {
     let body = stream::iter([Err::<Bytes, _>(io::Error::from(io::ErrorKind::ConnectionReset))]);
     Response::new(Body::from_stream(body))
@@ -107,7 +107,7 @@ fn truncated(reply: Reply) -> Response {
     headers.push((header::CONTENT_LENGTH, body.len().to_string()));
     let half = body.slice(..body.len() / 2);
     let broken_off = stream::once(async {
-        // Lets the first half out before the connection is closed.
+        // The first half leaves before the connection closes.
         yield_now().await;
         Err(io::Error::from(io::ErrorKind::ConnectionReset))
     });
@@ -133,7 +133,7 @@ fn huge(bytes: usize, gzip: bool) -> Response {
         Box::new(iter::once(Bytes::from_static(OPEN)).chain(filler).chain([close.into()]))
     };
     let body = stream::iter(pieces).then(|piece| async {
-        // Other tasks get their turn, and the client can turn away early.
+        // Other tasks get their turn, and the client can hang up early.
         yield_now().await;
         Ok::<_, io::Error>(piece)
     });

@@ -19,25 +19,25 @@ use super::moto;
 use super::reply::hang_up;
 use super::server::Server;
 
-/// Largest object that it takes.
+/// The largest object that it accepts.
 const LARGEST: usize = 4 * 1024 * 1024;
 
-/// How it treats `If-Match` and `If-None-Match` on a write.
+/// Its treatment of `If-Match` and `If-None-Match` on a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conditions {
-    /// As S3.
+    /// Like S3.
     Heeded,
-    /// As stores do that know no such headers.
+    /// Like stores that do not know such headers.
     Ignored,
     /// `If-Match` alone has an effect.
     OnlyIfMatch,
-    /// 501, as stores do that know them but do not have them.
+    /// 501, like stores that know such headers and do not support them.
     NotImplemented,
-    /// 412 for every condition, also for one that is met.
+    /// 412 for every condition, even one that is met.
     NeverMet,
 }
 
-/// What the caller's policy grants.
+/// The permissions of the caller's policy.
 #[derive(Clone, Copy, Debug)]
 pub struct Permissions {
     pub list: bool,
@@ -45,12 +45,12 @@ pub struct Permissions {
     pub put: bool,
 }
 
-/// What one request gets instead of the usual answer.
+/// The answer to one request instead of the usual one.
 #[derive(Clone, Debug)]
 pub enum S3Answer {
     /// The usual answer: in a script, lets one request through to reach the one after it.
     Pass,
-    /// An error as S3 words it.
+    /// An error in S3's words.
     Error(u16, &'static str, &'static str),
     /// An error that names the region, in `x-amz-bucket-region`.
     Region(u16, &'static str, &'static str),
@@ -58,19 +58,19 @@ pub enum S3Answer {
     Echo(u16, &'static str),
     /// Exactly this.
     Raw(u16, Vec<u8>),
-    /// It does as it is asked, but says so without an `ETag`.
+    /// It carries out the request, but its answer lacks an `ETag`.
     NoTag,
     /// This status, and a body without an end.
     Endless(u16),
-    /// A head, a bit of a body, and then nothing.
+    /// A head, the beginning of a body, and then nothing.
     Stall,
     /// Nothing.
     Hang,
-    /// It does as it is asked, but the connection closes without an answer.
+    /// It carries out the request, but the connection closes without an answer.
     Unanswered,
 }
 
-/// One request as it was received.
+/// One request, as received.
 #[derive(Clone, Debug)]
 pub struct S3Request {
     pub method: Method,
@@ -113,12 +113,12 @@ impl FakeS3 {
         self.server.url()
     }
 
-    /// For a caller with these credentials.
+    /// The configuration of a caller with these credentials.
     pub fn config(&self, credentials: Credentials) -> SdkConfig {
         moto::config(&self.url(), credentials)
     }
 
-    /// For a caller with some credentials.
+    /// The configuration of a caller with some credentials.
     pub fn anyone(&self) -> SdkConfig {
         self.config(Credentials::new("AKIAANYONE", "secret", None, None, "tests"))
     }
@@ -127,7 +127,7 @@ impl FakeS3 {
         self.with(|store| store.script.extend(answers));
     }
 
-    /// From now on it treats conditions so.
+    /// Changes its treatment of conditions.
     pub fn treat_conditions(&self, conditions: Conditions) {
         self.with(|store| store.conditions = conditions);
     }
@@ -136,7 +136,7 @@ impl FakeS3 {
         self.with(|store| store.granted = granted);
     }
 
-    /// An object, whoever may read it.
+    /// Returns an object, whatever the permissions.
     pub fn object(&self, key: &str) -> Option<Bytes> {
         self.with(|store| store.objects.get(key).cloned())
     }
@@ -181,7 +181,7 @@ async fn answer(State(shared): State<Arc<Mutex<Store>>>, request: Request) -> Re
             response
         }
         S3Answer::Echo(status, code) => {
-            // What is secret first: who tells the message may tell its beginning alone.
+            // The secrets come first, because a program may show only the beginning of the message.
             let names = ["x-amz-security-token", "authorization"];
             let told = names.map(|name| format!("{name}={}", seen.header(name).unwrap_or_default()));
             error(status, code, &told.join(";"))

@@ -1,8 +1,8 @@
 //! A fake Sectigo SCM: the OAuth token endpoint and the audit API (`GET /api/v1/records`) in one server.
 //!
-//! A range is (`from`, `to`]. Its first page takes a snapshot of the records visible at that moment and the
-//! page tokens walk through that snapshot, so a record that becomes visible later is missed by the range: the worst
-//! case that the public documentation leaves open.
+//! A range is (`from`, `to`]. Its first page takes a snapshot of the records visible at that moment, and the page
+//! tokens walk through that snapshot. So the range misses a record that becomes visible later: the worst case that the
+//! public documentation leaves open.
 
 mod endpoint;
 mod paging;
@@ -23,25 +23,25 @@ use super::watched::{Gate, Watched};
 use paging::Paging;
 use token_endpoint::TOKEN_PATH;
 
-/// How the fake behaves, where the documentation leaves a choice or a test wants one.
+/// The behaviour of the fake where the documentation leaves a choice or a test needs another one.
 #[derive(Clone, Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "independent switches, each named where it is set")]
 pub struct ScmOptions {
     /// The client id that the token endpoint knows.
     pub client_id: String,
-    /// Its secret. By default it has the shape of the vendor's sample: every sort of character, `=` first.
+    /// Its secret. The default has the shape of the vendor's sample: every sort of character, `=` first.
     pub client_secret: String,
     /// The most records on a page.
     pub page_size: usize,
     /// Pages hold between one record and `page_size`, although more follow.
     pub short_pages: bool,
-    /// How long an access token is good for: what `expires_in` says, and what is enforced.
+    /// The lifetime of an access token: `expires_in` names it, and the fake enforces it.
     pub token_lifetime: Duration,
-    /// What a 401 says about where tokens come from.
+    /// What a 401 states as the address of the token endpoint.
     pub advertise_auth: AdvertiseAuth,
     /// How long every answer takes.
     pub latency: Duration,
-    /// Compress the pages, if the client takes gzip.
+    /// Compress the pages, if the client accepts gzip.
     pub gzip: bool,
     /// How a range ends.
     pub final_page: FinalPage,
@@ -82,14 +82,14 @@ pub enum AdvertiseAuth {
     None,
     /// This server's own token endpoint.
     Own,
-    /// Whatever the test wants it to be.
+    /// The test's choice.
     Other(String),
 }
 
 /// How a range ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinalPage {
-    /// Every page with records carries a `token`; what follows the last of them is an empty array without one.
+    /// Every page with records carries a `token`; an empty array without one follows the last of them.
     EmptyArray,
     /// The same, but even the empty array carries a `token`.
     EmptyArrayWithToken,
@@ -105,19 +105,19 @@ pub enum Order {
     Shuffled,
 }
 
-/// A request to `/api/v1/records`, as it was understood.
+/// A request to `/api/v1/records`, as the fake understood it.
 #[derive(Clone, Debug)]
 pub struct ApiRequest {
     pub from: Option<Timestamp>,
     pub to: Option<Timestamp>,
     pub token: Option<String>,
-    /// Whether it carried an access token that was good when it arrived.
+    /// Whether it carried an access token that was valid when it arrived.
     pub authorized: bool,
     /// When it arrived.
     pub time: SystemTime,
-    /// The status it was answered with; none while it is open, or if it was never answered.
+    /// The status of its answer; none while it is open, or if there was no answer.
     pub status: Option<u16>,
-    /// The number of records on the page that was made for it.
+    /// The number of records on the page that answers it.
     pub records: usize,
 }
 
@@ -127,7 +127,7 @@ pub struct FakeScm {
     shared: Arc<Shared>,
 }
 
-/// What the test's handle and the server's endpoints share.
+/// The state that the test's handle and the server's endpoints share.
 struct Shared {
     options: ScmOptions,
     base_url: String,
@@ -199,7 +199,7 @@ impl FakeScm {
         self.update(|state| state.records.extend(records.into_iter().map(visible)));
     }
 
-    /// Adds a record that no request before `when` gets to see, whatever its own time.
+    /// Adds a record that no request before `when` sees, whatever its own time.
     pub fn push_visible_at(&self, record: Record, when: SystemTime) {
         let visible_at = Some(when);
         self.update(|state| state.records.push(Stored { record, visible_at }));
@@ -224,7 +224,7 @@ impl FakeScm {
         self.shared.state.read().violations.clone()
     }
 
-    /// Waits until so many requests for records have arrived since the start, answered or not.
+    /// Waits until this many requests for records have arrived since the start, answered or not.
     pub async fn wait_for_requests(&self, n: usize) {
         let count = |state: &ScmState| state.requests.len();
         self.shared.state.expect_count(n, "requests for records", count).await;
@@ -240,7 +240,7 @@ impl FakeScm {
         self.shared.state.expect(what, |state| met(&state.requests)).await;
     }
 
-    /// From now on, pages carry these bytes instead of these texts: to make them what JSON cannot be.
+    /// Makes pages carry these bytes instead of these texts, so that they hold bytes that JSON cannot hold.
     pub fn corrupt(&self, replacements: &[(&'static str, &'static [u8])]) {
         self.update(|state| state.corruptions = replacements.to_vec());
     }
@@ -255,12 +255,12 @@ impl FakeScm {
         self.update(|state| state.token_faults.script(fault));
     }
 
-    /// Every request for records meets this fault, until `None` takes it back.
+    /// Every request for records meets this fault, until `None` ends it.
     pub fn answer_always(&self, fault: Option<Fault>) {
         self.update(|state| state.record_faults.always(fault));
     }
 
-    /// Every token request meets this fault, until `None` takes it back.
+    /// Every token request meets this fault, until `None` ends it.
     pub fn answer_tokens_always(&self, fault: Option<Fault>) {
         self.update(|state| state.token_faults.always(fault));
     }
@@ -270,37 +270,37 @@ impl FakeScm {
         self.update(|state| state.record_faults.randomly(seed, probability, faults));
     }
 
-    /// All access tokens issued so far are older by this much.
+    /// Makes all access tokens issued so far older by this much.
     pub fn age_tokens(&self, by: Duration) {
         self.update(|state| state.access_tokens.values_mut().for_each(|expiry| *expiry -= by));
     }
 
-    /// All access tokens issued so far are refused from now on.
+    /// Revokes all access tokens issued so far.
     pub fn revoke_tokens(&self) {
         self.update(|state| state.access_tokens.clear());
     }
 
-    /// From now on the token endpoint takes this secret only.
+    /// Makes the token endpoint accept this secret only.
     pub fn set_client_secret(&self, secret: impl Into<String>) {
         self.update(|state| state.client_secret = secret.into());
     }
 
-    /// The next `n` page tokens that are used are refused with 400, however often they are used.
+    /// Makes the server refuse the next `n` page tokens with 400, however often they are used.
     pub fn refuse_page_tokens(&self, n: usize) {
         self.update(|state| state.paging.refuse(n));
     }
 
-    /// All page tokens issued so far are refused from now on.
+    /// Makes the server refuse all page tokens issued so far.
     pub fn expire_page_tokens(&self) {
         self.update(|state| state.paging.expire());
     }
 
-    /// While set, an answer to a page token hands out that same token again: no progress.
+    /// While set, an answer to a page token returns that same token again: no progress.
     pub fn repeat_page_tokens(&self, repeat: bool) {
         self.update(|state| state.paging.repeat(repeat));
     }
 
-    /// While set, every answer to a page token hands out a fresh token that leads to the same page again.
+    /// While set, every answer to a page token returns a new token that leads to the same page again.
     pub fn go_round_with_fresh_tokens(&self, going_round: bool) {
         self.update(|state| state.paging.go_round(going_round));
     }
@@ -309,12 +309,12 @@ impl FakeScm {
         self.update(|state| state.paging.set_page_size(page_size));
     }
 
-    /// Sets the server's clock, as its `Date` header shows it, so many seconds ahead of the real time.
+    /// Sets the server's clock, as its `Date` header shows it, this many seconds ahead of the real time.
     pub fn set_date_offset(&self, seconds: i64) {
         self.update(|state| state.date_offset = seconds);
     }
 
-    /// Keeps the answers to all requests for records back until `release`.
+    /// Holds back the answers to all requests for records until `release`.
     pub fn hold(&self) {
         self.shared.gate.set_open(false);
     }
@@ -323,7 +323,7 @@ impl FakeScm {
         self.shared.gate.set_open(true);
     }
 
-    /// Breaks off what is in progress and refuses connections until `come_back`.
+    /// Cuts off open requests and refuses connections until `come_back`.
     pub async fn go_down(&self) {
         self.server.go_down().await;
     }

@@ -1,4 +1,4 @@
-//! The part that both fakes share: a router served on a free local port, until it is dropped.
+//! The part that the fakes share: a router served on a free local port, until it is dropped.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -27,7 +27,8 @@ pub(super) struct Server {
     omit_date: bool,
     traffic: Arc<Traffic>,
     stage: Mutex<Stage>,
-    /// Never listens. It keeps the port from everyone else while the server is down, and in the moment of going down.
+    /// This socket never listens. It keeps the port from all other processes while the server is down, and in the
+    /// moment of going down.
     _port: TcpSocket,
 }
 
@@ -45,14 +46,15 @@ impl Drop for Serving {
     }
 }
 
-/// What all requests have in common, whatever their path.
+/// The state that all requests share, whatever their path.
 struct Traffic {
     hits: AtomicUsize,
     cut: watch::Sender<()>,
 }
 
 impl Server {
-    /// Serves the routes that `make_routes` gives for the base URL. With `omit_date` no answer carries a `Date` header.
+    /// Serves the routes that `make_routes` returns for the base URL. With `omit_date` no answer carries a `Date`
+    /// header.
     #[allow(clippy::unused_async, reason = "async says that it must run inside a runtime")]
     pub(super) async fn start(omit_date: bool, make_routes: impl FnOnce(&str) -> Router) -> Self {
         let socket = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
@@ -74,12 +76,12 @@ impl Server {
         self.traffic.hits.load(Ordering::Relaxed)
     }
 
-    /// Breaks off what is in progress and refuses connections from now on.
+    /// Cuts off open requests and refuses connections from now on.
     pub(super) async fn go_down(&self) {
         let mut stage = self.stage.lock().await;
         if let Stage::Up(serving) = &mut *stage {
             serving.0.abort();
-            // The listener is closed when the task has ended, not before; how it ended does not matter.
+            // The listener closes when the task has ended, not before. The way in which it ended does not matter.
             let _ = (&mut serving.0).await;
             self.traffic.cut.send_replace(());
             *stage = Stage::Down;
@@ -101,7 +103,7 @@ impl Drop for Server {
     }
 }
 
-/// The same answer, dated by a clock that is `ahead` seconds ahead of ours.
+/// Returns the answer with the date of a clock that is `ahead` seconds ahead of the real one.
 pub(super) fn dated(mut response: Response, ahead: i64) -> Response {
     let now = Timestamp::now() + SignedDuration::from_secs(ahead);
     let date = DateTimePrinter::new().timestamp_to_rfc9110_string(&now).expect("a year of four digits");
@@ -116,9 +118,9 @@ fn base_url(address: SocketAddr) -> String {
 
 fn bind(address: SocketAddr) -> TcpSocket {
     let socket = TcpSocket::new_v4().expect("a socket");
-    // Connections that are still closing must not keep the port from us when we come back.
+    // Connections that are still closing must not block the port when the server comes back.
     socket.set_reuseaddr(true).expect("SO_REUSEADDR");
-    // Two of our own sockets share it: the one that listens, and the one that keeps the port.
+    // Two sockets of this process share it: the one that listens, and the one that keeps the port.
     socket.set_reuseport(true).expect("SO_REUSEPORT");
     socket.bind(address).expect("a local port");
     socket
@@ -133,8 +135,8 @@ fn serve(socket: TcpSocket, router: Router, omit_date: bool) -> Serving {
     }))
 }
 
-/// Counts the request and ties it to the server's life: a server that goes away takes its open
-/// requests, even those that wait for ever, with it.
+/// Counts the request and ties it to the server's life: a server that goes down cuts off its open requests, even those
+/// that wait for ever.
 async fn while_serving(State(traffic): State<Arc<Traffic>>, request: Request, next: Next) -> Response {
     traffic.hits.fetch_add(1, Ordering::Relaxed);
     let mut cut = traffic.cut.subscribe();

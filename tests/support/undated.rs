@@ -1,7 +1,7 @@
 //! Answers without a `Date` header.
 //!
-//! The HTTP library below axum writes one into every answer that has none. There is no way to tell it
-//! otherwise through axum, so the header is renamed on its way to the client: same length, another name.
+//! hyper, the HTTP library below axum, writes one into every answer that has none, and axum has no setting against
+//! that. So the header gets another name of the same length on its way to the client.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 const DATE: &[u8] = b"\r\ndate: ";
 const RENAMED: &[u8] = b"\r\nx-at: ";
 
-/// Where the header is, if these bytes begin with the head of an answer.
+/// The position of the header, if these bytes begin with the head of an answer.
 fn date_header(bytes: &[u8]) -> Option<usize> {
     if !bytes.starts_with(b"HTTP/1.1 ") {
         return None;

@@ -1,15 +1,12 @@
 //! A server's state that a test can wait on.
 //!
-//! Polling with pauses makes tests slow and, on a busy computer, wrong. Every change here wakes whoever
-//! waits, so a wait ends with the very request it waits for.
-
-use std::time::Duration;
+//! Polling with pauses makes tests slow and, on a busy computer, wrong. Here every change wakes all waiting tasks, so a
+//! wait ends with the very request it waits for.
 
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// Longer than any honest wait, shorter than the patience of whoever watches the tests.
-const PATIENCE: Duration = Duration::from_mins(3);
+use super::within::{PATIENCE, within};
 
 pub(super) struct Watched<T>(watch::Sender<T>);
 
@@ -18,12 +15,12 @@ impl<T> Watched<T> {
         Self(watch::Sender::new(state))
     }
 
-    /// The state as it is. Do not hold on to it: changes wait until it is dropped.
+    /// The present state. Drop it soon: changes wait until it is dropped.
     pub(super) fn read(&self) -> watch::Ref<'_, T> {
         self.0.borrow()
     }
 
-    /// Changes the state, wakes who waits, and hands back what `change` returns.
+    /// Changes the state, wakes all waiting tasks, and returns the result of `change`.
     pub(super) fn update<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
         let mut result = None;
         self.0.send_modify(|state| result = Some(change(state)));
@@ -33,23 +30,22 @@ impl<T> Watched<T> {
     /// Waits, however long it takes.
     pub(super) async fn wait_until(&self, met: impl FnMut(&T) -> bool) {
         let mut changes = self.0.subscribe();
-        // An error would mean that the sender is gone, and `self` holds it.
+        // An error would mean that the sender is gone, but `self` holds it.
         let _ = changes.wait_for(met).await;
     }
 
     /// Waits for `met`, described by `what`.
     ///
     /// # Panics
-    /// After three minutes.
+    /// After [`PATIENCE`].
     pub(super) async fn expect(&self, what: &str, met: impl FnMut(&T) -> bool) {
-        let waited = timeout(PATIENCE, self.wait_until(met)).await;
-        assert!(waited.is_ok(), "waited {PATIENCE:?} for {what} in vain");
+        within(what, self.wait_until(met)).await;
     }
 
     /// Waits until `count` has reached `wanted` of `what`.
     ///
     /// # Panics
-    /// After three minutes.
+    /// After [`PATIENCE`].
     pub(super) async fn expect_count(&self, wanted: usize, what: &str, count: impl Fn(&T) -> usize) {
         let met = |state: &T| count(state) >= wanted;
         if timeout(PATIENCE, self.wait_until(met)).await.is_err() {

@@ -1,4 +1,4 @@
-//! Batches: as many entries in one body as the intake takes.
+//! Batches: each holds as many entries as the intake takes in one body.
 
 use std::io;
 use std::ops::Range;
@@ -11,16 +11,16 @@ use super::compressor::Compressor;
 use super::entry::{EntryWriter, Form};
 use crate::event::Event;
 
-/// Most entries in one request.
+/// The most entries in one request.
 pub const MOST_ENTRIES: usize = 1000;
 
-/// Largest body before compression, in bytes, brackets and commas counted.
+/// The largest body before compression, in bytes, with its brackets and commas.
 pub const LARGEST_BODY: usize = 5_000_000;
 
 /// The usual size of an entry, for the first guess at a body's size.
 const USUAL_ENTRY: usize = 1_000;
 
-/// What batches are made with, kept from one to the next.
+/// Buffers and tables for making batches, reused from one batch to the next.
 #[derive(Debug)]
 pub struct Workbench {
     /// The body before compression.
@@ -35,25 +35,25 @@ impl Workbench {
     }
 }
 
-/// A request body and what is in it.
+/// A request body, and which events it carries.
 #[derive(Debug)]
 pub struct Batch {
-    /// Which events it carries.
+    /// The events that it carries.
     pub range: Range<usize>,
     /// The body as it is sent.
     pub body: Vec<u8>,
     /// The body's size before compression, in bytes.
     pub uncompressed: usize,
-    /// How many carry the present time.
+    /// The number of entries that carry the present time instead of their own.
     pub restamped: usize,
-    /// Which are cut.
+    /// The events whose entries are cut.
     pub cut: Vec<usize>,
-    /// Its part of the bytes that may be under way; given back when the batch is dropped.
+    /// Its share of the bytes that may be under way. Dropping the batch gives it back.
     room: Option<OwnedSemaphorePermit>,
 }
 
 impl Batch {
-    /// Writes events from the beginning of `range`, as many as fit into one request; at least one.
+    /// Writes events from the beginning of `range`: as many as fit into one request, and at least one.
     pub fn fill(
         workbench: &mut Workbench,
         entries: &EntryWriter,
@@ -99,7 +99,7 @@ impl Batch {
         Ok(batch)
     }
 
-    /// The same batch, which holds of `largest` what its body needs, and gives back the rest.
+    /// Keeps the part of `largest` that the batch's body needs, and gives back the rest.
     #[must_use]
     pub(super) fn holding(mut self, largest: Option<OwnedSemaphorePermit>) -> Self {
         self.room = largest.and_then(|mut largest| largest.split(self.body.len().min(largest.num_permits())));

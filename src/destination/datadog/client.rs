@@ -1,4 +1,4 @@
-//! The calls to Datadog: one request, what its answer means, and a page of them up to eight at a time.
+//! Calls to Datadog: one request, what its answer means, and the requests of a page, up to eight at a time.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::compressor::Compressor;
-use super::entry::{EntryWriter, Form};
+use super::entry::{EntryWriter, Form, RecordPlace};
 use super::error::Error;
 use super::examine::Examination;
 use super::isolate::{Settling, Stopped};
@@ -28,7 +28,7 @@ use crate::server_time::ServerClock;
 use crate::telemetry::metrics::Metrics;
 use crate::variable_name::VariableName;
 
-/// As much of an answer as is worth reading.
+/// The most bytes of an answer that are read.
 const ENOUGH_OF_AN_ANSWER: usize = 64 * 1024;
 
 /// The intake, as one pipeline calls it.
@@ -57,12 +57,12 @@ pub(super) struct Body {
 /// Why a body was not accepted.
 #[derive(Debug)]
 pub(super) enum Setback {
-    /// Something in it is not acceptable, or it is too large.
+    /// The intake refused the body: because of its content, or because of its size.
     Refused { meaning: Meaning, reason: String },
-    /// Anything else.
+    /// Any other failure.
     Failed {
         error: Error,
-        /// What it says, where it may be about what was sent.
+        /// The answer's text, if the failure may be about the entries sent.
         about: Option<String>,
     },
 }
@@ -74,7 +74,7 @@ impl From<Error> for Setback {
 }
 
 impl Setback {
-    /// The error, where what was sent is above suspicion.
+    /// The error, where the entries sent cannot be at fault.
     pub(super) fn into_error(self, datadog: &Client) -> Error {
         match self {
             Self::Refused { meaning, reason } => datadog.refuses_all(meaning, reason),
@@ -84,8 +84,8 @@ impl Setback {
 }
 
 impl Client {
-    /// A client for the pipeline of `context` that puts records under `record_key`.
-    pub(super) fn new(settings: Settings, record_key: &'static str, context: &Context) -> Self {
+    /// Makes the client of the pipeline in `context`. It puts records at `place` in their entries.
+    pub(super) fn new(settings: Settings, place: RecordPlace, context: &Context) -> Self {
         Self {
             http: Arc::clone(&context.http),
             intake: below(&settings.intake_url, "api/v2/logs"),
@@ -94,7 +94,7 @@ impl Client {
             site: settings.site,
             validate: below(&settings.api_url, "api/v1/validate"),
             key: settings.api_key,
-            packer: Packer::new(EntryWriter::new(&settings.labels, record_key), settings.compression),
+            packer: Packer::new(EntryWriter::new(&settings.labels, place), settings.compression),
             dead_letters: context.dead_letters.clone(),
             metrics: context.metrics.clone(),
             clock: context.clock.clone(),
@@ -102,7 +102,7 @@ impl Client {
         }
     }
 
-    /// Requests the API's check of the key. The API is another host than the intake, and may be out of reach by itself.
+    /// Calls the API's key check. The API is another host than the intake, and may be unreachable by itself.
     pub(super) async fn check_key(&self) -> Result<(), Error> {
         let address = Address::of(&self.validate);
         let key = self.key.current();
@@ -125,12 +125,12 @@ impl Client {
         self.post(self.notice("check", message, "info", now)?).await.map_err(|setback| setback.into_error(self))
     }
 
-    /// Where entries go, for messages.
+    /// The intake's address, for messages.
     pub(super) fn address(&self) -> Address {
         Address::of(&self.intake)
     }
 
-    /// A body with one entry of our own.
+    /// Makes a body with one entry of our own.
     pub(super) fn notice(&self, kind: &str, message: &str, status: &str, now: Timestamp) -> Result<Body, Error> {
         let mut body = vec![b'['];
         self.packer.entries.write_notice(&mut body, kind, message, status, now);
@@ -141,7 +141,7 @@ impl Client {
         Ok(Body { sent, uncompressed })
     }
 
-    /// Sends a body with so many events, and notes in the `ledger` what it takes.
+    /// Sends a body with this many events, and notes the request in the `ledger`.
     pub(super) async fn send(&self, ledger: &Ledger<'_>, events: usize, body: Body) -> Result<(), Setback> {
         let under_way = ledger.sends(events, body.sent.len());
         let answer = self.post(body).await;
@@ -181,7 +181,8 @@ impl Client {
         };
         let error = match response::meaning(self.answers_as, reply.status, &reply.headers, content) {
             Meaning::Accepted => {
-                // A server that answers instead of the intake may have another clock, so only an acceptance counts.
+                // Another server that answers in the intake's place may have another clock, so only an acceptance
+                // counts.
                 self.intake_clock.note(&address, reply.date(), call);
                 return Ok(());
             }
@@ -192,7 +193,7 @@ impl Client {
                 let is_relay = self.answers_as == Intake::Other && !response::is_web_page(&reply.headers);
                 Error::NotTheIntake { address, status, variable, is_relay }
             }
-            // Only an answer with a missing end is unfinished.
+            // `Unfinished` always comes with a missing end.
             Meaning::Unfinished => {
                 missing.map_or(Error::NotTheIntake { address, status, variable, is_relay: true }, Error::from)
             }
@@ -202,7 +203,7 @@ impl Client {
             }
             Meaning::Refused => Error::RefusesAll { address, reason: shown(), variable },
         };
-        // An answer that names a time to wait is about load; a key that was changed or is gone explains itself.
+        // An answer with a `Retry-After` is about load. A key that was changed, or that is gone, is the cause itself.
         let explains_itself = matches!(
             error,
             Error::Unavailable { after: Some(_), .. } | Error::KeyRotated { .. } | Error::KeyGone { .. }
@@ -271,7 +272,7 @@ impl Client {
         failure.map_or(Ok(()), Err)
     }
 
-    /// Sends what is outstanding: first what nothing speaks against, then what is in doubt.
+    /// Sends the outstanding events: first those that no doubt touches, then those in doubt.
     pub(super) async fn attempt(
         &self,
         ledger: &Ledger<'_>,
@@ -288,7 +289,7 @@ impl Client {
                 examination.run().await?;
                 self.write_letters(ledger, events, now).await
             }
-            // Before the key or the address is blamed: perhaps it is what was sent.
+            // Rule out the entries before blaming the key or the address.
             Err(Stopped { error, again: Some(_) }) if !matches!(error.class(), Class::Retryable { .. }) => {
                 let reason = ledger.remember(|work| work.doubts.all().first().map(|doubt| doubt.reason.clone()));
                 let accepts_others = ledger.tally().accepted > before || examination.accepts_a_notice().await;
@@ -302,7 +303,8 @@ impl Client {
     }
 }
 
-/// No answer says less than a status: what the client saw is in the error. Where nothing was sent, nothing sent is at fault.
+/// Classifies a request without an answer. The error says what the client saw. Entries that were never sent cannot be
+/// at fault.
 fn no_answer(error: http::Error) -> Setback {
     let about = match &error {
         http::Error::Redirected { .. } => true,
@@ -318,7 +320,8 @@ fn below(base: &Url, path: &str) -> Url {
     url
 }
 
-/// The configuration takes only keys that a header can carry. Another would be sent as an empty one, and rejected.
+/// The key as a header value. The configuration takes only keys that a header can carry; any other would be sent empty,
+/// and rejected.
 fn sensitive(key: &SecretString) -> HeaderValue {
     let mut value = HeaderValue::from_str(key.expose_secret()).unwrap_or_else(|_| HeaderValue::from_static(""));
     value.set_sensitive(true);

@@ -1,60 +1,60 @@
-//! Whether a failure is about what was sent, or about the intake: the decisions, apart from the sending.
+//! Decides whether a failure is due to an entry or to the intake. [`super::examine`] does the sending.
 //!
-//! A batch that fails while others are accepted is *in doubt*, and is halved down to the entry at fault. That entry is then sent again
-//! and again, in turn with notices of our own. It is reduced, and at last dead-lettered, when chance does not explain any more why the
-//! entry always fails and the notices do not. An outage fails both, so it convicts nobody.
+//! A batch that fails while others are accepted is *in doubt*. It is halved down to the entry at fault. That entry is
+//! then sent repeatedly, in turn with notices of our own. It is reduced to text, and at last dead-lettered, when chance
+//! no longer explains why the entry always fails and the notices do not. An outage fails both, so it convicts no entry.
 
 use std::ops::Range;
 
 use super::entry::Form;
 
-/// A range of several entries fails so often before it is halved: an intake that fails half of all requests by chance would otherwise
-/// have every batch taken to pieces.
+/// The number of failures before a range of several entries is halved. Otherwise an intake that fails half of all
+/// requests by chance would take every batch apart.
 const FAILURES_BEFORE_HALVING: u32 = 3;
 
-/// An entry fails so often in a form before it is given up in it, whatever the odds.
+/// The least number of failures of an entry in one form before that form is given up, whatever the odds.
 const FAILURES_IN_A_FORM: u32 = 3;
 
-/// An entry is sent as text when chance explains its failures with less than this probability. Reached by 6 failures between notices that
-/// are all accepted.
+/// An entry is sent as text when chance explains its failures with at most this probability. Six failures between
+/// notices that are all accepted reach it.
 const REDUCED_BELOW: f64 = 1.0 / 900.0;
 
-/// The same, for the dead letter. Reached by 12 failures between notices that are all accepted.
+/// The same limit for a dead letter. Twelve failures between notices that are all accepted reach it.
 const REFUSED_BELOW: f64 = 1e-6;
 
-/// Entries that may be at fault for the failure of their request.
+/// The ranges of entries that may have made their requests fail.
 #[derive(Debug, Default)]
 pub(super) struct Doubts(Vec<Doubt>);
 
-/// A range in doubt: of one entry, or of several of which one may be at fault.
+/// A range in doubt: one entry, or several of which one may be at fault.
 #[derive(Debug, Clone)]
 pub(super) struct Doubt {
     pub(super) range: Range<usize>,
     pub(super) form: Form,
-    /// What the last failure said.
+    /// The text of the last failure.
     pub(super) reason: String,
-    /// Failures, of a single entry only those after which a notice was accepted.
+    /// Failures of the range. For a single entry, only those that an accepted notice followed.
     failures: u32,
-    /// Those of a single entry in its present form.
+    /// Failures of a single entry in its present form.
     in_this_form: u32,
-    /// Whether a single entry failed and no notice was sent since.
+    /// Whether a single entry failed, and no notice has been sent since.
     is_open: bool,
-    /// Whether another request was accepted since it came into doubt.
+    /// Whether another request was accepted since the range came into doubt.
     others_accepted: bool,
-    /// Notices accepted while it was a single entry in doubt.
+    /// Notices accepted after failures of the single entry.
     notices_accepted: u32,
-    /// Notices that failed meanwhile.
+    /// Notices that failed after failures of the single entry.
     notices_failed: u32,
 }
 
-/// What is to become of a single entry.
+/// The next step for a single entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Finding {
-    /// It is tried again.
+    /// Send it again.
     Open,
-    /// It is tried as text.
+    /// Send it as text.
     Reduce,
-    /// It is a dead letter.
+    /// Make it a dead letter.
     Refuse,
 }
 
@@ -77,13 +77,13 @@ impl Doubt {
         self.range.len() == 1
     }
 
-    /// How often it failed, notices being accepted.
+    /// How often it failed; for a single entry, while notices were accepted.
     pub(super) fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// How likely it is that an intake that fails at random fails at every try of the entry, and at so few of the notices: the one tail
-    /// of Fisher's exact test.
+    /// The probability that an intake that fails at random fails at every try of the entry, and at this few of the
+    /// notices. It is one tail of Fisher's exact test.
     fn chance(&self) -> f64 {
         let (accepted, failed) = (f64::from(self.notices_accepted), f64::from(self.notices_failed));
         (1..=self.failures).map(f64::from).map(|nth| (failed + nth) / (accepted + failed + nth)).product()
@@ -107,7 +107,7 @@ impl Doubts {
         &self.0
     }
 
-    /// Those that may be sent: a single entry not before the notice that belongs to its last failure.
+    /// The ranges that may be sent. A single entry waits for the notice that follows its last failure.
     pub(super) fn to_try(&self) -> Vec<Range<usize>> {
         self.0.iter().filter(|doubt| !doubt.is_open).map(|doubt| doubt.range.clone()).collect()
     }
@@ -117,7 +117,8 @@ impl Doubts {
         self.0.iter().find(|doubt| doubt.range == *range)
     }
 
-    /// A request with `range` failed, perhaps for what is in it. Gives what it is to be tried as at once: itself, or its halves.
+    /// Notes that a request with `range` failed, perhaps because of an entry in it. Returns the ranges to send at once:
+    /// itself, its halves, or none.
     pub(super) fn failed(&mut self, range: &Range<usize>, form: Form, reason: String) -> Vec<Range<usize>> {
         let at = self.0.iter().position(|doubt| doubt.range == *range).unwrap_or_else(|| {
             self.settled(range);
@@ -144,12 +145,12 @@ impl Doubts {
         halves
     }
 
-    /// There is nothing to be doubted about `range` any more: what it holds is settled.
+    /// Removes the doubt about `range`, whose entries are settled.
     pub(super) fn settled(&mut self, range: &Range<usize>) {
         self.0.retain(|doubt| doubt.range.end <= range.start || range.end <= doubt.range.start);
     }
 
-    /// What is behind `end` of a doubted range is a range of its own: one request could not hold all.
+    /// Splits a doubted range at `end`, because one request could not hold all of it.
     pub(super) fn cut_at(&mut self, range: &Range<usize>, end: usize) {
         if let Some(doubt) = self.0.iter_mut().find(|doubt| doubt.range == *range)
             && (range.start + 1..range.end).contains(&end)
@@ -160,12 +161,13 @@ impl Doubts {
         }
     }
 
-    /// A request with other entries was accepted. That says enough to halve a range, and not enough against a single entry.
+    /// Notes that a request with other entries was accepted. That is enough to halve a range, but not to convict a
+    /// single entry.
     pub(super) fn others_accepted(&mut self) {
         self.0.iter_mut().for_each(|doubt| doubt.others_accepted = true);
     }
 
-    /// A notice was accepted: failures just before it count. Gives the entries to be dead-lettered.
+    /// Notes that a notice was accepted, so the failures just before it count. Returns the entries to dead-letter.
     pub(super) fn notice_accepted(&mut self) -> Vec<Doubt> {
         self.others_accepted();
         let mut refused = Vec::new();
@@ -185,7 +187,7 @@ impl Doubts {
         refused
     }
 
-    /// A notice failed, too: what failed before it says nothing.
+    /// Notes that a notice failed, so the failures just before it do not count.
     pub(super) fn notice_failed(&mut self) {
         for doubt in &mut self.0 {
             if std::mem::take(&mut doubt.is_open) {
@@ -270,8 +272,9 @@ mod tests {
         assert_eq!(doubts.to_try(), [2..5, 5..8]);
     }
 
-    /// How likely an intake that fails at random at this rate makes a single entry end so. Exact: the entry and the notice after it
-    /// either go on (both outcomes weighed) or end the doubt.
+    /// The probability that an intake that fails at random at this rate makes a single entry end so. The sum is exact:
+    /// each pair of the entry and the notice after it either continues the doubt (weighted by both outcomes) or ends
+    /// it.
     fn ends_in(finding: Finding, rate: f64) -> f64 {
         const MOST: usize = 150;
         // By failures and by notices that failed.

@@ -1,6 +1,6 @@
 //! An event as an entry of the logs intake.
 //!
-//! The record stands whole under a key of its own, because Datadog captures names such as `status`, `service` and `host`
+//! The whole record stands under a key of its own, because Datadog reads names such as `status`, `service` and `host`
 //! at the top level. Beside it stand the attributes that Datadog's facets and security rules know.
 
 use std::io::Write as _;
@@ -10,47 +10,51 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::Labels;
 use super::text::{Text, string, string_within};
+use crate::destination::Oldest;
 use crate::event::{Event, Field};
 
-/// Largest entry that the intake takes whole, in bytes; a larger one it would cut without a word.
+mod passing;
+mod place;
+
+pub use place::RecordPlace;
+use place::flat;
+
+/// The largest entry that the intake takes whole, in bytes. It would cut a larger one without reporting it.
 pub const LARGEST_ENTRY: usize = 1_000_000;
 
-/// Size to which a too large entry is cut: the largest that Datadog recommends, in bytes.
+/// The size to which a larger entry is cut, in bytes: the largest that Datadog recommends.
 pub const CUT_ENTRY: usize = 25_000;
 
-/// The intake drops events that are older than this, although it answers 202.
-pub const OLDEST_TAKEN: Duration = Duration::from_secs(18 * 3600);
+/// The ages of events. The intake drops older ones, although it answers 202.
+pub const OLDEST: Oldest = Oldest { accepted: Duration::from_hours(18), sent: Duration::from_hours(17) };
 
-/// Events older than this are sent with the present time. The difference to [`OLDEST_TAKEN`] is room for retries and clocks.
-const OLDEST: Duration = Duration::from_secs(17 * 3600);
-
-/// Events further ahead than this are sent with the present time; the intake's own bound.
+/// Events further in the future than this carry the present time: the intake's own limit.
 const FURTHEST_AHEAD: Duration = Duration::from_secs(2 * 3600);
 
-/// Longest message, in bytes; the whole text stands in the record.
+/// The longest message, in bytes. The record holds the whole text.
 const LONGEST_MESSAGE: usize = 8_000;
 
-/// Longest message that is the record itself; the rest of the largest cut entry is for what stands beside it.
+/// The longest message that is the record itself. The rest of [`CUT_ENTRY`] is for the other members.
 const LONGEST_TEXT: usize = CUT_ENTRY - 5_000;
 
-/// Longest message of an entry that is cut.
+/// The longest message of an entry that is cut, in bytes.
 const LONGEST_CUT_MESSAGE: usize = 1_000;
 
-/// Longest attribute, in bytes: facets hold less than 1024 characters.
+/// The longest attribute, in bytes, because facets hold fewer than 1024 characters.
 const LONGEST_ATTRIBUTE: usize = 1_000;
 
-/// How an event is written.
+/// How much of an event its entry holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// With the record whole.
+    /// The whole record.
     Whole,
-    /// With the beginning of the record as a string: for what is too large.
+    /// The beginning of the record, as a string: for a record that is too large.
     Cut,
-    /// As a plain text message alone: for what the intake does not take otherwise.
+    /// A plain text message alone: for a record that the intake refuses otherwise.
     Text,
 }
 
-/// What had to be changed for the intake to take the event.
+/// Changes that an event needed before the intake would take it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Marks {
     /// It carries the present time instead of its own.
@@ -64,13 +68,14 @@ pub struct Marks {
 pub struct EntryWriter {
     /// The beginning of every entry: `{"ddsource":…,"service":…,"hostname":…,"ddtags":…`.
     opening: Vec<u8>,
-    /// The key under which the record stands.
-    record_key: &'static str,
+    place: RecordPlace,
+    /// Labels for records that are entries already.
+    labels: Labels,
 }
 
 impl EntryWriter {
-    /// A writer of entries that carry `labels`, with the record under `record_key`.
-    pub fn new(labels: &Labels, record_key: &'static str) -> Self {
+    /// Makes a writer of entries that carry `labels`, with the record at `place`.
+    pub fn new(labels: &Labels, place: impl Into<RecordPlace>) -> Self {
         let mut opening = Vec::new();
         let mut separator = '{';
         for (key, value) in [
@@ -83,13 +88,17 @@ impl EntryWriter {
             string(&mut opening, value);
             separator = ',';
         }
-        Self { opening, record_key }
+        Self { opening, place: place.into(), labels: labels.clone() }
     }
 
-    /// Appends `event` to `out`, at the moment of sending `now`; a whole one that is too large is cut.
+    /// Appends `event` to `out`; `now` is the moment of sending. An event that is too large whole is cut.
     pub fn write(&self, out: &mut Vec<u8>, event: &Event, form: Form, now: Timestamp) -> Marks {
         let start = out.len();
-        let marks = self.attempt(out, event, form, now);
+        let marks = if event.is_entry() && form == Form::Whole {
+            self.pass(out, event, now)
+        } else {
+            self.attempt(out, event, form, now)
+        };
         if form == Form::Whole && out.len() - start > LARGEST_ENTRY {
             out.truncate(start);
             return self.attempt(out, event, Form::Cut, now);
@@ -120,13 +129,19 @@ impl EntryWriter {
         let marks = Marks { restamped, cut };
         own_marks(out, event, form, marks);
         match form {
-            Form::Whole => {
-                for part in [b",\"", self.record_key.as_bytes(), b"\":", event.raw()] {
-                    out.extend_from_slice(part);
+            Form::Whole => match Some(event.raw()).filter(|_| self.place.is_flat).and_then(|raw| flat(raw)) {
+                Some(inside) => {
+                    out.push(b',');
+                    out.extend_from_slice(inside);
                 }
-            }
+                None => {
+                    for part in [b",\"", self.place.name.as_bytes(), b"\":", event.raw()] {
+                        out.extend_from_slice(part);
+                    }
+                }
+            },
             Form::Cut => {
-                let _ = write!(out, ",\"{}_raw\":", self.record_key);
+                let _ = write!(out, ",\"{}_raw\":", self.place.name);
                 let room = CUT_ENTRY.saturating_sub(out.len() - start + 3);
                 string_within(out, &String::from_utf8_lossy(event.raw()), room);
             }
@@ -136,7 +151,7 @@ impl EntryWriter {
         marks
     }
 
-    /// Appends an entry of our own, not made from an event.
+    /// Appends an entry of our own that no event led to.
     pub fn write_notice(&self, out: &mut Vec<u8>, kind: &str, message: &str, status: &str, now: Timestamp) {
         out.extend_from_slice(&self.opening);
         let _ = write!(out, ",\"status\":\"{status}\",\"timestamp\":{},\"message\":", now.as_millisecond());
@@ -150,20 +165,21 @@ pub fn stamp(event: &Event, now: Timestamp) -> Timestamp {
     event.time().filter(|time| is_current(*time, now)).unwrap_or(now)
 }
 
-/// Whether the intake keeps an entry of that time when its clock shows `now`.
+/// Whether the intake keeps an entry with the time `stamp` when its own clock shows `now`.
 pub fn is_kept(stamp: Timestamp, now: Timestamp) -> bool {
     let age = now.duration_since(stamp);
-    (-SignedDuration::from_hours(2)..=SignedDuration::from_hours(18)).contains(&age)
+    let oldest = SignedDuration::try_from(OLDEST.accepted).unwrap_or_default();
+    (-SignedDuration::from_hours(2)..=oldest).contains(&age)
 }
 
 fn is_current(time: Timestamp, now: Timestamp) -> bool {
     let age = now.duration_since(time);
-    age <= jiff::SignedDuration::try_from(OLDEST).unwrap_or_default()
+    age <= jiff::SignedDuration::try_from(OLDEST.sent).unwrap_or_default()
         && -age <= jiff::SignedDuration::try_from(FURTHEST_AHEAD).unwrap_or_default()
 }
 
-/// Appends the line that a person reads, in at most `room` bytes: `[service] action: details`, as far as the record has them, else
-/// its own beginning. True if it is whole.
+/// Appends the message for people, in at most `room` bytes. It is `[service] action: details` as far as the record has
+/// them, or else the beginning of the record. True if nothing was cut.
 fn message(out: &mut Vec<u8>, event: &Event, action: Option<&Text<'_>>, room: usize) -> bool {
     let (service, details) = (Text::of(event, Field::Service), Text::of(event, Field::Details));
     let texts = [service.as_ref(), action, details.as_ref()];
@@ -182,10 +198,10 @@ fn message(out: &mut Vec<u8>, event: &Event, action: Option<&Text<'_>>, room: us
     string_within(out, &String::from_utf8_lossy(&line), room)
 }
 
-/// The most that stands between two texts of a message, in bytes.
+/// The most bytes that separate two texts of a message.
 const SEPARATORS: usize = 3;
 
-/// Puts service, action and details together.
+/// Joins service, action and details.
 fn compose([service, action, details]: [Option<&Text<'_>>; 3], mut add: impl FnMut(&Text<'_>)) {
     const CLOSING: Text<'_> = Text::Plain(b"]");
     let mut before = None;
@@ -223,9 +239,10 @@ fn attributes(out: &mut Vec<u8>, event: &Event, action: Option<Text<'_>>, outcom
     object(out, ",\"network\":{\"client\":{", "}}", [("ip", text(Field::ClientAddress))]);
 }
 
-/// What was changed, under `auditsync`; nothing where nothing was.
+/// Appends the changes under `auditsync`; nothing if there were none.
 fn own_marks(out: &mut Vec<u8>, event: &Event, form: Form, marks: Marks) {
-    // Nearly every event has none: `object` would find that out for 355 instructions more, a twentieth of an entry.
+    // Most events are unchanged. `object` would find that out with 355 more instructions, a twentieth of an entry's
+    // cost.
     if marks == Marks::default() && event.time().is_some() && form == Form::Whole && !event.is_repaired() {
         return;
     }
@@ -249,7 +266,7 @@ fn own_marks(out: &mut Vec<u8>, event: &Event, form: Form, marks: Marks) {
     );
 }
 
-/// Appends an object of the members that have a value; nothing where none has.
+/// Appends an object of the members that have a value; nothing if none has.
 fn object<const N: usize>(out: &mut Vec<u8>, opening: &str, closing: &str, members: [(&str, Option<Text<'_>>); N]) {
     let mut separator = opening;
     for (key, value) in members {
@@ -272,6 +289,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::source::Product;
     use crate::source::sectigo::page;
 
     const NOW: &str = "2026-03-01T12:00:00Z";
@@ -325,6 +343,25 @@ mod tests {
         let mut out = Vec::new();
         writer().write(&mut out, &event(RECORD), Form::Whole, NOW.parse().unwrap());
         assert!(String::from_utf8(out).unwrap().contains(RECORD), "byte for byte");
+    }
+
+    #[test]
+    fn a_flat_records_members_stand_beside_ours_unless_one_has_our_name() {
+        let labels = Labels { source: "a".into(), service: "b".into(), hostname: "c".into(), tags: "d".into() };
+        let product = Product { name: "flat", service: "b", is_flat: true };
+        let writer = EntryWriter::new(&labels, RecordPlace::of(&product));
+        let entry = |raw: &str| -> Value {
+            let mut out = Vec::new();
+            writer.write(&mut out, &event(raw), Form::Whole, NOW.parse().unwrap());
+            assert!(String::from_utf8_lossy(&out).contains(raw.trim().trim_matches(['{', '}'])), "byte for byte");
+            serde_json::from_slice(&out).unwrap()
+        };
+        let flat = entry(r#"{"eventName":"StopLogging" , "userIdentity":{"status":1}}"#);
+        assert_eq!((&flat["eventName"], &flat["userIdentity"]["status"]), (&"StopLogging".into(), &1.into()));
+        assert_eq!((&flat["ddsource"], flat.get("flat")), (&"a".into(), None));
+        for raw in [r#"{"x":1,"status":"y"}"#, r#"{"\u0073tatus":"y"}"#, "{}"] {
+            assert_eq!(entry(raw)["flat"], serde_json::from_str::<Value>(raw).unwrap(), "{raw}");
+        }
     }
 
     #[test]

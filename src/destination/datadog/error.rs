@@ -1,4 +1,4 @@
-//! Why the intake did not take everything, and what each error means to the engine.
+//! Reasons why the intake did not take every entry, and how the engine treats each.
 
 use std::time::Duration;
 
@@ -10,22 +10,19 @@ use crate::http::{self, Address, Excerpt};
 use crate::secret::SecretError;
 use crate::variable_name::VariableName;
 
-/// Why the intake did not take everything.
+/// A reason why the intake did not take every entry.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The intake cannot be reached or did not answer whole.
+    /// The intake cannot be reached, or its answer is incomplete.
     #[error(transparent)]
     Http(#[from] http::Error),
-    /// The intake answered that it cannot take it now.
+    /// The intake cannot take entries now.
     #[error("{address} answered {status}: {reason}")]
     Unavailable {
-        /// Where the call went.
         address: Address,
-        /// The answer's status.
         status: u16,
-        /// The wait that it requested.
+        /// The wait that its `Retry-After` names.
         after: Option<Duration>,
-        /// The beginning of its body.
         reason: Excerpt,
     },
     /// The intake rejected the key.
@@ -33,21 +30,17 @@ pub enum Error {
         "{address} rejected the API key ({status}: {reason}); check {variable}, and that the key belongs to {site}"
     )]
     KeyRejected {
-        /// Where the call went.
         address: Address,
-        /// The answer's status.
         status: u16,
-        /// The beginning of its body.
         reason: Excerpt,
         /// The variable that carries the key.
         variable: VariableName,
-        /// The value and the variable that chose the address.
+        /// The Datadog site, and the variable that chose the address.
         site: String,
     },
-    /// The intake rejected the key, and the key's file holds another by now.
+    /// The intake rejected the key, but the key's file holds another one by now.
     #[error("{address} rejected the API key; {variable} names a newer one, which is tried next")]
     KeyRotated {
-        /// Where the call went.
         address: Address,
         /// The variable that names the file.
         variable: VariableName,
@@ -55,7 +48,6 @@ pub enum Error {
     /// The intake rejected the key, and the key's file cannot be read again.
     #[error("{address} rejected the API key, and {variable} cannot be read again")]
     KeyGone {
-        /// Where the call went.
         address: Address,
         /// The variable that names the file.
         variable: VariableName,
@@ -63,54 +55,50 @@ pub enum Error {
         #[source]
         cause: SecretError,
     },
-    /// The intake refuses whatever is sent.
+    /// The intake refuses every entry.
     #[error(
         "{address} refuses everything ({reason}); nothing becomes a dead letter and the cursor stays; check {variable}"
     )]
     RefusesAll {
-        /// Where the call went.
         address: Address,
         /// The answer's status and the beginning of its body.
         reason: String,
         /// The variable that names the address.
         variable: VariableName,
     },
-    /// The intake accepts other entries, but not a part of what is sent.
+    /// The intake refuses some entries and accepts others.
     #[error(
-        "{address} does not accept some entries ({reason}) and accepts others; these are isolated and retried, and become dead letters if that \
+        "{address} refuses some entries ({reason}) and accepts others; auditsync isolates and retries those, and keeps them as dead letters if that \
          goes on"
     )]
     RefusesSome {
-        /// Where the calls went.
         address: Address,
-        /// What the last of them came to.
+        /// The last refusal.
         reason: String,
     },
-    /// A success that the intake itself would not give.
+    /// A success that the intake itself would not answer with.
     #[error(
         "{address} answered {status}, which the intake itself does not: another server answers instead of it; check {variable} and the proxy"
     )]
     NotTheIntake {
-        /// Where the call went.
         address: Address,
-        /// The answer's status.
         status: u16,
         /// The variable that names the address.
         variable: VariableName,
-        /// Whether it may be an unknown kind of relay, which passed on what was sent.
+        /// Whether it may be an unknown kind of relay, which forwarded the entries.
         is_relay: bool,
     },
-    /// The intake accepted entries and dropped them, because of the times that they carried.
+    /// The intake accepted entries and dropped them, because their times came from a wrong clock.
     #[error(
-        "{address} accepted {entries} entries and dropped them: they carried times by a clock that showed {ours}, and its own shows {theirs}. \
-         They are sent again with its time. Synchronise this machine's clock (NTP)"
+        "{address} accepted {entries} entries and dropped them: auditsync wrote them when its clock showed {ours}, and the \
+         intake's clock shows {theirs}. auditsync sends them again with the intake's time. \
+         Synchronise this machine's clock (NTP)"
     )]
     Misdated {
-        /// Where the call went.
         address: Address,
         /// How many entries were dropped.
         entries: usize,
-        /// The time for which they were written.
+        /// Our time when they were written.
         ours: Timestamp,
         /// The intake's time.
         theirs: Timestamp,
@@ -118,13 +106,13 @@ pub enum Error {
     /// A dead letter could not be written.
     #[error(transparent)]
     Unwritten(#[from] dead_letter::Unwritten),
-    /// A worker thread of ours failed.
+    /// One of our worker threads failed.
     #[error("a batch could not be prepared")]
     Batch(#[source] std::io::Error),
 }
 
 impl Error {
-    /// Whether the intake may have accepted what was sent all the same.
+    /// Whether the intake may have accepted the entries in spite of the error.
     pub(super) fn may_have_arrived(&self) -> bool {
         match self {
             Self::Http(error) => error.may_have_arrived(),
@@ -133,10 +121,10 @@ impl Error {
         }
     }
 
-    /// What the error means to the engine.
+    /// How the engine treats the error.
     pub(super) fn class(&self) -> Class {
         match self {
-            // Whatever answers instead of the intake may go away again, as a portal does.
+            // A server that answers in the intake's place may go away again, as a portal does.
             Self::Http(http::Error::TooLarge { .. })
             | Self::Batch(_)
             | Self::Unwritten(_)

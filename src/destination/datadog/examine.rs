@@ -1,6 +1,7 @@
-//! Examining what is in doubt: the sending that [`super::doubt`] decides about.
+//! Examination of doubted entries: sends them, and leaves the decisions to [`super::doubt`].
 //!
-//! One request at a time, because order is evidence: an entry is at fault only if a notice is accepted between each two of its failures.
+//! It sends one request at a time, because the order is evidence. An entry is at fault only if a notice is accepted
+//! between each two of its failures.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -14,23 +15,25 @@ use super::isolate::{Settling, Stopped};
 use super::ledger::Ledger;
 use crate::event::Event;
 
-/// Each single entry is sent so often in one call; the rest of the evidence has to come from later calls, after the engine's backoff.
+/// The rounds in one call; each sends every single entry. Later calls gather the rest of the evidence, after the
+/// engine's backoff.
 const ROUNDS_IN_A_CALL: u32 = 2;
 
-/// A single entry is sent so often in a row at most, before a notice. How often is drawn by lot: were it always once, a balancer that
-/// takes its servers in turn, one of which is ill, could fail every entry and no notice.
+/// The most times in a row that a single entry is sent before a notice. The number is random. If it were always one, a
+/// load balancer that takes its servers in turn, one of them failing, could fail every entry and no notice.
 const MOST_IN_A_ROW: u32 = 3;
 
-/// Most requests of an examination in one call: an ailing intake is not to be flooded.
+/// The most requests of an examination in one call, so as not to flood an intake in trouble.
 const MOST_REQUESTS: u32 = 64;
 
-/// So many failures in a row, nothing having been accepted in this call, are perhaps an outage: a notice finds out.
+/// The number of failures in a row that may be an outage, while nothing has been accepted in this call. A notice then
+/// finds out.
 const FAILURES_AT_FIRST: u32 = 2;
 
-/// The same, where something has been accepted in this call: halving takes three failures of a part.
+/// The same, once something has been accepted in this call: halving takes three failures of a range.
 const FAILURES_LATER: u32 = 4;
 
-/// What became of a doubted range, and what is to be sent next.
+/// The result for a doubted range, with the ranges to send next.
 enum Tried {
     Accepted(Vec<Range<usize>>),
     Failed(Vec<Range<usize>>),
@@ -53,7 +56,7 @@ impl<'e, 'd> Examination<'e, 'd> {
         Self { client, ledger, events, now, requests: 0, unexplained: 0, has_accepted: false }
     }
 
-    /// Sends what is in doubt until nothing is, or until this call has found out what it can.
+    /// Sends doubted ranges until none is left, or until this call can find out no more.
     pub(super) async fn run(mut self) -> Result<(), Error> {
         let mut rounds = 0;
         loop {
@@ -90,7 +93,7 @@ impl<'e, 'd> Examination<'e, 'd> {
         self.probe().await.is_ok()
     }
 
-    /// Finds out whether the intake accepts a notice of ours: if so, a failure before it says something about what failed.
+    /// Sends a notice of ours. If the intake accepts it, failures before it count against the entries that failed.
     async fn probe(&mut self) -> Result<(), Error> {
         let message =
             "auditsync tests whether the intake accepts entries, because requests with some audit records keep failing";
@@ -112,7 +115,8 @@ impl<'e, 'd> Examination<'e, 'd> {
         }
     }
 
-    /// Sends a doubted range, a single entry several times if it fails; gives what is to be sent next in its place.
+    /// Sends a doubted range; a single entry several times while it fails. Returns the ranges to send next in its
+    /// place.
     async fn try_by_lot(&mut self, range: Range<usize>) -> Result<Vec<Range<usize>>, Error> {
         let mut left = if range.len() == 1 { fastrand::u32(1..=MOST_IN_A_ROW) } else { 1 };
         loop {

@@ -1,18 +1,18 @@
-//! An intake other than the site's, in the forms that the Datadog Agent takes: `host:port` or an address.
+//! The address of an intake other than the site's, in the forms that the Datadog Agent accepts: `host:port` or a URL.
 
 use url::Url;
 
 use crate::config::parse::{http_url, without_trailing_slash};
 use crate::http::is_loopback;
 
-/// What is put behind the intake's base address, and tolerated when it is already there.
+/// The path that follows the intake's base address. An operator may have written it already.
 const PATH: &str = "/api/v2/logs";
 
-/// The base address that `text` names. As with the Agent, a scheme in it decides; without one it is `http` if that is
-/// allowed, else `https`.
+/// Reads a base address. As with the Agent, a scheme in `text` decides; without one it is `http` if `allow_http`, or
+/// else `https`.
 pub(super) fn parse(text: &str, allow_http: bool) -> Result<Url, String> {
     if !text.contains(['.', ':']) {
-        // A single word is no form of the Agent's, and more likely a key that was put in the wrong place.
+        // The Agent knows no form of a single word. It is more likely a key in the wrong variable.
         return Err("must be host:port or an address that begins with https://".to_owned());
     }
     let url = if text.contains("://") {

@@ -1,8 +1,8 @@
-//! Settling one batch: sending it and, where the intake refuses it, finding by halving what it refuses.
+//! Settling of one batch: sends it and, if the intake refuses it, halves it until the refused entries are found.
 //!
-//! One entry that is refused by itself must not hold up the others, and an intake that refuses everything must not empty the log into the
-//! dead-letter file. So a refused entry is a *suspect* until the intake has accepted something after it; where nothing
-//! else is at hand, a notice of our own is sent to find out.
+//! One refused entry must not hold up the others. An intake that refuses everything must not empty the log into the
+//! dead-letter file. So a refused entry is a *suspect* until the intake has accepted an entry after it. If no other
+//! entry is left, auditsync sends a notice of its own to find out.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::event::Event;
 #[derive(Debug)]
 pub(super) struct Stopped {
     pub(super) error: Error,
-    /// Where the failure may be about what was sent, which is in doubt now: what is to be sent next of it.
+    /// If the entries may be at fault, which puts them in doubt: the ranges to send next.
     pub(super) again: Option<Vec<Range<usize>>>,
 }
 
@@ -32,27 +32,27 @@ impl From<Error> for Stopped {
     }
 }
 
-/// An entry that was refused in every form.
+/// An entry that the intake refused in every form.
 struct Suspect {
     index: usize,
     reason: String,
 }
 
-/// The settling of one batch. What is settled stands in the ledger at once; the rest is still outstanding.
+/// The settling of one batch. It notes each settled entry in the ledger at once; the others are still outstanding.
 pub(super) struct Settling<'a, 'd> {
     client: &'a Client,
     ledger: &'a Ledger<'d>,
     events: Arc<[Event]>,
     now: Timestamp,
-    /// Made ahead, and the first to be sent.
+    /// The batch packed ahead, which is sent first.
     first: Option<Batch>,
-    /// Still to be sent, the next one last.
+    /// Ranges still to be sent; the last one is the next.
     work: Vec<(Range<usize>, Form)>,
     suspects: Vec<Suspect>,
 }
 
 impl<'a, 'd> Settling<'a, 'd> {
-    /// Of a batch that was written in this form.
+    /// Starts with a batch whose entries have this form.
     pub(super) fn of(
         client: &'a Client,
         ledger: &'a Ledger<'d>,
@@ -65,11 +65,11 @@ impl<'a, 'd> Settling<'a, 'd> {
         Self { client, ledger, events, now, first: Some(batch), work, suspects: Vec::new() }
     }
 
-    /// Sends until everything is settled or something stands in the way.
+    /// Sends until every entry is settled or an error stops it.
     pub(super) async fn run(mut self) -> Result<(), Stopped> {
         while let Some((range, form)) = self.work.last().cloned() {
             self.send(range, form).await?;
-            // A second suspect without anything accepted in between: perhaps it is not the entries.
+            // A second suspect, and nothing accepted in between: the entries may not be at fault.
             if self.suspects.len() > 1 {
                 self.try_suspects().await?;
             }
@@ -77,7 +77,8 @@ impl<'a, 'd> Settling<'a, 'd> {
         if self.suspects.is_empty() { Ok(()) } else { Ok(self.try_suspects().await?) }
     }
 
-    /// Sends the beginning of `range`, the last piece of work, and replaces that by what is left of it.
+    /// Sends the beginning of `range`, which is the last of `work`, and replaces it there by the ranges that are left
+    /// of it.
     async fn send(&mut self, range: Range<usize>, form: Form) -> Result<(), Stopped> {
         let mut batch = match self.first.take() {
             Some(batch) => batch,
@@ -122,7 +123,7 @@ impl<'a, 'd> Settling<'a, 'd> {
         Ok(())
     }
 
-    /// Finds out whether the intake accepts anything at all.
+    /// Sends a notice, to find out whether the intake accepts anything at all.
     async fn try_suspects(&mut self) -> Result<(), Error> {
         let location = self.client.dead_letters.location();
         let message = format!(
@@ -139,7 +140,7 @@ impl<'a, 'd> Settling<'a, 'd> {
         }
     }
 
-    /// The intake accepts others: the suspects are at fault themselves.
+    /// Convicts the suspects, because the intake accepts other entries.
     fn refuse_suspects(&mut self) {
         for Suspect { index, reason } in self.suspects.drain(..) {
             self.ledger.refused(index, reason);

@@ -1,7 +1,7 @@
-//! What becomes of a delivery, noted the moment it is known.
+//! The state of a delivery, noted the moment it is known.
 //!
-//! An attempt may be cut off at any await, for instance when the lease lapses. So nothing that was answered is kept in a future: it stands
-//! in the [`Work`], which outlives the attempt.
+//! An attempt may be cut off at any await, for instance when the lease lapses. So no future holds a result alone: each
+//! stands in the [`Work`], which outlives the attempt.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::event::Event;
 use crate::telemetry::liveness::Heartbeat;
 use crate::telemetry::metrics::Metrics;
 
-/// What is known of a delivery, from one attempt to the next.
+/// The state of a delivery, from one attempt to the next.
 #[derive(Debug)]
 pub(super) struct Work {
     pub(super) progress: Progress,
@@ -28,13 +28,13 @@ pub(super) struct Work {
 }
 
 impl Work {
-    /// Nothing has been sent.
+    /// The state before the first attempt.
     pub(super) fn new(events: Arc<[Event]>) -> Self {
         Self { progress: Progress::new(events), doubts: Doubts::default(), letters: Letters::default() }
     }
 }
 
-/// A delivery as the requests of one attempt share it.
+/// The state of a delivery, shared by the requests of one attempt.
 #[derive(Debug)]
 pub(super) struct Ledger<'a> {
     work: Mutex<&'a mut Work>,
@@ -43,28 +43,28 @@ pub(super) struct Ledger<'a> {
 }
 
 impl<'a> Ledger<'a> {
-    /// The ledger of one attempt. Each answered request is a beat of `heart`.
+    /// Makes the ledger of one attempt. Each answered request is a beat of `heart`.
     pub(super) fn of(work: &'a mut Work, heart: &'a Heartbeat, metrics: &'a Metrics) -> Self {
         Self { work: Mutex::new(work), heart, metrics }
     }
 
-    /// Reads or changes what is known of the delivery.
+    /// Reads or changes the delivery's state.
     pub(super) fn remember<R>(&self, change: impl FnOnce(&mut Work) -> R) -> R {
         change(&mut self.work.lock())
     }
 
-    /// What was achieved so far.
+    /// The counts so far.
     pub(super) fn tally(&self) -> Tally {
         self.remember(|work| work.progress.tally())
     }
 
-    /// A request with so many events, and a body of so many bytes, is sent now.
+    /// Notes that a request with this many events and body bytes is sent now.
     pub(super) fn sends(&self, events: usize, bytes: usize) -> UnderWay<'_, 'a> {
         self.remember(|work| work.progress.count(Tally { requests: 1, bytes: bytes as u64, ..Tally::default() }));
         UnderWay { ledger: self, events }
     }
 
-    /// The intake accepted `batch`. What is `misdated` of it is still to be sent.
+    /// Notes that the intake accepted `batch`. Its `misdated` entries are still to be sent.
     pub(super) fn accepted(&self, batch: &Batch, reason_to_cut: &str, misdated: &Misdated) {
         let Batch { range, restamped, cut, .. } = batch;
         let cut: Vec<_> = cut.iter().copied().filter(|index| !misdated.has(*index)).collect();
@@ -87,7 +87,7 @@ impl<'a> Ledger<'a> {
         self.metrics.accepted(accepted, restamped, truncated, newest);
     }
 
-    /// The intake refuses this event by itself. The event is outstanding until its dead letter is written.
+    /// Notes that the intake refuses this event by itself. The event is outstanding until its dead letter is written.
     pub(super) fn refused(&self, index: usize, reason: String) {
         self.remember(|work| {
             work.doubts.settled(&(index..index + 1));
@@ -95,7 +95,7 @@ impl<'a> Ledger<'a> {
         });
     }
 
-    /// What is outstanding and not in doubt.
+    /// The outstanding ranges that are not in doubt.
     pub(super) fn undoubted(&self) -> Vec<Range<usize>> {
         self.remember(|work| {
             let open = work.progress.outstanding().to_vec();
@@ -110,7 +110,7 @@ impl<'a> Ledger<'a> {
     }
 }
 
-/// A request without an answer. Dropped before one came, what it carried may have been accepted.
+/// A request that has no answer yet. If it is dropped before one comes, the intake may have accepted its events.
 #[derive(Debug)]
 pub(super) struct UnderWay<'l, 'a> {
     ledger: &'l Ledger<'a>,
@@ -118,7 +118,7 @@ pub(super) struct UnderWay<'l, 'a> {
 }
 
 impl UnderWay<'_, '_> {
-    /// The request is over.
+    /// Notes the result of the request.
     pub(super) fn ended(mut self, answer: &Result<(), Setback>) {
         if matches!(answer, Err(Setback::Failed { error, .. }) if error.may_have_arrived()) {
             return;

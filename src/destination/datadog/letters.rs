@@ -1,4 +1,4 @@
-//! Dead letters that are due in a delivery: written once each, also when the call that began to write is cut off.
+//! Dead letters that are due in a delivery. Each is written once, even if the call that began to write it is cut off.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -23,7 +23,7 @@ pub(super) struct Letter {
     index: usize,
     fate: Fate,
     reason: String,
-    /// The writing, which goes on when nobody waits for it.
+    /// The task that writes it, which continues when no call waits for it.
     writing: Option<JoinHandle<Result<(), Error>>>,
 }
 
@@ -33,7 +33,7 @@ impl Letter {
     }
 }
 
-/// The dead letters that are due, the next one first.
+/// The dead letters that are due, in order.
 #[derive(Debug, Default)]
 pub(super) struct Letters(VecDeque<Letter>);
 
@@ -42,7 +42,7 @@ impl Letters {
         self.0.extend(letters);
     }
 
-    /// Begins to write the next one, or goes on with it. Ready with none when none is due.
+    /// Begins or continues to write the next one. Ready with none when none is due.
     fn poll_next(
         &mut self,
         dead_letters: &DeadLetters,
@@ -80,7 +80,8 @@ async fn write(
 }
 
 impl Client {
-    /// Writes the dead letters that are due, those first that an earlier call began to write. After an error the rest is still due.
+    /// Writes the dead letters that are due. The first may be one that an earlier call began to write. After an error,
+    /// the rest is still due.
     pub(super) async fn write_letters(
         &self,
         ledger: &Ledger<'_>,

@@ -1,4 +1,4 @@
-//! Entries that the intake accepted and dropped, because they carried times by a wrong clock.
+//! Entries that the intake accepted and dropped, because their times came from a wrong clock.
 
 use std::ops::Range;
 
@@ -14,14 +14,14 @@ use crate::server_time::TOLERANCE;
 /// Entries that the intake accepted and dropped.
 pub(super) struct Misdated {
     indices: Vec<usize>,
-    /// The time for which they were written.
+    /// Our time when they were written.
     ours: Timestamp,
     /// The intake's time.
     theirs: Timestamp,
 }
 
 impl Misdated {
-    /// Those in `range` that carried such times: they were written for `written_for`, and the request began at `begun`.
+    /// Finds them in `range`, whose entries were written for `written_for` in a request that began at `begun`.
     pub(super) fn of(
         client: &Client,
         events: &[Event],
@@ -44,7 +44,7 @@ impl Misdated {
         self.indices.binary_search(&index).is_ok()
     }
 
-    /// How many it dropped.
+    /// The number of dropped entries.
     pub(super) fn len(&self) -> usize {
         self.indices.len()
     }

@@ -1,7 +1,8 @@
-//! From events to batches, on threads for blocking work and ahead of their sending: compression is what costs most of all.
+//! Packing of events into batches, ahead of their sending and on threads for blocking work, because compression costs
+//! most of all.
 //!
-//! The batches of a page are made one after the other, while those before them are under way and while the page before is still being
-//! sent. So a page takes as long as the intake's answer, and not the time to make its bodies besides.
+//! It makes the batches of a page one after the other, while earlier batches and the page before are still being sent.
+//! So a page takes as long as the intake's answers, without the time to make its bodies.
 
 use std::io;
 use std::ops::Range;
@@ -21,18 +22,18 @@ use super::{Compression, IN_FLIGHT};
 use crate::event::Event;
 use crate::task;
 
-/// What was made for a moment serves for so long after it. Entries get a new date when they are 17 hours old, an hour before the
-/// intake would drop them, so that minutes do no harm.
+/// How long before or after its moment a batch may be sent. Entries get a new date when they are 17 hours old, an hour
+/// before the intake would drop them, so a few minutes do no harm.
 const FRESH: Duration = Duration::from_secs(300);
 
-/// Bodies of a page that were made and are not answered yet take no more bytes than this. Two pages are under way at a time, so the memory
-/// of all bodies stays below twice as much, whatever the entries compress to.
+/// The most bytes of a page's bodies that are packed but not answered. Two pages are under way at a time, so all bodies
+/// take less than twice as much memory, however well the entries compress.
 const MOST_BYTES_AHEAD: usize = 12_000_000;
 
-/// The largest body, in the semaphore's unit.
+/// The bytes of the largest body, in the semaphore's type.
 const LARGEST_BODY: u32 = 5_000_000;
 
-/// So many workbenches are kept: one for the page that is sent, one for the next.
+/// The number of workbenches that are kept: one for the page being sent, one for the next.
 const MOST_IDLE: usize = 2;
 
 /// Makes batches.
@@ -63,7 +64,7 @@ impl Packer {
         batch
     }
 
-    /// Makes a batch from the beginning of `range`.
+    /// Packs a batch from the beginning of `range`.
     pub(super) async fn pack(
         &self,
         events: &Arc<[Event]>,
@@ -76,13 +77,13 @@ impl Packer {
         task::outcome(packed).flatten().map_err(Error::Batch)
     }
 
-    /// How many batches are made before the first of them is wanted: one where they are large.
+    /// How many batches are packed before the first is sent: one if they are not compressed, because they are large.
     fn most_ahead(&self) -> usize {
         if self.compression == Compression::Identity { 1 } else { IN_FLIGHT }
     }
 }
 
-/// The batches of a page, in order. No more are made when it is dropped.
+/// The batches of a page, in order. Dropping this stops the packing.
 #[derive(Debug)]
 pub(super) struct Batches {
     now: Timestamp,
@@ -91,7 +92,7 @@ pub(super) struct Batches {
 }
 
 impl Batches {
-    /// Begins to make the batches of these ranges of `events`, all to be sent at about `now`.
+    /// Begins to pack these ranges of `events`, all to be sent at about `now`.
     pub(super) fn begin(packer: &Packer, events: &Arc<[Event]>, ranges: &[Range<usize>], now: Timestamp) -> Self {
         let (out, made) = mpsc::channel(packer.most_ahead());
         let (packer, events, ranges) = (packer.clone(), Arc::clone(events), ranges.to_vec());
@@ -112,7 +113,7 @@ impl Batches {
         Self { now, made, packing: Some(packing) }
     }
 
-    /// The moment for which they are written.
+    /// The moment of sending that the entries were written for.
     pub(super) fn written_for(&self) -> Timestamp {
         self.now
     }
@@ -122,12 +123,12 @@ impl Batches {
         now.duration_since(self.now).unsigned_abs() <= FRESH
     }
 
-    /// The next batch; none behind the last. Waiting for it can be broken off without a loss.
+    /// The next batch; none after the last. Dropping the call loses no batch.
     pub(super) async fn next(&mut self) -> Option<Result<Batch, Error>> {
         if let Some(batch) = self.made.recv().await {
             return Some(batch);
         }
-        // It has ended, and perhaps before its time.
+        // The packing has ended, perhaps because it failed.
         let ended = self.packing.as_mut()?.await;
         self.packing = None;
         task::outcome(ended).err().map(|cause| Err(Error::Batch(cause)))

@@ -1,4 +1,4 @@
-//! What the intake's answers mean.
+//! The meaning of the intake's answers.
 
 use reqwest::StatusCode;
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
@@ -6,17 +6,18 @@ use serde::Deserialize;
 use serde_json::Value;
 use url::Url;
 
-/// Who takes the entries, and so which answers accept them.
+/// Whose intake takes the entries, which decides what answers accept them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Intake {
-    /// An intake of Datadog's own. It accepts with 202 and nothing else.
+    /// Datadog's own intake. It accepts with 202 and nothing else.
     Datadog,
     /// A relay or another vendor's intake. It accepts with 200, 201, 202 or 204, and a body that is empty or JSON.
     Other,
 }
 
 impl Intake {
-    /// The intake at `url`, for an account of `site`: one in a domain of Datadog's is Datadog's own, however it was configured.
+    /// Classifies the intake at `url`, for an account of `site`. Any host in one of Datadog's domains is Datadog's own,
+    /// however the operator configured it.
     pub fn at(url: &Url, site: &str) -> Self {
         let host = url.host_str().unwrap_or_default().trim_end_matches('.');
         let is_below =
@@ -26,43 +27,43 @@ impl Intake {
     }
 }
 
-/// The domains in which all of Datadog's sites lie (`docs.datadoghq.com/getting_started/site`).
+/// The domains of all Datadog sites (`docs.datadoghq.com/getting_started/site`).
 const DOMAINS: [&str; 3] = ["datadoghq.com", "datadoghq.eu", "ddog-gov.com"];
 
 /// The meaning of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meaning {
-    /// Every entry is accepted.
+    /// The intake accepted every entry.
     Accepted,
     /// A success that this intake would not give, such as a web page: a portal or proxy answered instead.
     NotTheIntake,
-    /// A success whose body broke off before it was clear who gave it.
+    /// A success whose body broke off before it showed who sent it.
     Unfinished,
-    /// Something in the body is not acceptable: it is to be found by halving.
+    /// The intake refuses something in the body, which halving has to find.
     BadPayload,
     /// The body, or one entry, is too large.
     TooLarge,
     /// The intake rejects the key.
     KeyRejected,
-    /// It may work later.
+    /// A later attempt may work.
     Unavailable,
     /// The intake does not take such requests at all.
     Refused,
 }
 
-/// As much of an answer's body as was read.
+/// The part of an answer's body that was read.
 #[derive(Debug, Clone, Copy)]
 pub enum Content<'a> {
     /// All of it.
     Whole(&'a [u8]),
-    /// The beginning: the connection broke off, or the time was over.
+    /// The beginning: the connection broke off, or the time limit passed.
     Beginning(&'a [u8]),
-    /// More than any intake answers.
+    /// More than any intake sends.
     TooMuch,
 }
 
-/// Reads an answer, redirects excepted. The codes are those of `docs.datadoghq.com/api/latest/logs` (send logs); the others by
-/// the sense of RFC 9110.
+/// Classifies an answer that is not a redirect. Codes that `docs.datadoghq.com/api/latest/logs` (send logs) lists mean
+/// what it says; the others follow RFC 9110.
 pub fn meaning(intake: Intake, status: StatusCode, headers: &HeaderMap, content: Content<'_>) -> Meaning {
     match (status.as_u16(), intake) {
         (202, Intake::Datadog) if !is_web_page(headers) => Meaning::Accepted,
@@ -76,19 +77,20 @@ pub fn meaning(intake: Intake, status: StatusCode, headers: &HeaderMap, content:
     }
 }
 
-/// The meaning of a success of another intake. A proxy's page is never empty and never JSON.
+/// Classifies a success of another intake. A proxy's page is never empty and never JSON.
 fn of_another(status: StatusCode, content: Content<'_>) -> Meaning {
     match content {
         Content::Whole(body) if is_confirmation(status, body) => Meaning::Accepted,
         Content::Whole(_) | Content::TooMuch => Meaning::NotTheIntake,
         Content::Beginning(body) if !begins_as_confirmation(body) => Meaning::NotTheIntake,
-        // The documented acceptance, which no proxy answers of itself: to send it again would only make duplicates.
+        // 202 is the documented acceptance, which no proxy answers of its own accord. Sending the entries again would
+        // only make duplicates.
         Content::Beginning(_) if status == StatusCode::ACCEPTED => Meaning::Accepted,
         Content::Beginning(_) => Meaning::Unfinished,
     }
 }
 
-/// Nothing, or JSON; where the status is not the documented one, JSON that lists no errors.
+/// Whether a body is empty or JSON. With any status but the documented one, the JSON must list no errors.
 fn is_confirmation(status: StatusCode, body: &[u8]) -> bool {
     if body.trim_ascii().is_empty() {
         return true;
@@ -104,7 +106,7 @@ fn is_confirmation(status: StatusCode, body: &[u8]) -> bool {
     }
 }
 
-/// Whether what is missing could make it nothing, or JSON.
+/// Whether the missing end could make the body empty, or JSON.
 fn begins_as_confirmation(body: &[u8]) -> bool {
     body.trim_ascii().is_empty() || serde_json::from_slice::<Value>(body).err().is_none_or(|error| error.is_eof())
 }
@@ -118,15 +120,15 @@ pub fn is_valid_key(status: StatusCode, body: &[u8]) -> bool {
     status == StatusCode::OK && serde_json::from_slice::<Validation>(body).is_ok_and(|answer| answer.valid)
 }
 
-/// Whether a failure with this status may be about what was sent, and not about the intake, its load or the key.
+/// Whether a failure with this status may be about the entries, and not about the intake, its load or the key.
 ///
-/// Web application firewalls answer with almost any status when they dislike a text. What is left speaks of the sender alone: a key
-/// that is missing (401), a proxy's credentials (407), a replay (425) and load (429).
+/// Web application firewalls answer with almost any status when they dislike a text. Only these are about the sender
+/// alone: a missing key (401), a proxy's credentials (407), a replay (425) and load (429).
 pub fn may_be_about_content(status: u16) -> bool {
     !matches!(status, 401 | 407 | 425 | 429)
 }
 
-/// Whether the answer is called a web page, which no intake answers.
+/// Whether the answer's type is HTML, which no intake sends.
 pub fn is_web_page(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     kind.trim_start().get(..9).is_some_and(|start| start.eq_ignore_ascii_case("text/html"))

@@ -1,8 +1,8 @@
-//! The Datadog site: a bare host name, any of them, because new ones appear.
+//! The Datadog site: a bare host name. Any name is accepted, because Datadog adds sites.
 
 use url::Url;
 
-/// A site and the places that follow from it.
+/// A site, and the addresses that follow from it.
 #[derive(Debug)]
 pub(crate) struct Site {
     /// The site itself, such as `datadoghq.com`.
@@ -13,10 +13,10 @@ pub(crate) struct Site {
     pub(super) api: Url,
 }
 
-/// What people write before the site when they copy an address.
+/// The prefixes that people leave before the site when they copy an address.
 const HOSTS: [&str; 3] = ["app.", "api.", "http-intake.logs."];
 
-/// Takes `text` only if it is a site as it stands: a corrected guess would be seen only as a refused key.
+/// Accepts `text` only if it is a site as it stands. A wrong correction would show up only as a rejected key.
 pub(super) fn parse(text: &str) -> Result<Site, String> {
     let bare = !HOSTS.iter().any(|host| text.starts_with(host)) && is_host_name(text);
     let place = |host: &str| Url::parse(&format!("https://{host}.{text}")).ok();
@@ -27,9 +27,9 @@ pub(super) fn parse(text: &str) -> Result<Site, String> {
     Err(format!("must be the bare name of a Datadog site, such as datadoghq.com or us5.datadoghq.com{hint}"))
 }
 
-/// The site inside what looks like an address of Datadog.
+/// Finds the site in a text that looks like an address of Datadog.
 fn meant(text: &str) -> Option<String> {
-    // An address with a password is not taken apart: a piece of the password could come out.
+    // An address with a password gives no hint, because the hint could show a piece of the password.
     if text.contains('@') {
         return None;
     }

@@ -6,7 +6,7 @@ const COUNT: usize = 100;
 /// The longest tag, in characters.
 const LENGTH: usize = 256;
 
-/// The tag that the environment called `text` becomes.
+/// Makes the tag of the environment called `text`.
 pub(super) fn env(text: &str) -> Result<String, String> {
     let tag = format!("env:{text}");
     if text.contains(separates) || tag.chars().count() > LENGTH {
@@ -15,7 +15,7 @@ pub(super) fn env(text: &str) -> Result<String, String> {
     Ok(tag)
 }
 
-/// The tags in `text`, separated by commas or blanks, and the tag `env` unless there is one already.
+/// Joins the tags in `text`, which commas or blanks separate, and adds the tag `env` unless they have one.
 pub(super) fn joined(text: &str, env: Option<&str>) -> Result<String, String> {
     let mut tags: Vec<&str> = text.split(separates).filter(|tag| !tag.is_empty()).collect();
     if tags.iter().any(|tag| tag.chars().count() > LENGTH) {

@@ -1,22 +1,22 @@
-//! Text as JSON strings, cut to the room there is.
+//! Text as JSON strings, cut to a number of bytes.
 
 use std::borrow::Cow;
 use std::io::Write as _;
 
 use crate::event::{Event, Field, Verbatim, scalar};
 
-/// A text on its way into an entry.
+/// A text that goes into an entry.
 pub(super) enum Text<'a> {
-    /// Nothing in it has to be escaped.
+    /// Text that needs no escapes.
     Plain(&'a [u8]),
     /// A JSON string, in its quotes, with escapes that may be copied.
     Escaped(&'a [u8]),
-    /// Read, or ours.
+    /// Text that was decoded, or that is ours.
     Read(Cow<'a, str>),
 }
 
 impl<'a> Text<'a> {
-    /// A field of an event, where it has one.
+    /// A field of an event; none if the event lacks it.
     pub(super) fn of(event: &'a Event, field: Field) -> Option<Self> {
         match event.verbatim(field) {
             Some(Verbatim::Plain(content)) => Some(Self::Plain(content)),
@@ -42,7 +42,7 @@ impl<'a> Text<'a> {
         }
     }
 
-    /// What it says.
+    /// The decoded text.
     pub(super) fn bytes(&self) -> Cow<'_, [u8]> {
         match self {
             Self::Plain(bytes) => Cow::Borrowed(bytes),
@@ -54,7 +54,7 @@ impl<'a> Text<'a> {
         }
     }
 
-    /// Whether it ends with `byte`, which is none that is escaped.
+    /// Whether it ends with `byte`, which must be one that needs no escape.
     pub(super) fn ends_with(&self, byte: u8) -> bool {
         match self {
             Self::Plain(bytes) => bytes.ends_with(&[byte]),
@@ -80,8 +80,8 @@ pub(super) fn string(out: &mut Vec<u8>, text: &str) {
     string_within(out, text, usize::MAX);
 }
 
-/// Appends as much of `text`, as a JSON string, as fits into `room` bytes between the quotes; a cut one ends in `…`. True
-/// if it is whole.
+/// Appends `text` as a JSON string: as much as fits into `room` bytes between the quotes. A cut one ends in `…`. True
+/// if nothing was cut.
 pub(super) fn string_within(out: &mut Vec<u8>, text: &str, room: usize) -> bool {
     out.push(b'"');
     let kept = if text.len() <= room / LONGEST_ESCAPE { text } else { fitting(text, room) };
@@ -104,10 +104,11 @@ fn escaped(out: &mut Vec<u8>, text: &[u8]) {
     out.extend_from_slice(&text[plain..]);
 }
 
-/// What ends a text that is cut.
+/// The mark at the end of a cut text.
 const ELLIPSIS: &str = "…";
 
-/// The longest beginning of `text` that, escaped, fits into `room` bytes, with an ellipsis unless it is the whole.
+/// The longest beginning of `text` that, with escapes and the ellipsis, fits into `room` bytes; the whole text needs no
+/// ellipsis.
 fn fitting(text: &str, room: usize) -> &str {
     let (mut used, mut cut) = (0, 0);
     for (at, c) in text.char_indices() {

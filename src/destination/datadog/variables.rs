@@ -67,10 +67,10 @@ pub(crate) const SOURCE: Variable<String> = Variable::text(
     Scope::Destination,
     "DD_SOURCE",
     Preset::Derived("the source's name"),
-    "Source on every entry, which chooses the log pipeline. It is made lower case.",
+    "Source on every entry, which chooses the log pipeline. auditsync writes it in lower case.",
 );
 
-/// Whether plain http may leave this machine.
+/// Whether auditsync may send plain http to another machine.
 pub(crate) const NO_SSL: Variable<bool> = Variable::flag(
     Scope::Destination,
     "DD_LOGS_CONFIG_LOGS_NO_SSL",
@@ -96,7 +96,7 @@ pub(crate) const COMPRESSION: Variable<Compression> = Variable::new(
     "Compression of what is sent: gzip, zstd or none.",
 );
 
-/// All of them, for the tables.
+/// All variables, for the tables.
 pub(crate) const VARIABLES: &[&Spec] = &[
     &API_KEY.spec,
     &SITE.spec,
@@ -110,13 +110,13 @@ pub(crate) const VARIABLES: &[&Spec] = &[
     &COMPRESSION.spec,
 ];
 
-/// What is needed to send to the intake.
+/// Reads the settings of the intake.
 pub(crate) fn settings(product: &Product, reader: &mut Reader<'_>) -> Result<Settings, Noted> {
     let api_key = reader.get_secret(&API_KEY);
     let site = reader.get(&SITE);
     let labels = labels(product, reader);
     let no_ssl = reader.get(&NO_SSL);
-    // If NO_SSL cannot be read, that alone is reported, and not that plain http needs it.
+    // If NO_SSL cannot be read, report only that, and not that plain http needs it.
     let allow_http = no_ssl.unwrap_or(true);
     let other = reader.find_with(&INTAKE, |text| intake_url::parse(text, allow_http));
     let compression = reader.get(&COMPRESSION);
@@ -125,7 +125,7 @@ pub(crate) fn settings(product: &Product, reader: &mut Reader<'_>) -> Result<Set
     let (site, other, _) = (site?, other?, no_ssl?);
     let intake = other.as_ref().map_or(Intake::Datadog, |url| Intake::at(url, &site.name));
     let (intake_url, intake_variable, api_url) = match other {
-        // A fake of the intake on this machine answers the key check too: nothing of a trial run leaves the machine.
+        // A fake intake on this machine answers the key check too, so that a trial run sends nothing elsewhere.
         Some(url) if url.scheme() == "http" && is_loopback(&url) => (url.clone(), other_variable, url),
         Some(url) => (url, other_variable, site.api),
         None => (site.intake, site_variable, site.api),
@@ -142,7 +142,7 @@ pub(crate) fn settings(product: &Product, reader: &mut Reader<'_>) -> Result<Set
     })
 }
 
-/// What every entry carries. Where no source or service is named, they are those of `product`.
+/// Reads the labels of every entry. Source and service default to those of `product`.
 pub(crate) fn labels(product: &Product, reader: &mut Reader<'_>) -> Result<Labels, Noted> {
     let given = reader.find(&TAGS);
     let env = reader.find(&ENV);
@@ -167,11 +167,11 @@ mod tests {
     use super::*;
     use crate::config::read_pairs;
 
-    const PRODUCT: Product = Product { name: "here", service: "here-service" };
+    const PRODUCT: Product = Product { name: "here", service: "here-service", is_flat: false };
     const INTAKE_NAME: &str = "DD_LOGS_CONFIG_LOGS_DD_URL";
     const NO_SSL_NAME: &str = "DD_LOGS_CONFIG_LOGS_NO_SSL";
 
-    /// The key, and `more`, which comes first and so holds.
+    /// Reads the settings from the key and `more`; of two equal names the first counts, so `more` wins.
     fn read(more: &[(&str, &str)]) -> Result<Settings, String> {
         read_pairs(&[more, &[("DD_API_KEY", "0123456789abcdef")]].concat(), |reader| settings(&PRODUCT, reader))
     }
@@ -243,10 +243,10 @@ mod tests {
     #[test]
     fn a_key_that_no_header_can_carry_is_refused_without_showing_it() {
         for (key, reason) in [
-            ("hunter2\n", "holds a line end"),
-            ("hunter 2", "holds a blank"),
-            (" hunter2", "holds a blank"),
-            ("hünter2", "in no key"),
+            ("hunter2\n", "contains a line end"),
+            ("hunter 2", "contains a blank"),
+            (" hunter2", "contains a blank"),
+            ("hünter2", "that no key has"),
             ("'hunter2'", "is in quotes"),
         ] {
             let message = read(&[("DD_API_KEY", key)]).unwrap_err();

@@ -1,4 +1,4 @@
-//! Batches: as many events with the same tag in one body as the settings allow.
+//! Batches: each holds as many events with the same tag as the settings allow in one body.
 
 use std::io::{self, Write as _};
 use std::ops::Range;
@@ -8,21 +8,30 @@ use flate2::write::GzEncoder;
 use super::{Compression, record};
 use crate::event::{Event, Field};
 
-/// What bounds a batch.
+/// The limits of a batch.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// Most events. With 1, the body is a bare object.
+    /// The most events. With 1, the body is a bare object.
     pub(super) records: usize,
-    /// Largest body before compression, in bytes; one event may be larger.
+    /// The largest body before compression, in bytes. A single event may exceed it.
     pub(super) bytes: usize,
+    /// Whether each recorded session has an address of its own.
+    pub(super) by_session: bool,
 }
 
-/// A request body and what is in it.
+impl Limits {
+    /// The session to whose address an event goes; none for the common address.
+    pub(super) fn session_of(&self, event: &Event) -> Option<String> {
+        if self.by_session { session(event) } else { None }
+    }
+}
+
+/// A request body, and which events it carries.
 #[derive(Debug)]
 pub(super) struct Batch {
-    /// Which events it carries.
+    /// The events that it carries.
     pub(super) range: Range<usize>,
-    /// The recorded session that they are of, where they are of one.
+    /// The recorded session to whose address they go; none for the common address.
     pub(super) session: Option<String>,
     /// The body as it is sent.
     pub(super) body: Vec<u8>,
@@ -31,7 +40,7 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Writes events from the beginning of `range`, as many as may be in one request; at least one.
+    /// Writes events from the beginning of `range`: as many as may go in one request, and at least one.
     pub(super) fn fill(
         events: &[Event],
         range: &Range<usize>,
@@ -40,7 +49,7 @@ impl Batch {
     ) -> io::Result<Self> {
         let first = range.start.min(events.len());
         let events = events.get(first..range.end.min(events.len())).unwrap_or_default();
-        let session = events.first().and_then(session);
+        let session = events.first().and_then(|event| limits.session_of(event));
         let is_array = limits.records > 1;
         let mut body = Vec::with_capacity(limits.bytes.min(events.iter().map(|event| event.raw().len() + 64).sum()));
         let mut count = 0;
@@ -49,7 +58,7 @@ impl Batch {
             let before = body.len();
             body.extend((count > 0).then_some(b','));
             record::write(&mut body, event);
-            if count > 0 && (body.len() + usize::from(is_array) > limits.bytes || self::session(event) != session) {
+            if count > 0 && (body.len() + usize::from(is_array) > limits.bytes || limits.session_of(event) != session) {
                 body.truncate(before);
                 break;
             }
@@ -73,7 +82,8 @@ pub(super) fn compressed(body: Vec<u8>, compression: Compression) -> io::Result<
     }
 }
 
-/// The session of an event as a part of an address: letters, digits, `-` and `_`. A foreign id must not choose another path.
+/// The session of an event as a part of an address: letters, digits, `-` and `_`, so that a foreign id cannot choose
+/// another path.
 fn session(event: &Event) -> Option<String> {
     let id = event.text(Field::SessionId)?;
     let clean = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c } else { '_' };
@@ -88,7 +98,7 @@ mod tests {
     use super::*;
     use crate::event::Fields;
 
-    const LIMITS: Limits = Limits { records: 500, bytes: 1024 };
+    const LIMITS: Limits = Limits { records: 500, bytes: 1024, by_session: true };
 
     fn events(count: usize, size: usize) -> Vec<Event> {
         let raw = Bytes::from(format!(r#"{{"d":"{}"}}"#, "x".repeat(size)));
@@ -138,6 +148,13 @@ mod tests {
         }
         let session = |id: &str| Some(id.to_owned());
         assert_eq!(ranges, [(0..2, session("a")), (2..3, session("b")), (3..4, None), (4..5, session("b"))]);
+    }
+
+    #[test]
+    fn without_an_address_for_sessions_a_batch_is_split_by_none() {
+        let events = [of_session("a"), of_session("b"), events(1, 1)[0].clone(), of_session("b")];
+        let batch = fill(&events, 0..4, Limits { by_session: false, ..LIMITS });
+        assert_eq!((batch.range, batch.session), (0..4, None));
     }
 
     #[test]

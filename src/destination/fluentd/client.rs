@@ -1,4 +1,4 @@
-//! The calls to the receiver: one request, and what its answer means.
+//! Calls to the receiver: one request, and what its answer means.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -8,6 +8,7 @@ use url::Url;
 
 use super::batch::{self, Limits};
 use super::error::Error;
+use super::evidence::ByAddress;
 use super::{Compression, Settings};
 use crate::component::{Component, Context};
 use crate::dead_letter::DeadLetters;
@@ -15,13 +16,15 @@ use crate::http::{self, Address, Connections, Excerpt, Method, Redaction, Reply,
 use crate::telemetry::metrics::Metrics;
 use crate::variable_name::VariableName;
 
-/// As much of an answer as is worth reading.
+/// The most bytes of an answer that are read.
 const ENOUGH_OF_AN_ANSWER: usize = 64 * 1024;
 
-/// Fluentd closes a connection that is unused for 10 s, and would reset a request that crosses the closing.
+/// The time after which the client gives up an unused connection. Fluentd closes one after 10 s, and would reset a
+/// request that arrives at that moment.
 const IDLE: Duration = Duration::from_secs(8);
 
-/// Fluent Bit up to some version closes the connection on a body over its `buffer_max_size` (4M by default) instead of answering 413.
+/// The size from which a body may be too large, in bytes as sent. Fluent Bit up to some version closes the connection
+/// on a body over its `buffer_max_size` (4M by default) instead of answering 413.
 const PERHAPS_TOO_LARGE: usize = 3_000_000;
 
 /// The receiver, as one pipeline calls it.
@@ -31,22 +34,23 @@ pub(super) struct Client {
     pub(super) settings: Settings,
     pub(super) dead_letters: DeadLetters,
     pub(super) metrics: Metrics,
-    /// The largest body before compression that is sent with several events: less than the settings say once the receiver refused one.
+    /// The largest body of several events before compression, in bytes: less than the settings allow once the receiver
+    /// refused one.
     largest: AtomicUsize,
-    /// Whether a stand-in alone has convicted a record since one was accepted.
-    pub(super) has_convicted_alone: AtomicBool,
+    /// For each address, whether a stand-in alone has convicted a record since the address last accepted a record.
+    pub(super) has_convicted_alone: ByAddress<AtomicBool>,
 }
 
 /// Why a body was not accepted.
 #[derive(Debug)]
 pub(super) enum Setback {
-    /// A record in it is not acceptable, or it is too large.
+    /// The receiver refused the body: a record in it, or its size.
     Refused {
         /// The answer's status and the beginning of its body.
         reason: String,
         is_too_large: bool,
     },
-    /// Anything else.
+    /// Any other failure.
     Failed(Error),
 }
 
@@ -65,22 +69,25 @@ impl Client {
             dead_letters: context.dead_letters.clone(),
             metrics: context.metrics.clone(),
             largest: AtomicUsize::new(settings.bytes),
-            has_convicted_alone: AtomicBool::new(false),
+            has_convicted_alone: ByAddress::default(),
             settings,
         }
     }
 
-    /// What bounds the next batch.
+    /// The limits of the next batch.
     pub(super) fn limits(&self) -> Limits {
-        Limits { records: self.settings.records, bytes: self.largest.load(Ordering::Relaxed) }
+        let Settings { records, session_url, .. } = &self.settings;
+        let bytes = self.largest.load(Ordering::Relaxed);
+        Limits { records: *records, bytes, by_session: session_url.is_some() }
     }
 
-    /// A body of so many bytes before compression, with several events, was too large: the next ones are at most half as large.
+    /// Notes that a body of several events, of this size before compression, was too large. The next ones are at most
+    /// half as large.
     pub(super) fn was_too_large(&self, uncompressed: usize) {
         self.largest.fetch_min((uncompressed / 2).max(1), Ordering::Relaxed);
     }
 
-    /// Where events of this session go, or events of none, and the variable that says so.
+    /// The address for events of this session, or the common one, and the variable that names the address.
     pub(super) fn target(&self, session: Option<&str>) -> (Url, &VariableName) {
         let Settings { url, url_variable, session_url, session_variable, .. } = &self.settings;
         match (session_url, session) {
@@ -93,7 +100,7 @@ impl Client {
         }
     }
 
-    /// Sends one event of our own that is not compressed yet.
+    /// Sends one event of our own, which is given uncompressed.
     pub(super) async fn post_own(&self, session: Option<&str>, event: Vec<u8>) -> Result<(), Setback> {
         let uncompressed = event.len() + 2;
         let body = if self.settings.records > 1 { [b"[", event.as_slice(), b"]"].concat() } else { event };
@@ -101,7 +108,7 @@ impl Client {
         self.post(session, body, uncompressed).await
     }
 
-    /// Sends a body, which was of this size before compression.
+    /// Sends a body, which had this size before compression.
     pub(super) async fn post(&self, session: Option<&str>, body: Vec<u8>, uncompressed: usize) -> Result<(), Setback> {
         let (url, variable) = self.target(session);
         let (address, size) = (Address::of(&url), body.len());
@@ -117,7 +124,7 @@ impl Client {
         };
         let (reply, missing) = answer.beginning(ENOUGH_OF_AN_ANSWER).await;
         match (reply.status.as_u16(), missing) {
-            // What broke off in the middle may not be the receiver's own word.
+            // A success that broke off may not come from the receiver.
             (200..=299, Some(error @ (http::Error::BrokenOff { .. } | http::Error::TimedOut { .. }))) => {
                 Err(Error::from(error).into())
             }
@@ -139,7 +146,7 @@ impl Client {
         }
     }
 
-    /// What a call without an answer means. `sizes` are those of the body, as sent and before compression.
+    /// Classifies a call without an answer. `sizes` are those of the body, as sent and before compression.
     async fn no_answer(&self, error: http::Error, url: &Url, variable: &VariableName, sizes: (usize, usize)) -> Error {
         if matches!(error, http::Error::Redirected { .. }) {
             return Error::Redirected { variable: variable.clone(), cause: error };
@@ -170,10 +177,11 @@ impl Client {
         }
     }
 
-    /// Whether a connection that was reset is one over which the handshake was refused.
+    /// Finds out whether a connection was reset because the receiver refused the handshake.
     ///
-    /// Under TLS 1.3 a server refuses a client certificate when the client may already send. Its reset then overtakes the alert that says
-    /// why. A GET fits into one packet, so that the alert is read. No receiver makes an event of it.
+    /// Under TLS 1.3, the client may already send when a server refuses its certificate. The server's reset then
+    /// overtakes the alert that says why. A GET fits into one packet, so the client reads the alert. No receiver turns
+    /// a GET into an event.
     async fn refused_handshake(&self, url: &Url) -> Option<http::Error> {
         let request = self.http.request(Method::GET, url.clone()).ok()?;
         let answer = self.http.send(Component::Destination, request, &Address::of(url), &Redaction::none()).await;

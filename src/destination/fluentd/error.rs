@@ -1,4 +1,4 @@
-//! Why the receiver did not take everything, and what each error means to the engine.
+//! Reasons why the receiver did not take every record, and how the engine treats each.
 
 use std::time::Duration;
 
@@ -7,94 +7,82 @@ use crate::failure::{Class, Failure};
 use crate::http::{self, Address, Excerpt};
 use crate::variable_name::VariableName;
 
-/// Why the receiver did not take everything.
+/// A reason why the receiver did not take every record.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    /// It cannot be reached or did not answer whole.
+    /// The receiver cannot be reached, or its answer is incomplete.
     #[error(transparent)]
     Http(#[from] http::Error),
-    /// Its certificate does not verify.
+    /// The receiver's certificate does not verify.
     #[error(
         "the certificate of {address} does not verify; check that {ca} holds the authority that issued it, and that it names this host and \
          has not expired"
     )]
     ServerUntrusted {
-        /// Where the call went.
         address: Address,
         /// The variable for the certificate authorities.
         ca: VariableName,
-        /// What the client saw.
         #[source]
         cause: http::Error,
     },
-    /// It refused the TLS handshake over the client certificate.
+    /// The receiver refused the TLS handshake because of the client certificate.
     #[error("{address} refuses the client certificate; {}", remedy(certificate, *is_given))]
     ClientRefused {
-        /// Where the call went.
         address: Address,
         /// The variable for the client certificate.
         certificate: VariableName,
         /// Whether there is one.
         is_given: bool,
-        /// What the client saw.
         #[source]
         cause: http::Error,
     },
-    /// It speaks no TLS, or no version of it that we do.
+    /// The receiver does not speak TLS, or no version of it that we do.
     #[error("{address} does not speak TLS, or only a version before 1.2; check the port and the scheme in {variable}")]
     NoCommonTls {
-        /// Where the call went.
         address: Address,
         /// The variable for the address.
         variable: VariableName,
-        /// What the client saw.
         #[source]
         cause: http::Error,
     },
-    /// A redirect.
+    /// The receiver answered with a redirect.
     #[error("check {variable}")]
     Redirected {
         /// The variable for the address.
         variable: VariableName,
-        /// Where it leads.
+        /// The redirect, with its target.
         #[source]
         cause: http::Error,
     },
-    /// It answered that it does not take the request.
+    /// The receiver does not take the request.
     #[error("{address} answered {status}: {reason}; check {variable}")]
     Status {
-        /// Where the call went.
         address: Address,
-        /// The answer's status.
         status: u16,
         /// The wait of its `Retry-After`.
         after: Option<Duration>,
-        /// The beginning of its body.
         reason: Excerpt,
         /// The variable to look at.
         variable: VariableName,
     },
-    /// A web page with a success: a portal or a proxy answers instead of the receiver.
+    /// A success with a web page: a portal or a proxy answers in the receiver's place.
     #[error(
         "{address} answered {status} with a web page: another server answers instead of the receiver; check {variable} and the proxy"
     )]
     NotTheReceiver {
-        /// Where the call went.
         address: Address,
-        /// The answer's status.
         status: u16,
         /// The variable for the address.
         variable: VariableName,
     },
-    /// It refuses records one by one, and nothing shows that it accepts others.
+    /// The receiver refuses single records, and nothing shows that it accepts others.
     #[error(
         "{address} refuses every record ({reason}); nothing becomes a dead letter and the cursor stays; check the <parse> section and the \
          limits of the receiver{hint}"
     )]
     RefusesAll {
-        /// Where the calls went.
         address: Address,
-        /// The answer's status and the beginning of its body.
+        /// The refusal: status and beginning of the body.
         reason: String,
         /// A likely cause.
         hint: String,
@@ -102,7 +90,7 @@ pub(super) enum Error {
     /// A dead letter could not be written.
     #[error(transparent)]
     Unwritten(#[from] dead_letter::Unwritten),
-    /// A worker thread of ours failed.
+    /// One of our worker threads failed.
     #[error("a batch could not be prepared")]
     Batch(#[source] std::io::Error),
 }
@@ -116,7 +104,7 @@ fn remedy(certificate: &VariableName, is_given: bool) -> String {
 }
 
 impl Error {
-    /// Whether the receiver may have accepted what was sent all the same.
+    /// Whether the receiver may have accepted the events in spite of the error.
     pub(super) fn may_have_arrived(&self) -> bool {
         matches!(self, Self::Http(error) if error.may_have_arrived())
     }
@@ -133,7 +121,7 @@ impl Error {
             | Self::ClientRefused { .. }
             | Self::NoCommonTls { .. }
             | Self::Redirected { .. } => Class::Refused,
-            // An operator has to act, and no configuration of ours is surely wrong.
+            // An operator has to act, but nothing shows that our configuration is wrong.
             Self::RefusesAll { .. } => Class::Stalled,
         }
     }

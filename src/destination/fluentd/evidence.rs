@@ -1,39 +1,67 @@
-//! Whether a record that is refused alone is at fault, or the receiver refuses all: the decisions, apart from the sending.
+//! Decides whether a refused record is at fault, or whether the receiver refuses every record. `sending` does the
+//! sending.
 //!
-//! A receiver that refuses everything must not empty the log into the dead-letter file. So a refused record is a *suspect* until the receiver
-//! has accepted another record after it. At the end of a page no other is at hand, and a stand-in of our own is sent. The stand-in is enough where
-//! the receiver has accepted a record of the same page, and else for one lone record. A long row of suspects is the receiver's doing.
+//! A receiver that refuses everything must not move the whole log into the dead-letter file. So a refused record is a
+//! *suspect* until the receiver has accepted another record after it. At the end of a page there is no other record, so
+//! auditsync sends a stand-in of its own. An accepted stand-in convicts the suspects if the receiver has accepted a
+//! record of the same page. Otherwise it can convict only a single suspect. After a long row of suspects, the receiver
+//! is at fault.
+//!
+//! Recorded sessions may have an address of their own. The answers of one address are no evidence about the other.
 
-/// So many records in a row may be at fault themselves.
+/// The most records in a row that may be at fault themselves.
 const LONGEST_ROW: usize = 16;
+
+/// One value for the address of recorded sessions, and one for the address of all other events.
+#[derive(Debug, Default)]
+pub(super) struct ByAddress<T> {
+    events: T,
+    sessions: T,
+}
+
+impl<T> ByAddress<T> {
+    /// Makes both values with `make`, which receives whether the value is for sessions.
+    pub(super) fn of(make: impl Fn(bool) -> T) -> Self {
+        Self { events: make(false), sessions: make(true) }
+    }
+
+    pub(super) fn get(&self, is_of_sessions: bool) -> &T {
+        if is_of_sessions { &self.sessions } else { &self.events }
+    }
+
+    pub(super) fn get_mut(&mut self, is_of_sessions: bool) -> &mut T {
+        if is_of_sessions { &mut self.sessions } else { &mut self.events }
+    }
+}
 
 /// A record that was refused alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Suspect {
-    /// Which of the page's events it is.
+    /// Its index among the page's events.
     pub(super) index: usize,
-    /// What the receiver answered.
+    /// The receiver's answer.
     pub(super) reason: String,
 }
 
-/// What is to be done about the suspects.
+/// The next step for the suspects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     /// Nothing yet.
     GoOn,
-    /// A stand-in is sent. If it is refused, the receiver refuses all.
+    /// Send a stand-in. If the receiver refuses it, the receiver refuses all.
     SendStandIn,
-    /// The receiver refuses all, whatever it says to stand-ins.
+    /// The receiver refuses all, even if it accepts stand-ins.
     BlameReceiver,
 }
 
-/// What speaks for and against the records of one attempt.
+/// The evidence for and against the records of one attempt.
 #[derive(Debug)]
 pub(super) struct Evidence {
     suspects: Vec<Suspect>,
     /// Whether the receiver has accepted a record of this page.
     has_accepted: bool,
-    /// Whether a stand-in may convict a suspect although it has not: no other was convicted so since a record was accepted.
+    /// Whether a stand-in may convict a suspect on a page without an accepted record. It may, if it convicted none
+    /// since the last accepted record.
     may_convict_alone: bool,
 }
 
@@ -42,29 +70,30 @@ impl Evidence {
         Self { suspects: Vec::new(), has_accepted, may_convict_alone }
     }
 
-    /// A record was refused alone.
+    /// Notes that the receiver refused a record by itself.
     pub(super) fn refused(&mut self, suspect: Suspect) {
         self.suspects.push(suspect);
     }
 
-    /// Other records were accepted: gives the suspects, which are at fault themselves.
+    /// Notes that the receiver accepted other records. Returns the suspects, which are therefore at fault.
     pub(super) fn accepted(&mut self) -> Vec<Suspect> {
         self.has_accepted = true;
         std::mem::take(&mut self.suspects)
     }
 
-    /// What is to be done about the suspects. `is_last`: no other record follows.
+    /// The next step for the suspects. `is_last` means that no other record follows.
     pub(super) fn step(&self, is_last: bool) -> Step {
         match self.suspects.len() {
             0 => Step::GoOn,
             length if length > LONGEST_ROW => Step::BlameReceiver,
-            // At the second one, so that a receiver that refuses everything is found out early.
+            // The second suspect is tried at once, to detect early a receiver that refuses everything.
             length if is_last || length == 2 => Step::SendStandIn,
             _ => Step::GoOn,
         }
     }
 
-    /// A stand-in was accepted, and no other record follows: gives the suspects that are at fault themselves; none where that is not enough.
+    /// Notes that the receiver accepted a stand-in when no other record follows. Returns the suspects that are
+    /// therefore at fault; none if that evidence is not enough.
     pub(super) fn stand_in_accepted(&mut self) -> Vec<Suspect> {
         let is_enough = self.has_accepted || (self.may_convict_alone && self.suspects.len() == 1);
         if is_enough { std::mem::take(&mut self.suspects) } else { Vec::new() }
@@ -75,7 +104,7 @@ impl Evidence {
         self.suspects.last()
     }
 
-    /// Whether nothing speaks against the receiver.
+    /// Whether no suspect is left.
     pub(super) fn is_clear(&self) -> bool {
         self.suspects.is_empty()
     }

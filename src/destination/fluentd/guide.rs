@@ -1,9 +1,9 @@
-//! The configuration that goes with the files of `auditsync certs`.
+//! A sample configuration for the files of `auditsync certs`.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
-/// The configuration of auditsync, Fluentd and Fluent Bit that uses the files in `folder`, for a receiver on `host`.
+/// The configuration of auditsync, Fluentd and Fluent Bit with the files in `folder`, for a receiver on `host`.
 pub(crate) fn certificates_guide(host: &str, folder: &Path) -> String {
     let path = |name: &str| folder.join(name).display().to_string();
     let (ca, certificate, key) = (path("ca.crt"), path("server.crt"), path("server.key"));
@@ -14,7 +14,7 @@ pub(crate) fn certificates_guide(host: &str, folder: &Path) -> String {
     let _ = write!(
         text,
         "\
-# The keys are readable by their owner alone: give server.key to the user that the receiver runs as. ca.key issues further
+# Only their owner can read the keys: make the receiver's user the owner of server.key. ca.key issues further
 # certificates; keep it off these machines.
 
 # auditsync: .env
@@ -41,7 +41,7 @@ FLUENTD_KEY={client_key}
     keep_time_key true
   </parse>
 </source>
-# A buffer belongs into the output. On the disk it outlives a crash.
+# The buffer belongs in the output. On disk it survives a crash.
 <match audit.** session.**>
   @type file
   path /var/log/fluent/audit

@@ -1,9 +1,9 @@
-//! An event as the JSON object that is sent: the record as it came, and its time once more under [`TIME_KEY`].
+//! An event as the JSON object that auditsync sends: the record as it came, and its time under [`TIME_KEY`], too.
 //!
-//! A receiver drops a body that its parser or its buffer cannot take, in part after a 200. So nothing is sent that JSON allows and one of them
-//! does not take. The record is copied as it is but for these:
+//! A receiver drops a body that its parser or its buffer cannot take, sometimes after a 200. So auditsync sends nothing
+//! that JSON allows but a receiver does not take. It copies the record unchanged except for these:
 //!
-//! | in the record | a receiver | what is sent |
+//! | in the record | a receiver | auditsync sends |
 //! |---|---|---|
 //! | anything but an object | drops it | an object with the record under `record` |
 //! | half a surrogate pair, as `\ud800` | cannot parse it | `\ufffd` |
@@ -16,10 +16,10 @@ use memchr::memchr2;
 
 use crate::event::Event;
 
-/// The key for the time of the event. No default of Fluentd or Fluent Bit reads or removes it, which is so of `time`.
+/// The key for the time of the event. No default of Fluentd or Fluent Bit reads or removes it, unlike `time`.
 pub(super) const TIME_KEY: &str = "evt_time";
 
-/// Levels that are sent as such.
+/// The most levels of arrays and objects that auditsync sends as such.
 const MOST_LEVELS: usize = 24;
 
 /// Appends `event` to `out` as one object.
@@ -34,16 +34,16 @@ pub(super) fn write(out: &mut Vec<u8>, event: &Event) {
         Copied { is_empty: false, has_time: false }
     };
     let Some(time) = event.time().filter(|_| !copied.has_time) else { return };
-    // The closing brace goes, and comes again behind the time.
+    // Take the closing brace off; it follows the time.
     out.pop();
     let comma = if copied.is_empty { "" } else { "," };
     out.extend_from_slice(format!("{comma}\"{TIME_KEY}\":\"{time}\"}}").as_bytes());
 }
 
-/// What was seen of an object.
+/// What a pass found out about an object.
 struct Copied {
     is_empty: bool,
-    /// Whether it has a member of the name [`TIME_KEY`] itself.
+    /// Whether it already has a member named [`TIME_KEY`].
     has_time: bool,
 }
 
@@ -51,7 +51,7 @@ struct Copied {
 struct Copying<'a> {
     raw: &'a [u8],
     at: usize,
-    /// Up to where it is copied.
+    /// The end of the part that is copied.
     copied: usize,
     levels: usize,
     seen: Copied,
@@ -89,7 +89,7 @@ impl<'a> Copying<'a> {
         self.seen
     }
 
-    /// What stands from here up to `end` is `instead`.
+    /// Writes `instead` for the text from here up to `end`.
     fn replace(&mut self, out: &mut Vec<u8>, end: usize, instead: &[u8]) {
         out.extend_from_slice(&self.raw[self.copied..self.at]);
         out.extend_from_slice(instead);
@@ -123,14 +123,14 @@ impl<'a> Copying<'a> {
             match self.surrogate() {
                 Some(Surrogate::Pair) => self.at += 12,
                 Some(Surrogate::Half) => self.replace(out, self.at + 6, b"\\ufffd"),
-                // Behind the backslash and what it escapes, which may be a quote.
+                // After the backslash and what it escapes, which may be a quote.
                 None => self.at += 2,
             }
         }
         self.at = self.raw.len();
     }
 
-    /// Notes a member of the outermost object by the name of [`TIME_KEY`], which ends here.
+    /// Notes whether the string that ends here names a member [`TIME_KEY`] of the outermost object.
     fn has_name(&mut self, start: usize) {
         let name = self.raw[start..self.at].strip_prefix(b"\"").and_then(|name| name.strip_suffix(b"\""));
         if self.levels == 1 && name == Some(TIME_KEY.as_bytes()) {
@@ -138,7 +138,7 @@ impl<'a> Copying<'a> {
         }
     }
 
-    /// Whether half a character is escaped here, or both halves.
+    /// Whether an escape of half a surrogate pair starts here, or of a whole pair.
     fn surrogate(&self) -> Option<Surrogate> {
         match (unit(self.raw, self.at)?, unit(self.raw, self.at + 6)) {
             (0xd800..=0xdbff, Some(0xdc00..=0xdfff)) => Some(Surrogate::Pair),
@@ -147,7 +147,7 @@ impl<'a> Copying<'a> {
         }
     }
 
-    /// Where the array or object ends that begins here.
+    /// The end of the array or object that begins here.
     fn value_end(&self) -> usize {
         let (mut at, mut levels, mut in_string) = (self.at, 0_usize, false);
         while let Some(byte) = self.raw.get(at) {
@@ -174,13 +174,13 @@ enum Surrogate {
     Half,
 }
 
-/// The UTF-16 unit that is escaped as `\uXXXX` at `at`.
+/// The UTF-16 unit that `\uXXXX` at `at` stands for.
 fn unit(raw: &[u8], at: usize) -> Option<u16> {
     let digits = raw.get(at..at + 6)?.strip_prefix(b"\\u")?;
     u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
-/// Whether every receiver stores this number as it is.
+/// Whether every receiver stores this number unchanged.
 fn fits(number: &[u8]) -> bool {
     let is_integer = number.iter().all(|byte| byte.is_ascii_digit() || *byte == b'-');
     if is_integer && number.len() <= 18 {
@@ -190,15 +190,18 @@ fn fits(number: &[u8]) -> bool {
     if is_integer { text.parse::<i64>().is_ok() } else { text.parse::<f64>().is_ok_and(f64::is_finite) }
 }
 
-/// An event of our own that stands in for `record`, a written one: its members are of the same names and kinds. A receiver that refuses this,
-/// too, refuses more than that record.
+/// Makes an event of our own that stands in for a written `record`: its members have the same names and kinds. A
+/// receiver that also refuses this one refuses more than that record.
 ///
-/// `time` keeps its value, because its form is what Fluentd's parsers refuse most.
+/// Every time keeps its value, because a parser may read the time of an event from any member (`time_key`), and refuses
+/// a record without a time there.
 pub(super) fn stand_in(record: &[u8], note: &str) -> Vec<u8> {
     use serde_json::{Map, Value};
     let emptied = |(name, value): (String, Value)| {
         let value = match value {
-            Value::String(text) if name == "time" && text.len() <= 64 => Value::String(text),
+            Value::String(text) if is_time(&text) => Value::String(text),
+            Value::String(_) if name == "time" => A_TIME.into(),
+            _ if name == TIME_KEY => A_TIME.into(),
             Value::String(_) => Value::String(String::new()),
             Value::Number(_) => 0.into(),
             Value::Array(_) => Value::Array(Vec::new()),
@@ -212,6 +215,17 @@ pub(super) fn stand_in(record: &[u8], note: &str) -> Vec<u8> {
     members.insert("auditsync".to_owned(), "dead_letter".into());
     members.insert("auditsync_note".to_owned(), note.into());
     Value::Object(members).to_string().into_bytes()
+}
+
+/// A time, for a member that should be one.
+const A_TIME: &str = "1970-01-01T00:00:00Z";
+
+/// Whether a text is a date with a time, in a usual form.
+fn is_time(text: &str) -> bool {
+    text.len() <= 64
+        && (text.parse::<jiff::Timestamp>().is_ok()
+            || text.parse::<jiff::civil::DateTime>().is_ok()
+            || jiff::fmt::rfc2822::parse(text).is_ok())
 }
 
 /// Whether a written record has a string under `time`, which Fluentd's default parser refuses.
@@ -306,12 +320,20 @@ mod tests {
     }
 
     #[test]
-    fn a_stand_in_has_the_members_of_the_record_and_none_of_its_content() {
+    fn a_stand_in_has_the_members_and_times_of_the_record_and_none_of_its_other_content() {
         let record = br#"{"a":"secret","n":7,"l":[1],"o":{"x":1},"b":true,"z":null,"time":"2026-03-01T12:00:00Z"}"#;
         let made: Value = serde_json::from_slice(&stand_in(record, "why")).unwrap();
         let expected = json!({
             "a": "", "n": 0, "l": [], "o": {}, "b": true, "z": null, "time": "2026-03-01T12:00:00Z",
             "auditsync": "dead_letter", "auditsync_note": "why"
+        });
+        assert_eq!(made, expected);
+        let record =
+            br#"{"evt_time":17,"time":"x","created":"2026-03-01 12:00:00","sent":"Sun, 01 Mar 2026 12:00:00 +0000"}"#;
+        let made: Value = serde_json::from_slice(&stand_in(record, "why")).unwrap();
+        let expected = json!({
+            "evt_time": A_TIME, "time": A_TIME, "created": "2026-03-01 12:00:00",
+            "sent": "Sun, 01 Mar 2026 12:00:00 +0000", "auditsync": "dead_letter", "auditsync_note": "why"
         });
         assert_eq!(made, expected);
         assert!(has_time_as_text(record) && !has_time_as_text(br#"{"time":1}"#));

@@ -1,7 +1,7 @@
-//! The delivery of a page: batch after batch, halving what is refused until the record at fault stands alone.
+//! The delivery of a page: sends batch after batch, and halves a refused one until the record at fault stands alone.
 //!
-//! An attempt may be cut off at any await. So what was answered is noted in the delivery at once, and a dead letter that is being written is
-//! finished by the next attempt.
+//! An attempt may be cut off at any await. So the delivery notes each answer at once, and the next attempt finishes a
+//! dead letter that is being written.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use super::batch::Batch;
 use super::client::{Client, Setback};
 use super::error::Error;
-use super::evidence::{Evidence, Step, Suspect};
+use super::evidence::{ByAddress, Evidence, Step, Suspect};
 use super::{Compression, record};
 use crate::dead_letter::{Fate, Unwritten};
 use crate::destination::{Acknowledged, Delivery, PageNumber, Progress, Shipment, Tally};
@@ -31,32 +31,37 @@ pub(super) struct Sending {
     progress: Progress,
     /// Events in the request that is under way.
     under_way: usize,
-    /// Dead letters that are due, the next one first.
+    /// Dead letters that are due, in order.
     due: VecDeque<Suspect>,
-    /// The writing of the first of them, which goes on when nobody waits for it.
+    /// Whether each address has accepted a record of the page.
+    has_accepted: ByAddress<bool>,
+    /// The task that writes the first dead letter. It goes on even if nobody waits for it.
     writing: Option<JoinHandle<Result<(), Unwritten>>>,
 }
 
 impl Sending {
     pub(super) fn new(client: Arc<Client>, shipment: Shipment) -> Self {
         let progress = Progress::new(shipment.events);
-        Self { client, page: shipment.page, progress, under_way: 0, due: VecDeque::new(), writing: None }
+        let (due, has_accepted) = (VecDeque::new(), ByAddress::default());
+        Self { client, page: shipment.page, progress, under_way: 0, due, has_accepted, writing: None }
     }
 
     async fn send_all(&mut self, now: Timestamp, heart: &Heartbeat) -> Result<(), Error> {
         let mut work: Vec<_> = self.progress.outstanding().iter().rev().cloned().collect();
-        let has_accepted = self.progress.tally().accepted > 0;
-        let mut evidence = Evidence::new(has_accepted, !self.client.has_convicted_alone.load(Ordering::Relaxed));
+        let mut evidence = ByAddress::of(|is_of_sessions| {
+            let has_convicted_alone = self.client.has_convicted_alone.get(is_of_sessions).load(Ordering::Relaxed);
+            Evidence::new(*self.has_accepted.get(is_of_sessions), !has_convicted_alone)
+        });
         while let Some(range) = work.pop() {
             let batch = self.batch(range.clone()).await?;
-            let (sent, session, size) = (batch.range.clone(), batch.session.clone(), batch.uncompressed);
+            let (sent, is_of_sessions, size) = (batch.range.clone(), batch.session.is_some(), batch.uncompressed);
             if sent.end < range.end {
                 work.push(sent.end..range.end);
             }
             match self.send(batch, heart).await {
-                Ok(()) => self.due.extend(evidence.accepted()),
+                Ok(()) => self.due.extend(evidence.get_mut(is_of_sessions).accepted()),
                 Err(Setback::Refused { reason, is_too_large }) if sent.len() > 1 => {
-                    tracing::warn!(events = sent.len(), %reason, "the receiver refused a batch; its halves are sent");
+                    tracing::warn!(events = sent.len(), %reason, "the receiver refused a batch; sending its halves");
                     if is_too_large {
                         self.client.was_too_large(size);
                     }
@@ -64,17 +69,24 @@ impl Sending {
                     work.extend([middle..sent.end, sent.start..middle]);
                 }
                 Err(Setback::Refused { reason, .. }) => {
+                    let evidence = evidence.get_mut(is_of_sessions);
                     evidence.refused(Suspect { index: sent.start, reason });
-                    self.examine(&mut evidence, work.is_empty(), session.as_deref(), heart).await?;
+                    if !work.is_empty() {
+                        self.examine(evidence, false, heart).await?;
+                    }
                 }
                 Err(Setback::Failed(error)) => return Err(error),
             }
             self.write_letters(now).await?;
         }
+        for is_of_sessions in [false, true] {
+            self.examine(evidence.get_mut(is_of_sessions), true, heart).await?;
+            self.write_letters(now).await?;
+        }
         Ok(())
     }
 
-    /// Makes the batch at the beginning of `range`; compression is done in a thread for blocking work.
+    /// Makes the batch at the beginning of `range`. It compresses on a thread for blocking work.
     async fn batch(&self, range: Range<usize>) -> Result<Batch, Error> {
         let (limits, compression) = (self.client.limits(), self.client.settings.compression);
         let events = Arc::clone(self.progress.events());
@@ -90,6 +102,7 @@ impl Sending {
 
     async fn send(&mut self, batch: Batch, heart: &Heartbeat) -> Result<(), Setback> {
         let Batch { range, session, body, uncompressed } = batch;
+        let is_of_sessions = session.is_some();
         self.progress.count(Tally { requests: 1, bytes: body.len() as u64, ..Tally::default() });
         self.under_way = range.len();
         let client = Arc::clone(&self.client);
@@ -103,7 +116,8 @@ impl Sending {
         if answer.is_ok() {
             self.progress.settle(&range);
             self.progress.count(Tally { accepted: range.len(), ..Tally::default() });
-            client.has_convicted_alone.store(false, Ordering::Relaxed);
+            *self.has_accepted.get_mut(is_of_sessions) = true;
+            client.has_convicted_alone.get(is_of_sessions).store(false, Ordering::Relaxed);
             let events = self.progress.events().get(range.clone()).unwrap_or_default();
             client.metrics.accepted(range.len(), 0, 0, events.iter().filter_map(Event::time).max());
         }
@@ -114,27 +128,24 @@ impl Sending {
         self.progress.note_unanswered(std::mem::take(&mut self.under_way));
     }
 
-    /// Finds out about the suspects, as far as it is time. An error means: nothing shows that the receiver accepts other records.
-    async fn examine(
-        &mut self,
-        evidence: &mut Evidence,
-        is_last: bool,
-        session: Option<&str>,
-        heart: &Heartbeat,
-    ) -> Result<(), Error> {
+    /// Decides about the suspects of one address, if it is time to. Fails if nothing shows that the receiver accepts
+    /// other records there.
+    async fn examine(&mut self, evidence: &mut Evidence, is_last: bool, heart: &Heartbeat) -> Result<(), Error> {
         let (step, suspect) = (evidence.step(is_last), evidence.last().cloned());
         let Some(Suspect { index, reason }) = suspect.filter(|_| step != Step::GoOn) else { return Ok(()) };
-        let mut refused = Vec::new();
+        let (mut refused, mut session) = (Vec::new(), None);
         if let Some(event) = self.progress.events().get(index) {
             record::write(&mut refused, event);
+            session = self.client.limits().session_of(event);
         }
+        let session = session.as_deref();
         if step == Step::SendStandIn && self.send_stand_in(&refused, session, heart).await? {
             if !is_last {
                 return Ok(());
             }
             let convicted = evidence.stand_in_accepted();
-            if !convicted.is_empty() && self.progress.tally().accepted == 0 {
-                self.client.has_convicted_alone.store(true, Ordering::Relaxed);
+            if !convicted.is_empty() && !self.has_accepted.get(session.is_some()) {
+                self.client.has_convicted_alone.get(session.is_some()).store(true, Ordering::Relaxed);
             }
             self.due.extend(convicted);
         }
@@ -145,7 +156,7 @@ impl Sending {
         Err(self.client.refuses_all(address, reason, Some(&refused)))
     }
 
-    /// Sends a stand-in for a written record; whether the receiver accepts it.
+    /// Sends a stand-in for a written record, and returns whether the receiver accepted it.
     async fn send_stand_in(&mut self, refused: &[u8], session: Option<&str>, heart: &Heartbeat) -> Result<bool, Error> {
         let kept_in = self.client.dead_letters.location();
         let note = format!(
@@ -190,7 +201,7 @@ impl Sending {
 #[async_trait]
 impl Delivery for Sending {
     async fn attempt(&mut self, now: Timestamp, heart: &Heartbeat) -> Result<Acknowledged, Failure> {
-        // The attempt before was cut off.
+        // An earlier attempt may have been cut off during a request.
         self.note_unanswered();
         self.write_letters(now).await?;
         self.send_all(now, heart).await?;
@@ -211,7 +222,7 @@ mod tests {
     use std::time::Duration;
 
     use bytes::Bytes;
-    use wiremock::matchers::method;
+    use wiremock::matchers::{method, path, path_regex};
     use wiremock::{Mock, MockServer, ResponseTemplate};
 
     use super::*;
@@ -262,6 +273,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_address_for_sessions_that_refuses_everything_makes_no_dead_letter_beside_one_that_accepts() {
+        let (server, folder) = (MockServer::start().await, tempfile::tempdir().unwrap());
+        let accepts = Mock::given(method("POST")).and(path("/audit.log")).respond_with(ResponseTemplate::new(200));
+        accepts.mount(&server).await;
+        let refuses =
+            Mock::given(method("POST")).and(path_regex("^/session[.]")).respond_with(ResponseTemplate::new(400));
+        refuses.mount(&server).await;
+        let session = || event(Some("8d38"));
+        for events in [vec![session(), event(None), session(), event(None)], vec![event(None), session()]] {
+            let mut sending = delivery(&server, Some(folder.path()), events);
+            for _ in 0..3 {
+                let failure = sending.attempt(NOW, &Heartbeat::default()).await.unwrap_err();
+                assert!(failure.to_string().contains("/session.8d38.log"), "{failure}");
+            }
+            assert_eq!(sending.tally().dead_lettered, 0);
+        }
+        assert!(!folder.path().join("dead-letters.ndjson").exists());
+    }
+
+    #[tokio::test]
     async fn a_request_that_is_cut_off_counts_as_one_without_an_answer() {
         let server = server(ResponseTemplate::new(200).set_delay(Duration::from_secs(60))).await;
         let mut sending = delivery(&server, None, vec![event(None); 3]);
@@ -284,7 +315,7 @@ mod tests {
         let (server, folder) = (server(ResponseTemplate::new(200)).await, tempfile::tempdir().unwrap());
         let mut sending = delivery(&server, Some(folder.path()), vec![event(None); 2]);
         sending.due.push_back(Suspect { index: 1, reason: "400".to_owned() });
-        // The writing begins, and nobody waits for its end.
+        // Begins the writing without waiting for its end.
         assert!(futures_util::future::poll_immediate(Box::pin(sending.write_letters(NOW))).await.is_none());
         sending.attempt(NOW, &Heartbeat::default()).await.unwrap();
         let written = std::fs::read_to_string(folder.path().join("dead-letters.ndjson")).unwrap();

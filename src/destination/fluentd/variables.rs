@@ -1,4 +1,4 @@
-//! The variables of the destination.
+//! Fluentd's variables.
 
 use std::path::PathBuf;
 
@@ -27,10 +27,10 @@ pub(crate) const SESSION_URL: Variable<Url> = Variable::new(
     "FLUENTD_SESSION_URL",
     Preset::Derived("FLUENTD_URL"),
     |text, _| address(text, false),
-    "Address for events of recorded sessions; .ID.log is added, such as to https://fluentd.example.com:8888/session.",
+    "Address for events of recorded sessions, such as https://fluentd.example.com:8888/session. auditsync adds .ID.log.",
 );
 
-/// Whom to trust.
+/// The certificate authorities to trust.
 pub(crate) const CA: Variable<PathBuf> = Variable::new(
     Scope::Destination,
     "FLUENTD_CA",
@@ -45,7 +45,7 @@ pub(crate) const CERT: Variable<PathBuf> = Variable::new(
     "FLUENTD_CERT",
     Preset::Nothing,
     |text, _| Ok(text.into()),
-    "File with the client certificate, in PEM. It is read again when it changes.",
+    "File with the client certificate, in PEM. auditsync re-reads it when it changes.",
 );
 
 /// The key of the client certificate.
@@ -57,7 +57,7 @@ pub(crate) const KEY: Variable<PathBuf> = Variable::new(
     "File with the key of the client certificate, in PEM, not encrypted.",
 );
 
-/// Whether plain http may leave this machine.
+/// Whether auditsync may send plain http to another machine.
 pub(crate) const INSECURE: Variable<bool> = Variable::flag(
     Scope::Destination,
     "FLUENTD_INSECURE",
@@ -71,7 +71,7 @@ pub(crate) const BATCH_RECORDS: Variable<usize> = Variable::new(
     "FLUENTD_BATCH_RECORDS",
     Preset::Value("500"),
     |text, _| records(text),
-    "Most events in one request. 1 sends bare objects, as the event handler of Teleport does. From 1 to 10000.",
+    "Most events in one request. 1 sends bare objects instead of arrays. From 1 to 10000.",
 );
 
 /// The largest request.
@@ -92,7 +92,7 @@ pub(crate) const COMPRESSION: Variable<Compression> = Variable::new(
     "Compression of requests: none, or gzip for Fluentd and for Fluent Bit from 2.2.1 on.",
 );
 
-/// All of them, for the tables.
+/// All variables, for the tables.
 pub(crate) const VARIABLES: &[&Spec] = &[
     &URL.spec,
     &SESSION_URL.spec,
@@ -105,10 +105,10 @@ pub(crate) const VARIABLES: &[&Spec] = &[
     &COMPRESSION.spec,
 ];
 
-/// What is needed to send.
+/// Reads the settings of the receiver.
 pub(super) fn settings(reader: &mut Reader<'_>) -> Result<Settings, Noted> {
     let insecure = reader.get(&INSECURE);
-    // If the switch cannot be read, that alone is reported, and not that plain http needs it.
+    // If the switch cannot be read, report only that, and not that plain http needs it.
     let allow_http = insecure.unwrap_or(true);
     let url = reader.find_with(&URL, |text| address(text, allow_http));
     let session_url = reader.find_with(&SESSION_URL, |text| address(text, allow_http));
@@ -119,7 +119,7 @@ pub(super) fn settings(reader: &mut Reader<'_>) -> Result<Settings, Noted> {
     insecure?;
     let url = match url? {
         Some(url) => url,
-        // Says that it is missing.
+        // Reports that the address is missing.
         None => reader.get(&URL)?,
     };
     let (session_url, tls) = (session_url?, tls?);
@@ -149,7 +149,7 @@ pub(super) fn settings(reader: &mut Reader<'_>) -> Result<Settings, Noted> {
     })
 }
 
-/// The files, each of which must be usable now.
+/// Reads the TLS files, each of which must be usable now.
 fn tls(reader: &mut Reader<'_>) -> Result<Tls, Noted> {
     let ca = reader.find(&CA);
     let certificate = reader.find(&CERT);
@@ -179,7 +179,8 @@ fn tls(reader: &mut Reader<'_>) -> Result<Tls, Noted> {
     Ok(tls)
 }
 
-/// An address whose path is a tag. Without one, Fluentd gives the events an empty tag, which hardly a match rule takes.
+/// Reads an address whose path is a tag. Without a path, Fluentd gives the events an empty tag, which hardly any match
+/// rule takes.
 fn address(text: &str, allow_http: bool) -> Result<Url, String> {
     let url = parse::http_url(text)?;
     if url.scheme() == "http" && !allow_http && !is_loopback(&url) {

@@ -1,4 +1,4 @@
-//! One request to S3, and what its answer means.
+//! Requests to S3, and what their answers mean.
 //!
 //! The SDK's futures are large, so they are boxed.
 
@@ -13,17 +13,18 @@ use bytes::Bytes;
 use tokio::time::timeout;
 
 use super::Settings;
-use super::digest::Sha256;
 use super::encoder::Compression;
 use super::error::Error;
 use crate::aws::answer::{Failure, Meaning};
-use crate::aws::connection::{Connection, Unconfigured};
+use crate::aws::call::CallError;
+use crate::aws::connection::{Connection, Options, Unconfigured};
+use crate::aws::digest::Sha256;
 use crate::aws::encryption::Encryption;
 use crate::aws::exchange::Exchange;
 use crate::failure::Chain;
 use crate::http;
 
-/// What a request is to do.
+/// The purpose of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
     Read,
@@ -61,7 +62,10 @@ pub(super) struct Bucket {
 impl Bucket {
     pub(super) fn new(settings: &Settings, http: &http::Settings) -> Self {
         Self {
-            connection: Connection::new(None, settings.force_path_style),
+            connection: Connection::new(
+                None,
+                Options { force_path_style: settings.force_path_style, ..Options::default() },
+            ),
             name: settings.bucket.clone(),
             prefix: settings.prefix.clone(),
             encryption: settings.encryption.clone(),
@@ -71,12 +75,12 @@ impl Bucket {
         }
     }
 
-    /// Where `key` is, for messages.
+    /// The address of `key`, for messages.
     pub(super) fn location(&self, key: &str) -> String {
         format!("s3://{}/{key}", self.name)
     }
 
-    /// A small object; none where there is none.
+    /// Reads a small object; none if there is none.
     pub(super) async fn get(&self, key: &str) -> Result<Option<Bytes>, Error> {
         let exchange = Exchange::default();
         let call = async {
@@ -91,7 +95,8 @@ impl Bucket {
         self.in_time(key, call).await
     }
 
-    /// A large object, to be read piece by piece; none where there is none. Each piece has the time of a whole request.
+    /// Opens a large object, to be read piece by piece; none if there is none. Each piece may take as long as a whole
+    /// request.
     pub(super) async fn stream(&self, key: &str) -> Result<Option<Pieces<'_>>, Error> {
         let exchange = Exchange::streamed();
         let call = async {
@@ -111,7 +116,7 @@ impl Bucket {
         Ok(self.stream(key).await?.is_some())
     }
 
-    /// Writes a manifest or a test object; false where there is one already.
+    /// Writes a manifest or a test object; false if the key is taken.
     pub(super) async fn put_new(&self, key: &str, bytes: Bytes, content_type: &str) -> Result<bool, Error> {
         let exchange = Exchange::default();
         let call = async {
@@ -155,12 +160,12 @@ impl Bucket {
         self.in_time(key, call).await
     }
 
-    /// The first thousand keys that begin with `beginning`, in order.
+    /// Lists the first thousand keys that begin with `beginning`, in order.
     pub(super) async fn list(&self, beginning: &str) -> Result<Vec<String>, Error> {
         self.list_after(beginning, None).await
     }
 
-    /// The same behind `after`.
+    /// Lists the first thousand such keys that follow `after`.
     pub(super) async fn list_after(&self, beginning: &str, after: Option<&str>) -> Result<Vec<String>, Error> {
         let exchange = Exchange::default();
         let call = async {
@@ -173,7 +178,6 @@ impl Bucket {
         self.in_time(beginning, call).await
     }
 
-    /// Deletes an object.
     pub(super) async fn delete(&self, key: &str) -> Result<(), Error> {
         let exchange = Exchange::default();
         let call = async {
@@ -184,13 +188,14 @@ impl Bucket {
         self.in_time(key, call).await
     }
 
-    /// Deletes an object that no manifest will name. Where that is not allowed, it stays, and a warning names it.
+    /// Deletes an object that no manifest will name. If the credentials may not delete it, it stays, and a warning
+    /// names it.
     pub(super) async fn delete_leftover(&self, key: &str) -> Result<(), Error> {
         match self.delete(key).await {
-            Err(error @ Error::Refused { .. }) => {
+            Err(error @ Error::Call(CallError::Refused { .. })) => {
                 tracing::warn!(
                     error = %Chain(&error),
-                    "an object of an interrupted attempt is left: no manifest names it, and its rows are in another object as well"
+                    "an interrupted attempt left an object that no manifest names; another object has its rows"
                 );
                 Ok(())
             }
@@ -208,7 +213,7 @@ impl Bucket {
     }
 
     fn slow(&self, key: &str, limit: Duration) -> Error {
-        Error::Slow { location: self.location(key), limit, variable: self.http.timeout_variable.clone() }
+        CallError::Slow { location: self.location(key), limit, variable: self.http.timeout_variable.clone() }.into()
     }
 
     pub(super) async fn client(&self, action: Action, key: &str) -> Result<Client, Error> {
@@ -218,7 +223,8 @@ impl Bucket {
                 self.refused(action, key, remedy.to_owned(), false, cause.into())
             }
             Unconfigured::Slow => {
-                Error::Unavailable { action: action.verb(), location: self.location(key), cause: cause.into() }
+                CallError::Unavailable { action: action.verb(), location: self.location(key), cause: cause.into() }
+                    .into()
             }
         })
     }
@@ -257,17 +263,18 @@ impl Bucket {
 
     fn broke_off(&self, key: &str, error: &(dyn StdError + 'static), exchange: &Exchange) -> Error {
         let failure = Failure::unanswered(Meaning::Unavailable, error, &exchange.redaction());
-        Error::Unavailable { action: Action::Read.verb(), location: self.location(key), cause: failure.cause }
+        CallError::Unavailable { action: Action::Read.verb(), location: self.location(key), cause: failure.cause }
+            .into()
     }
 
     pub(super) fn unavailable(&self, action: Action, key: &str, why: &str) -> Error {
-        Error::Unavailable { action: action.verb(), location: self.location(key), cause: why.into() }
+        CallError::Unavailable { action: action.verb(), location: self.location(key), cause: why.into() }.into()
     }
 
     async fn failed(&self, action: Action, key: &str, Failure { meaning, cause }: Failure) -> Error {
         let (remedy, is_about_credentials) = match meaning {
             Meaning::Unavailable => {
-                return Error::Unavailable { action: action.verb(), location: self.location(key), cause };
+                return CallError::Unavailable { action: action.verb(), location: self.location(key), cause }.into();
             }
             Meaning::Denied => (self.missing_permissions(action), true),
             Meaning::Credentials(remedy) => {
@@ -282,8 +289,8 @@ impl Bucket {
                 ("the bucket is in another region: set AWS_REGION to that one".to_owned(), false)
             }
             Meaning::Rejected(remedy) => (remedy.to_owned(), false),
-            Meaning::NotImplemented | Meaning::Missing | Meaning::Mismatch => {
-                ("the store does not do what is needed of S3".to_owned(), false)
+            Meaning::NotImplemented | Meaning::Missing | Meaning::Mismatch | Meaning::Archived => {
+                ("the store lacks a function of S3 that the archive needs".to_owned(), false)
             }
         };
         self.refused(action, key, remedy, is_about_credentials, cause)
@@ -297,7 +304,8 @@ impl Bucket {
         is_about_credentials: bool,
         cause: crate::aws::Cause,
     ) -> Error {
-        Error::Refused { action: action.verb(), location: self.location(key), remedy, is_about_credentials, cause }
+        CallError::Refused { action: action.verb(), location: self.location(key), remedy, is_about_credentials, cause }
+            .into()
     }
 
     fn missing_permissions(&self, action: Action) -> String {
@@ -306,7 +314,7 @@ impl Bucket {
         let uses_kms = self.encryption.as_ref().is_some_and(Encryption::uses_kms);
         let keys = if uses_kms { ", and kms:GenerateDataKey and kms:Decrypt on the key" } else { "" };
         match action {
-            // Who may not list a bucket gets the same answer for an object that is not there.
+            // S3 answers alike for a missing object if the credentials may not list the bucket.
             Action::Read => {
                 format!(
                     "grant s3:GetObject on arn:aws:s3:::{bucket}/{all} and s3:ListBucket on arn:aws:s3:::{bucket}{keys}"
@@ -321,7 +329,7 @@ impl Bucket {
     }
 }
 
-/// The type of objects of rows.
+/// The content type of objects of rows.
 pub(super) const CONTENT_TYPE: &str = "application/x-ndjson";
 
 /// An object that is read piece by piece.
@@ -333,7 +341,7 @@ pub(super) struct Pieces<'a> {
 }
 
 impl Pieces<'_> {
-    /// The next piece; none behind the last.
+    /// The next piece; none after the last.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         let (bucket, key) = (self.bucket, &self.key);
         let limit = bucket.http.timeout;

@@ -1,39 +1,41 @@
-//! The manifests so far: finding their end at a start, and adding one.
+//! The manifests so far: finds their end at a start, and adds one.
 
 use bytes::Bytes;
 
 use super::bucket::Bucket;
-use super::digest::Sha256;
 use super::error::Error;
 use super::layout::Layout;
 use super::manifest::{End, Manifest, VERSION};
 use super::object::Written;
 use super::{Archiver, variables};
+use crate::aws::digest::Sha256;
 use crate::destination::{Mark, Resumed};
 use crate::pipeline_name::PipelineName;
 use crate::source::Cursor;
 
-/// The type of a manifest.
+/// The content type of manifests.
 const CONTENT_TYPE: &str = "application/json";
 
-/// So many manifests are adopted in a call: what is adopted is stored before the next call, so that even a long way is made in the end.
+/// The most manifests that one call adopts. The engine stores their end before the next call, so that even a long chain
+/// is followed to its end.
 const MOST_ADOPTED: u32 = 100;
 
 /// The chain as far as it is known.
 pub(super) struct Chain {
     end: End,
-    /// The cursor behind the newest object.
+    /// The cursor after the newest object.
     to: Cursor,
 }
 
 impl Chain {
-    /// How many manifests there are.
+    /// The number of manifests.
     pub(super) fn manifests(&self) -> u64 {
         self.end.manifests
     }
 
-    /// Finds the end of the chain, from the one that the state holds. Manifests behind that are adopted: their objects are
-    /// complete, and the state does not have their end yet. Of many, the next call adopts the others.
+    /// Finds the end of the chain, starting at the one that the state holds. Adopts the manifests after it: their
+    /// objects are complete, but the state does not hold their end yet. If there are many, the next call adopts the
+    /// others.
     pub(super) async fn resume(
         archiver: &Archiver,
         cursor: &Cursor,
@@ -53,13 +55,14 @@ impl Chain {
             chain.add_end(&manifest, digest);
         }
         let mark_now = chain.end.mark()?;
-        // A new archive is noted in the state before anything is written to it.
+        // A new archive's mark differs from the state's, so the engine stores it before anything is written to the
+        // archive.
         let is_news = mark != Some(&mark_now);
         let resumed = is_news.then_some(Resumed { cursor, mark: Some(mark_now) });
         Ok((chain, resumed))
     }
 
-    /// The manifest of the next object.
+    /// Makes the manifest of the next object.
     pub(super) fn next(&self, layout: &Layout, pipeline: &PipelineName, to: &Cursor, written: Written) -> Manifest {
         let Written { key, bytes, sha256, rows, first_event, last_event } = written;
         Manifest {
@@ -79,7 +82,8 @@ impl Chain {
         }
     }
 
-    /// Writes the next manifest. Each number is written once: by an earlier call, or by another instance.
+    /// Writes the next manifest. Fails if another instance has written a different one under its number; accepts the
+    /// same one from an earlier call.
     pub(super) async fn add(&self, bucket: &Bucket, layout: &Layout, manifest: &Manifest) -> Result<(), Error> {
         let (key, bytes) = (layout.manifest(manifest.number), Bytes::from(manifest.encode()?));
         if bucket.put_new(&key, bytes.clone(), CONTENT_TYPE).await? || bucket.get(&key).await? == Some(bytes) {
@@ -88,7 +92,7 @@ impl Chain {
         Err(Error::Overtaken { location: bucket.location(&key) })
     }
 
-    /// The manifest is in the bucket; gives the mark for the state.
+    /// Notes that the manifest is in the bucket, and returns the mark for the state.
     pub(super) fn added(&mut self, manifest: &Manifest) -> Result<Mark, Error> {
         let digest = Sha256::of(&manifest.encode()?);
         self.add_end(manifest, digest);
@@ -102,7 +106,7 @@ impl Chain {
 }
 
 impl Archiver {
-    /// The end of an archive that is new to the state: there must be nothing yet.
+    /// Starts an archive that the state does not know. Fails if the bucket already holds one there.
     async fn new_archive(&self) -> Result<End, Error> {
         let first = self.layout.manifest(0);
         if self.bucket.get(&first).await?.is_none() {
@@ -116,8 +120,8 @@ impl Archiver {
         Error::Unknown { location, variable: variables::PREFIX.spec.name }
     }
 
-    /// Makes sure that the newest manifest is the one that the state names, and gives the cursor behind it. Makes sure, too, that the store
-    /// does not replace it where that is forbidden.
+    /// Checks that the newest manifest is the one that the state names, and returns the cursor after it. Also checks
+    /// that the store refuses to replace it.
     async fn end_as_stored(&self, end: &End) -> Result<Option<Cursor>, Error> {
         let Some(newest) = end.newest else { return Ok(None) };
         let key = self.layout.manifest(end.manifests.saturating_sub(1));
@@ -129,14 +133,14 @@ impl Archiver {
             return Err(Error::NotAsStored { location: location(), what: "it was changed" });
         }
         let manifest = self.decode(&key, &bytes)?;
-        // It is replaced by itself, at worst.
+        // At worst, the store replaces the manifest by itself.
         if self.bucket.put_new(&key, bytes, CONTENT_TYPE).await? {
             return Err(Error::Unconditional { location: location() });
         }
         Ok(Some(manifest.to))
     }
 
-    /// The manifest behind `end`, where there is one, and its SHA-256.
+    /// Reads the manifest after `end`, if there is one, and its SHA-256.
     async fn successor(&self, end: &End) -> Result<Option<(Manifest, Sha256)>, Error> {
         let key = self.layout.manifest(end.manifests);
         let Some(bytes) = self.bucket.get(&key).await? else { return Ok(None) };
@@ -146,7 +150,7 @@ impl Archiver {
         }
         if manifest.previous != end.newest || manifest.number != end.manifests {
             let key = self.layout.manifest(end.manifests.saturating_sub(1));
-            let what = "the manifest behind it follows another one";
+            let what = "the manifest after it follows another one";
             return Err(Error::NotAsStored { location: self.bucket.location(&key), what });
         }
         Ok(Some((manifest, Sha256::of(&bytes))))
@@ -162,7 +166,7 @@ impl Archiver {
         Ok(manifest)
     }
 
-    /// Deletes what other attempts left of an object that has its manifest.
+    /// Deletes the objects that other attempts left beside the one that the manifest names.
     async fn delete_other_attempts(&self, manifest: &Manifest) -> Result<(), Error> {
         let object = self.layout.under_prefix(&manifest.object);
         let Some(beginning) = self.layout.attempts_like(manifest.number, &object) else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! `auditsync check`: each permission is tried with a marked test object.
+//! `auditsync check`: tries each permission with a marked test object.
 
 use bytes::Bytes;
 
@@ -10,7 +10,7 @@ use crate::failure::{Chain, Failure};
 /// The name of the test object.
 const NAME: &str = "auditsync-check";
 
-/// What it says.
+/// The content of the test object.
 const CONTENT: &[u8] = b"Written by `auditsync check` to find out what it may do here. It can be deleted.\n";
 
 impl Archiver {
@@ -34,12 +34,12 @@ impl Archiver {
         checks
     }
 
-    /// Writes the test object, and makes sure that the store does not replace it.
+    /// Writes the test object, and checks that the store refuses to replace it.
     async fn check_writing(&self, key: &str) -> Result<String, Error> {
         let location = self.bucket.location(key);
         for _ in 0..2 {
             if !self.bucket.put_new(key, Bytes::from_static(CONTENT), "text/plain").await? {
-                return Ok(format!("{location} can be written, and is not replaced where that is forbidden"));
+                return Ok(format!("{location} can be written, and the store refuses to replace it"));
             }
         }
         Err(Error::Unconditional { location })
@@ -53,10 +53,10 @@ fn finding(part: &'static str, found: Result<String, Error>) -> Check {
     }
 }
 
-/// Nothing but leftovers needs to be deleted, and an operator may not want to allow it.
+/// Only leftovers have to be deleted, and an operator may not want to allow that.
 fn risk(error: &Error, location: &str) -> Check {
     let what = format!(
-        "{}. Without it, the objects of attempts that a kill interrupted stay in the bucket; no manifest names them. {location} stays, too",
+        "{}. Without it, objects of interrupted attempts stay in the bucket, and no manifest names them. {location} stays, too",
         Chain(error)
     );
     Check { part: "deleting", finding: Finding::Risk(what) }

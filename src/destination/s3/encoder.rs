@@ -1,13 +1,13 @@
-//! Compressing rows as they come.
+//! Compression of rows as they come, and decompression of objects.
 
 use std::io::{self, Write as _};
 
 use flate2::write::GzEncoder;
 
-/// The level of gzip: its own default, for an archive is kept for long.
+/// The gzip level: its default, because an archive is kept for a long time.
 const GZIP_LEVEL: u32 = 6;
 
-/// The level of zstd: its own default.
+/// The zstd level: its default.
 const ZSTD_LEVEL: i32 = 3;
 
 /// How objects are compressed.
@@ -18,7 +18,7 @@ pub(crate) enum Compression {
 }
 
 impl Compression {
-    /// What the keys of objects end in.
+    /// The ending of objects' keys.
     pub(super) fn ending(self) -> &'static str {
         match self {
             Self::Gzip => ".json.gz",
@@ -40,7 +40,7 @@ impl Compression {
     }
 }
 
-/// Compresses one object. What is compressed can be taken out while more is written.
+/// Compresses one object. The caller may take compressed bytes out while it writes more.
 pub(super) enum Encoder {
     Gzip(GzEncoder<Vec<u8>>),
     Zstd(zstd::stream::write::Encoder<'static, Vec<u8>>),
@@ -61,7 +61,7 @@ impl Encoder {
         }
     }
 
-    /// Nothing more is written. Further calls do nothing.
+    /// Ends the object. Further calls do nothing.
     pub(super) fn finish(&mut self) -> io::Result<()> {
         match self {
             Self::Gzip(gzip) => gzip.try_finish(),
@@ -69,7 +69,7 @@ impl Encoder {
         }
     }
 
-    /// What is compressed and was not taken out.
+    /// The compressed bytes that were not taken out yet.
     pub(super) fn compressed(&mut self) -> &mut Vec<u8> {
         match self {
             Self::Gzip(gzip) => gzip.get_mut(),
@@ -114,7 +114,7 @@ impl Decoder {
         }
     }
 
-    /// The number of rows in all that was written.
+    /// The number of rows in the bytes written.
     pub(super) fn rows(self) -> io::Result<u64> {
         let Rows(rows) = match self {
             Self::Gzip(gzip) => gzip.finish()?,

@@ -1,42 +1,23 @@
-//! What can go wrong with an archive, and what it means to the engine.
+//! Failures of an archive, and how the engine treats them.
 
 use std::io;
-use std::time::Duration;
 
-use crate::aws::Cause;
+use crate::aws::call::CallError;
 use crate::failure::{Class, Failure};
 use crate::pipeline_name::PipelineName;
-use crate::variable_name::VariableName;
 
-/// Why the archive cannot be written or read.
+/// A reason why the archive cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    #[error("cannot {action} {location}; {remedy}")]
-    Refused {
-        action: &'static str,
-        location: String,
-        remedy: String,
-        /// Whether credentials or permissions are at fault.
-        is_about_credentials: bool,
-        #[source]
-        cause: Cause,
-    },
-    #[error("cannot {action} {location}")]
-    Unavailable {
-        action: &'static str,
-        location: String,
-        #[source]
-        cause: Cause,
-    },
-    #[error("no answer for {location} within {} ({variable})", humantime::format_duration(*limit))]
-    Slow { location: String, limit: Duration, variable: VariableName },
+    #[error(transparent)]
+    Call(#[from] CallError),
     #[error(
         "the store ignores If-None-Match, so two instances could replace each other's {location}; use a store that implements \
          If-None-Match on PutObject"
     )]
     Unconditional { location: String },
     #[error(
-        "{location} is no manifest that this version knows; find out with `auditsync verify` what happened to the archive"
+        "{location} is not a manifest that this version can read; run `auditsync verify` to find out what happened to the archive"
     )]
     NoManifest {
         location: String,
@@ -46,22 +27,22 @@ pub(super) enum Error {
     #[error("{location} belongs to the pipeline {found}, not to {expected}; give each archive a path of its own")]
     OtherPipeline { location: String, found: PipelineName, expected: PipelineName },
     #[error(
-        "the state knows nothing of the archive that begins with {location}; put the state back that belongs to it, or begin another archive \
-         with another path ({variable})"
+        "the state does not know the archive that begins with {location}; restore the state that belongs to it, or begin another archive \
+         under another path ({variable})"
     )]
     Unknown { location: String, variable: &'static str },
     #[error(
-        "the state names {location} as the newest manifest, and {what}; find out with `auditsync verify` what happened to the archive"
+        "the state names {location} as the newest manifest, but {what}; run `auditsync verify` to find out what happened to the archive"
     )]
     NotAsStored { location: String, what: &'static str },
-    #[error("the state holds a mark of the archive that this version does not know")]
+    #[error("this version cannot read the archive's mark in the state")]
     Mark(#[source] serde_json::Error),
     #[error(
-        "another instance has written {location} and is left with it; what this one gathered was not acknowledged, and the next start \
-         continues behind that manifest"
+        "another instance wrote {location} first; nothing that this one gathered was acknowledged, and the next start \
+         continues after that manifest"
     )]
     Overtaken { location: String },
-    #[error("{location} is gone before it was complete; the next start gathers its rows again")]
+    #[error("the upload of {location} disappeared before it was complete; the next start gathers its rows again")]
     UploadGone { location: String },
     #[error(transparent)]
     Cursor(Failure),
@@ -69,7 +50,7 @@ pub(super) enum Error {
     Encoding(#[from] io::Error),
     #[error("a manifest has no JSON form")]
     Json(#[source] serde_json::Error),
-    #[error("rows came when no object was open for them, which is a bug")]
+    #[error("no object was open for new rows, which is a bug")]
     NotOpen,
 }
 
@@ -80,12 +61,10 @@ impl From<Error> for Failure {
             error => error,
         };
         let class = match &error {
-            Error::Unavailable { .. } | Error::Slow { .. } => Class::Retryable { after: None },
-            Error::Refused { is_about_credentials: true, .. } => Class::CredentialsRejected,
-            Error::Refused { .. } => Class::Refused,
+            Error::Call(call) => call.class(),
             Error::Unconditional { .. } | Error::OtherPipeline { .. } | Error::Unknown { .. } => Class::Fatal,
-            // What is in the archive or the state is not what was written there, or another instance goes on: this run ends, and the next
-            // one looks again.
+            // The archive or the state is not as it was written, or another instance continues. This run ends, and the
+            // next one looks again.
             Error::NoManifest { .. }
             | Error::NotAsStored { .. }
             | Error::Mark(_)

@@ -1,6 +1,6 @@
-//! The delivery of a page: its rows go into the object that is open, which is closed when it is large or old enough.
+//! The delivery of a page: appends its rows to the open object, and closes the object when it is large or old enough.
 //!
-//! An attempt may be cut off at any await. So each row that is in the object is noted at once.
+//! An attempt may be cut off at any await. So the delivery counts each row as soon as it is in the object.
 
 use std::sync::Arc;
 
@@ -15,13 +15,14 @@ use crate::destination::{Acknowledged, Delivery, Shipment, Tally};
 use crate::failure::Failure;
 use crate::telemetry::liveness::Heartbeat;
 
-/// So many bytes of records are compressed at a time: a few milliseconds, in which nothing else of the process runs.
+/// The bytes of records that are compressed at a time. That takes a few milliseconds, in which the thread does nothing
+/// else.
 const PIECE: usize = 64 * 1024;
 
 pub(super) struct Gathering {
     archiver: Arc<Archiver>,
     shipment: Shipment,
-    /// How many rows are in the object.
+    /// The number of the page's rows that are in the object.
     gathered: usize,
     bytes: u64,
 }
@@ -31,7 +32,7 @@ impl Gathering {
         Self { archiver, shipment, gathered: 0, bytes: 0 }
     }
 
-    /// Puts the page's rows into the object.
+    /// Appends the page's rows to the object.
     async fn gather(&mut self, state: &mut State, heart: &Heartbeat) -> Result<(), Error> {
         let State { chain, object, .. } = state;
         let object = match object {
@@ -79,7 +80,7 @@ impl Delivery for Gathering {
     async fn attempt(&mut self, _now: Timestamp, heart: &Heartbeat) -> Result<Acknowledged, Failure> {
         let archiver = Arc::clone(&self.archiver);
         let mut state = archiver.state.lock().await;
-        // Rows that are in the object stay there, so that a failure from here on costs no row twice.
+        // Rows in the object stay there, so a failure from here on duplicates no row.
         if self.gathered < self.shipment.events.len() {
             self.gather(&mut state, heart).await?;
         }

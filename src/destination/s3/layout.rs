@@ -1,21 +1,21 @@
-//! The keys of an archive.
+//! The layout of an archive's keys.
 
 use jiff::Timestamp;
 use jiff::fmt::strtime;
 
-use super::digest::Sha256;
+use crate::aws::digest::Sha256;
 use crate::pipeline_name::PipelineName;
 
-/// What stands for the part of a key that tells objects apart.
+/// The placeholder for the part of a key that tells objects apart.
 const ID: &str = "{id}";
 
-/// What stands for the source's product.
+/// The placeholder for the source's product.
 const SOURCE: &str = "{source}";
 
-/// The folder of the manifests. Tools that read a bucket as a table skip names that begin like this.
+/// The folder of the manifests. Tools that read a bucket as a table skip names that begin with `_`.
 const MANIFESTS: &str = "_manifests";
 
-/// How the key of an object is made from a time.
+/// A template that makes the key of an object from a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Template {
     before: String,
@@ -47,7 +47,7 @@ impl Template {
 
     fn render(part: &str, source: &str, since: Timestamp) -> String {
         let part = part.replace(SOURCE, source);
-        // Each was formatted when it was parsed, so this does not fail.
+        // `parse` has formatted each part once, so this does not fail.
         strtime::format(&part, since).unwrap_or(part)
     }
 }
@@ -73,7 +73,7 @@ impl Layout {
         Self { prefix: prefix.to_owned(), template, ending, source, pipeline: pipeline.clone() }
     }
 
-    /// What all keys begin with.
+    /// The beginning of all keys.
     pub(super) fn prefix(&self) -> &str {
         &self.prefix
     }
@@ -83,28 +83,28 @@ impl Layout {
         if self.prefix.is_empty() { name.to_owned() } else { format!("{}/{name}", self.prefix) }
     }
 
-    /// The part of `key` behind the prefix.
+    /// The part of `key` after the prefix.
     pub(super) fn behind_prefix<'a>(&self, key: &'a str) -> &'a str {
         key.strip_prefix(&self.prefix).map_or(key, |behind| behind.trim_start_matches('/'))
     }
 
-    /// What the keys of the manifests begin with.
+    /// The beginning of the manifests' keys.
     pub(super) fn manifests(&self) -> String {
         self.under_prefix(&format!("{MANIFESTS}/{}/", self.pipeline.file_stem()))
     }
 
-    /// The key of a manifest. In the order of the keys, the manifests are in order.
+    /// The key of a manifest. Sorted keys are in the order of the chain.
     pub(super) fn manifest(&self, number: u64) -> String {
         format!("{}{number:012}.json", self.manifests())
     }
 
-    /// What the key of each attempt at an object begins with. No other object's key begins so.
+    /// The beginning of the key of each attempt at an object. No other object's key begins so.
     pub(super) fn attempts(&self, number: u64, since: Timestamp) -> String {
         let before = Template::render(&self.template.before, self.source, since);
         self.under_prefix(&format!("{before}{}", self.id(number)))
     }
 
-    /// The same, from the key of one of the attempts. None where it is none of them.
+    /// The same beginning, taken from the `key` of one attempt; none if `key` belongs to no attempt at the object.
     pub(super) fn attempts_like<'a>(&self, number: u64, key: &'a str) -> Option<&'a str> {
         let id = self.id(number);
         let at = key.find(&id)?;
@@ -116,7 +116,8 @@ impl Layout {
         format!("{}-", digest.get(..16).unwrap_or_default())
     }
 
-    /// The key of a new attempt at the object `number`, which holds events after the source had reached `since`.
+    /// Makes the key of a new attempt at the object `number`, whose events follow the time `since` that the source had
+    /// reached.
     pub(super) fn attempt(&self, number: u64, since: Timestamp) -> String {
         let after = Template::render(&self.template.after, self.source, since);
         format!("{}{:016x}{after}{}", self.attempts(number, since), fastrand::u64(..), self.ending)

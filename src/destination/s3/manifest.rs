@@ -1,18 +1,18 @@
-//! What is written about an object, and what the state holds of it.
+//! Manifests, which describe objects, and the end of their chain, which the state holds.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::digest::Sha256;
 use super::error::Error;
+use crate::aws::digest::Sha256;
 use crate::destination::Mark;
 use crate::pipeline_name::PipelineName;
 use crate::source::Cursor;
 
-/// The layout that this version writes, and the only one that it reads.
+/// The version of the manifests' layout: the one that this program writes, and the only one that it reads.
 pub(super) const VERSION: u32 = 1;
 
-/// A link of the chain: an object, and where it stands.
+/// A link of the chain: describes an object, and places it in the chain.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Manifest {
     pub(super) version: u32,
@@ -20,23 +20,23 @@ pub(super) struct Manifest {
     pub(super) archive: ArchiveId,
     /// Its number in the chain, counted from 0.
     pub(super) number: u64,
-    /// The key of the object behind the archive's prefix, so that an archive may be copied elsewhere.
+    /// The key of the object after the archive's prefix, so that an archive may be copied elsewhere.
     pub(super) object: String,
-    /// The object's size.
+    /// The object's size as it is stored.
     pub(super) bytes: u64,
-    /// Of the object as it is stored.
+    /// The SHA-256 of the object as it is stored.
     pub(super) sha256: Sha256,
-    /// How many rows the object has.
+    /// The number of rows in the object.
     pub(super) rows: u64,
-    /// The time of the earliest event, where a time was read from any.
+    /// The time of the earliest event; none if no event has a time.
     pub(super) first_event: Option<Timestamp>,
     /// The time of the latest event.
     pub(super) last_event: Option<Timestamp>,
     /// The SHA-256 of the manifest before this one; none for the first.
     pub(super) previous: Option<Sha256>,
-    /// The cursor behind the object before this one.
+    /// The cursor after the object before this one.
     pub(super) from: Cursor,
-    /// The cursor behind this object.
+    /// The cursor after this object.
     pub(super) to: Cursor,
 }
 
@@ -60,7 +60,7 @@ impl Manifest {
     }
 }
 
-/// Tells an archive from another one under the same keys.
+/// Distinguishes an archive from another one under the same keys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct ArchiveId(String);
@@ -72,11 +72,11 @@ impl ArchiveId {
     }
 }
 
-/// What the state holds beside the cursor: the end of the chain.
+/// The end of the chain, which the state holds beside the cursor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct End {
     pub(super) archive: ArchiveId,
-    /// How many manifests there are.
+    /// The number of manifests.
     pub(super) manifests: u64,
     /// The SHA-256 of the newest.
     pub(super) newest: Option<Sha256>,
@@ -88,7 +88,7 @@ impl End {
         Self { archive: ArchiveId::random(), manifests: 0, newest: None }
     }
 
-    /// The end behind `manifest`, whose SHA-256 this is.
+    /// The end of the chain after `manifest`, which has this SHA-256.
     pub(super) fn behind(manifest: &Manifest, digest: Sha256) -> Self {
         let manifests = manifest.number.saturating_add(1);
         Self { archive: manifest.archive.clone(), manifests, newest: Some(digest) }

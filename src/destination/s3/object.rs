@@ -1,20 +1,20 @@
-//! An object that is being made: rows are compressed as they come, and large ones leave as parts of an upload.
+//! An object in the making: compresses rows as they come, and uploads a large object in parts.
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::bucket::Bucket;
-use super::digest::{Hasher, Sha256};
 use super::encoder::{Compression, Encoder};
 use super::error::Error;
 use super::upload::Part;
+use crate::aws::digest::{Hasher, Sha256};
 use crate::destination::PageNumber;
 use crate::destination::printer::end_line;
 use crate::event::Event;
 use crate::source::Cursor;
 
-/// The size of a part: the least that S3 takes. It takes at most 10,000 of them.
+/// The size of a part: the smallest that S3 takes. S3 takes at most 10,000 parts.
 const PART: usize = 5 * 1024 * 1024;
 
 pub(super) struct Object {
@@ -22,18 +22,18 @@ pub(super) struct Object {
     opened: Instant,
     encoder: Encoder,
     hasher: Hasher,
-    /// Bytes that were taken out of the encoder.
+    /// Compressed bytes that were taken out of the encoder.
     bytes: u64,
     raw_bytes: usize,
     rows: u64,
     first_event: Option<Timestamp>,
     last_event: Option<Timestamp>,
-    /// The newest page that is whole in the object, and the cursor behind it.
+    /// The newest page whose rows are all in the object, and the cursor after it.
     up_to: Option<(PageNumber, Cursor)>,
-    /// Whether rows of a further page are in it.
+    /// Whether the object holds a part of another page.
     is_in_page: bool,
     upload: Option<Upload>,
-    /// A piece that is on its way to the store.
+    /// Bytes that are being sent to the store.
     leaving: Bytes,
     is_finished: bool,
     is_written: bool,
@@ -79,7 +79,7 @@ impl Object {
         self.opened
     }
 
-    /// Bytes of rows before compression.
+    /// The bytes of rows before compression.
     pub(super) fn raw_bytes(&self) -> usize {
         self.raw_bytes
     }
@@ -106,13 +106,13 @@ impl Object {
         Ok(())
     }
 
-    /// The rows of `page` are all in it.
+    /// Notes that all rows of `page` are in the object.
     pub(super) fn page_ends(&mut self, page: PageNumber, to: &Cursor) {
         self.is_in_page = false;
         self.up_to = Some((page, to.clone()));
     }
 
-    /// The newest page in it, and the cursor behind it; none where a page is in it in part, for that cannot be undone.
+    /// The newest page in it, and the cursor after it; none while it holds a part of a page, which cannot be removed.
     pub(super) fn complete_to(&self) -> Option<(PageNumber, Cursor)> {
         self.up_to.clone().filter(|_| !self.is_in_page)
     }
@@ -125,7 +125,7 @@ impl Object {
         Ok(())
     }
 
-    /// Makes an object in the bucket of all rows. It is dropped and called again until it is done.
+    /// Writes all rows as an object in the bucket. The caller may drop the call, and repeats it until it succeeds.
     pub(super) async fn write(&mut self, bucket: &Bucket) -> Result<Written, Error> {
         self.is_finished = true;
         self.encoder.finish()?;
@@ -154,7 +154,7 @@ impl Object {
             self.upload_part(bucket).await?;
         }
         let Some(Upload { id, parts }) = &self.upload else { return Ok(()) };
-        // An earlier request may have completed it, without an answer.
+        // An earlier request may have completed the upload without an answer.
         if bucket.complete_upload(&self.key, id, parts).await? || bucket.has(&self.key).await? {
             return Ok(());
         }
@@ -173,7 +173,7 @@ impl Object {
         Ok(())
     }
 
-    /// Takes at most so many compressed bytes out to send them, unless some are on their way already.
+    /// Takes at most this many compressed bytes out of the encoder to send them, unless others are being sent.
     fn take(&mut self, most: usize) {
         if !self.leaving.is_empty() {
             return;
@@ -186,7 +186,7 @@ impl Object {
         self.leaving = taken.into();
     }
 
-    /// Its key, and its upload that is not complete.
+    /// Its key, and its incomplete upload, if it has one.
     pub(super) fn into_upload(self) -> Option<(String, String)> {
         let upload = self.upload.filter(|_| !self.is_written)?;
         Some((self.key, upload.id))

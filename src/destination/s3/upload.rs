@@ -1,25 +1,26 @@
-//! Objects that are uploaded in parts.
+//! Uploads of objects in parts.
 
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
 
 use super::bucket::{Action, Bucket, CONTENT_TYPE};
-use super::digest::Sha256;
 use super::error::Error;
+use crate::aws::digest::Sha256;
 use crate::aws::encryption::Encryption;
 use crate::aws::exchange::Exchange;
 use crate::failure::Chain;
 
-/// What is logged of an upload that could not be given up. Nothing depends on it: the bucket's lifecycle ends such uploads, too.
-const LEFT: &str = "an upload that was given up is left to the bucket's lifecycle rules";
+/// The log message for an upload that could not be given up. Nothing depends on that: the bucket's lifecycle ends such
+/// uploads, too.
+const LEFT: &str = "an abandoned upload could not be removed; the bucket's lifecycle rules can remove it";
 
-/// A part of an upload that the store has.
+/// A part that the store has received.
 #[derive(Debug, Clone)]
 pub(super) struct Part(CompletedPart);
 
 impl Bucket {
-    /// Begins an upload in parts, and gives its name.
+    /// Begins an upload in parts, and returns its identifier.
     pub(super) async fn begin_upload(&self, key: &str) -> Result<String, Error> {
         let exchange = Exchange::default();
         let call = async {
@@ -39,7 +40,7 @@ impl Bucket {
         self.in_time(key, call).await
     }
 
-    /// Uploads a part, which replaces an earlier one of the same number.
+    /// Uploads a part. It replaces an earlier part of the same number.
     pub(super) async fn upload_part(&self, key: &str, upload: &str, number: i32, rows: Bytes) -> Result<Part, Error> {
         let exchange = Exchange::default();
         let call = async {
@@ -60,7 +61,7 @@ impl Bucket {
         self.in_time(key, call).await
     }
 
-    /// Makes an object of the parts; false where the upload is gone, which an earlier such request may have done.
+    /// Makes an object of the parts; false if the upload is gone, perhaps because an earlier such request completed it.
     pub(super) async fn complete_upload(&self, key: &str, upload: &str, parts: &[Part]) -> Result<bool, Error> {
         let exchange = Exchange::default();
         let call = async {
@@ -80,7 +81,7 @@ impl Bucket {
         self.in_time(key, call).await
     }
 
-    /// Gives an upload up. It may be gone already.
+    /// Gives up an upload, which may be gone already.
     pub(super) async fn abort(&self, key: &str, upload: &str) {
         let exchange = Exchange::default();
         let call = async {
@@ -96,7 +97,8 @@ impl Bucket {
         }
     }
 
-    /// Gives up every upload of an object whose key begins with `beginning`. Not everyone may look for them.
+    /// Gives up every upload of an object whose key begins with `beginning`. Logs a failure only at the debug level,
+    /// because the credentials may lack the right to list uploads.
     pub(super) async fn abort_all(&self, beginning: &str) {
         let exchange = Exchange::default();
         let call = async {

@@ -1,4 +1,4 @@
-//! The variables of the destination, beside those that AWS's own library reads.
+//! The archive's variables. AWS's own library reads others besides.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::aws::encryption::{self, Encryption};
 use crate::config::parse::Bounds;
 use crate::config::{Noted, Preset, Reader, Scope, Spec, Variable, parse};
 
-/// Folders by day, and names that begin with the time: the layout that readers of exported audit logs expect.
+/// The default template: folders by day, and names that begin with the time, as readers of exported audit logs expect.
 pub(super) const USUAL_TEMPLATE: &str = "%Y/%m/%d/%H%M%S-{source}-audit-{id}";
 
 const COMPRESSIONS: [(&str, Compression); 2] = [("gzip", Compression::Gzip), ("zstd", Compression::Zstd)];
@@ -41,25 +41,25 @@ pub(crate) const KEY: Variable<Template> = Variable::new(
     "ARCHIVE_S3_KEY",
     Preset::Value(USUAL_TEMPLATE),
     |text, _| Template::parse(text),
-    "Key of an object behind the prefix: directives of strftime, {source}, and {id} once. An ending is added.",
+    "Key of an object behind the prefix: directives of strftime, {source}, and {id} once. auditsync adds the ending.",
 );
 
-/// How large an object gets.
+/// The size at which an object is closed.
 pub(crate) const MAX_SIZE: Variable<ByteSize> = Variable::new(
     Scope::Destination,
     "ARCHIVE_S3_MAX_SIZE",
     Preset::Value("64MiB"),
     |text, _| size(text),
-    "Size before compression from which an object is closed. From 1MiB to 1GiB.",
+    "Size before compression at which auditsync closes an object. From 1MiB to 1GiB.",
 );
 
-/// How old an object gets.
+/// The age at which an object is closed.
 pub(crate) const MAX_AGE: Variable<Duration> = Variable::time(
     Scope::Destination,
     "ARCHIVE_S3_MAX_AGE",
     "5m",
     Bounds::seconds(1, 86_400),
-    "Age at which an object is closed.",
+    "Age at which auditsync closes an object.",
 );
 
 /// How objects are compressed.
@@ -71,7 +71,7 @@ pub(crate) const COMPRESSION: Variable<Compression> = Variable::new(
     "Compression of objects: gzip or zstd.",
 );
 
-/// Where the bucket is named.
+/// Whether the path names the bucket, instead of the host.
 pub(crate) const FORCE_PATH_STYLE: Variable<bool> = Variable::flag(
     Scope::Destination,
     "ARCHIVE_S3_FORCE_PATH_STYLE",
@@ -79,7 +79,7 @@ pub(crate) const FORCE_PATH_STYLE: Variable<bool> = Variable::flag(
     "Name the bucket in the path and not in the host, for S3-compatible stores: true or false.",
 );
 
-/// How the store keeps objects.
+/// The storage class of objects.
 pub(crate) const STORAGE_CLASS: Variable<StorageClass> = Variable::new(
     Scope::Destination,
     "ARCHIVE_S3_STORAGE_CLASS",
@@ -88,7 +88,7 @@ pub(crate) const STORAGE_CLASS: Variable<StorageClass> = Variable::new(
     "Storage class of objects, such as STANDARD_IA or GLACIER_IR. Manifests have the store's usual one.",
 );
 
-/// How the store encrypts.
+/// The server-side encryption.
 pub(crate) const SSE: Variable<encryption::Kind> = Variable::new(
     Scope::Destination,
     "ARCHIVE_S3_SSE",
@@ -97,7 +97,7 @@ pub(crate) const SSE: Variable<encryption::Kind> = Variable::new(
     "Server-side encryption of the archive: AES256, aws:kms or aws:kms:dsse.",
 );
 
-/// The key that it encrypts with.
+/// The key of the server-side encryption.
 pub(crate) const KMS_KEY_ID: Variable<String> = Variable::text(
     Scope::Destination,
     "ARCHIVE_S3_KMS_KEY_ID",
@@ -105,7 +105,7 @@ pub(crate) const KMS_KEY_ID: Variable<String> = Variable::text(
     "KMS key for aws:kms and aws:kms:dsse.",
 );
 
-/// All of them, for the tables.
+/// All variables, for the tables.
 pub(crate) const VARIABLES: &[&Spec] = &[
     &BUCKET.spec,
     &PREFIX.spec,
@@ -119,7 +119,7 @@ pub(crate) const VARIABLES: &[&Spec] = &[
     &KMS_KEY_ID.spec,
 ];
 
-/// What is needed to write an archive.
+/// Reads the settings of an archive.
 pub(super) fn settings(reader: &mut Reader<'_>) -> Result<Settings, Noted> {
     let bucket = reader.get(&BUCKET);
     let prefix = reader.find(&PREFIX);
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn what_cannot_be_used_is_answered_with_the_rule() {
         for (name, value, rule) in [
-            ("ARCHIVE_S3_BUCKET", "s3://audit", "the name of a bucket alone"),
+            ("ARCHIVE_S3_BUCKET", "s3://audit", "only the name of a bucket"),
             ("ARCHIVE_S3_MAX_SIZE", "1023KiB", "from 1MiB to 1GiB"),
             ("ARCHIVE_S3_MAX_SIZE", "2GiB", "from 1MiB to 1GiB"),
             ("ARCHIVE_S3_MAX_AGE", "25h", "from 1s to 24h"),

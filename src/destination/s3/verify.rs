@@ -1,4 +1,5 @@
-//! `auditsync verify`: reads every manifest and every object in order, and names the first that is not as it was written.
+//! `auditsync verify`: reads every manifest and every object in order, and names the first one that is not as it was
+//! written.
 
 use std::future::ready;
 use std::pin::pin;
@@ -9,19 +10,19 @@ use bytesize::ByteSize;
 use futures_util::{StreamExt as _, stream};
 
 use super::bucket::Pieces;
-use super::digest::{Hasher, Sha256};
 use super::encoder::{Compression, Decoder};
 use super::error::Error;
 use super::manifest::{End, Manifest};
 use super::{Archiver, S3};
+use crate::aws::digest::{Hasher, Sha256};
 use crate::destination::{Advance, Archive, Mark, Proof};
 use crate::failure::Failure;
 use crate::source::Cursor;
 
-/// So many manifests, and so many objects, are read at a time. A piece of each is in memory.
+/// The number of manifests, and of objects, that are read at a time. Memory holds one piece of each.
 const AT_A_TIME: usize = 8;
 
-/// Why the walk ends before the end.
+/// The reason for a walk that ends early.
 enum Stop {
     /// The archive is not as it was written.
     Flaw(String),
@@ -35,10 +36,10 @@ impl From<Error> for Stop {
     }
 }
 
-/// How far the manifests were followed.
+/// The chain as far as the walk has followed it.
 struct Links {
     stored: Option<End>,
-    /// The newest manifest that was followed, and the cursor behind its object.
+    /// The newest manifest that the walk followed, and the cursor after its object.
     newest: Option<(End, Cursor)>,
 }
 
@@ -108,7 +109,7 @@ impl Archiver {
         self.nothing_follows(total.manifests(), least).await
     }
 
-    /// The manifest `number`, if it is the one that follows; none where there is none.
+    /// Checks that the manifest `number` follows the one before it. None if there is no such manifest.
     fn link(
         &self,
         links: &mut Links,
@@ -120,7 +121,7 @@ impl Archiver {
         let flaw = |what: &str| Err(Stop::Flaw(format!("{location} {what}")));
         let manifest = match Manifest::decode(&bytes) {
             Ok(manifest) => manifest,
-            Err(error) => return flaw(&format!("was changed: it is no manifest ({error})")),
+            Err(error) => return flaw(&format!("was changed: it cannot be read as a manifest ({error})")),
         };
         if manifest.pipeline != self.pipeline || manifest.number != number {
             let what = format!("was changed: it is manifest {} of {}", manifest.number, manifest.pipeline);
@@ -144,26 +145,28 @@ impl Archiver {
         Ok(Some((manifest, end)))
     }
 
-    /// Makes sure that the object is there, and is what the manifest says.
+    /// Checks that the object is there, and matches its manifest.
     async fn check_object(&self, manifest: &Manifest) -> Result<(), Stop> {
         let key = self.layout.under_prefix(&manifest.object);
         let flaw = |what: String| Err(Stop::Flaw(format!("{} {what}", self.bucket.location(&key))));
-        let Some(compression) = Compression::of_key(&key) else { return flaw("is no object of an archive".to_owned()) };
+        let Some(compression) = Compression::of_key(&key) else {
+            return flaw("does not have the name of an archive's object".to_owned());
+        };
         let Some(pieces) = self.bucket.stream(&key).await? else { return flaw("is missing".to_owned()) };
         let (sha256, rows) = match read(pieces, compression, manifest.bytes).await? {
             Ok(seen) => seen,
             Err(what) => return flaw(format!("was changed: {what}")),
         };
         if sha256 != manifest.sha256 {
-            return flaw(format!("was changed: its SHA-256 is {sha256}, and its manifest has {}", manifest.sha256));
+            return flaw(format!("was changed: its SHA-256 is {sha256}, but its manifest says {}", manifest.sha256));
         }
         if rows != manifest.rows {
-            return flaw(format!("has {rows} rows, and its manifest has {}", manifest.rows));
+            return flaw(format!("has {rows} rows, but its manifest says {}", manifest.rows));
         }
         Ok(())
     }
 
-    /// Makes sure that the archive has at least so many manifests, and that none was taken from the middle.
+    /// Checks that the archive has at least this many manifests, and that none is missing from the middle.
     async fn nothing_follows(&self, manifests: u64, least: u64) -> Result<(), Stop> {
         let key = self.layout.manifest(manifests);
         let location = self.bucket.location(&key);
@@ -177,7 +180,7 @@ impl Archiver {
         };
         let listed = self.bucket.list_after(&self.layout.manifests(), Some(&key)).await?;
         match listed.iter().find(is_manifest) {
-            // It may have come while later ones were written.
+            // It may have been written after the walk looked for it.
             Some(later) if self.bucket.get(&key).await?.is_none() => {
                 Err(Stop::Flaw(format!("{location} is missing, and {} follows it", self.bucket.location(later))))
             }
@@ -186,7 +189,7 @@ impl Archiver {
     }
 }
 
-/// The SHA-256 of an object and the number of its rows, or what is wrong with it.
+/// Reads an object: its SHA-256 and its number of rows, or what is wrong with it.
 async fn read(
     mut pieces: Pieces<'_>,
     compression: Compression,
@@ -204,7 +207,7 @@ async fn read(
         }
     }
     if bytes < expected {
-        return Ok(Err(format!("it has {bytes} bytes, and its manifest has {expected}")));
+        return Ok(Err(format!("it has {bytes} bytes, but its manifest says {expected}")));
     }
     Ok(match decoder.rows() {
         Ok(rows) => Ok((hasher.digest(), rows)),

@@ -1,4 +1,4 @@
-//! The encodings in which a server may repeat a secret.
+//! The encodings in which a server may echo a secret.
 
 use std::fmt::Write as _;
 
@@ -6,13 +6,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use url::form_urlencoded;
 
-/// A run of letters and digits of this length says something of a secret.
+/// A run of this many letters and digits reveals a part of a secret.
 const TELLING_RUN: usize = 6;
 
-/// Characters that some percent-encodings leave as they are: those of forms, of RFC 3986, and of `encodeURIComponent`.
+/// Characters that percent-encodings leave as they are: none, and those of forms, of RFC 3986, and of `encodeURIComponent`.
 const LEFT_BY_PERCENT: [&str; 4] = ["", "*-._", "-._~", "-._~!'()*"];
 
-/// Every spelling of `plain`, in no order; some may be equal.
+/// Every spelling of `plain`, in no particular order; some may be equal.
 pub(super) fn of(plain: &str) -> Vec<String> {
     if plain.is_empty() {
         return Vec::new();
@@ -22,7 +22,7 @@ pub(super) fn of(plain: &str) -> Vec<String> {
     spellings.extend(percent(plain));
     spellings.extend(json(plain));
     spellings.extend(hex(plain));
-    // OAuth has client credentials form-encoded before they go into `Basic` (RFC 6749, section 2.3.1).
+    // OAuth form-encodes client credentials before they go into `Basic` (RFC 6749, section 2.3.1).
     for source in [plain, &form] {
         for encoded in base64(source.as_bytes()) {
             spellings.extend(percent(&encoded));
@@ -31,7 +31,7 @@ pub(super) fn of(plain: &str) -> Vec<String> {
         }
     }
     spellings.push(form);
-    // However a server encodes the other characters, it leaves long runs of letters and digits as they are.
+    // A server may encode other characters in any way, but it leaves long runs of letters and digits as they are.
     let runs = plain.split(|c: char| !c.is_ascii_alphanumeric()).filter(|run| run.len() >= TELLING_RUN);
     spellings.extend(runs.map(str::to_owned));
     spellings
@@ -53,7 +53,7 @@ fn percent(plain: &str) -> Vec<String> {
     spellings
 }
 
-/// `encoded` with lower-case digits after each percent sign.
+/// Rewrites `encoded` with lower-case digits after each percent sign.
 fn with_lower_hex(encoded: &str) -> String {
     let mut digits = 0;
     let lower = |c: char| {
@@ -64,7 +64,7 @@ fn with_lower_hex(encoded: &str) -> String {
     encoded.chars().map(lower).collect()
 }
 
-/// As in a JSON string, where the slash may be escaped or not.
+/// Spells `plain` as in a JSON string, with the slash escaped and not.
 fn json(plain: &str) -> [String; 2] {
     let quoted = serde_json::Value::from(plain).to_string();
     let json = quoted[1..quoted.len() - 1].to_owned();
@@ -80,8 +80,8 @@ fn hex(plain: &str) -> Vec<String> {
     [lower.to_ascii_uppercase(), lower].into_iter().filter(long_enough).collect()
 }
 
-/// Alone, and the part that a longer text has: there it begins at one of three alignments, and the characters at its ends
-/// also hold bits of its neighbours.
+/// Encodes `bytes` alone, and as the part of a longer text that depends only on them. They begin there at one of three alignments, and
+/// the characters at both ends also hold bits of the neighbours.
 fn base64(bytes: &[u8]) -> Vec<String> {
     let mut spellings = vec![STANDARD.encode(bytes), URL_SAFE.encode(bytes)];
     for engine in [STANDARD_NO_PAD, URL_SAFE_NO_PAD] {
@@ -104,7 +104,7 @@ mod tests {
     use super::super::{Excerpt, Redaction};
     use super::*;
 
-    /// So many characters in a row give something away.
+    /// How many characters in a row reveal a part of a secret.
     const TELLING: usize = 8;
 
     fn assert_hidden(secret: &str, before: &str, encoded: &str, after: &str) {
@@ -118,7 +118,7 @@ mod tests {
     }
 
     proptest! {
-        // Surroundings have no character of an encoding, so that what is found is of the secret.
+        // The surroundings have no character of an encoding, so a match must come from the secret.
         #[test]
         fn no_common_encoding_of_a_secret_is_shown(
             secret in "[ -~]{8,40}", before in "[<>{}\u{e9} ]{0,40}", after in "[<>{}\u{e9} ]{0,40}",

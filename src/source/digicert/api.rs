@@ -1,4 +1,4 @@
-//! The calls to the report API: addresses, the key, the pace, and what a status means.
+//! Calls to the report API: addresses, the key, the pace, and what a status means.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,7 +13,9 @@ use url::Url;
 
 use super::error::{Content, Error, Unread};
 use super::history::{HistoryPage, Run, Shown};
+use super::quotes::Quotes;
 use super::spool::Spool;
+use super::{Names, Settings};
 use crate::clock::Clock;
 use crate::component::{Component, Context};
 use crate::failure::Class;
@@ -24,32 +26,33 @@ use crate::server_time::ServerClock;
 /// The header that carries the key.
 const KEY_HEADER: &str = "X-DC-DEVKEY";
 
-/// The API takes 100 requests in 5 s and 1000 in 3 min. With this time between any two there are at most 25 and 900.
+/// The time between any two requests. The API takes 100 requests in 5 s and 1000 in 3 min; with this spacing there are
+/// at most 25 and 900.
 const SPACING: Duration = Duration::from_millis(200);
 
-/// How long to wait after a 429 that does not say how long: the API counts in stretches of 5 s.
+/// The wait after a 429 without a `Retry-After`, because the API counts requests in intervals of 5 s.
 const AFTER_TOO_MANY: Duration = Duration::from_secs(5);
 
-/// Largest answer apart from runs, in bytes.
+/// The largest answer apart from runs, in bytes.
 const LARGEST_ANSWER: usize = 4 * 1024 * 1024;
 
-/// Entries on a page of the history.
+/// The number of entries on a page of the history.
 const PAGE: usize = 100;
 
-/// So many pages of the history are read at most.
+/// The most pages of the history that are read.
 const MOST_PAGES: usize = 20;
 
-/// Most files of a run.
+/// The most files of a run.
 const MOST_SPLITS: u32 = 100;
 
-/// Most bytes of a run on the disk, as they are sent.
+/// The most bytes of a run on disk, as they were sent.
 pub(super) const LARGEST_RUN: u64 = 2 * 1024 * 1024 * 1024;
 
 /// The history, as far as it was read.
 #[derive(Debug)]
 pub(super) struct History {
     pub(super) runs: Vec<Shown>,
-    /// The error to whoever needs what was not read.
+    /// The error for a caller who needs the part that was not read.
     pub(super) cut: Option<Error>,
 }
 
@@ -61,19 +64,25 @@ pub(super) struct Api {
     base: Url,
     key: Secret,
     pub(super) report: String,
+    names: Names,
     next_request: Mutex<Option<Instant>>,
+    pub(super) quotes: Quotes,
 }
 
 impl Api {
-    pub(super) fn new(context: &Context, base: Url, key: Secret, report: String) -> Self {
+    pub(super) fn new(context: &Context, settings: &Settings) -> Self {
+        let Settings { api_url, api_key, report_id, names, .. } = settings.clone();
+        let quotes = Quotes::new(api_key.clone(), context);
         Self {
             http: Arc::clone(&context.http),
             clock: context.clock.clone(),
             server_clock: ServerClock::default(),
-            base,
-            key,
-            report,
+            base: api_url,
+            key: api_key,
+            report: report_id,
+            names,
             next_request: Mutex::default(),
+            quotes,
         }
     }
 
@@ -81,7 +90,7 @@ impl Api {
         Address::of(&self.base)
     }
 
-    /// The runs of any report, the newest first, until there are `enough`.
+    /// Reads the runs of any report, the newest first, until there are `enough`.
     pub(super) async fn history(&self, enough: impl Fn(&[Shown]) -> bool) -> Result<History, Error> {
         let (mut runs, mut seen, mut known) = (Vec::new(), 0_usize, HashSet::new());
         for pages in 1..=MOST_PAGES {
@@ -96,7 +105,7 @@ impl Api {
             seen += length;
             let shown: Vec<_> = page.runs().collect();
             let news = shown.iter().filter(|shown| known.insert(shown.run.id.clone())).count();
-            // A run that began between two pages repeats one entry, not a whole page.
+            // A run that began between two pages makes one entry repeat, not a whole page.
             if news == 0 && shown.len() == PAGE {
                 return Err(Error::EndlessHistory { address: self.address(), pages });
             }
@@ -115,7 +124,7 @@ impl Api {
         serde_json::from_slice(&reply.body).map_err(|cause| {
             let beginning = Excerpt::of(&reply.body, &Redaction::of([&self.key.current()]));
             let cause = Excerpt::of(cause.to_string().as_bytes(), &Redaction::of([&self.key.current()]));
-            Error::NotTheApi { address, reason: format!("{cause}; it begins with {beginning}") }
+            self.not_the_api(address, format!("{cause}; it begins with {beginning}"))
         })
     }
 
@@ -126,7 +135,7 @@ impl Api {
         self.call(Method::POST, url, &address).await.map(|_| ())
     }
 
-    /// Stores all files of `run`.
+    /// Downloads all files of `run`.
     pub(super) async fn download(&self, run: &Run) -> Result<Vec<Spool>, Unread> {
         let splits = run.splits.ok_or(Content::UnknownSplits)?;
         if splits > MOST_SPLITS {
@@ -167,7 +176,7 @@ impl Api {
         }
         let mut file = tempfile::tempfile().map_err(Error::Spool)?;
         let length = answer.save(limit, &mut file).await?;
-        Ok((Spool::of(file, self.key.clone()), length))
+        Ok((Spool::of(file, self.quotes.clone()), length))
     }
 
     async fn call(&self, method: Method, url: Url, address: &Address) -> Result<Reply, Error> {
@@ -201,7 +210,7 @@ impl Api {
         tokio::time::sleep_until(mine).await;
     }
 
-    /// What an answer other than a success means.
+    /// Classifies an answer other than a success.
     fn refusal(&self, address: Address, reply: &Reply, key: &SecretString) -> Error {
         let status = reply.status.as_u16();
         let reason = Excerpt::of(&reply.body, &Redaction::of([key]));
@@ -220,10 +229,20 @@ impl Api {
             }
             400.. => match Class::of_status(status, reply.retry_after()) {
                 Class::Retryable { after } => Error::Unavailable { address, status, after, reason },
-                _ => Error::Refused { address, status, reason },
+                _ => Error::Refused {
+                    address,
+                    status,
+                    reason,
+                    report_variable: self.names.report_id.clone(),
+                    url_variable: self.names.api_url.clone(),
+                },
             },
-            _ => Error::NotTheApi { address, reason: format!("status {status}, {reason}") },
+            _ => self.not_the_api(address, format!("status {status}, {reason}")),
         }
+    }
+
+    fn not_the_api(&self, address: Address, reason: String) -> Error {
+        Error::NotTheApi { address, reason, variable: self.names.api_url.clone() }
     }
 
     fn below(&self, segments: &[&str]) -> Url {
@@ -236,7 +255,8 @@ impl Api {
     }
 }
 
-/// The configuration takes only keys that a header can carry. Another would be sent as an empty one, and rejected.
+/// The key as a header value. The configuration takes only keys that a header can carry; any other would be sent empty,
+/// and rejected.
 fn sensitive(key: &SecretString) -> HeaderValue {
     let mut value = HeaderValue::from_str(key.expose_secret()).unwrap_or_else(|_| HeaderValue::from_static(""));
     value.set_sensitive(true);

@@ -1,4 +1,4 @@
-//! What `auditsync check` finds out about the report. No run is started.
+//! `auditsync check` for the report. It starts no run.
 
 use super::cursor::Baseline;
 use super::error::Unread;
@@ -13,7 +13,7 @@ const REPORT: &str = "report";
 const COLUMNS: &str = "columns";
 
 impl Digicert {
-    /// Looks at the history, and at the newest run that is ready.
+    /// Reads the history, and the newest run that is ready.
     pub(super) async fn checks(&self) -> Vec<Check> {
         let is_ready = |shown: &Shown| shown.status == Status::Ready;
         let runs = match self.runs(&Baseline::default(), Cut::Warned, is_ready).await {
@@ -35,7 +35,7 @@ impl Digicert {
     }
 
     async fn check_columns(&self, ready: &Shown) -> Check {
-        match reading::columns(&self.api, &ready.run, &self.settings.time_column, self.settings.api_key.clone()).await {
+        match reading::columns(&self.api, &ready.run, &self.settings.time_column).await {
             Ok(None) => Check::unknown(COLUMNS, format!("the run {} has no row", ready.run.id)),
             Ok(Some(columns)) => Check::works(COLUMNS, columns.to_string()),
             Err(Unread::Other(error)) => Check::failed(COLUMNS, error),

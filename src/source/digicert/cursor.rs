@@ -1,4 +1,4 @@
-//! How far the report has been read, as the state holds it.
+//! The cursor of the report, as the state holds it.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -7,40 +7,42 @@ use super::history::Run;
 use super::kept::Kept;
 use crate::fingerprint::Fingerprints;
 
-/// The cursor.
+/// How far the report has been read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Progress {
-    /// When the newest run began of which everything is delivered: everything before is known.
+    /// The start of the newest run whose rows are all delivered.
     pub(super) reached: Timestamp,
     /// The time of the newest row that was delivered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) high: Option<Timestamp>,
-    /// What was delivered.
+    /// The delivered rows.
     pub(super) kept: Kept,
-    /// What identifies the columns of the last run.
+    /// The fingerprint of the last run's columns.
     #[serde(default, skip_serializing_if = "Fingerprints::is_empty")]
     pub(super) columns: Fingerprints,
-    /// The newest run that was read or given up, or that was there when the present one was asked.
+    /// The newest run that was read or given up, or that existed before the present run was requested.
     #[serde(default)]
     pub(super) baseline: Baseline,
-    /// What is going on.
+    /// The step between two runs.
     #[serde(default)]
     pub(super) step: Step,
 }
 
-/// The runs up to here are of no interest: they began before.
+/// A point in the history: runs up to here are of no interest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Baseline {
-    /// When the newest of them began; none where there was none.
+    /// The start of the newest of them; none if there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) began: Option<Timestamp>,
-    /// Those of them that began in that second.
+    /// The runs that began in that second.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) runs: Vec<String>,
 }
 
 impl Baseline {
-    /// The newer one of two.
+    /// The newer of the two; if they are equal, with the runs of both.
     pub(super) fn max(self, mut other: Self) -> Self {
         match self.began.cmp(&other.began) {
             std::cmp::Ordering::Less => other,
@@ -64,27 +66,27 @@ impl Baseline {
     }
 }
 
-/// What is going on between two runs that were read whole.
+/// The steps between two runs that are read whole.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Step {
     /// Nothing.
     #[default]
     Idle,
-    /// A run behind the baseline is to be started, and then to become ready.
+    /// The source starts a run after the baseline, and waits until it is ready.
     Waiting(Waiting),
-    /// A run is being read.
+    /// The source reads a run.
     Reading {
-        /// Which.
+        /// The run.
         run: Run,
-        /// When it was found.
+        /// The time when the source found it ready.
         found: Timestamp,
-        /// How many of its rows, in its order, are behind the cursor.
+        /// The number of its rows, in its order, that are before the cursor.
         rows: u64,
-        /// The sum of the fingerprints of those that were delivered, which tells whether they are still the same.
+        /// The sum of the fingerprints of the delivered ones, which shows whether they are still the same.
         #[serde(default, skip_serializing_if = "is_zero")]
         sum: u64,
-        /// What to go back to, if it cannot be read.
+        /// The step to return to if the run cannot be read.
         waiting: Waiting,
     },
 }
@@ -94,27 +96,28 @@ fn is_zero(sum: &u64) -> bool {
     *sum == 0
 }
 
-/// What was done so that there is a run behind the baseline.
+/// The wait for a run after the baseline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Waiting {
-    /// How many runs were started.
+    /// The number of runs that were started.
     pub(super) started: u32,
-    /// When the last one was started, or the wait began.
+    /// The time when the last one was started, or the wait began.
     pub(super) since: Timestamp,
-    /// When the newest run began that could not be read.
+    /// The start of the newest run that could not be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) given_up: Option<Timestamp>,
 }
 
 impl Waiting {
-    /// Nothing was done yet.
+    /// Begins a wait.
     pub(super) fn from(now: Timestamp) -> Self {
         Self { started: 0, since: now, given_up: None }
     }
 }
 
 impl Progress {
-    /// Nothing delivered, and nothing wanted up to `since`; none where everything is.
+    /// A cursor with nothing delivered. It skips rows up to `since`; none skips no row.
     pub(super) fn behind(since: Option<Timestamp>) -> Self {
         Self {
             reached: since.unwrap_or(Timestamp::UNIX_EPOCH),
@@ -126,7 +129,7 @@ impl Progress {
         }
     }
 
-    /// The same, with another step.
+    /// The same cursor with another step.
     pub(super) fn at(self, step: Step) -> Self {
         Self { step, ..self }
     }

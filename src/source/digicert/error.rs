@@ -1,31 +1,31 @@
-//! Why there is no page of rows, and what each error means to the engine.
+//! Reasons why there is no page of rows, and how the engine treats each.
 
 use std::io;
 use std::time::Duration;
 
+use super::TimeColumn;
 use super::api::LARGEST_RUN;
-use super::variables::{API_URL, MAX_WAIT, REPORT_ID, TIME_COLUMN};
 use crate::failure::{Class, Failure};
 use crate::http::{self, Address, Excerpt};
 use crate::secret::SecretError;
 use crate::variable_name::VariableName;
 
-/// Why there is no page of rows.
+/// A reason why there is no page of rows.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The API cannot be reached or did not answer whole.
+    /// The API cannot be reached, or its answer is incomplete.
     #[error(transparent)]
     Http(#[from] http::Error),
-    /// The API answered that it cannot answer now.
+    /// The API cannot answer now.
     #[error("{address} answered {status}: {reason}")]
     Unavailable {
-        /// Where the call went.
+        /// The URL of the request.
         address: Address,
-        /// The answer's status.
+        /// The status of the answer.
         status: u16,
-        /// The wait that it named.
+        /// The wait that its `Retry-After` names.
         after: Option<Duration>,
-        /// The beginning of its body.
+        /// The beginning of the answer's body.
         reason: Excerpt,
     },
     /// The API rejected the key.
@@ -33,27 +33,27 @@ pub enum Error {
         "{address} rejected the API key ({status}: {reason}); check {variable}: its user must have the role Administrator"
     )]
     KeyRejected {
-        /// Where the call went.
+        /// The URL of the request.
         address: Address,
-        /// The answer's status.
+        /// The status of the answer.
         status: u16,
-        /// The beginning of its body.
+        /// The beginning of the answer's body.
         reason: Excerpt,
         /// The variable that carries the key.
         variable: VariableName,
     },
-    /// The API rejected the key, and the key's file holds another by now.
-    #[error("{address} rejected the API key; {variable} holds another now, which is tried")]
+    /// The API rejected the key, but the key's file holds another one by now.
+    #[error("{address} rejected the API key; {variable} names a newer one, which is tried next")]
     KeyRotated {
-        /// Where the call went.
+        /// The URL of the request.
         address: Address,
         /// The variable that names the file.
         variable: VariableName,
     },
     /// The API rejected the key, and the key's file cannot be read.
-    #[error("{address} rejected the API key, and the file in {variable} gives no other")]
+    #[error("{address} rejected the API key, and {variable} cannot be read again")]
     KeyGone {
-        /// Where the call went.
+        /// The URL of the request.
         address: Address,
         /// The variable that names the file.
         variable: VariableName,
@@ -62,78 +62,90 @@ pub enum Error {
         cause: SecretError,
     },
     /// The API does not take such requests.
-    #[error("{address} answered {status}: {reason}; check {} and {}", REPORT_ID.spec.name, API_URL.spec.name)]
+    #[error("{address} answered {status}: {reason}; check {report_variable} and {url_variable}")]
     Refused {
-        /// Where the call went.
+        /// The URL of the request.
         address: Address,
-        /// The answer's status.
+        /// The status of the answer.
         status: u16,
-        /// The beginning of its body.
+        /// The beginning of the answer's body.
         reason: Excerpt,
+        /// The variable that names the report.
+        report_variable: VariableName,
+        /// The variable that names the API.
+        url_variable: VariableName,
     },
     /// The answer is not the API's: another server may have answered.
-    #[error("the answer from {address} is not what the API gives: {reason}; if this persists, check {}", API_URL.spec.name)]
+    #[error("the answer from {address} does not come from the API: {reason}; if this persists, check {variable}")]
     NotTheApi {
-        /// Where the call went.
+        /// The URL of the request.
         address: Address,
-        /// What it is.
+        /// The form of the answer.
         reason: String,
+        /// The variable that names the API.
+        variable: VariableName,
     },
-    /// The history goes on and on.
-    #[error("{address} gave {pages} pages of the history of runs without an end; report this to DigiCert")]
+    /// The history has no end.
+    #[error("{address} returned {pages} pages of the history of runs, and still no end; report this to DigiCert")]
     EndlessHistory {
-        /// Where the call went.
+        /// The URL of the request.
         address: Address,
-        /// How many pages were read.
+        /// The number of pages that were read.
         pages: usize,
     },
-    /// The report is none of audit logs.
-    #[error("the report {report} is of the type {kind}, not audit-logs; check {}", REPORT_ID.spec.name)]
+    /// The report is not one of audit logs.
+    #[error("the report {report} is of the type {kind}, not audit-logs; check {variable}")]
     OtherType {
         /// The report.
         report: String,
         /// Its type.
         kind: Excerpt,
+        /// The variable that names the report.
+        variable: VariableName,
     },
-    /// Runs fail again and again.
+    /// Runs keep failing.
     #[error(
         "{failed} runs of the report {report} in a row failed or could not be read, the last one {run}; look at the report in CertCentral. \
-         Another run is started every ten minutes"
+         auditsync starts another run every ten minutes"
     )]
     Failing {
         /// The report.
         report: String,
-        /// How many.
+        /// The number of runs.
         failed: usize,
         /// The newest of them.
         run: String,
     },
     /// No run becomes ready.
     #[error(
-        "no run of the report {report} became ready within {}, the last one is {run}; if the report needs longer, raise {}. Another run is \
-         started every ten minutes", humantime::format_duration(*.within), MAX_WAIT.spec.name
+        "no run of the report {report} became ready within {}; the last one is {run}; if the report needs longer, raise {variable}. \
+         auditsync starts another run every ten minutes", humantime::format_duration(*.within)
     )]
     TooSlow {
         /// The report.
         report: String,
         /// The newest run.
         run: String,
-        /// How long was waited.
+        /// The time of the wait.
         within: Duration,
+        /// The variable that sets this time.
+        variable: VariableName,
     },
     /// No run appears.
     #[error(
-        "no run of the report {report} appeared in the history within {}; check that {} names a report of audit logs",
-        humantime::format_duration(*.within), REPORT_ID.spec.name
+        "no run of the report {report} appeared in the history within {}; check that {variable} names a report of audit logs",
+        humantime::format_duration(*.within)
     )]
     NoRun {
         /// The report.
         report: String,
-        /// How long was waited.
+        /// The time of the wait.
         within: Duration,
+        /// The variable that names the report.
+        variable: VariableName,
     },
     /// A run cannot be read.
-    #[error("the run {run} cannot be read; it is read again, and after ten minutes another run takes its place")]
+    #[error("auditsync cannot read the run {run}; it tries again for ten minutes, and then starts another run")]
     BadRun {
         /// The run.
         run: String,
@@ -155,9 +167,9 @@ pub enum Error {
         after: Option<Duration>,
     },
     /// The temporary folder cannot be used.
-    #[error("a run cannot be stored in the temporary folder; TMPDIR names another folder")]
+    #[error("auditsync cannot store a run in the temporary folder; set TMPDIR to another folder")]
     Spool(#[source] io::Error),
-    /// The program ends.
+    /// The reading ended early, because the program ends.
     #[error("the run was not read to its end")]
     Interrupted,
     /// The stored cursor is not one of this source's.
@@ -165,37 +177,37 @@ pub enum Error {
     Cursor(#[source] serde_json::Error),
 }
 
-/// What is wrong with the content of a run.
+/// A flaw in the content of a run.
 #[derive(Debug, thiserror::Error)]
 pub enum Content {
-    /// The API does not have it any more.
+    /// The API no longer has the run.
     #[error("{address} answered {status}: {reason}")]
     Gone {
-        /// Where the call went.
+        /// The URL of the request.
         address: Address,
-        /// The answer's status.
+        /// The status of the answer.
         status: u16,
-        /// The beginning of its body.
+        /// The beginning of the answer's body.
         reason: Excerpt,
     },
-    /// It is larger than anything that is read.
+    /// It is larger than this source reads.
     #[error("it has more than {most} bytes")]
     TooLarge {
-        /// The bound.
+        /// The most bytes that are read.
         most: u64,
     },
-    /// The history does not say in how many files it is.
-    #[error("the history does not say in how many files it is: its split_report_count is no number")]
+    /// The history gives no number of files.
+    #[error("the history does not say how many files it has: its split_report_count is not a number")]
     UnknownSplits,
-    /// It has as many rows as a file of a split run, and is not split.
+    /// It has as many rows as one file of a split run, but is not split.
     #[error(
         "it has exactly {rows} rows in one file, where the API splits a run, so rows may be missing; shorten the report's date range"
     )]
     NotSplit {
-        /// How many rows it has.
+        /// The number of its rows.
         rows: u64,
     },
-    /// It is split into more files than anything that is read.
+    /// It is split into more files than this source reads.
     #[error("it is split into {0} files")]
     TooManySplits(u32),
     /// It is a ZIP file that cannot be opened.
@@ -205,44 +217,45 @@ pub enum Content {
     #[error("the ZIP file holds no .json file; the report's format must be JSON")]
     NoJson,
     /// It is a ZIP file with more than one file of rows.
-    #[error("the ZIP file holds more than one .json file, and only one is understood; report this")]
+    #[error("the ZIP file holds more than one .json file, but auditsync expects one; report this")]
     SeveralJson,
     /// It is not an array of rows.
     #[error("it is not an array of rows: {cause}; it begins with {beginning}")]
     NotRows {
-        /// How it begins.
+        /// The beginning of the content.
         beginning: Excerpt,
-        /// What is wrong with it. The parser's words may quote it.
+        /// The parser's message, which may quote the content.
         cause: Excerpt,
     },
     /// No row has the column with the time.
     #[error(
-        "the report has no column {heading:?}; add it to the report, or name the column with the time in {}. The columns are {columns}",
-        TIME_COLUMN.spec.name
+        "the report has no column {:?}; add it to the report, or name the column with the time in {}. The columns are {columns}",
+        .column.heading, .column.variable
     )]
     NoTimeColumn {
-        /// The column that was looked for.
-        heading: String,
-        /// The columns that there are.
+        /// The column that this source looked for.
+        column: TimeColumn,
+        /// The report's columns.
         columns: Excerpt,
     },
-    /// No row has a time that is understood.
+    /// No row has a time that this source can read.
     #[error(
-        "no row's column {heading:?} holds a time such as 06-Feb-2025 10:28:04 but, for instance, {found}; name the column with the time in {}",
-        TIME_COLUMN.spec.name
+        "no row has a time such as 06-Feb-2025 10:28:04 in the column {:?}, which holds, for instance, {found}; \
+         name the column with the time in {}",
+        .column.heading, .column.variable
     )]
     NoTime {
         /// The column.
-        heading: String,
-        /// What stands there.
+        column: TimeColumn,
+        /// A value in that column.
         found: Excerpt,
     },
-    /// It has fewer rows than were read of it before.
-    #[error("it has {now} rows now, and had at least {before}")]
+    /// It has fewer rows than this source read of it before.
+    #[error("it has {now} rows now, but had at least {before}")]
     Shorter {
-        /// How many were read.
+        /// The number of rows read before.
         before: u64,
-        /// How many there are.
+        /// The number of rows now.
         now: u64,
     },
 }
@@ -255,7 +268,7 @@ impl Content {
 }
 
 impl Error {
-    /// Whether the cause may be the run that is downloaded, where other calls work.
+    /// Whether the cause may be the downloaded run alone, if other calls work.
     pub(super) fn may_be_of_a_run(&self) -> bool {
         match self {
             Self::Http(error) => matches!(
@@ -296,13 +309,13 @@ impl From<Error> for Failure {
     }
 }
 
-/// Why a run was not read.
+/// A reason why a run was not read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unread {
     /// Its content is wrong.
     #[error(transparent)]
     Content(#[from] Content),
-    /// Anything else.
+    /// Any other error.
     #[error(transparent)]
     Other(#[from] Error),
 }

@@ -1,4 +1,4 @@
-//! The history of runs, and what it says about the run that is waited for.
+//! The history of runs: decides what to do about the run that this source waits for.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use super::cursor::{Baseline, Waiting};
 /// The type of a report of audit logs.
 pub(super) const AUDIT_LOGS: &str = "audit-logs";
 
-/// So many runs of one sync may fail before that is an error.
+/// The number of failed runs in one sync that is an error.
 pub(super) const MOST_FAILED: usize = 3;
 
-/// Longest identifier of a run.
+/// The longest identifier of a run, in bytes.
 const LONGEST_ID: usize = 64;
 
-/// A run that began so much later than now was written by a wrong clock.
+/// The time after the present from which a start of a run must come from a wrong clock.
 const TOO_LATE: SignedDuration = SignedDuration::from_hours(24);
 
 /// A page of the history, as far as it is read.
@@ -28,7 +28,7 @@ const TOO_LATE: SignedDuration = SignedDuration::from_hours(24);
 pub(super) struct HistoryPage {
     #[serde(default)]
     page: Option<PageInfo>,
-    /// Each is a run or a schedule. One that is odd must not make the others unreadable.
+    /// Runs and schedules. Each is parsed by itself, so that an odd entry does not make the others unreadable.
     report_history: Vec<Box<RawValue>>,
 }
 
@@ -40,16 +40,17 @@ struct PageInfo {
 
 /// A run of the report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Run {
     /// Its identifier.
     pub(super) id: String,
     /// When it began.
     pub(super) began: Timestamp,
-    /// In how many files its rows are; 0 where they are in one, and none where the history gave no number.
+    /// The number of files of its rows: 0 for a single one; none if the history gave no number.
     pub(super) splits: Option<u32>,
 }
 
-/// How a run stands.
+/// The status of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Status {
     Generating,
@@ -69,23 +70,23 @@ pub(super) struct Shown {
 }
 
 impl HistoryPage {
-    /// How many entries the whole history has, where the server says so.
+    /// The number of entries in the whole history, if the server gives it.
     pub(super) fn total(&self) -> Option<u64> {
         self.page.as_ref()?.total
     }
 
-    /// How many entries are on the page.
+    /// The number of entries on the page.
     pub(super) fn len(&self) -> usize {
         self.report_history.len()
     }
 
-    /// The runs on the page, of any report. A schedule, and what cannot be understood, is none.
+    /// The runs on the page, of any report; skips schedules and entries that cannot be read.
     pub(super) fn runs(self) -> impl Iterator<Item = Shown> {
         self.report_history.into_iter().filter_map(|entry| shown(entry.get()))
     }
 }
 
-/// The run that an entry of the history is; none where it is no run.
+/// Reads an entry of the history; none if it is not a run.
 fn shown(entry: &str) -> Option<Shown> {
     let entry: Map<String, Value> = serde_json::from_str(entry).ok()?;
     let text = |name| entry.get(name)?.as_str().map(str::to_owned);
@@ -111,13 +112,13 @@ fn shown(entry: &str) -> Option<Shown> {
     })
 }
 
-/// Whether this can be a run's identifier: it becomes a part of the state, of addresses and of messages.
+/// Whether `id` is safe as a run's identifier, which becomes a part of the state, of addresses and of messages.
 fn is_identifier(id: &str) -> bool {
     let is_of_one = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     (1..=LONGEST_ID).contains(&id.len()) && id.bytes().all(is_of_one)
 }
 
-/// A date of the history: UTC, without a zone.
+/// Reads a date of the history: UTC, without a zone.
 fn date(text: &str) -> Option<Timestamp> {
     let local: DateTime = text.trim().parse().ok()?;
     TimeZone::UTC.to_timestamp(local).ok()
@@ -128,31 +129,31 @@ pub(super) fn is_credible(shown: &Shown, now: Timestamp) -> bool {
     shown.run.began.duration_since(now) <= TOO_LATE
 }
 
-/// The baseline that is the present: the newest of these runs, of any report.
+/// The baseline at the present: the newest of these runs, of any report.
 pub(super) fn present(runs: &[Shown], now: Timestamp) -> Baseline {
     let began = runs.iter().filter(|shown| is_credible(shown, now)).map(|shown| shown.run.began).max();
     let newest = runs.iter().filter(|shown| Some(shown.run.began) == began);
     Baseline { began, runs: newest.map(|shown| shown.run.id.clone()).collect() }
 }
 
-/// What to do about the run that is waited for.
+/// The next step for the run that this source waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Turn {
-    /// This one is ready.
+    /// This run is ready: read it.
     Read(Run),
-    /// None is ready yet.
+    /// No run is ready yet.
     Wait,
-    /// None is under way: start one.
+    /// No run is under way: start one.
     Start,
-    /// So many failed: that is an error.
+    /// Too many runs failed, which is an error.
     Failed { failed: usize, newest: Option<String> },
-    /// None became ready in time.
+    /// No run became ready in time.
     TooSlow { run: Option<String> },
 }
 
-/// What the `runs` of the report that began behind the baseline say. The last one was started `age` ago.
+/// Decides by the `runs` of the report that began after the baseline. The last one was started `age` ago.
 ///
-/// A run counts as overdue when it took longer than `max_wait`; it is read all the same if it becomes ready before another.
+/// A run that takes longer than `max_wait` is overdue. It is still read if it becomes ready before another.
 pub(super) fn turn(runs: &[Shown], waiting: &Waiting, age: Duration, max_wait: Duration) -> Turn {
     let is_usable = |shown: &&Shown| waiting.given_up.is_none_or(|given_up| shown.run.began > given_up);
     let ready = runs.iter().filter(is_usable).filter(|shown| shown.status == Status::Ready);
@@ -163,7 +164,7 @@ pub(super) fn turn(runs: &[Shown], waiting: &Waiting, age: Duration, max_wait: D
     let unfinished = runs.iter().filter(|shown| shown.status == Status::Generating).count();
     let failed = runs.len() - unfinished;
     let started = waiting.started as usize;
-    // A run that was started and is not listed yet is under way.
+    // A started run that is not listed yet is under way.
     let is_under_way = started > failed || unfinished > 0;
     if is_under_way && age <= max_wait {
         return if failed < MOST_FAILED { Turn::Wait } else { failures(failed, newest) };

@@ -1,4 +1,4 @@
-//! What is remembered of delivered rows: the hashes of the newest ones, so that the next run's rows can be told apart from them.
+//! The memory of delivered rows: hashes of the newest ones, by which the source recognises them in the next run.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -8,14 +8,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::fingerprint::{Fingerprint, Fingerprints};
 
-/// Most hashes that the state keeps, in about 180 KiB.
+/// The most hashes that the state keeps, in about 180 KiB.
 pub(super) const MOST: usize = 16 * 1024;
 
-/// Hashes are forgotten by the minute, so that their times need not be kept one by one.
+/// The seconds in a minute. Hashes are forgotten a minute at a time, so that their times need not be kept one by one.
 const MINUTE: i64 = 60;
 
-/// The delivered rows behind `since`, all of them.
+/// All delivered rows after `since`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Kept {
     /// Rows of this time and before count as delivered.
     pub(super) since: Timestamp,
@@ -24,12 +25,12 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// Nothing delivered, and nothing wanted up to `since`.
+    /// A memory without a delivered row. Rows up to `since` count as delivered.
     pub(super) fn nothing(since: Timestamp) -> Self {
         Self { since, minutes: BTreeMap::new() }
     }
 
-    /// How often each hash is remembered.
+    /// How many times each hash is remembered.
     pub(super) fn counts(&self) -> HashMap<Fingerprint, u32> {
         let mut counts = HashMap::new();
         for fingerprint in self.minutes.values().flat_map(Fingerprints::iter) {
@@ -52,11 +53,11 @@ fn end_of(minute: i64) -> Timestamp {
     Timestamp::from_second((minute + 1).saturating_mul(MINUTE) - 1).unwrap_or(Timestamp::MAX)
 }
 
-/// What is to be remembered of a run, gathered row by row in any order. Its size is bounded.
+/// The memory of a run in the making: takes its rows one by one in any order. Its size is bounded.
 #[derive(Debug)]
 pub(super) struct Keeping {
     overlap: Duration,
-    /// When the run began.
+    /// The start of the run.
     began: Timestamp,
     newest: Option<Timestamp>,
     minutes: BTreeMap<i64, Fingerprints>,
@@ -66,7 +67,7 @@ pub(super) struct Keeping {
 }
 
 impl Keeping {
-    /// Nothing yet of a run that `began` then, with `high` as the newest delivered time so far.
+    /// Starts for a run that began at `began`, with `high` as the newest delivered time so far.
     pub(super) fn new(overlap: Duration, began: Timestamp, high: Option<Timestamp>) -> Self {
         Self { overlap, began, newest: high, minutes: BTreeMap::new(), count: 0, dropped: None }
     }
@@ -76,9 +77,9 @@ impl Keeping {
         self.newest
     }
 
-    /// A row of this time is delivered.
+    /// Adds a delivered row with this time.
     pub(super) fn push(&mut self, time: Timestamp, fingerprint: Fingerprint) {
-        // A row from the future must not make those of the present look old.
+        // A row from the future must not make present rows look old.
         self.newest = self.newest.max(Some(time.min(self.began)));
         self.insert(minute_of(time), fingerprint);
     }
@@ -115,8 +116,9 @@ impl Keeping {
         }
     }
 
-    /// The run is read: what the next one has to know. `before` is what this run knew, of which `unmet` was not in it, and `undated` are its
-    /// rows without a time. True if the overlap had to shrink.
+    /// Makes the memory for the next run, when this one has been read. `before` is the memory that this run began with.
+    /// `unmet` are its hashes that did not come again, and `undated` are the run's rows without a time. True if the
+    /// overlap had to shrink.
     pub(super) fn finish(
         mut self,
         before: &Kept,
@@ -124,10 +126,10 @@ impl Keeping {
         undated: &[Fingerprint],
     ) -> (Kept, bool) {
         let Some(newest) = self.newest else {
-            // Nothing was ever delivered with a time.
+            // No row with a time was ever delivered.
             return (before.clone(), false);
         };
-        // They come with each run, so they count as the newest.
+        // Undated rows come with each run, so they count as the newest.
         for fingerprint in undated {
             self.insert(minute_of(newest), *fingerprint);
         }
@@ -142,7 +144,7 @@ impl Keeping {
         self.prune();
         let window = self.window().unwrap_or(before.since).max(before.since);
         let shrunk = self.dropped.is_some_and(|end| end > window);
-        // Never past the newest row: what is newer than that is not delivered yet.
+        // Never later than the newest row, because newer rows are not delivered yet.
         let since = self.dropped.map_or(window, |end| end.max(window)).min(newest.max(before.since));
         (Kept { since, minutes: self.minutes }, shrunk)
     }

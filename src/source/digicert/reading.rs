@@ -1,6 +1,6 @@
-//! A run that is being read, ahead of whoever wants its rows: stored whole, looked through once, and then given page by page.
+//! Reads a run ahead of its delivery: stores it whole, goes through it once, and then hands it out page by page.
 //!
-//! Nothing of a run is given before all of it was read once. So a run that is damaged anywhere delivers nothing.
+//! It hands out nothing before it has read all of the run once. So a run that is damaged anywhere delivers nothing.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -12,35 +12,36 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::TimeColumn;
 use super::api::Api;
 use super::cursor::Progress;
 use super::error::{Content, Error, Unread};
 use super::history::Run;
 use super::kept::{Keeping, Kept, MOST};
+use super::quotes::Quotes;
 use super::row::{self, Time};
 use super::spool::Spool;
 use crate::event::Event;
 use crate::fingerprint::{Fingerprint, Fingerprints};
-use crate::http::{Excerpt, Redaction};
-use crate::secret::Secret;
+use crate::http::Excerpt;
 use crate::task;
 
-/// Most rows of a page.
+/// The most rows of a page.
 const PAGE_ROWS: usize = 1000;
 
-/// A page is full with so many bytes.
+/// The bytes with which a page is full.
 const PAGE_BYTES: usize = 1024 * 1024;
 
-/// Every so many rows a reader looks whether anybody still wants them.
+/// The number of rows after which the reader checks whether the source still wants them.
 const LOOK_UP: u64 = 1024;
 
-/// And every so many bytes of rows.
+/// The bytes of rows after which it checks, too.
 const LOOK_UP_BYTES: usize = 16 * 1024 * 1024;
 
-/// At so many rows in one file the API splits a run.
+/// The number of rows in one file at which the API splits a run.
 pub(super) const MOST_IN_ONE_FILE: u64 = 1_000_000;
 
-/// Most rows without a readable time that are told apart from those of the next run.
+/// The most rows without a readable time that can be recognised in the next run.
 const MOST_UNDATED: usize = MOST / 4;
 
 /// A part of a run.
@@ -49,57 +50,56 @@ pub(super) enum Part {
     /// New rows.
     Rows {
         events: Vec<Event>,
-        /// How many rows of the run are behind this part.
+        /// The number of the run's rows up to the end of this part.
         rows: u64,
-        /// The sum of the fingerprints of those of them that were delivered.
+        /// The sum of the fingerprints of the delivered ones among them.
         sum: u64,
     },
-    /// There are no more.
+    /// The end of the run.
     End(Box<Summary>),
 }
 
-/// What is known of a run that was read whole.
+/// The facts about a run that was read whole.
 #[derive(Debug)]
 pub(super) struct Summary {
-    /// How many rows it has.
+    /// The number of its rows.
     pub(super) rows: u64,
-    /// How many of those that were looked at in this reading were delivered before.
+    /// The number of rows in this reading that were delivered before.
     pub(super) deduplicated: usize,
     /// The newest time.
     pub(super) high: Option<Timestamp>,
     pub(super) kept: Kept,
     /// Whether the overlap had to shrink.
     pub(super) shrunk: bool,
-    /// How many rows have no time that was understood.
+    /// The number of rows without a readable time.
     pub(super) undated: u64,
-    /// What identifies its columns; nothing where it has no rows.
+    /// The fingerprint of its columns; empty if it has no rows.
     pub(super) columns: Fingerprints,
     /// The oldest time.
     pub(super) oldest: Option<Timestamp>,
 }
 
-/// What a reader has to know.
+/// The input of a reader.
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
     pub(super) run: Run,
-    /// So many of its rows are behind the cursor.
+    /// The number of its rows that are before the cursor.
     pub(super) rows: u64,
-    /// The sum of the fingerprints of those that were delivered.
+    /// The sum of the fingerprints of the delivered ones.
     pub(super) sum: u64,
-    /// At so many rows in one file the API splits a run.
+    /// The number of rows in one file at which the API splits a run.
     pub(super) most_in_one_file: u64,
-    /// The key that the server may have echoed.
-    pub(super) key: Secret,
+    pub(super) quotes: Quotes,
     pub(super) progress: Progress,
     pub(super) overlap: Duration,
-    pub(super) time_column: String,
+    pub(super) time_column: TimeColumn,
 }
 
 /// A run that is being read.
 #[derive(Debug)]
 pub(super) struct Reading {
     run: String,
-    /// How many rows of the run are behind the parts that were given.
+    /// The number of the run's rows in the parts handed out so far.
     rows: u64,
     parts: mpsc::Receiver<Result<Part, Unread>>,
     task: AbortOnDropHandle<()>,
@@ -112,14 +112,14 @@ impl Reading {
         let (run, rows) = (plan.run.id.clone(), plan.rows);
         let task = AbortOnDropHandle::new(tokio::spawn(async move {
             if let Err(error) = read(&api, plan, give.clone()).await {
-                // Whoever is gone needs no error.
+                // If the receiver is gone, nothing needs the error.
                 let _ = give.send(Err(error)).await;
             }
         }));
         Self { run, rows, parts, task }
     }
 
-    /// Whether the next part is the one behind so many `rows` of `run`.
+    /// Whether the next part begins after the first `rows` of `run`.
     pub(super) fn is_at(&self, run: &Run, rows: u64) -> bool {
         self.run == run.id && self.rows == rows
     }
@@ -127,7 +127,7 @@ impl Reading {
     /// The next part. The call may be dropped at any time.
     pub(super) async fn next(&mut self) -> Result<Part, Unread> {
         let Some(part) = self.parts.recv().await else {
-            // A panic goes on here.
+            // A panic of the task continues here.
             let _ = task::outcome((&mut self.task).await);
             return Err(Error::Interrupted.into());
         };
@@ -153,12 +153,12 @@ async fn read(api: &Api, plan: Plan, give: Give) -> Result<(), Unread> {
     task::outcome(work.await).unwrap_or_else(|_| Err(Error::Interrupted.into()))
 }
 
-/// Which rows of a run are to be delivered: a bit each.
+/// The rows of a run to deliver: one bit each.
 #[derive(Debug, Default)]
 struct Fresh {
     bits: Vec<u64>,
     count: u64,
-    /// So many rows are behind the cursor.
+    /// The number of rows before the cursor.
     behind: u64,
 }
 
@@ -179,7 +179,7 @@ impl Fresh {
     }
 }
 
-/// Looks through all rows: which are new, and what is to be remembered. Nothing, if nobody wants to know any more.
+/// Goes through all rows to find the new ones, and what to remember. None if the source no longer wants them.
 fn survey(spools: &[Spool], plan: &Plan, is_unwanted: &dyn Fn() -> bool) -> Result<Option<(Fresh, Summary)>, Unread> {
     let Progress { kept, high, .. } = &plan.progress;
     let mut expected = kept.counts();
@@ -199,7 +199,7 @@ fn survey(spools: &[Spool], plan: &Plan, is_unwanted: &dyn Fn() -> bool) -> Resu
             }
         }
         first.get_or_insert_with(|| Bytes::copy_from_slice(raw));
-        let time = row::time(raw, &plan.time_column);
+        let time = row::time(raw, &plan.time_column.heading);
         has_column |= time != Time::NoColumn;
         let is_fresh = match time.read() {
             Some(time) if time <= kept.since => false,
@@ -236,13 +236,13 @@ fn survey(spools: &[Spool], plan: &Plan, is_unwanted: &dyn Fn() -> bool) -> Resu
         }
     }
     if let Some(first) = &first {
-        let heading = plan.time_column.clone();
+        let column = plan.time_column.clone();
         if !has_column {
-            let columns = excerpt(&row::headings(first).join(", "), &plan.key);
-            return Err(Content::NoTimeColumn { heading, columns }.into());
+            let columns = plan.quotes.text(&row::headings(first).join(", "));
+            return Err(Content::NoTimeColumn { column, columns }.into());
         }
         if let (None, Some(text)) = (oldest, misread) {
-            return Err(Content::NoTime { heading, found: excerpt(&text, &plan.key) }.into());
+            return Err(Content::NoTime { column, found: plan.quotes.row(text.as_bytes()) }.into());
         }
     }
     if rows < plan.rows {
@@ -258,7 +258,7 @@ fn survey(spools: &[Spool], plan: &Plan, is_unwanted: &dyn Fn() -> bool) -> Resu
         tracing::warn!(
             run = plan.run.id,
             rows = plan.rows,
-            "the run has other rows, or another order, than when a part of it was delivered; it is delivered again from its first row"
+            "the run has other rows, or another order, than when a part of it was delivered; auditsync delivers it again from its first row"
         );
     }
     let high = keeping.newest();
@@ -278,7 +278,7 @@ fn survey(spools: &[Spool], plan: &Plan, is_unwanted: &dyn Fn() -> bool) -> Resu
     Ok(Some((fresh, summary)))
 }
 
-/// Whether one more of this hash is expected: a row that was delivered before.
+/// Whether this hash is expected once more, so that its row was delivered before.
 fn met(expected: &mut HashMap<Fingerprint, u32>, print: Fingerprint) -> bool {
     match expected.get_mut(&print) {
         Some(count) if *count > 0 => {
@@ -289,7 +289,7 @@ fn met(expected: &mut HashMap<Fingerprint, u32>, print: Fingerprint) -> bool {
     }
 }
 
-/// Gives the new rows behind the cursor, page by page.
+/// Hands out the new rows after the cursor, page by page.
 fn deliver(spools: &[Spool], plan: &Plan, fresh: &Fresh, give: &Give) -> Result<ControlFlow<()>, Unread> {
     let mut page = Page::default();
     let (mut rows, mut left) = (0_u64, fresh.count);
@@ -305,7 +305,7 @@ fn deliver(spools: &[Spool], plan: &Plan, fresh: &Fresh, give: &Give) -> Result<
             left -= 1;
             page.push(raw);
             if page.is_full() || left == 0 {
-                let events = std::mem::take(&mut page).events(&plan.time_column, &mut sum);
+                let events = std::mem::take(&mut page).events(&plan.time_column.heading, &mut sum);
                 is_unwanted = give.blocking_send(Ok(Part::Rows { events, rows, sum })).is_err();
             }
         } else if rows.is_multiple_of(LOOK_UP) {
@@ -321,7 +321,7 @@ fn deliver(spools: &[Spool], plan: &Plan, fresh: &Fresh, give: &Give) -> Result<
     Ok(if is_unwanted { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
 }
 
-/// Rows that become events, in one piece of memory.
+/// Rows of one page in one buffer, to become events.
 #[derive(Debug, Default)]
 struct Page {
     bytes: BytesMut,
@@ -338,14 +338,14 @@ impl Page {
         self.ends.len() >= PAGE_ROWS || self.bytes.len() >= PAGE_BYTES
     }
 
-    /// The rows as events; their fingerprints are added to `sum`.
-    fn events(self, time_column: &str, sum: &mut u64) -> Vec<Event> {
+    /// Makes the events, and adds the rows' fingerprints to `sum`.
+    fn events(self, heading: &str, sum: &mut u64) -> Vec<Event> {
         let bytes = self.bytes.freeze();
         let mut start = 0;
         let event = |end| {
             let raw = bytes.slice(start..end);
             start = end;
-            let (event, print) = row::event(raw, time_column);
+            let (event, print) = row::event(raw, heading);
             *sum = sum.wrapping_add(print.bits());
             event
         };
@@ -353,19 +353,20 @@ impl Page {
     }
 }
 
-/// The columns of a run, from its first row; none where it has no row. The column with the time must be in one of its rows.
-pub(super) async fn columns(api: &Api, run: &Run, time_column: &str, key: Secret) -> Result<Option<Excerpt>, Unread> {
+/// Reads the columns of a run from its first row; none if the run has no row. Fails if no row has the column with the
+/// time.
+pub(super) async fn columns(api: &Api, run: &Run, column: &TimeColumn) -> Result<Option<Excerpt>, Unread> {
     let spools = api.download(run).await?;
-    let heading = time_column.to_owned();
-    let work = tokio::task::spawn_blocking(move || columns_in(&spools, heading, &key));
+    let (column, quotes) = (column.clone(), api.quotes.clone());
+    let work = tokio::task::spawn_blocking(move || columns_in(&spools, column, &quotes));
     task::outcome(work.await).unwrap_or_else(|_| Err(Error::Interrupted.into()))
 }
 
-fn columns_in(spools: &[Spool], heading: String, key: &Secret) -> Result<Option<Excerpt>, Unread> {
+fn columns_in(spools: &[Spool], column: TimeColumn, quotes: &Quotes) -> Result<Option<Excerpt>, Unread> {
     let (mut first, mut misread, mut is_dated) = (None, None, false);
     let mut take = |raw: &[u8]| {
         first.get_or_insert_with(|| Bytes::copy_from_slice(raw));
-        match row::time(raw, &heading) {
+        match row::time(raw, &column.heading) {
             Time::At(_) => {
                 is_dated = true;
                 return ControlFlow::Break(());
@@ -383,17 +384,12 @@ fn columns_in(spools: &[Spool], heading: String, key: &Secret) -> Result<Option<
         }
     }
     let Some(first) = first else { return Ok(None) };
-    let columns = excerpt(&row::headings(&first).join(", "), key);
+    let columns = quotes.text(&row::headings(&first).join(", "));
     match misread {
         _ if is_dated => Ok(Some(columns)),
-        Some(text) => Err(Content::NoTime { heading, found: excerpt(&text, key) }.into()),
-        None => Err(Content::NoTimeColumn { heading, columns }.into()),
+        Some(text) => Err(Content::NoTime { column, found: quotes.row(text.as_bytes()) }.into()),
+        None => Err(Content::NoTimeColumn { column, columns }.into()),
     }
-}
-
-/// Text of a report, made fit for a log.
-fn excerpt(text: &str, key: &Secret) -> Excerpt {
-    Excerpt::of(text.as_bytes(), &Redaction::of([&key.current()]))
 }
 
 #[cfg(test)]
@@ -403,25 +399,30 @@ mod tests {
 
     use super::super::variables::API_KEY;
     use super::*;
+    use crate::secret::Secret;
 
-    fn key() -> Secret {
-        Secret::from_value(API_KEY.spec.name, "the-key".into())
+    fn quotes() -> Quotes {
+        Quotes::without_redaction(Secret::from_value(API_KEY.spec.name, "the-key".into()))
     }
 
     fn spool(rows: &[String]) -> Spool {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(format!("[{}]", rows.join(",")).as_bytes()).unwrap();
-        Spool::of(file, key())
+        Spool::of(file, quotes())
     }
 
     fn rows(count: usize) -> Vec<String> {
         (0..count).map(|n| format!(r#"{{"Time":"2025-02-06 10:28:04","n":{n}}}"#)).collect()
     }
 
+    fn column() -> TimeColumn {
+        TimeColumn { heading: "Time".into(), variable: "DIGICERT_EU_AUDIT_TIME_COLUMN".into() }
+    }
+
     fn plan(splits: u32) -> Plan {
         let run = Run { id: "a".to_owned(), began: Timestamp::MAX, splits: Some(splits) };
         let (progress, overlap) = (Progress::behind(None), Duration::from_secs(60));
-        Plan { run, rows: 0, sum: 0, most_in_one_file: 10, key: key(), progress, overlap, time_column: "Time".into() }
+        Plan { run, rows: 0, sum: 0, most_in_one_file: 10, quotes: quotes(), progress, overlap, time_column: column() }
     }
 
     #[test]
@@ -451,10 +452,12 @@ mod tests {
     #[test]
     fn one_row_without_a_time_says_nothing_of_the_others() {
         let odd = r#"{"Time":"","x":1}"#.to_owned();
-        let columns = |rows: &[String]| columns_in(&[spool(rows)], "Time".into(), &key());
+        let columns = |rows: &[String]| columns_in(&[spool(rows)], column(), &quotes());
         assert!(columns(&[]).unwrap().is_none());
         assert_eq!(columns(&[vec![odd.clone()], rows(2)].concat()).unwrap().unwrap().to_string(), "\"Time, x\"");
-        assert!(columns(&[odd]).unwrap_err().to_string().contains("no row's column \"Time\""));
+        let error = columns(&[odd]).unwrap_err().to_string();
+        assert!(error.contains("in the column \"Time\""), "{error}");
+        assert!(error.ends_with("name the column with the time in DIGICERT_EU_AUDIT_TIME_COLUMN"), "{error}");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The few fields that are read from a row. Headings are the report's own, in its language; a row goes out whole in any case.
+//! Reads the few fields of a row that auditsync uses. Headings are the report's own, in its language. The row is
+//! delivered whole in any case.
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -6,12 +7,12 @@ use jiff::tz::TimeZone;
 
 use crate::event::{Event, Field, Fields, Severity, scalar};
 use crate::fingerprint::Fingerprint;
-use crate::source::members::{Member, members};
+use crate::members::{Member, members};
 
-/// How the API writes a time in a row: `06-Feb-2025 10:28:04`.
+/// The API's format of times in rows: `06-Feb-2025 10:28:04`.
 const TIME_FORMAT: &str = "%d-%b-%Y %H:%M:%S";
 
-/// The English headings that are read. Of two for one field, the first one with a value counts.
+/// The English headings that auditsync reads. If two stand for one field, the first one with a value counts.
 const HEADINGS: &[(&str, Field)] = &[
     ("Action", Field::Action),
     ("Message", Field::Details),
@@ -23,14 +24,14 @@ const HEADINGS: &[(&str, Field)] = &[
     ("User email", Field::ActorEmail),
 ];
 
-/// What a row says about its time.
+/// The time of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Time {
-    /// It has no such column.
+    /// The row has no such column.
     NoColumn,
-    /// The column does not hold a time that is understood, but this.
+    /// The column holds this text, which is not a time that auditsync understands.
     NotRead(String),
-    /// It happened then.
+    /// The time was read.
     At(Timestamp),
 }
 
@@ -62,7 +63,7 @@ fn parse_time(text: &str) -> Option<Timestamp> {
     TimeZone::UTC.to_timestamp(local.ok()?).ok()
 }
 
-/// The members of a row; none where it is no object.
+/// The members of a row; none if it is not an object.
 fn columns(raw: &[u8]) -> impl Iterator<Item = Member<'_>> {
     members(if raw.first() == Some(&b'{') { raw } else { b"{}" })
 }
@@ -79,7 +80,7 @@ pub(super) fn headings(raw: &[u8]) -> Vec<String> {
     columns(raw).filter_map(|member| scalar(member.key).map(std::borrow::Cow::into_owned)).collect()
 }
 
-/// What identifies the columns of a row, whatever their order.
+/// The fingerprint of a row's columns, whatever their order.
 pub(super) fn columns_of(raw: &[u8]) -> Fingerprint {
     let mut headings = headings(raw);
     headings.sort_unstable();
@@ -92,7 +93,7 @@ pub(super) fn event(raw: bytes::Bytes, heading: &str) -> (Event, Fingerprint) {
     let mut values = [None; HEADINGS.len()];
     for Member { key, value } in columns(&raw).filter(|member| member.value != b"\"\"") {
         if let Some(at) = HEADINGS.iter().position(|(heading, _)| is_heading(key, heading)) {
-            // The value is a part of the row, so its address less the row's is its offset.
+            // The value is a slice of the row, so the difference of their addresses is its offset.
             values[at] = Some((value.as_ptr() as usize - base, value.len()));
         }
     }
@@ -110,7 +111,7 @@ pub(super) fn event(raw: bytes::Bytes, heading: &str) -> (Event, Fingerprint) {
     (event.with_severity(severity), print)
 }
 
-/// A result that is no success is an error; what takes trust or rights away is a warning.
+/// The severity of a row: an error for a failed result, a warning for an action that takes trust or rights away.
 fn severity(event: &Event) -> Severity {
     let begins = |text: &str, words: &[&str]| {
         let text = text.trim_start().to_ascii_lowercase();

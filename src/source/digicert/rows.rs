@@ -1,4 +1,4 @@
-//! A JSON array of rows, read as a stream: one row at a time is in memory, and nothing that is written can make it more.
+//! Reads a JSON array of rows as a stream. Memory holds one row at a time, whatever the input.
 
 use std::cell::Cell;
 use std::fmt;
@@ -8,13 +8,14 @@ use std::ops::ControlFlow;
 use serde::de::{Deserializer as _, Error as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// Largest row, with the blanks before it, in bytes.
+/// The largest row, with the blanks before it, in bytes.
 pub(super) const LARGEST_ROW: u64 = 1024 * 1024;
 
-/// Most rows of a file: twice what the API puts into one.
+/// The most rows of a file: twice as many as the API puts into one.
 pub(super) const MOST_ROWS: u64 = 2_000_000;
 
-/// Calls `take` with each row of `input`, byte for byte, until it breaks off. The error says what is wrong with the input.
+/// Calls `take` with each row of `input`, byte for byte, until `take` breaks. The error says what is wrong with the
+/// input.
 pub(super) fn each_row(
     mut input: impl BufRead,
     take: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
@@ -34,7 +35,7 @@ pub(super) fn each_row(
     Ok(ControlFlow::Continue(()))
 }
 
-/// A reader that gives no more than so many bytes before the next row ends.
+/// A reader that fails after this many bytes without the end of a row.
 struct Metered<'c, R> {
     input: R,
     left: &'c Cell<u64>,
@@ -45,7 +46,7 @@ impl<R: Read> Read for Metered<'_, R> {
         let left = self.left.get();
         if left == 0 {
             return Err(io::Error::other(format!(
-                "a row, or what stands between rows, has more than {LARGEST_ROW} bytes"
+                "a row, or the text between two rows, has more than {LARGEST_ROW} bytes"
             )));
         }
         let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));

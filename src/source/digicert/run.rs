@@ -9,25 +9,25 @@ use super::cursor::{Baseline, Progress, Step, Waiting};
 use super::error::{Content, Error, Unread};
 use super::history::Run;
 use super::reading::{self, Part, Plan, Reading, Summary};
-use super::{Digicert, kept, nothing_but, variables};
+use super::{Digicert, kept, nothing_but};
 use crate::clock::LocalTime;
 use crate::failure::Chain;
 use crate::source::{Cursor, Page, Then};
 
-/// A call waits no longer than this for a run that is being downloaded; another call goes on with it.
+/// The longest wait of a call for a run that is being downloaded. The next call continues it.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What cannot be read is given up after this time, and as many tries.
+/// An unreadable run is given up after this time and this number of tries.
 const UNREADABLE_FOR: SignedDuration = SignedDuration::from_mins(10);
 const UNREADABLE_TRIES: u32 = 3;
 
-/// After this time fewer tries are enough: each run of a program that ends soon has only one or two.
+/// The time after which fewer tries are enough, because a one-shot run makes only one or two.
 const UNREADABLE_ANYWAY: SignedDuration = SignedDuration::from_hours(1);
 
-/// The second try follows soon, the next ones after this time.
+/// The wait between two tries, except that the second one follows soon.
 const BETWEEN_TRIES: Duration = Duration::from_secs(300);
 
-/// How often this process tried something with a run.
+/// The number of tries of this process with one run.
 #[derive(Debug, Default)]
 pub(super) struct Tries {
     run: String,
@@ -44,7 +44,7 @@ impl Tries {
     }
 }
 
-/// How far a run is read: the fields of [`Step::Reading`].
+/// How far a run has been read: the fields of [`Step::Reading`].
 pub(super) struct Stand {
     pub(super) run: Run,
     pub(super) found: Timestamp,
@@ -54,20 +54,20 @@ pub(super) struct Stand {
 }
 
 impl Digicert {
-    /// The next part of a run.
+    /// Delivers the next part of a run.
     pub(super) async fn read(&self, progress: Progress, stand: Stand, begun: LocalTime) -> Result<Page, Error> {
         let Stand { run, found, rows, sum, waiting } = stand;
         let under_way = self.reading.lock().take().filter(|reading| reading.is_at(&run, rows));
         let mut reading = under_way.unwrap_or_else(|| {
             let (overlap, time_column) = (self.settings.overlap, self.settings.time_column.clone());
-            let (most_in_one_file, key) = (reading::MOST_IN_ONE_FILE, self.settings.api_key.clone());
+            let (most_in_one_file, quotes) = (reading::MOST_IN_ONE_FILE, self.api.quotes.clone());
             let (run, progress) = (run.clone(), progress.clone());
-            let plan = Plan { run, rows, sum, most_in_one_file, key, progress, overlap, time_column };
+            let plan = Plan { run, rows, sum, most_in_one_file, quotes, progress, overlap, time_column };
             Reading::begin(Arc::clone(&self.api), plan)
         });
         let Ok(part) = tokio::time::timeout(PATIENCE, reading.next()).await else {
             *self.reading.lock() = Some(reading);
-            // It costs retry budget: nothing says yet that the run will arrive.
+            // This costs retry budget, because the run may never arrive.
             return nothing_but(&progress, Then::Now);
         };
         if part.is_ok() {
@@ -86,22 +86,22 @@ impl Digicert {
         }
     }
 
-    /// Everything of a run is delivered.
+    /// Ends a run whose rows are all delivered.
     fn finish(&self, progress: Progress, run: &Run, summary: Summary, begun: LocalTime) -> Result<Page, Error> {
         let Summary { rows, deduplicated, high, kept, shrunk, undated, columns, oldest } = summary;
-        let overlap = variables::OVERLAP.spec.name;
+        let overlap = &self.settings.names.overlap;
         if shrunk {
             tracing::warn!(
                 most = kept::MOST, since = %kept.since,
-                "more rows lie in {overlap} than the state can hold; a row that appears late and is older than `since` may be missed"
+                "{overlap} covers more rows than the state can hold; auditsync may miss a row that appears late and is older than `since`"
             );
         }
         if undated > 0 {
             tracing::warn!(
                 undated,
                 rows,
-                "rows have no readable time in the column that {} names; they are delivered without it",
-                variables::TIME_COLUMN.spec.name
+                "rows have no readable time in the column that {} names; auditsync delivers them without a time",
+                self.settings.time_column.variable
             );
         }
         if !progress.columns.is_empty()
@@ -111,7 +111,7 @@ impl Digicert {
         {
             tracing::warn!(
                 run = run.id,
-                "the columns of the report changed, so the rows within {overlap} look new and were delivered again"
+                "the columns of the report changed, so the rows within {overlap} looked new and were delivered again"
             );
         }
         if let (Some(oldest), Some(high)) = (oldest, progress.high)
@@ -126,14 +126,14 @@ impl Digicert {
         let columns = if columns.is_empty() { progress.columns.clone() } else { columns };
         let next = Progress { reached: run.began.max(progress.reached), high, kept, columns, ..after(progress, run) };
         let asked = *self.asked.lock();
-        // A run that another process asked began before this sync did.
+        // A run that another process requested began before this sync.
         let is_current = self.settings.starts_runs && asked.is_some_and(|asked| asked >= begun.monotonic);
         let then = if is_current { Then::CaughtUp } else { Then::Now };
         let next = Cursor::encode(&next).map_err(Error::Cursor)?;
         Ok(Page { events: Vec::new(), deduplicated, next, progressed: true, then })
     }
 
-    /// The content of a run is wrong. It is read again, for some time; then another run takes its place.
+    /// Handles a run with wrong content. It is read again for some time; then another run takes its place.
     fn unreadable(
         &self,
         progress: Progress,
@@ -151,7 +151,8 @@ impl Digicert {
         self.give_up(progress, &run, waiting, &cause)
     }
 
-    /// A run did not arrive. It is requested again; after an hour in which other calls work, another run takes its place.
+    /// Handles a failed download. It is repeated; after an hour in which other calls work, another run takes the run's
+    /// place.
     async fn not_arrived(
         &self,
         progress: Progress,
@@ -184,17 +185,18 @@ impl Digicert {
     }
 }
 
-/// Whether a run that was found so long ago, and could not be read so often by this process, is given up.
+/// Whether to give up a run that was found this long ago, and that this process failed to read this many times.
 fn is_hopeless(age: SignedDuration, tries: u32) -> bool {
     age >= UNREADABLE_ANYWAY || (age >= UNREADABLE_FOR && tries >= UNREADABLE_TRIES)
 }
 
-/// How long to wait after so many downloads in a row that failed. The engine does not count them where one takes longer than [`PATIENCE`].
+/// The wait after this many failed downloads in a row. The engine does not count failures that take longer than
+/// [`PATIENCE`].
 fn between(failures: u32) -> Option<Duration> {
     (failures > 1).then(|| Duration::from_secs(1 << failures.saturating_sub(1).min(8)).min(BETWEEN_TRIES))
 }
 
-/// The same, with `run` as the newest one that is of no interest any more.
+/// The same cursor, with `run` as the newest run that is of no more interest.
 pub(super) fn after(progress: Progress, run: &Run) -> Progress {
     let mut runs = vec![run.id.clone()];
     if progress.baseline.began == Some(run.began) {

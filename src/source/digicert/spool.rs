@@ -1,4 +1,4 @@
-//! A file of a run on the disk: an array of rows, or a ZIP file that holds one.
+//! A file of a run on disk: an array of rows, or a ZIP file that holds one.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -6,34 +6,32 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _};
 use std::ops::ControlFlow;
 
 use super::error::{Content, Error, Unread};
+use super::quotes::Quotes;
 use super::rows::each_row;
-use crate::http::{Excerpt, Redaction};
-use crate::secret::Secret;
 
-/// How much is read at once.
+/// The size of the read buffer, in bytes.
 const BUFFER: usize = 64 * 1024;
 
-/// Most bytes of a file, unpacked.
+/// The most bytes of a file, unpacked.
 const LARGEST_FILE: u64 = 4 * 1024 * 1024 * 1024;
 
-/// Most bytes that are read to learn what a ZIP file holds. It bounds the number of entries, each of which takes memory.
+/// The most bytes of a ZIP file's index. This bounds the number of entries, each of which takes memory.
 const LARGEST_INDEX: u64 = 4 * 1024 * 1024;
 
-/// A file without a name, which the system removes with the process.
+/// A file without a name, which the system removes when the process ends.
 #[derive(Debug)]
 pub(super) struct Spool {
     file: File,
-    /// The key that the server may have echoed.
-    key: Secret,
+    quotes: Quotes,
     most: u64,
 }
 
 impl Spool {
-    pub(super) fn of(file: File, key: Secret) -> Self {
-        Self { file, key, most: LARGEST_FILE }
+    pub(super) fn of(file: File, quotes: Quotes) -> Self {
+        Self { file, quotes, most: LARGEST_FILE }
     }
 
-    /// Calls `take` with each row, until it breaks off.
+    /// Calls `take` with each row, until `take` breaks.
     pub(super) fn each_row(&self, take: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> Result<ControlFlow<()>, Unread> {
         let mut file = &self.file;
         let mut beginning = Vec::new();
@@ -76,14 +74,13 @@ impl Spool {
             if left.get() == 0 {
                 return Content::TooLarge { most: self.most }.into();
             }
-            let hidden = Redaction::of([&self.key.current()]);
-            let cause = Excerpt::of(cause.to_string().as_bytes(), &hidden);
-            Content::NotRows { beginning: Excerpt::of(&beginning, &hidden), cause }.into()
+            let (beginning, cause) = (self.quotes.row(&beginning), self.quotes.row(cause.to_string().as_bytes()));
+            Content::NotRows { beginning, cause }.into()
         })
     }
 }
 
-/// A reader that fails after so many bytes.
+/// A reader that fails after this many bytes.
 struct Bounded<'c, R> {
     input: R,
     left: &'c Cell<u64>,
@@ -115,11 +112,12 @@ mod tests {
 
     use super::super::variables::API_KEY;
     use super::*;
+    use crate::secret::Secret;
 
     fn spool(bytes: &[u8]) -> Spool {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
-        Spool::of(file, Secret::from_value(API_KEY.spec.name, "the-key".into()))
+        Spool::of(file, Quotes::without_redaction(Secret::from_value(API_KEY.spec.name, "the-key".into())))
     }
 
     fn zipped(files: &[(&str, &[u8])]) -> Vec<u8> {

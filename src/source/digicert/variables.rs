@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use url::Url;
 
-use super::Settings;
+use super::{Names, Settings, TimeColumn};
 use crate::config::{Alias, Bounds, Noted, Preset, Reader, Scope, SecretVariable, Spec, Variable, parse};
 
 const HOUR: u64 = 3600;
@@ -34,10 +34,9 @@ pub(crate) const REPORT_ID: Variable<String> = Variable::new(
     "DIGICERT_AUDIT_REPORT_ID",
     Preset::Required,
     |text, _| report_id(text),
-    "Identifier of the audit-log report, in JSON, whose date range holds at least the time between two runs.",
+    "Identifier of the audit-log report. Its format is JSON, and its date range longer than the time between two runs.",
 );
 
-/// How often the history of runs is looked at.
 pub(crate) const POLL_INTERVAL: Variable<Duration> = Variable::time(
     Scope::Source,
     "DIGICERT_AUDIT_POLL_INTERVAL",
@@ -46,7 +45,7 @@ pub(crate) const POLL_INTERVAL: Variable<Duration> = Variable::time(
     "How often auditsync looks whether a run is ready.",
 );
 
-/// Whether runs are started.
+/// Whether auditsync starts runs.
 pub(crate) const START_RUNS: Variable<bool> = Variable::flag(
     Scope::Source,
     "DIGICERT_AUDIT_START_RUNS",
@@ -63,7 +62,7 @@ pub(crate) const MAX_WAIT: Variable<Duration> = Variable::time(
     "How long CertCentral may take for one run.",
 );
 
-/// Where the first sync begins.
+/// The start of the first sync.
 pub(crate) const START: Variable<Timestamp> = Variable::new(
     Scope::Source,
     "DIGICERT_AUDIT_START",
@@ -80,16 +79,16 @@ pub(crate) const TIME_COLUMN: Variable<String> = Variable::text(
     "Heading of the report's column with the time, in the report's language.",
 );
 
-/// How far back a row may appear late.
+/// How much older than the newest row a late row may be.
 pub(crate) const OVERLAP: Variable<Duration> = Variable::time(
     Scope::Source,
     "DIGICERT_AUDIT_SYNC_OVERLAP",
     "24h",
     Bounds::seconds(0, 7 * 24 * HOUR),
-    "How far behind the newest row a row that appears late is still delivered.",
+    "A row that appears late is delivered if it is at most this much older than the newest one.",
 );
 
-/// All of them, for the tables.
+/// All variables, for the tables.
 pub(crate) const VARIABLES: &[&Spec] = &[
     &API_KEY.spec,
     &REPORT_ID.spec,
@@ -111,7 +110,7 @@ pub(crate) const ALIASES: &[Alias] = &[
     Alias::same("MAX_WAIT_SECONDS", MAX_WAIT.spec.name),
 ];
 
-/// What is needed to read the report.
+/// Reads the settings of the report.
 pub(crate) fn settings(reader: &mut Reader<'_>) -> Result<Settings, Noted> {
     let api_url = reader.get(&API_URL);
     let api_key = reader.get_secret(&API_KEY);
@@ -130,8 +129,14 @@ pub(crate) fn settings(reader: &mut Reader<'_>) -> Result<Settings, Noted> {
         starts_runs: starts_runs?,
         max_wait: max_wait?,
         start: start?,
-        time_column: time_column?,
+        time_column: TimeColumn { heading: time_column?.into(), variable: reader.name(&TIME_COLUMN.spec) },
         overlap: overlap?,
+        names: Names {
+            api_url: reader.name(&API_URL.spec),
+            report_id: reader.name(&REPORT_ID.spec),
+            max_wait: reader.name(&MAX_WAIT.spec),
+            overlap: reader.name(&OVERLAP.spec),
+        },
     })
 }
 
@@ -168,7 +173,7 @@ mod tests {
         let times = [settings.poll_interval, settings.max_wait, settings.overlap];
         assert_eq!(times.map(|time| time.as_secs()), [10, 300, 86_400]);
         assert_eq!((settings.starts_runs, settings.start), (true, None));
-        assert_eq!(settings.time_column, "Date and time (UTC)");
+        assert_eq!(&*settings.time_column.heading, "Date and time (UTC)");
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! The next page, requested before the present one is read.
+//! Requests the next page before the present one is read.
 //!
-//! A page names the token of the next one in its header. Where the server is near, to read a page takes about as long as to fetch it. So the
-//! next request goes out first.
+//! A page names the token of the next one in its header. If the server is near, reading a page takes about as long as
+//! fetching it. So the next request goes out first.
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ use super::api::{Api, PageAnswer, PageRequest};
 use super::error::Error;
 use crate::task;
 
-/// A failure counts for so long. When its turn comes later, the page is requested again: the failure may be over.
+/// How long a failure counts. After that the page is requested again, because the failure may be over.
 const FAILURE_COUNTS: Duration = Duration::from_secs(1);
 
-/// A request that is under way, at most one. It is cut off when nobody wants its answer any more.
+/// At most one request that is under way. Replacing or dropping it cuts it off.
 #[derive(Debug, Default)]
 pub(super) struct Ahead(Mutex<Option<UnderWay>>);
 
@@ -35,7 +35,7 @@ struct Answered {
 }
 
 impl Ahead {
-    /// Makes `request` without waiting for the answer.
+    /// Sends `request` without waiting for the answer.
     pub(super) fn get(&self, api: &Arc<Api>, request: PageRequest) {
         let (api, requested) = (Arc::clone(api), request.clone());
         let answer = AbortOnDropHandle::new(tokio::spawn(async move {
@@ -45,7 +45,7 @@ impl Ahead {
         self.replace(Some(UnderWay { request, answer }));
     }
 
-    /// The answer to `request`, which may be under way or there already.
+    /// Returns the answer to `request`, which may be under way or complete already.
     pub(super) async fn answer(&self, api: &Api, request: &PageRequest) -> Result<PageAnswer, Error> {
         let under_way = self.replace(None).filter(|under_way| under_way.request == *request);
         let Some(under_way) = under_way else { return api.get(request).await };
@@ -55,7 +55,7 @@ impl Ahead {
         }
     }
 
-    /// Cuts off what is under way, and forgets its answer.
+    /// Cuts off the request that is under way, and forgets its answer.
     pub(super) fn cut_off(&self) {
         self.replace(None);
     }

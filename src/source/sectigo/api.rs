@@ -1,4 +1,4 @@
-//! The calls to the audit API: addresses, access token, and what a status means.
+//! Calls to the audit API: addresses, the access token, and what a status means.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::error::Error;
 use super::moment::Moment;
 use super::page;
 use super::range::PageToken;
-use super::variables::{API_CLIENT_ID, API_TOKEN_URL};
+use super::variables::Names;
 use crate::clock::{Clock, LocalTime};
 use crate::component::{Component, Context};
 use crate::failure::Class;
@@ -20,29 +20,24 @@ use crate::http::{self, Address, Excerpt, Method, Reply};
 use crate::oauth::{self, AccessToken, ClientCredentials};
 use crate::secret::Secret;
 
-/// Largest page, in bytes after decompression. Together with [`page::MOST_RECORDS`] it bounds the memory of the whole process.
+/// The largest page, in bytes after decompression. Together with [`page::MOST_RECORDS`] it bounds the memory of the
+/// whole process.
 ///
-/// Up to three bodies exist at once: the page in delivery, the page behind it, and the answer behind that. With them exist the events
-/// and the compressed batches of two pages. A batch can exceed its part of the page, since a message repeats text of the record.
-/// Nothing counts the bytes of batches: the tests of memory measure the sum.
+/// Up to three bodies exist at once: the page in delivery, the page after it, and the answer after that. With them
+/// exist the events and the compressed batches of two pages. A batch can exceed its part of the page, because a message
+/// repeats text of the record. No code counts the bytes of batches; the tests of memory measure the sum.
 const LARGEST_PAGE: usize = 8 * 1024 * 1024;
 
-/// Longest page token, in bytes: it becomes a part of the state.
+/// The longest page token, in bytes. The limit is there because the token becomes a part of the state.
 const LONGEST_TOKEN: usize = 4096;
 
 /// The usual token endpoint (`audit.scm.devx.sectigo.com/docs/authentication`).
 const USUAL_ENDPOINT: &str = "https://auth.sso.sectigo.com/auth/realms/apiclients/protocol/openid-connect/token";
 
-/// The domain whose hosts may be given the client secret.
+/// The domain whose hosts may receive the client secret.
 const FAMILY: &str = "sectigo.com";
 
-/// The variable that corrects the token endpoint.
-const TOKEN_URL_VARIABLE: &str = API_TOKEN_URL.spec.name;
-
-/// The variable that names the client.
-const CLIENT_VARIABLE: &str = API_CLIENT_ID.spec.name;
-
-/// A page of a range, to be requested.
+/// A request for a page of a range.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PageRequest {
     /// Where the range begins.
@@ -53,23 +48,23 @@ pub(super) struct PageRequest {
     pub(super) token: Option<PageToken>,
 }
 
-/// What came back for a page.
+/// The answer to a request for a page.
 #[derive(Debug)]
 pub(super) enum PageAnswer {
-    /// A success; its body is to be a page.
+    /// A success, whose body should be a page.
     Page {
         /// The answer.
         reply: Box<Reply>,
         /// The token that the request carried.
         access: AccessToken,
-        /// When it was requested, and when it was there.
+        /// The times of the request and of its answer.
         call: (LocalTime, LocalTime),
     },
-    /// A 4xx for a page's token: it may be refused, or something passes.
+    /// A 4xx for a page's token: the API refuses the token, or has a passing fault.
     PageTokenRefused(Refusal),
 }
 
-/// How a page was refused.
+/// The refusal of a page.
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub(super) status: u16,
@@ -85,6 +80,9 @@ pub(super) struct Api {
     credentials: ClientCredentials,
     configured_endpoint: Option<Url>,
     discovered_endpoint: Mutex<Option<Url>>,
+    pub(super) names: Names,
+    /// Whether values of records are redacted.
+    is_redacting: bool,
 }
 
 impl Api {
@@ -94,6 +92,7 @@ impl Api {
         token_url: Option<Url>,
         client_id: String,
         client_secret: Secret,
+        names: Names,
     ) -> Self {
         let mut records = base.clone();
         records.set_path(&format!("{}/api/v1/records", base.path().trim_end_matches('/')));
@@ -101,9 +100,11 @@ impl Api {
             http: Arc::clone(&context.http),
             clock: context.clock.clone(),
             records,
-            credentials: ClientCredentials::new(client_id, CLIENT_VARIABLE, client_secret),
+            credentials: ClientCredentials::new(client_id, names.client_id.clone(), client_secret),
             configured_endpoint: token_url,
             discovered_endpoint: Mutex::new(None),
+            names,
+            is_redacting: context.dead_letters.is_redacting(),
         }
     }
 
@@ -119,8 +120,8 @@ impl Api {
             None => ("from", page.from.to_string()),
         };
         url.query_pairs_mut().append_pair(start, &value).append_pair("to", &page.until.to_string());
-        let (endpoint, variable) = self.token_endpoint(&url).await?;
-        let access = self.credentials.token(&self.http, &endpoint, variable).await?;
+        let endpoint = self.token_endpoint(&url).await?;
+        let access = self.credentials.token(&self.http, &endpoint, &self.names.token_url).await?;
         let asked = self.clock.local();
         let reply = self.call(url, Some(&access)).await?;
         if reply.status == StatusCode::OK {
@@ -134,12 +135,12 @@ impl Api {
         let mut url = self.records.clone();
         let from = now.before(std::time::Duration::from_secs(60));
         url.query_pairs_mut().append_pair("from", &from.to_string()).append_pair("to", &now.to_string());
-        let (endpoint, variable) = self.token_endpoint(&url).await?;
-        self.credentials.token(&self.http, &endpoint, variable).await?;
+        let endpoint = self.token_endpoint(&url).await?;
+        self.credentials.token(&self.http, &endpoint, &self.names.token_url).await?;
         Ok(Address::of(&endpoint).to_string())
     }
 
-    /// The token of the next page in an answer's header.
+    /// Reads the token of the next page from an answer's header.
     pub(super) fn page_token(&self, reply: &Reply) -> Result<Option<PageToken>, Error> {
         let Some(value) = reply.headers.get("token") else { return Ok(None) };
         let unreadable = |reason: &str| Error::Unreadable { address: self.address(), reason: reason.to_owned() };
@@ -150,9 +151,15 @@ impl Api {
         Ok((!token.is_empty()).then(|| PageToken(token.to_owned())))
     }
 
-    /// What is wrong with a page, with its beginning: audit records may be shown, but what is no page may be an echo.
+    /// Describes what is wrong with a page, and shows the beginning of the page.
     pub(super) fn describe(&self, reply: &Reply, access: &AccessToken, cause: &page::Error) -> String {
-        format!("{cause}; it begins with {}", Excerpt::of(&reply.body, &self.credentials.redaction(Some(access))))
+        format!("{cause}; it begins with {}", self.beginning(reply, Some(access)))
+    }
+
+    /// The beginning of an answer, for messages. A successful answer may hold records.
+    fn beginning(&self, reply: &Reply, access: Option<&AccessToken>) -> Excerpt {
+        let is_redacting = self.is_redacting && reply.status.is_success();
+        Excerpt::of_records(&reply.body, &self.credentials.redaction(access), is_redacting)
     }
 
     async fn call(&self, url: Url, access: Option<&AccessToken>) -> Result<Reply, Error> {
@@ -164,64 +171,70 @@ impl Api {
         Ok(self.http.exchange(Component::Source, request, &self.address(), LARGEST_PAGE, &hidden).await?)
     }
 
-    /// What an answer other than 200 means.
+    /// Classifies an answer other than 200.
     async fn refusal(&self, reply: &Reply, access: &AccessToken, paged: bool) -> Result<PageAnswer, Error> {
         let address = self.address();
         let status = reply.status.as_u16();
-        let reason = Excerpt::of(&reply.body, &self.credentials.redaction(Some(access)));
+        let reason = self.beginning(reply, Some(access));
         Err(match status {
             401 => {
                 self.credentials.forget(access).await;
                 if self.configured_endpoint.is_none() {
                     self.learn_endpoint(reply)?;
                 }
-                Error::TokenRejected { address, reason, variable: CLIENT_VARIABLE }
+                Error::TokenRejected { address, reason, variable: self.names.client_id.clone() }
             }
             403 => {
-                // Rights that were given since are in a new token alone.
+                // Only a new token holds rights that were granted later.
                 self.credentials.forget(access).await;
-                Error::CredentialsRejected { address, status, reason, variable: CLIENT_VARIABLE }
+                Error::CredentialsRejected { address, status, reason, variable: self.names.client_id.clone() }
             }
             400.. => match Class::of_status(status, reply.retry_after()) {
                 Class::Retryable { after } => Error::Unavailable { address, status, after, reason },
                 _ if paged => return Ok(PageAnswer::PageTokenRefused(Refusal { status, reason })),
-                _ => Error::Refused { address, status, reason },
+                _ => Error::Refused { address, status, reason, variable: self.names.api_url.clone() },
             },
-            // Another success than 200 is no page. Neither is anything that HTTP may define later.
-            _ => Error::NotAPage { address, reason: format!("status {status}, {reason}") },
+            // No other success holds a page, and no status that HTTP may define later.
+            _ => self.not_a_page(format!("status {status}, {reason}")),
         })
     }
 
-    /// The token endpoint, and the variable that corrects it: the configured one, else the one that the API names when asked without a
-    /// token, else the usual one.
-    async fn token_endpoint(&self, request: &Url) -> Result<(Url, &'static str), Error> {
+    /// The answer of another server, which holds no page at all.
+    pub(super) fn not_a_page(&self, reason: String) -> Error {
+        Error::NotAPage { address: self.address(), reason, variable: self.names.api_url.clone() }
+    }
+
+    /// The token endpoint: the configured one, or else the one that the API names in answer to a call without a token,
+    /// or else the usual one.
+    async fn token_endpoint(&self, request: &Url) -> Result<Url, Error> {
         if let Some(endpoint) = &self.configured_endpoint {
-            return Ok((endpoint.clone(), TOKEN_URL_VARIABLE));
+            return Ok(endpoint.clone());
         }
         let known = self.discovered_endpoint.lock().clone();
         if let Some(endpoint) = known {
-            return Ok((endpoint, TOKEN_URL_VARIABLE));
+            return Ok(endpoint);
         }
         let reply = self.call(request.clone(), None).await?;
         if let Some(endpoint) = self.learn_endpoint(&reply)? {
-            return Ok((endpoint, TOKEN_URL_VARIABLE));
+            return Ok(endpoint);
         }
         let (address, status) = (self.address(), reply.status.as_u16());
-        let reason = Excerpt::of(&reply.body, &self.credentials.redaction(None));
+        let reason = self.beginning(&reply, None);
         match status {
-            // A success without a page comes from something between us and the API. The API itself is called again.
+            // A success without a page comes from a server between us and the API. The next attempt calls the API
+            // again.
             200..300 if page::records(&reply.body).is_err() => {
-                Err(Error::NotAPage { address, reason: format!("status {status}, {reason}") })
+                Err(self.not_a_page(format!("status {status}, {reason}")))
             }
-            200..300 | 401 | 403 => Ok((self.usual_endpoint()?, TOKEN_URL_VARIABLE)),
+            200..300 | 401 | 403 => self.usual_endpoint(),
             _ => Err(match Class::of_status(status, reply.retry_after()) {
                 Class::Retryable { after } => Error::Unavailable { address, status, after, reason },
-                _ => Error::Refused { address, status, reason },
+                _ => Error::Refused { address, status, reason, variable: self.names.api_url.clone() },
             }),
         }
     }
 
-    /// An address that the API names, without user, password and query.
+    /// Shows an address that the API names, without user, password and query.
     fn shown(&self, named: &str) -> Excerpt {
         let hidden = self.credentials.redaction(None);
         let shown = Url::parse(named).map_or_else(|_| named.to_owned(), |url| Address::of(&url).to_string());
@@ -235,7 +248,7 @@ impl Api {
         Ok(endpoint)
     }
 
-    /// Takes up the endpoint that a 401 names, if it names one, and if it may be trusted.
+    /// Stores the endpoint that a 401 names. Fails if that endpoint cannot be trusted.
     fn learn_endpoint(&self, reply: &Reply) -> Result<Option<Url>, Error> {
         if reply.status != StatusCode::UNAUTHORIZED {
             return Ok(None);
@@ -244,7 +257,7 @@ impl Api {
         let endpoint = Url::parse(&named).ok().filter(|url| oauth::is_trusted(url, &self.records, FAMILY));
         let Some(endpoint) = endpoint else {
             let named = self.shown(&named);
-            return Err(Error::Untrusted { address: self.address(), named, variable: TOKEN_URL_VARIABLE });
+            return Err(Error::Untrusted { address: self.address(), named, variable: self.names.token_url.clone() });
         };
         let endpoint = oauth::token_endpoint(&endpoint);
         let mut known = self.discovered_endpoint.lock();

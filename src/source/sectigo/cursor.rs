@@ -1,6 +1,6 @@
 //! The cursor of the audit API: how far its history has been read.
 //!
-//! All of it is plain computation.
+//! This module computes only: it makes no call and reads no clock.
 
 use std::time::Duration;
 
@@ -12,29 +12,29 @@ use super::overlap::Tail;
 use super::range::InRange;
 use crate::fingerprint::Fingerprints;
 
-/// How ranges are cut.
+/// The limits of ranges.
 #[derive(Debug, Clone, Copy)]
 pub struct Cut {
     /// The longest range.
     pub window: Duration,
-    /// How far a range reaches back into the one before.
+    /// How far a range reaches back into the range before it.
     pub overlap: Duration,
 }
 
 /// How far the history has been read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "at", rename_all = "snake_case")]
+#[serde(tag = "at", rename_all = "snake_case", deny_unknown_fields)]
 pub enum SectigoCursor {
-    /// Where the very first sync begins by this machine's clock. No answer has confirmed that clock yet.
+    /// The very first sync: its start is by this machine's clock, which no answer has confirmed yet.
     First {
-        /// The start less the lookback.
+        /// The time of the start, less the lookback.
         since: Moment,
     },
     /// Between two ranges: everything up to `since` is delivered.
     Idle {
         /// The end of the history so far.
         since: Moment,
-        /// What lies just before it.
+        /// The records delivered just before it.
         tail: Tail,
     },
     /// Within a range.
@@ -42,13 +42,13 @@ pub enum SectigoCursor {
 }
 
 impl SectigoCursor {
-    /// Just behind `since`, with nothing known of what lies before: it is never read again.
+    /// Starts just after `since`, without knowledge of the time before, which is never read again.
     pub fn starting_at(since: Moment) -> Self {
         let tail = Tail { from: since, delivered: Fingerprints::default(), dated: 0, repaired: false };
         Self::Idle { since, tail }
     }
 
-    /// Up to when everything is delivered.
+    /// The time up to which everything is delivered.
     pub fn since(&self) -> Moment {
         match self {
             Self::First { since } | Self::Idle { since, .. } => *since,
@@ -56,7 +56,17 @@ impl SectigoCursor {
         }
     }
 
-    /// The range to go on with, in a history that ends at `end`; none where there is nothing to request yet.
+    /// The time up to which everything is delivered, including records that became visible late. No later range begins
+    /// before this time.
+    pub fn settled(&self) -> Moment {
+        match self {
+            Self::First { since } => *since,
+            Self::Idle { tail, .. } => tail.from,
+            Self::InRange(range) => range.from(),
+        }
+    }
+
+    /// The next range to read, in a history that ends at `end`; none if there is nothing to request yet.
     pub fn enter(self, end: Moment, cut: Cut) -> Option<InRange> {
         match self {
             Self::InRange(range) => Some(range),
@@ -72,15 +82,16 @@ impl SectigoCursor {
     }
 }
 
-/// The end of the history that may be requested: the server's time where it is known, else ours, less the delay.
+/// The end of the history that may be requested: the present less the delay. The present is the server's time where it
+/// is known, or else ours.
 pub fn end_of_history(ours: Timestamp, theirs: Option<Timestamp>, delay: Duration) -> Moment {
     Moment::from(theirs.unwrap_or(ours)).before(delay)
 }
 
-/// Where the very first sync begins by the server's clock: never later than `since`, which our clock gave.
+/// The start of the very first sync by the server's clock: never later than `since`, which our clock gave.
 ///
-/// Our clock is taken to have been as far ahead at the start as it is now. Should it have been set since, the lookback counts from
-/// now. A clock that is behind only makes the lookback longer.
+/// This assumes that our clock was as far ahead at the start as it is now. If it has been set since, the lookback
+/// counts from now. A clock that is behind only makes the lookback longer.
 pub fn first_since(since: Moment, ours: Timestamp, theirs: Timestamp, lookback: Duration) -> Moment {
     let theirs = Moment::from(theirs);
     let ahead = Moment::from(ours).since(theirs);

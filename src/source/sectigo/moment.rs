@@ -1,4 +1,4 @@
-//! Whole seconds: the grain in which ranges are cut.
+//! Whole seconds: the unit in which ranges are cut.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,13 +6,13 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-/// A whole second in UTC; as text RFC 3339, as the audit API wants it.
+/// A whole second in UTC. Its text is RFC 3339, as the audit API requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(from = "Timestamp", into = "Timestamp")]
 pub struct Moment(Timestamp);
 
 impl From<Timestamp> for Moment {
-    /// The second that `time` lies in.
+    /// Rounds `time` down to its second.
     fn from(time: Timestamp) -> Self {
         let below = time.as_second() - i64::from(time.subsec_nanosecond() < 0);
         // The lowest timestamps have no whole second below them; they stay where they are.
@@ -27,22 +27,22 @@ impl From<Moment> for Timestamp {
 }
 
 impl Moment {
-    /// This much earlier, or the earliest time there is.
+    /// The moment this much earlier, or the earliest time there is.
     pub fn before(self, span: Duration) -> Self {
         self.0.checked_sub(span).map_or(Self(Timestamp::MIN), Self::from)
     }
 
-    /// This much later, or the latest time there is.
+    /// The moment this much later, or the latest time there is.
     pub fn after(self, span: Duration) -> Self {
         self.0.checked_add(span).map_or(Self(Timestamp::MAX), Self::from)
     }
 
-    /// The time from `earlier` to here; none where that is not earlier.
+    /// The time from `earlier` to here; zero if that is not earlier.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::try_from(self.0.duration_since(earlier.0)).unwrap_or_default()
     }
 
-    /// The second in the middle between `earlier` and here, rounded towards `earlier`.
+    /// The second halfway between `earlier` and here, rounded towards `earlier`.
     pub fn middle(self, earlier: Self) -> Self {
         earlier.after(Duration::from_secs(self.since(earlier).as_secs() / 2))
     }

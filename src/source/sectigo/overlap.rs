@@ -1,4 +1,4 @@
-//! Which records of a range were delivered with the one before, and which to remember for the next.
+//! Decides which records of a range were delivered with the one before, and which to remember for the next.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -8,32 +8,34 @@ use serde::{Deserialize, Serialize};
 use super::moment::Moment;
 use crate::fingerprint::{Fingerprint, Fingerprints};
 
-/// Most fingerprints that the state keeps of one overlap.
+/// The most fingerprints that the state keeps of one overlap.
 pub const MOST: usize = 4096;
 
-/// Fingerprints are forgotten in blocks of this many, so that their times need not be kept one by one.
+/// The number of fingerprints that are forgotten at once, so that their times need not be kept one by one.
 const BLOCK: usize = 512;
 
-/// What was delivered at the end of the history so far.
+/// The records delivered at the end of the history so far.
 ///
-/// Every record delivered with a time in (`from`, the end] has its fingerprint here, so the next range may start at
+/// It holds the fingerprint of every delivered record with a time in (`from`, the end]. So the next range may start at
 /// `from`, and no earlier.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Tail {
-    /// Where the next range may start to read again.
+    /// The earliest start of the next range.
     pub from: Moment,
-    /// What it will find there.
+    /// The fingerprints of the records that the next range will find there.
     pub delivered: Fingerprints,
-    /// How many of those are known to lie there; the others had no time that was understood, and may lie before.
+    /// The number of those records whose time is known to lie there. The others have no time that was understood, and
+    /// may lie before.
     pub dated: usize,
-    /// Whether a record among them had to be repaired, so that whoever reads them again has to repair it again.
+    /// Whether one of them needed a repair, so that the next range must be read with repairs, too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub repaired: bool,
 }
 
-/// Fingerprints that are expected to be met again, each as often as it was delivered.
+/// Fingerprints of records that should come again, each as often as it was delivered.
 ///
-/// It counts, because two records may be equal: only as many are left out as were delivered.
+/// It counts them, because two records may be equal: only as many are dropped as were delivered.
 #[derive(Debug)]
 pub struct Expected {
     counts: HashMap<Fingerprint, usize>,
@@ -41,7 +43,7 @@ pub struct Expected {
 }
 
 impl Expected {
-    /// Expects each of `delivered` once more.
+    /// Expects each fingerprint of `delivered` once more.
     pub fn new(delivered: &Fingerprints) -> Self {
         let mut counts = HashMap::with_capacity(delivered.len());
         for fingerprint in delivered.iter() {
@@ -50,12 +52,12 @@ impl Expected {
         Self { counts, left: delivered.len() }
     }
 
-    /// Whether all have been met.
+    /// Whether every one has come again.
     pub fn is_empty(&self) -> bool {
         self.left == 0
     }
 
-    /// True once for each time that `fingerprint` is expected.
+    /// Notes that `fingerprint` came. True if it was still expected.
     pub fn meet(&mut self, fingerprint: Fingerprint) -> bool {
         match self.counts.get_mut(&fingerprint) {
             Some(count) if *count > 0 => {
@@ -67,18 +69,20 @@ impl Expected {
         }
     }
 
-    /// Those of `delivered` that have not been met, in its order.
+    /// The fingerprints of `delivered` that have not come again, in its order.
     pub fn remaining(mut self, delivered: &Fingerprints) -> Fingerprints {
-        // Meeting the unmet ones once more, in order, gives exactly them.
+        // `meet` is true for exactly the fingerprints that are still expected.
         delivered.iter().filter(|fingerprint| self.meet(*fingerprint)).collect()
     }
 }
 
 /// The tail of a range that is being read: a [`Tail`] in the making.
 ///
-/// Holds at most [`MOST`] fingerprints. When there are more, the oldest block goes and `from` rises to the newest time that was in it:
-/// the overlap shrinks, but still everything after `from` is here, whatever the order of the records.
+/// It holds at most [`MOST`] fingerprints. When there are more, it forgets the oldest block, and `from` rises to the
+/// newest time in that block. The overlap shrinks, but it still covers everything after `from`, whatever the order of
+/// the records.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Keep {
     from: Moment,
     until: Moment,
@@ -88,6 +92,7 @@ pub struct Keep {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Block {
     newest: Moment,
     dated: usize,
@@ -95,12 +100,12 @@ struct Block {
 }
 
 impl Keep {
-    /// Nothing read yet of a range that ends at `until`, whose records after `from` are to be remembered.
+    /// Starts for a range that ends at `until`, and remembers its records after `from`.
     pub fn new(from: Moment, until: Moment) -> Self {
         Self { from: from.min(until), until, blocks: VecDeque::new(), shrunk: false }
     }
 
-    /// The same, with what is known of the time between `from` and `since`, where the range begins.
+    /// Starts with the `known` fingerprints between `from` and `since`, where the range begins.
     pub fn following(from: Moment, until: Moment, known: &Fingerprints, since: Moment) -> Self {
         let mut keep = Self::new(from, until);
         for fingerprint in known.iter() {
@@ -109,12 +114,12 @@ impl Keep {
         keep
     }
 
-    /// Whether a record of this time has to be remembered. A record without a known time may lie anywhere.
+    /// Whether a record with this time must be remembered. A record without a known time may lie anywhere.
     pub fn wants(&self, time: Option<Timestamp>) -> bool {
         self.from < self.until && time.is_none_or(|time| self.from.is_before(time))
     }
 
-    /// Remembers a record; true if the overlap had to shrink for it the first time.
+    /// Remembers a record. True if the overlap had to shrink for the first time.
     pub fn push(&mut self, time: Option<Timestamp>, fingerprint: Fingerprint) -> bool {
         let dated = usize::from(time.is_some());
         // Rounded up, so that `from` never falls below a forgotten record.
@@ -140,14 +145,14 @@ impl Keep {
         false
     }
 
-    /// All that is remembered, in the order of reading.
+    /// All remembered fingerprints, in the order of reading.
     pub fn fingerprints(&self) -> impl Iterator<Item = Fingerprint> {
         self.blocks.iter().flat_map(|block| block.records.iter())
     }
 
-    /// The range is read: what the next one has to know.
+    /// Makes the tail for the next range, when this one has been read.
     pub fn into_tail(self) -> Tail {
-        // Where a block was forgotten, some of the others may lie before `from` as well.
+        // If a block was forgotten, some of the others may lie before `from`, too.
         let dated = if self.shrunk { 0 } else { self.blocks.iter().map(|block| block.dated).sum() };
         Tail { from: self.from, delivered: self.fingerprints().collect(), dated, repaired: false }
     }

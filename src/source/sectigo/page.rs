@@ -1,4 +1,4 @@
-//! A page of the audit API: where each record begins and ends in its body.
+//! Pages of the audit API: finds where each record begins and ends in a body.
 
 use std::fmt;
 
@@ -9,32 +9,32 @@ use serde_json::value::RawValue;
 use super::{record, severity};
 use crate::event::Event;
 
-/// Most records that a page may hold. It bounds memory: a body of tiny elements would take many times its size,
-/// since an event takes about 130 bytes beside its record.
+/// The most records in a page, to bound memory. A body of tiny records would take many times its size, because an event
+/// takes about 130 bytes beside its record.
 pub const MOST_RECORDS: usize = 50_000;
 
-/// Why a body is no page.
+/// A reason why a body is not a page.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It is something else than an array: another server's word, or an error's.
+    /// The body is not an array: another server sent it, or it is an error.
     #[error("it is not an array of records")]
     NotAnArray,
-    /// It begins like an array and is no text, and so no JSON (RFC 8259, 8.1).
+    /// The body begins like an array, but is not text, and so not JSON (RFC 8259, 8.1).
     #[error("it is not UTF-8")]
     NotText(#[source] std::str::Utf8Error),
-    /// It is an array that cannot be read.
+    /// The body is an array that cannot be read.
     #[error(transparent)]
     Broken(#[from] serde_json::Error),
 }
 
-/// The records of a page, as views into its body. The error says what is wrong with the body.
+/// Reads the records of a page, as views into its body. The error says what is wrong with the body.
 ///
-/// Anything may be a record: an element that is no object, or of which nothing is understood, is passed on as it is.
+/// Any element is a record, even one that is not an object, or in which no field is known.
 pub fn records(body: &Bytes) -> Result<Vec<Event>, Error> {
     if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'[') {
         return Err(Error::NotAnArray);
     }
-    // Looked at once as a whole, which is many times cheaper than value by value.
+    // Checking the whole body at once is many times cheaper than checking each value.
     let text = std::str::from_utf8(body).map_err(Error::NotText)?;
     let mut json = serde_json::Deserializer::from_str(text);
     let events = json.deserialize_seq(Elements { body })?;
@@ -48,7 +48,7 @@ pub fn is_empty(body: &[u8]) -> bool {
     inside.is_some_and(|inside| inside.trim_ascii().is_empty())
 }
 
-/// Makes an event of each element as soon as its end is found, while it is still close at hand.
+/// Makes an event of each element as soon as its end is found, while it is still in the processor's cache.
 struct Elements<'b> {
     body: &'b Bytes,
 }

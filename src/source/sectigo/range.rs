@@ -1,7 +1,7 @@
-//! One range of the audit API's history, and what a page of it changes.
+//! One range of the audit API's history, and how each page changes it.
 //!
-//! A range is (`since`, `until`] in whole seconds. It is read from its overlap on, page by page; its end is the next one's `since`. All of
-//! it is plain computation.
+//! A range is (`since`, `until`] in whole seconds. It is read from the start of its overlap, page by page. Its end is
+//! the next range's `since`. This module computes only: it makes no call.
 
 use std::time::Duration;
 
@@ -15,86 +15,91 @@ use super::trail::Trail;
 use crate::event::Event;
 use crate::fingerprint::{Fingerprint, Fingerprints};
 
-/// A first page that repeats none of at least this many known records shows that the records are not stable.
+/// The least number of known records of which a page must repeat one. A page that repeats none of them shows that the
+/// records are not stable.
 const TELLING: usize = 20;
 
-/// The smallest range is read again at once until so many of its tokens were refused; then a wait comes first.
+/// The number of refused tokens until which the smallest range is read again at once. After that a wait comes first.
 const MOST_REFUSALS: u32 = 32;
 
-/// The server's handle of the next page.
+/// The server's handle for the next page.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PageToken(pub String);
 
 /// A range of which some pages may have been delivered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct InRange {
     since: Moment,
     until: Moment,
-    /// Where the first page starts: `since` less the overlap.
+    /// The start of the first page: `since` less the overlap.
     from: Moment,
     /// The next page; none for the first.
     token: Option<PageToken>,
     /// How often the server refused a token of this range.
     refusals: u32,
-    /// Delivered before, and not met again yet.
+    /// Fingerprints of records that were delivered before and have not come again yet.
     expected: Fingerprints,
-    /// How many of those the first page has to hold, if it holds the whole overlap.
+    /// The number of those that the first page must hold, if it covers the whole overlap.
     sure: usize,
-    /// Met again, and not to be remembered for the next range; expected once more if this one is read again.
+    /// Fingerprints that came again and are not for the next range. They are expected once more if this range is read
+    /// again.
     met: Fingerprints,
-    /// To be remembered for the next range.
+    /// The records to remember for the next range.
     keep: Keep,
-    /// Pages since the first.
+    /// The number of pages since the first.
     pages: u32,
-    /// What those were, to notice a circle.
+    /// Those pages, to notice a circle.
     #[serde(default, skip_serializing_if = "is_empty")]
     trail: Box<Trail>,
-    /// An earlier answer refused the page's token: the next run need not count from one again.
+    /// Whether an earlier answer refused the page's token, so that the next run does not count from one again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     refused: bool,
-    /// Bytes that are no valid JSON are repaired instead of failing the page.
+    /// Whether invalid JSON is repaired instead of failing the page.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     tolerant: bool,
-    /// A record of the range had to be repaired.
+    /// Whether a record of the range needed a repair.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     repaired: bool,
 }
 
-/// What a page of records turned out to be.
+/// The result of a page.
 #[derive(Debug)]
 pub struct Sifted {
-    /// What has not been delivered before.
+    /// The records that were not delivered before.
     pub fresh: Vec<Event>,
-    /// How many had been.
+    /// The number of records that were delivered before.
     pub deduplicated: usize,
-    /// The overlap had to shrink, because it holds more records than the state keeps.
+    /// Whether the overlap had to shrink, because it holds more records than the state keeps.
     pub shrunk: bool,
-    /// The cursor behind the page.
+    /// The number of records with a time outside the requested range.
+    pub doubtful: usize,
+    /// The cursor after the page.
     pub next: SectigoCursor,
 }
 
-/// Why a page cannot be taken.
+/// A reason why a page cannot be accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Contradiction {
-    /// Of so many records that should have come again none did.
+    /// None of the records that should have come again did.
     Unstable {
-        /// How many should have come.
+        /// The number that should have come.
         expected: usize,
     },
-    /// Its pages go round in a circle.
+    /// The server's pages form a circle.
     Looping {
-        /// The range behind the page, of which nothing is to be delivered: to see whether the server has left its circle.
+        /// The range after the page. Requesting it delivers nothing, but shows whether the server has left its circle.
         past: Box<InRange>,
     },
 }
 
 impl InRange {
-    /// The range up to `until` that follows `since`. It reaches back into what `tail` says of the time before.
+    /// Makes the range from `since` up to `until`. It reaches back into the time that `tail` covers.
     pub(super) fn following(since: Moment, tail: Tail, until: Moment, cut: Cut) -> Self {
         let from = tail.from.max(since.before(cut.overlap)).min(since);
         let sure = if from == tail.from { tail.dated } else { 0 };
-        // The overlap holds what could not be read otherwise; it must not fail this range.
+        // The overlap holds records that needed repairs; they must not fail this range.
         let tolerant = tail.repaired && from < since;
         Self { sure, tolerant, ..Self::new(since, until, from, tail.delivered, cut) }
     }
@@ -119,7 +124,7 @@ impl InRange {
         }
     }
 
-    /// Up to when everything is delivered.
+    /// The time up to which everything is delivered.
     pub fn since(&self) -> Moment {
         self.since
     }
@@ -129,7 +134,7 @@ impl InRange {
         self.until
     }
 
-    /// Where the range starts, overlap included.
+    /// The start of the range, overlap included.
     pub fn from(&self) -> Moment {
         self.from
     }
@@ -154,19 +159,20 @@ impl InRange {
         Self { refused: true, ..self }
     }
 
-    /// Whether its first page is to show if the records are stable: it reaches back to known ones.
+    /// Whether its first page can show if the records are stable: it reaches back to known ones.
     pub fn is_probe(&self) -> bool {
         self.token.is_none() && !self.expected.is_empty()
     }
 
-    /// The same range without its overlap, where nothing else can be read.
+    /// The same range without its overlap, if that cannot be read.
     fn without_overlap(self, cut: Cut) -> Self {
         let range = Self::new(self.since, self.until, self.since, Fingerprints::default(), cut);
         Self { refusals: self.refusals, tolerant: self.tolerant, ..range }
     }
 
-    /// The same range for a server whose records are not stable: what should have come again is not expected any more, and the
-    /// overlap is not requested. What is known of it goes on to the next range, which can tell by it that the records are stable again.
+    /// The same range for a server whose records are not stable. It no longer expects known records, and does not
+    /// request the overlap. It passes the known records on to the next range, which can then see whether the records
+    /// are stable again.
     pub fn despite_contradiction(self, cut: Cut) -> Self {
         if self.token.is_some() {
             return Self { sure: 0, ..self };
@@ -181,10 +187,10 @@ impl InRange {
         Self { refusals: self.refusals, tolerant: self.tolerant, keep, ..range }
     }
 
-    /// The same range to be read again, up to `until`.
+    /// The same range, to be read again up to `until`.
     ///
-    /// What is known to be delivered of it is expected again; and since it may have to be read once more, all of it is
-    /// remembered from now on, as far as there is room.
+    /// It expects the records that are known to be delivered. It may have to be read once more, so from now on it
+    /// remembers all records, as far as there is room.
     fn again_until(self, until: Moment, cut: Cut) -> Self {
         let known: Vec<_> = self.expected.iter().chain(self.met.iter()).chain(self.keep.fingerprints()).collect();
         let expected = known.iter().skip(known.len().saturating_sub(MOST)).copied().collect();
@@ -193,15 +199,15 @@ impl InRange {
         Self { refusals, keep, tolerant, ..Self::new(self.since, until, self.from, expected, cut) }
     }
 
-    /// The range ends earlier, since the server's clock has not come so far; to be called before its first page is taken. None
-    /// if nothing is left of it.
+    /// The same range with an earlier end, because the server's clock has not reached its end yet. Call it before the
+    /// first page is taken. None if nothing is left of the range.
     pub fn shortened_to(self, end: Moment, cut: Cut) -> Option<Self> {
         let keep = Keep::new(end.before(cut.overlap).max(self.from), end);
         (end > self.since).then_some(Self { until: end, keep, ..self })
     }
 
-    /// The server refused the page's token: the range is read from its start, and the second time a shorter one, while there
-    /// is one. None when tokens of the smallest range were refused again and again.
+    /// The range to read after the server refused the page's token: the first time from its start, later a shorter one,
+    /// while there is one. None if tokens of the smallest range keep being refused.
     pub fn token_refused(self, cut: Cut) -> Option<Self> {
         let mut again = if self.refusals == 0 {
             let until = self.until;
@@ -219,8 +225,8 @@ impl InRange {
         self.until.since(self.since) <= Duration::from_secs(1)
     }
 
-    /// A smaller request: the first half of the range; of one second, the same page with repairs; then that second from its start;
-    /// and at last without its overlap. None below that.
+    /// A smaller request: the first half of the range. If that is one second, it is the same page with repairs. After
+    /// that it is the second from its start, and at last the second without its overlap. None below that.
     pub fn halved(self, cut: Cut) -> Option<Self> {
         if !self.is_smallest() {
             let until = self.until.middle(self.since);
@@ -230,7 +236,7 @@ impl InRange {
             return Some(Self { tolerant: true, ..self });
         }
         if self.token.is_some() {
-            // The page before it can be read, so nobody else counts how often this goes on.
+            // The pages before it can be read, so only this count ends the attempts.
             if self.refusals > MOST_REFUSALS {
                 return None;
             }
@@ -240,12 +246,12 @@ impl InRange {
         (self.from < self.since).then(|| self.without_overlap(cut))
     }
 
-    /// How long the range is, without its overlap.
+    /// The length of the range, without its overlap.
     pub fn length(&self) -> Duration {
         self.until.since(self.since)
     }
 
-    /// Takes a page: `records` in the server's order, and the `token` of the page behind it.
+    /// Takes a page: its `records` in the server's order, and the `token` of the page after it.
     pub fn take(mut self, records: Vec<Event>, token: Option<PageToken>) -> Result<Sifted, Contradiction> {
         let token = token.filter(|_| !records.is_empty());
         let telling = self.telling(&records, token.is_some());
@@ -262,10 +268,15 @@ impl InRange {
         let delivered = std::mem::take(&mut self.expected);
         let mut expected = Expected::new(&delivered);
         let (mut deduplicated, mut shrunk) = (0, false);
+        let mut doubtful = 0;
         let mut fresh = records;
-        fresh.retain(|event| {
-            // A time outside the requested range has been misread: it says nothing.
-            let time = event.time().filter(|time| self.from.is_before(*time) && !self.until.is_before(*time));
+        fresh.retain_mut(|event| {
+            let is_requested = |time: Timestamp| self.from.is_before(time) && !self.until.is_before(time);
+            if event.time().is_some_and(|time| !is_requested(time)) {
+                event.doubt_time();
+                doubtful += 1;
+            }
+            let time = event.certain_time();
             let wanted = self.keep.wants(time);
             if expected.is_empty() && !wanted {
                 return true;
@@ -294,14 +305,15 @@ impl InRange {
             let tail = Tail { repaired: self.repaired, ..self.keep.into_tail() };
             SectigoCursor::Idle { since: self.until, tail }
         };
-        Ok(Sifted { fresh, deduplicated, shrunk, next })
+        Ok(Sifted { fresh, deduplicated, shrunk, doubtful, next })
     }
 
-    /// How many known records have to stand on this page, if none of them stood on those before it.
+    /// The number of known records that this page must hold, if the pages before it held none.
     ///
-    /// All of them on the last page, and on the first if it leads in the order of time from before `since` to behind it, and has as many
-    /// records from before: then the whole overlap is on it. Any other page may hold none, since any number of records that became
-    /// visible late may stand before them, and a server may give records in any order.
+    /// All of them must be on the last page. They must also be on a first page that covers the whole overlap. It does
+    /// if it is sorted by time, leads from before `since` to after it, and has as many records from before. Any other
+    /// page may hold none, because any number of late records may come first, and a server may send records in any
+    /// order.
     fn telling(&self, records: &[Event], more: bool) -> usize {
         let times = || records.iter().map(Event::time);
         let is_old = |time: Option<Timestamp>| time.is_some_and(|time| !self.since.is_before(time));

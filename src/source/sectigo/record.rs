@@ -1,33 +1,32 @@
-//! The few fields that are read from an audit record.
+//! Reads the few fields of an audit record that auditsync uses.
 //!
-//! No public page tells the exact keys of the audit API's records, so spellings are taken with tolerance: `userEmail`, `user_email`,
-//! `user.email` and `{"user": {"email": …}}` are one. Among several candidates for a field the likeliest wins. What is not
-//! understood is left alone: the record goes out whole in any case.
+//! No public page documents the exact keys of the audit API's records, so this module accepts many spellings.
+//! `userEmail`, `user_email`, `user.email` and `{"user": {"email": …}}` are one. Among several candidates for a field,
+//! the likeliest wins. Anything else stays in the record, which is delivered whole in any case.
 
 use jiff::Timestamp;
-use jiff::civil::DateTime;
-use jiff::tz::TimeZone;
 
 use crate::event::{Field, Fields, scalar};
-use crate::source::members::{Member, members};
+use crate::members::{Member, members};
+use crate::source::times::time;
 
-/// Objects within the record are looked into down to this depth.
+/// The greatest depth at which objects in a record are read.
 const DEEPEST: usize = 2;
 
-/// Longest key, folded, that can be one of ours.
+/// The longest folded key that can be one of ours.
 const LONGEST_KEY: usize = 32;
 
-/// So many keys are known again.
+/// The most keys that a reader remembers.
 const MOST_KNOWN: usize = 64;
 
-/// Reads records. Those of one page are best read by one reader, for it knows keys again.
+/// Reads records. One reader should read all records of a page, because it remembers keys.
 #[derive(Debug, Default)]
 pub struct Reader {
     known: Known,
 }
 
 impl Reader {
-    /// Reads the time and the fields of a record, a valid JSON value.
+    /// Reads the time and the fields of a record, which must be valid JSON.
     pub fn read(&mut self, raw: &[u8]) -> (Option<Timestamp>, Fields) {
         let mut reading = Reading { base: raw.as_ptr() as usize, ..Reading::default() };
         if raw.first() == Some(&b'{') {
@@ -37,14 +36,15 @@ impl Reader {
     }
 }
 
-/// What a key may stand for, and how likely: 0 is the best.
+/// The meaning of a key, and its rank: 0 is the likeliest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Meaning {
     Field(Field, u8),
     Time(u8),
 }
 
-/// The table of spellings, folded: lower case, without `_`, `-`, `.` and spaces; an inner object's key follows its parent's.
+/// The table of folded spellings: lower case, without `_`, `-`, `.` and spaces. A key of an inner object follows its
+/// parent's.
 fn meaning(folded: &[u8]) -> Option<Meaning> {
     use Field::{Action, ActorEmail, ActorId, ActorName, Category, ClientAddress, Details, Id, Outcome, Service};
     let (field, rank) = match folded {
@@ -95,13 +95,13 @@ fn meaning(folded: &[u8]) -> Option<Meaning> {
 struct Reading {
     base: usize,
     time: Option<(u8, Timestamp)>,
-    /// How likely the candidate is that was taken for each field.
+    /// The rank of the candidate taken for each field.
     ranks: [Option<u8>; Field::COUNT],
     fields: Fields,
 }
 
 impl Reading {
-    /// Notes what a record says.
+    /// Reads the members of a record.
     fn record(&mut self, raw: &[u8], known: &mut Known) {
         for Member { key, value } in members(raw) {
             if value.first() == Some(&b'{') {
@@ -112,7 +112,7 @@ impl Reading {
         }
     }
 
-    /// Notes what the object `raw`, found under `parent`, says.
+    /// Reads the members of the object `raw` under `parent`.
     fn object(&mut self, raw: &[u8], parent: Key, depth: usize) {
         if parent.foreign || depth > DEEPEST {
             return;
@@ -138,14 +138,14 @@ impl Reading {
                 }
             }
             (_, Some(Meaning::Field(field, rank))) if token != b"\"\"" => {
-                // A field within an object is a poorer guess than the same at the top.
+                // A field within an object is a less likely candidate than the same field at the top.
                 let rank = rank.saturating_mul(4).saturating_add(u8::try_from(depth).unwrap_or(u8::MAX));
                 let best = &mut self.ranks[field as usize];
                 if best.is_some_and(|best| best <= rank) {
                     return;
                 }
                 *best = Some(rank);
-                // The token is a part of the record, so its address less the record's is its place.
+                // The token is a slice of the record, so the difference of their addresses is its offset.
                 let start = token.as_ptr() as usize - self.base;
                 self.fields.set(field, start..start + token.len());
             }
@@ -154,17 +154,17 @@ impl Reading {
     }
 }
 
-/// The keys that were met, and what they mean: records have the same few, and to compare one costs less than to understand it.
+/// The keys seen so far, with their meanings. Records share a few keys, and comparing a key costs less than folding it.
 #[derive(Debug, Default)]
 struct Known {
-    /// In their quotes, in the order of the first record that had them.
+    /// The keys in their quotes, in the order of the first record that had them.
     keys: Vec<(Box<[u8]>, Option<Meaning>)>,
-    /// Behind the last one that was met: there stands the next, mostly.
+    /// The index after the last match, where the next key usually is.
     next: usize,
 }
 
 impl Known {
-    /// What the key of a record's own member means, in its quotes.
+    /// The meaning of a top-level key, given in its quotes.
     fn meaning(&mut self, quoted: &[u8]) -> Option<Meaning> {
         let (before, behind) = self.keys.split_at(self.next.min(self.keys.len()));
         let is_it = |(key, _): &(Box<[u8]>, Option<Meaning>)| **key == *quoted;
@@ -182,17 +182,17 @@ impl Known {
     }
 }
 
-/// What becomes of a byte of a key.
+/// How a byte of a key is folded.
 #[derive(Clone, Copy)]
 enum Fold {
     To(u8),
-    /// It is left out.
+    /// The byte is dropped.
     Left,
-    /// None of our keys has it.
+    /// No key of ours has this byte.
     Foreign,
 }
 
-/// What becomes of each byte, so that a key costs a look at a table for each.
+/// The folding of each byte, so that a key costs one table look-up per byte.
 const FOLDED: [Fold; 256] = {
     let mut table = [Fold::Foreign; 256];
     let mut byte = 0_u8;
@@ -206,7 +206,7 @@ const FOLDED: [Fold; 256] = {
     table
 };
 
-/// A key in the folded spelling, with its parents' before it. A key that is too long, or not ASCII, is none of ours.
+/// A folded key, with its parents' keys before it. A key that is too long, or not ASCII, is not one of ours.
 #[derive(Debug, Clone, Copy, Default)]
 struct Key {
     folded: [u8; LONGEST_KEY],
@@ -215,7 +215,7 @@ struct Key {
 }
 
 impl Key {
-    /// The key of a member, in its quotes, within what this is the key of.
+    /// The key of a member of this key's object; `quoted` has its quotes.
     fn join(self, quoted: &[u8]) -> Self {
         match quoted {
             [b'"', key @ .., b'"'] if !key.contains(&b'\\') => self.push(key),
@@ -246,48 +246,6 @@ impl Key {
     fn meaning(&self) -> Option<Meaning> {
         if self.foreign { None } else { meaning(self.folded.get(..self.len)?) }
     }
-}
-
-/// A time as RFC 3339 (any offset, any precision; without an offset UTC is meant) or as seconds, milliseconds,
-/// microseconds or nanoseconds since the epoch, told apart by size.
-pub fn time(text: &str) -> Option<Timestamp> {
-    let text = text.trim();
-    if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
-        return epoch(text);
-    }
-    let text = with_nanoseconds_at_most(text);
-    text.parse().ok().or_else(|| {
-        let local: DateTime = text.parse().ok()?;
-        // Only where a time of day is given: a bare date would be midnight.
-        text.contains(':').then(|| TimeZone::UTC.to_timestamp(local).ok())?
-    })
-}
-
-fn epoch(text: &str) -> Option<Timestamp> {
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let value: i128 = whole.parse().ok()?;
-    // Up to 11 digits are seconds (until the year 5138), up to 14 milliseconds, and so on; the fraction counts for its unit.
-    let unit: u32 = match whole.len() {
-        0..=11 => 9,
-        12..=14 => 6,
-        15..=17 => 3,
-        18..=20 => 0,
-        _ => return None,
-    };
-    let digits = fraction.get(..fraction.len().min(unit as usize))?;
-    let fraction: i128 = if digits.is_empty() { 0 } else { digits.parse().ok()? };
-    let scale = unit - u32::try_from(digits.len()).ok()?;
-    Timestamp::from_nanosecond(value * 10_i128.pow(unit) + fraction * 10_i128.pow(scale)).ok()
-}
-
-/// Digits behind the ninth of a fraction are cut: times are not finer than nanoseconds.
-fn with_nanoseconds_at_most(text: &str) -> std::borrow::Cow<'_, str> {
-    let Some(point) = text.find(['.', ',']) else { return text.into() };
-    let digits = text[point + 1..].bytes().take_while(u8::is_ascii_digit).count();
-    if digits <= 9 {
-        return text.into();
-    }
-    format!("{}{}", &text[..point + 10], &text[point + 1 + digits..]).into()
 }
 
 #[cfg(test)]
@@ -343,29 +301,6 @@ mod tests {
         let empty = self::event(r#"{"status":"","outcome":"FAILED","action":null}"#);
         assert_eq!(empty.text(Field::Outcome).as_deref(), Some("FAILED"));
         assert_eq!(empty.text(Field::Action), None);
-    }
-
-    #[test]
-    fn times_are_read_in_every_usual_form() {
-        for text in [
-            "2026-03-01T12:00:00Z",
-            "2026-03-01T12:00:00.000000000000001Z",
-            "2026-03-01T14:00:00+02:00",
-            "2026-03-01T14:00:00.0+0200",
-            "2026-03-01 12:00:00",
-            "2026-03-01t12:00:00z",
-            "1772366400",
-            "1772366400000",
-            "1772366400000000",
-            "1772366400000000000",
-            "1772366400.0",
-        ] {
-            assert_eq!(time(text), Some("2026-03-01T12:00:00Z".parse().unwrap()), "{text}");
-        }
-        assert_eq!(time("1772366400.25").unwrap().subsec_millisecond(), 250);
-        for text in ["", "yesterday", "2026-03-01", ".", "..", "12:00:00", "99999999999999999999999"] {
-            assert_eq!(time(text), None, "{text}");
-        }
     }
 
     #[test]

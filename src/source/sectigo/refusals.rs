@@ -1,7 +1,7 @@
-//! What a 4xx for a page's token means: that the token is refused, or that something passes.
+//! Decides what a 4xx for a page's token means: the API refuses the token, or has a passing fault.
 //!
-//! To give up a token is dear: its range is read from the start, and what was delivered of it may be delivered again. So the same page is
-//! requested again first, and only a refusal that lasts counts.
+//! Giving up a token is costly: its range is read from the start, and its delivered records may be delivered again. So
+//! auditsync first requests the same page again, and only a lasting refusal counts.
 
 use std::time::Duration;
 
@@ -10,16 +10,17 @@ use tokio::time::Instant;
 use super::moment::Moment;
 use super::range::{InRange, PageToken};
 
-/// So many refusals of one page count.
+/// The number of refusals of one page that count as lasting.
 const REFUSALS: u32 = 3;
 
-/// And they have to be spread over so long: a proxy that is reloaded, or a route that is missing for a moment, is back by then.
+/// The time over which they must be spread. After it, a proxy that was reloaded, or a route that was missing for a
+/// moment, works again.
 const SPREAD: Duration = Duration::from_secs(5);
 
-/// From one request to the next.
+/// The wait from one request to the next.
 const PAUSE: Duration = Duration::from_millis(2500);
 
-/// Refusals of one page in a row, since the start.
+/// Refusals of one page in a row, since the process started.
 #[derive(Debug, Default)]
 pub struct Refusals(Option<Refused>);
 
@@ -30,25 +31,27 @@ struct Refused {
     first: Instant,
 }
 
-/// What is to be done about a refusal.
+/// The next step after a refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// To be noted in the state, and requested again: if this run ends, the next one need not count from one again.
+    /// Note the refusal in the state, and request the page again. If this run ends, the next one does not count from
+    /// one again.
     Note,
-    /// To be requested again after this wait.
+    /// Request the page again after this wait.
     Again(Duration),
     /// The refusal lasts.
     Final,
 }
 
-/// Whether a 4xx of this status may be about the page's token. The others are about who asks, and how, or come from a proxy.
+/// Whether a 4xx with this status may be about the page's token. Any other is about the caller or the request, or comes
+/// from a proxy.
 pub fn may_mean_the_token(status: u16) -> bool {
-    // 414: the token makes the address too long, and only another one will do.
+    // 414: the token makes the address too long, so only another token helps.
     matches!(status, 400 | 404 | 409 | 410 | 412 | 414 | 416 | 422)
 }
 
 impl Refusals {
-    /// The next page of `range` was refused with `status` at `now`.
+    /// Counts a refusal of the next page of `range` with `status` at `now`.
     pub fn refused(&mut self, range: &InRange, status: u16, now: Instant) -> Step {
         let page = (range.since(), range.until(), range.token().cloned());
         let known = self.0.take().filter(|known| known.page == page);
@@ -58,7 +61,7 @@ impl Refusals {
         let lasts = counted.times >= REFUSALS && now.duration_since(counted.first) >= SPREAD;
         self.0 = Some(counted);
         match may_mean_the_token(status) {
-            // An earlier run met the same; what passes would have passed.
+            // An earlier run had the same refusal, and a passing fault would have passed by now.
             true if is_new && range.was_refused() => Step::Final,
             true if is_new => Step::Note,
             _ if lasts => Step::Final,
@@ -66,7 +69,7 @@ impl Refusals {
         }
     }
 
-    /// A page was given.
+    /// Notes that the API returned a page.
     pub fn answered(&mut self) {
         self.0 = None;
     }

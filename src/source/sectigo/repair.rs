@@ -1,15 +1,15 @@
-//! A page that is not valid JSON, read as far as it can be: for what would otherwise hold up everything behind it.
+//! Reads a page that is not valid JSON as far as possible, because it would otherwise hold up everything after it.
 //!
-//! Only what stands within strings is repaired: bytes that are not UTF-8, raw control characters, and escapes that JSON does not have. Whatever
-//! else is wrong, such as an array without an end, is an error as before.
+//! It repairs only the content of strings: bytes that are not UTF-8, raw control characters, and escapes that JSON does
+//! not have. Any other flaw, such as an array without an end, remains an error.
 
 use bytes::Bytes;
 
 use super::page::{self, Error};
 use crate::event::Event;
 
-/// The records of a page. Those of which a byte had to be changed are marked; all others are byte for byte what came. The error says what is
-/// wrong with the body as it came.
+/// Reads the records of a page. Marks the repaired ones; all others are byte for byte as they came. The error says what
+/// is wrong with the original body.
 pub fn records(body: &Bytes) -> Result<Vec<Event>, Error> {
     let cause = match page::records(body) {
         Err(cause @ (Error::NotText(_) | Error::Broken(_))) => cause,
@@ -19,7 +19,7 @@ pub fn records(body: &Bytes) -> Result<Vec<Event>, Error> {
     let Ok(events) = page::records(&body) else { return Err(cause) };
     let start = body.as_ptr() as usize;
     let mark = |event: Event| {
-        // A record is a part of the body, so its address less the body's is its place.
+        // A record is a slice of the body, so the difference of their addresses is its offset.
         let from = event.raw().as_ptr() as usize - start;
         let until = from + event.raw().len();
         let next = changes.get(changes.partition_point(|change| *change < from));
@@ -31,7 +31,7 @@ pub fn records(body: &Bytes) -> Result<Vec<Event>, Error> {
 /// A body with valid strings.
 struct Repaired {
     body: Bytes,
-    /// Where in it something was changed, in order.
+    /// The offsets of the changes, in order.
     changes: Vec<usize>,
 }
 
@@ -75,7 +75,7 @@ impl Repair {
                     Some([b'u', a, b, c, d, ..]) if [a, b, c, d].iter().all(|digit| digit.is_ascii_hexdigit()) => {
                         self.out.push(b'\\');
                     }
-                    // No escape of JSON: the backslash stands for itself.
+                    // JSON has no such escape, so the backslash stands for itself.
                     _ => self.change(b"\\\\"),
                 },
                 control @ 0..0x20 if self.is_string => self.change(format!("\\u{control:04x}").as_bytes()),

@@ -1,13 +1,13 @@
-//! How serious an event is, by the words of its action and the beginning of its outcome.
+//! The severity of an event, by the words of its action and the beginning of its outcome.
 
 use std::borrow::Cow;
 
 use crate::event::{Event, Field, Severity, Verbatim};
 
-/// Outcomes with these beginnings, in any case, are errors, whatever the action.
+/// Beginnings of outcomes, in any case, that make an event an error, whatever its action.
 pub const FAILED_OUTCOMES: &[&str] = &["fail", "err", "den", "rej"];
 
-/// What the words of an action say, the first row that fits. A `*` stands for any ending.
+/// Severities by the words of an action; the first row that fits counts. A `*` stands for any ending.
 pub const ACTIONS: &[(Severity, &[&str])] = &[
     (Severity::Warn, &["revo*", "delet*", "remov*", "purg*", "destroy*"]),
     (Severity::Warn, &["role*", "permission*", "privilege*", "grant*"]),
@@ -43,7 +43,8 @@ fn row(word: &[u8]) -> Option<usize> {
     (0..ACTIONS.len()).find(fits)
 }
 
-/// For each letter the rows of [`ACTIONS`] in which a pattern begins with it, a bit each: most words need no look at the others.
+/// For each letter, a bit for each row of [`ACTIONS`] with a pattern that begins with it. So most words skip the other
+/// rows.
 const ROWS: [u8; 256] = {
     let mut rows = [0; 256];
     let mut row = 0;
@@ -71,7 +72,7 @@ fn matches(word: &[u8], pattern: &str) -> bool {
     }
 }
 
-/// The words of `certificate_revoked`, `certificateRevoked` or `Certificate revoked`.
+/// Splits `certificate_revoked`, `certificateRevoked` or `Certificate revoked` into words.
 fn words(action: &[u8]) -> impl Iterator<Item = &[u8]> {
     action.split(|byte| !byte.is_ascii_alphanumeric()).flat_map(|part| {
         let mut rest = part;
@@ -119,17 +120,17 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_shows_the_table() {
+    fn the_document_of_the_events_shows_the_table() {
         let row = |(severity, patterns): &(Severity, &[&str])| {
             let patterns: Vec<_> = patterns.iter().map(|pattern| format!("`{pattern}`")).collect();
             format!("| `{}` | {} |\n", severity.name(), patterns.join(" "))
         };
         let rows: Vec<_> = ACTIONS.iter().map(row).collect();
         let table = format!("| status | words |\n|---|---|\n{}| `info` | all others |\n", rows.concat());
-        let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+        let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/EVENTS.md")).unwrap();
         let shown =
-            readme.split("<!-- severities -->\n").nth(1).and_then(|rest| rest.split("<!-- /severities -->").next());
-        assert_eq!(shown, Some(table.as_str()), "put this between the marks in README.md:\n{table}");
+            document.split("<!-- severities -->\n").nth(1).and_then(|rest| rest.split("<!-- /severities -->").next());
+        assert_eq!(shown, Some(table.as_str()), "put this between the marks in docs/EVENTS.md:\n{table}");
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! Whether the API's records are stable: whether it gives again what it gave before for the same time.
+//! Decides whether the API's records are stable: whether the API returns the same records again for the same time.
 //!
-//! One answer without the known records is as likely a passing fault (an index that is being rebuilt, a replica that lags behind) as a server whose
-//! records change. So nothing is delivered of it and it is requested again. Only when the contradiction lasts, the range is read without its overlap. Each
-//! later range still begins with its overlap: its first page shows when the records are stable again.
+//! One answer without the known records is as likely a passing fault as a server whose records change. The server may
+//! be rebuilding an index, or a replica may lag. So auditsync delivers nothing of it, and requests it again. Only if
+//! the contradiction lasts does it read the range without its overlap. Each later range still begins with its overlap,
+//! whose first page shows when the records are stable again.
 
 use std::time::Duration;
 
@@ -13,14 +14,14 @@ use super::moment::Moment;
 use super::range::{Contradiction, InRange, PageToken, Sifted};
 use crate::event::Event;
 
-/// So many contradictions show that records are not stable. Two may come from one slow replica.
+/// The number of contradictions that show that records are not stable. Two may come from one slow replica.
 const CONTRADICTIONS: u32 = 3;
 
-/// And they have to be spread over so long: a server that restarts or rebuilds an index takes a minute or two. It is well below the default
-/// `SECTIGO_AUDIT_RETRY_BUDGET`, so that a single run can come through.
+/// The time over which they must be spread. A server that restarts or rebuilds an index takes a minute or two. The
+/// value is well below the default `SECTIGO_AUDIT_RETRY_BUDGET`, so that a single run can get past it.
 const SPREAD: Duration = Duration::from_secs(120);
 
-/// What is known of the API's stability since the start.
+/// The API's stability, as known since the process started.
 #[derive(Debug, Default)]
 pub struct Stability {
     is_off: bool,
@@ -35,12 +36,12 @@ struct Contradicted {
     first: Instant,
 }
 
-/// What is to be made of a page.
+/// The outcome of a page.
 #[derive(Debug)]
 pub struct Outcome {
-    /// The page, or where to go on without it.
+    /// The page's result, or the cursor to continue with without it.
     pub sifted: Sifted,
-    /// What changed, to be logged.
+    /// A change to log.
     pub turn: Option<Turn>,
 }
 
@@ -54,7 +55,7 @@ pub enum Turn {
 }
 
 impl Stability {
-    /// What is new of a page, taken `now`: as [`InRange::take`], unless the records are not stable.
+    /// Takes a page at `now` as [`InRange::take`] does, unless the records are not stable.
     pub fn sift(
         &mut self,
         range: InRange,
@@ -66,7 +67,7 @@ impl Stability {
         let is_probe = self.is_off && range.is_probe();
         let since = range.since();
         match range.clone().take(records, token) {
-            // Not one known record: to deliver this could repeat all of the overlap.
+            // Without one known record, delivering this page could repeat the whole overlap.
             Ok(sifted) if is_probe && sifted.deduplicated == 0 => Ok(without_overlap(range, cut, None)),
             Ok(sifted) => {
                 if sifted.deduplicated > 0 || matches!(sifted.next, SectigoCursor::Idle { .. }) {
@@ -84,7 +85,7 @@ impl Stability {
         }
     }
 
-    /// Counts a contradiction; true if it has lasted long enough.
+    /// Counts a contradiction. True if it has lasted long enough.
     fn lasts(&mut self, since: Moment, now: Instant) -> bool {
         let known = self.contradicted.filter(|known| known.since == since);
         let known = known.unwrap_or(Contradicted { since, times: 0, first: now });
@@ -94,10 +95,10 @@ impl Stability {
     }
 }
 
-/// Nothing is taken of the page; the same is requested without the overlap.
+/// Drops the page, and continues with its range without the overlap.
 fn without_overlap(range: InRange, cut: Cut, turn: Option<Turn>) -> Outcome {
     let next = SectigoCursor::InRange(range.despite_contradiction(cut));
-    Outcome { sifted: Sifted { fresh: Vec::new(), deduplicated: 0, shrunk: false, next }, turn }
+    Outcome { sifted: Sifted { fresh: Vec::new(), deduplicated: 0, shrunk: false, doubtful: 0, next }, turn }
 }
 
 #[cfg(test)]
@@ -114,7 +115,7 @@ mod tests {
         Moment::from(format!("2026-03-01T{time}Z").parse::<Timestamp>().unwrap())
     }
 
-    /// A server whose records carry `salt`: another one makes others of them.
+    /// A server whose records hold `salt`; another salt makes different records.
     struct World {
         records: Vec<(Moment, String)>,
         salt: u32,
@@ -126,7 +127,7 @@ mod tests {
     }
 
     impl World {
-        /// Thirty records of the last minute, delivered.
+        /// Delivers thirty records of the last minute.
         fn new() -> Self {
             let mut world = Self {
                 records: Vec::new(),
@@ -142,7 +143,7 @@ mod tests {
             world
         }
 
-        /// So many records, a second apart.
+        /// This many records, a second apart.
         fn happens(&mut self, from: &str, count: u64) {
             for n in 0..count {
                 let name = format!("{from}+{n}");
@@ -150,7 +151,7 @@ mod tests {
             }
         }
 
-        /// Reads up to `end`; `hidden` is what the server does not show of it.
+        /// Reads up to `end`; the server does not show the records in `hidden`.
         fn sync_hiding(&mut self, end: &str, now: Instant, hidden: fn(Moment) -> bool) -> Result<(), Contradiction> {
             while let Some(range) = self.cursor.clone().enter(at(end), CUT) {
                 self.asked += 1;
@@ -167,7 +168,7 @@ mod tests {
                 self.turns.extend(turn);
                 let id = |event: &Event| event.text(crate::event::Field::Id).unwrap().into_owned();
                 self.delivered.extend(sifted.fresh.iter().map(id));
-                // As it is written and read.
+                // The state document is written and read in between.
                 self.cursor = serde_json::from_str(&serde_json::to_string(&sifted.next).unwrap()).unwrap();
             }
             Ok(())
@@ -204,7 +205,7 @@ mod tests {
         let (mut world, now) = (World::new(), Instant::now());
         world.happens("11:58:00", 5);
         for n in 0..100 {
-            // As often as one likes within a short time.
+            // Any number of times within a short time.
             assert!(world.sync_empty("12:00:30", now + Duration::from_secs(n)).is_err());
         }
         world.sync("12:00:30", now + Duration::from_secs(101)).unwrap();

@@ -1,34 +1,37 @@
-//! The pages of a range so far, to notice when the server repeats them.
+//! The pages of a range so far, to notice that the server repeats them.
 //!
-//! A server may hand out a fresh token with every page and still lead in a circle, so pages are compared by content. One equal page proves
-//! nothing: records may be equal, and with pages of one record equal pages follow. What proves a circle is a run of pages that repeats an
-//! earlier run in the same order, with more distinct records than equal records plausibly explain.
+//! A server may send a fresh token with every page and still lead in a circle, so pages are compared by content. One
+//! equal page proves nothing: records may be equal, and with one record a page, equal pages follow. Proof of a circle
+//! is a run of pages that repeats an earlier run in the same order. It must have more distinct records than equal
+//! records plausibly explain.
 
 use serde::{Deserialize, Serialize};
 
 use crate::event::Event;
 use crate::fingerprint::{Fingerprint, Fingerprints};
 
-/// So many distinct records, repeated in the same pages and the same order, prove a circle. Fewer are delivered again.
+/// The number of distinct records that prove a circle, when the same pages repeat them in the same order. Fewer are
+/// delivered again.
 const PROOF: usize = 16;
 
-/// Pages that are remembered. A circle of at most so many pages is noticed as soon as it closes.
+/// The number of remembered pages. A circle of at most this length is noticed as soon as it closes.
 const MOST_PAGES: usize = 256;
 
-/// A page of more records is compared by so many of them, spread evenly, and by the count, the length and the bytes of all.
-/// Taking a record apart costs about as much as everything else that is done to it.
+/// The most records of a page that are compared one by one, spread evenly. A larger page is compared by these, and by
+/// the count, length and byte sum of all its records. Parsing a record costs about as much as all its other processing.
 const SAMPLES: usize = 16;
 
-/// What is remembered of a range's pages. Its size is bounded, whatever the server sends.
+/// A bounded memory of a range's pages, whatever the server sends.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Trail {
     /// The newest pages, oldest first.
     recent: Fingerprints,
-    /// How many distinct records each of the newest pages shows, at most [`PROOF`] pages.
+    /// The number of distinct records on each of the newest pages; at most [`PROOF`] pages.
     weights: Vec<u8>,
-    /// For circles of any length (Brent's way): the pages from the last one on whose number was a power of two.
+    /// For circles of any length (Brent's algorithm): the pages from the last one whose number was a power of two.
     marked: Fingerprints,
-    /// How many pages came since the first of those.
+    /// The number of pages since the first of those.
     since_mark: u32,
 }
 
@@ -38,8 +41,8 @@ impl Trail {
         self.recent.is_empty()
     }
 
-    /// Adds the page with number `number`, from 1 on; false if it closes a circle. `same_token`: it names the token that it was
-    /// requested with.
+    /// Adds the page `number`, counted from 1. False if it closes a circle. `same_token` means that the page names the
+    /// token that it was requested with.
     pub fn step(&mut self, number: u32, records: &[Event], same_token: bool) -> bool {
         let (page, weight) = summary(records);
         if same_token && self.recent.iter().next_back() == Some(page) {
@@ -63,7 +66,7 @@ impl Trail {
 
     fn is_circle(&self) -> bool {
         let pages: Vec<_> = self.recent.iter().collect();
-        // How many of the newest pages are needed for the proof.
+        // The number of the newest pages that the proof needs.
         let mut proof = 0;
         let mut distinct = 0;
         for weight in self.weights.iter().rev() {
@@ -84,7 +87,8 @@ impl Trail {
     }
 }
 
-/// What identifies a page, whatever the order of its records' members, and how many distinct records were looked at for it.
+/// Makes a fingerprint of a page that does not depend on the order of its records' members. Also returns the number of
+/// distinct records among those compared.
 fn summary(records: &[Event]) -> (Fingerprint, u8) {
     let samples: Vec<_> = match records.len() {
         count @ 0..=SAMPLES => (0..count).collect(),
@@ -94,7 +98,7 @@ fn summary(records: &[Event]) -> (Fingerprint, u8) {
         samples.iter().filter_map(|n| records.get(*n)).map(|event| Fingerprint::of_record(event.raw())).collect();
     let written = String::from(prints.clone());
     let (mut length, mut sum) = (0_u64, 0_u64);
-    // Neither members in another order nor space between them change these two.
+    // Neither another order of members nor blanks between them change these two sums.
     for byte in records.iter().flat_map(|event| event.raw().as_ref()) {
         let counts = u64::from(!byte.is_ascii_whitespace());
         length += counts;
@@ -117,11 +121,11 @@ mod tests {
         page::records(&Bytes::from(format!("[{}]", records.join(",")))).unwrap()
     }
 
-    /// Goes through pages that all come with fresh tokens; gives the number of the page that was not taken.
+    /// Takes pages that all have fresh tokens, and returns the number of the page that was refused.
     fn closes_at(pages: impl IntoIterator<Item = Vec<Event>>) -> Option<usize> {
         let mut trail = Trail::default();
         for (number, page) in (1..).zip(pages) {
-            // The state is written and read between any two pages.
+            // The state document is written and read between any two pages.
             let written = serde_json::to_string(&trail).unwrap();
             assert!(written.len() < 11 * (MOST_PAGES + PROOF) + 200, "{}", written.len());
             trail = serde_json::from_str(&written).unwrap();

@@ -7,6 +7,7 @@ use url::Url;
 use super::Settings;
 use crate::config::{Bounds, Noted, Preset, Reader, Scope, SecretVariable, Spec, Variable, parse};
 use crate::source::variables::LOOKBACK;
+use crate::variable_name::VariableName;
 
 const HOUR: u64 = 3600;
 
@@ -37,16 +38,15 @@ pub(crate) const API_TOKEN_URL: Variable<Url> = Variable::new(
     "SECTIGO_AUDIT_API_TOKEN_URL",
     Preset::Derived("named by the API"),
     |text, _| parse::api_url(text),
-    "Address of the token endpoint. Needed only where the API names one that cannot be trusted.",
+    "Address of the token endpoint. Needed only if the API names one that auditsync does not trust.",
 );
 
-/// How long a record may take to become visible.
 pub(crate) const DELAY: Variable<Duration> = Variable::time(
     Scope::Source,
     "SECTIGO_AUDIT_SYNC_DELAY",
     "30s",
     Bounds::seconds(0, HOUR),
-    "How long a record may take to become visible: newer ones are not requested yet.",
+    "How long a record may take to become visible. auditsync does not request newer ones.",
 );
 
 /// The longest range.
@@ -55,19 +55,18 @@ pub(crate) const WINDOW: Variable<Duration> = Variable::time(
     "SECTIGO_AUDIT_SYNC_WINDOW",
     "1h",
     Bounds::seconds(1, 24 * HOUR).whole_seconds(),
-    "Longest range of time that is requested at once.",
+    "Longest range of time that auditsync requests at once.",
 );
 
-/// How far a range reaches back into the one before.
 pub(crate) const OVERLAP: Variable<Duration> = Variable::time(
     Scope::Source,
     "SECTIGO_AUDIT_SYNC_OVERLAP",
     "5m",
     Bounds::seconds(0, HOUR),
-    "How far each range reaches back into what is delivered, for records that came late.",
+    "How far each range reaches back into the one before, for records that came late.",
 );
 
-/// All of them, for the tables.
+/// All variables, for the tables.
 pub(crate) const VARIABLES: &[&Spec] = &[
     &API_URL.spec,
     &API_CLIENT_ID.spec,
@@ -78,7 +77,36 @@ pub(crate) const VARIABLES: &[&Spec] = &[
     &OVERLAP.spec,
 ];
 
-/// What is needed to read the audit API.
+/// The names under which an operator sets, or would set, the variables that messages name.
+#[derive(Debug, Clone)]
+pub struct Names {
+    pub(super) api_url: VariableName,
+    pub(super) client_id: VariableName,
+    pub(super) token_url: VariableName,
+    pub(super) delay: VariableName,
+    pub(super) overlap: VariableName,
+}
+
+impl Names {
+    fn of(name: impl Fn(&Spec) -> VariableName) -> Self {
+        Self {
+            api_url: name(&API_URL.spec),
+            client_id: name(&API_CLIENT_ID.spec),
+            token_url: name(&API_TOKEN_URL.spec),
+            delay: name(&DELAY.spec),
+            overlap: name(&OVERLAP.spec),
+        }
+    }
+}
+
+impl Default for Names {
+    /// The documented names.
+    fn default() -> Self {
+        Self::of(|spec| spec.name.into())
+    }
+}
+
+/// Reads the settings of the audit API.
 pub(crate) fn settings(reader: &mut Reader<'_>) -> Result<Settings, Noted> {
     let api_url = reader.get(&API_URL);
     let client_id = reader.get(&API_CLIENT_ID);
@@ -97,6 +125,7 @@ pub(crate) fn settings(reader: &mut Reader<'_>) -> Result<Settings, Noted> {
         delay: delay?,
         window: window?,
         overlap: overlap?,
+        names: Names::of(|spec| reader.name(spec)),
     })
 }
 
@@ -113,7 +142,7 @@ mod tests {
         ("SECTIGO_AUDIT_API_CLIENT_SECRET", "secret"),
     ];
 
-    /// What is required, and `more`, which comes first and so holds.
+    /// Reads the required variables and `more`; of two equal names the first counts, so `more` wins.
     fn read(more: &[(&str, &str)]) -> Result<Settings, String> {
         read_pairs_of(super::super::KIND.name, &[more, &REQUIRED].concat(), settings)
     }

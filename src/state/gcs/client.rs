@@ -1,7 +1,7 @@
-//! One object of one bucket, by Google's JSON API: one request to a call, and an end to each.
+//! Reads and writes one object by Google's JSON API. A call makes one request, within a time limit.
 //!
-//! Google's library retries for up to five minutes, lost preconditions and refused connections included, and has no limit of
-//! time for one request. Here it neither retries nor resumes, and a call is dropped when its time is up.
+//! By default, Google's library retries for up to five minutes, even after failed preconditions and refused connections. It has no time
+//! limit for one request. Here it neither retries nor resumes, and a call is dropped when its time is up.
 
 use parking_lot::Mutex;
 use std::future::Future;
@@ -18,13 +18,13 @@ use tokio::time::{Instant, timeout_at};
 use super::failure::{Failure, Side};
 use crate::http::USER_AGENT;
 
-/// How long a call may take: finding credentials, an access token, connecting and the whole answer.
+/// How long a call may take: credentials, access token, connection and the whole answer.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// The most that is read, in bytes. A state has under 50 kB.
+/// The most bytes to read. A state has under 50 kB.
 const LARGEST: usize = 1024 * 1024;
 
-/// Where credentials come from.
+/// Looks for credentials.
 pub(super) type FindCredentials = Box<dyn Fn() -> Result<Credentials, build_errors::Error> + Send + Sync>;
 
 pub(super) struct Client {
@@ -35,7 +35,7 @@ pub(super) struct Client {
     session: Mutex<Option<Session>>,
 }
 
-/// What lasts from call to call: the connections, and credentials that renew their access token by themselves.
+/// The connections, and the credentials that renew their own access token, which last from call to call.
 #[derive(Clone)]
 struct Session {
     credentials: Credentials,
@@ -44,7 +44,7 @@ struct Session {
 
 impl Client {
     pub(super) fn new(bucket: &str, object: String, endpoint: Option<String>, credentials: FindCredentials) -> Self {
-        // The library's name of a bucket: it is the JSON API's `{bucket}`, whatever its project.
+        // The library's name for a bucket of any project, which it sends as the JSON API's `{bucket}`.
         let bucket = format!("projects/_/buckets/{bucket}");
         Self { bucket, object, endpoint, credentials, session: Mutex::default() }
     }
@@ -53,7 +53,7 @@ impl Client {
         &self.object
     }
 
-    /// The object's bytes and their generation, both of one answer.
+    /// Reads the object's bytes and their generation, both from one answer.
     pub(super) async fn read(&self) -> Result<(Vec<u8>, i64), Failure> {
         self.call(async |storage| {
             let request = storage.read_object(&self.bucket, &self.object).with_user_agent(USER_AGENT);
@@ -71,29 +71,29 @@ impl Client {
         .await
     }
 
-    /// Writes the object if it has this `generation` (0: if there is none), and gives its new one.
+    /// Writes the object if it has this `generation` (0: if it does not exist), and returns the new one.
     pub(super) async fn write(&self, bytes: &[u8], generation: i64) -> Result<i64, Failure> {
         self.call(async |storage| {
             let written = storage
                 .write_object(&self.bucket, &self.object, Bytes::copy_from_slice(bytes))
                 .set_if_generation_match(generation)
                 .set_content_type("application/json")
-                // What a bucket shows to everyone is else served from caches for an hour, and could be read stale.
+                // Otherwise caches serve an object of a public bucket for an hour, so a read could be stale.
                 .set_cache_control("no-store")
                 .with_user_agent(USER_AGENT)
-                // The checksum goes ahead with the metadata; that it can also follow, not every emulator knows.
+                // This sends the checksum ahead, with the metadata. Not every emulator accepts one that follows.
                 .send_buffered();
-            // A future on the stack of every caller would be large: it holds the whole upload.
+            // Boxed because the future holds the whole upload, which would make every caller's future large.
             let written = Box::pin(written).await.map_err(|error| Failure::of(&error))?;
             known(written.generation, Side::Write)
         })
         .await
     }
 
-    /// Makes one call, within the time for it.
+    /// Makes one call within [`LONGEST_WAIT`].
     ///
-    /// A session whose credentials do not work is given up: the library takes a refusal for final, and where a token never
-    /// arrives it waits for ever. The next call starts from the credentials as they are then.
+    /// A session with credentials that do not work is dropped, and the next call looks for credentials again. The library itself would treat
+    /// a refusal as final, and would wait for ever for a token that never arrives.
     async fn call<T, F>(&self, make: impl FnOnce(Storage) -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Failure>>,
@@ -118,14 +118,14 @@ impl Client {
         done
     }
 
-    /// The library's client, with an access token at hand.
+    /// Returns the library's client with a valid access token.
     async fn storage(&self) -> Result<Storage, Failure> {
         let held = self.session.lock().clone();
         let credentials = match &held {
             Some(session) => session.credentials.clone(),
             None => (self.credentials)().map_err(|error| Failure::of_credentials(&error))?,
         };
-        // Before the client is built, which may ask the metadata server for more, and does not say what failed.
+        // Get a token before building the client. The builder may call the metadata server, and its error does not say what failed.
         #[allow(clippy::default_trait_access, reason = "the type's crate is not a dependency")]
         credentials.headers(Default::default()).await.map_err(|error| Failure::of_credentials(&error))?;
         if let Some(session) = held {
@@ -148,7 +148,7 @@ impl Client {
     }
 }
 
-/// Where the answer has no generation, the library gives 0.
+/// Checks the generation of an answer. The library returns 0 if the answer has none.
 fn known(generation: i64, side: Side) -> Result<i64, Failure> {
     if generation > 0 { Ok(generation) } else { Err(Failure::NoGeneration(side)) }
 }

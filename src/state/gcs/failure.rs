@@ -1,4 +1,4 @@
-//! What a call to Google Cloud Storage came to when it was no success, and how that is put into words.
+//! Classifies failed calls to Google Cloud Storage, and puts them into words.
 
 use std::error::Error as StdError;
 
@@ -9,22 +9,22 @@ use google_cloud_storage::error::ReadError;
 use crate::failure::Chain;
 use crate::http::{Excerpt, Redaction};
 
-/// Why a call did not do what it was asked. The texts are fit for a log.
+/// Why a call failed. The texts are safe to log.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// It was answered with this HTTP status.
+    /// The server answered with this HTTP status.
     Status { code: u16, text: String },
-    /// There are no credentials, or they were not good for an access token.
+    /// There are no credentials, or no access token could be had for them.
     Credentials(String),
-    /// No whole answer came, or no access token did; it may work later.
+    /// No whole answer or no access token arrived. The call may work later.
     Unavailable(String),
     /// The answer does not say which generation the object has.
     NoGeneration(Side),
-    /// The object is larger than so many bytes.
+    /// The object is larger than `most` bytes.
     TooLarge { most: usize },
 }
 
-/// Which kind of call it was.
+/// The kind of a call.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Side {
     Read,
@@ -32,7 +32,7 @@ pub(super) enum Side {
 }
 
 impl Failure {
-    /// What the call's error means.
+    /// Classifies the error of a call.
     pub(super) fn of(error: &CallError) -> Self {
         if let Some(code) = error.http_status_code() {
             return Self::Status { code, text: answered(code, error) };
@@ -46,19 +46,19 @@ impl Failure {
         }
     }
 
-    /// What it means that there is no access token.
+    /// Classifies the error of getting an access token.
     pub(super) fn of_credentials(error: &(dyn StdError + 'static)) -> Self {
         let refusal = causes::<CredentialsError>(error).last();
         let text = told(refusal.map_or(error, |refusal| refusal));
         let passing = refusal.is_some_and(CredentialsError::is_transient);
-        // The last place to look for credentials is the metadata server, and where it cannot even be found by name there is
-        // none: this is not one of Google's machines. One that is found and does not answer may only be starting.
+        // The library tries the metadata server last. If its name does not resolve, this is not one of Google's machines, and there
+        // are no credentials. If it resolves and does not answer, it may only be starting.
         let told = Chain(error).to_string();
         let found = !told.contains("dns error") || told.contains("googleapis.com");
         if passing && found { Self::Unavailable(text) } else { Self::Credentials(text) }
     }
 
-    /// Whether the object has another generation than the one that was named, or is missing.
+    /// Whether the object has another generation than the call named, or is missing.
     pub(super) fn says_that_the_condition_failed(&self) -> bool {
         match self {
             Self::Status { code: 412, .. } => true,
@@ -67,13 +67,13 @@ impl Failure {
         }
     }
 
-    /// Whether it is the bucket that does not exist, not just the object.
+    /// Whether the bucket, and not only the object, is missing.
     pub(super) fn says_that_the_bucket_is_missing(&self) -> bool {
         matches!(self, Self::Status { code: 404, text } if text.contains("bucket does not exist"))
     }
 }
 
-/// The permission that Google says is missing, if it is one to write with.
+/// The write permission that Google calls missing, if `text` names one.
 pub(super) fn permission_in(text: &str) -> Option<&'static str> {
     ["storage.objects.create", "storage.objects.delete"].into_iter().find(|permission| text.contains(permission))
 }
@@ -87,26 +87,26 @@ fn answered(code: u16, error: &CallError) -> String {
     format!("it answered {code}: {}", excerpt(&said))
 }
 
-/// The library adds to each level what it will do itself, and it will not be asked again: see the client.
+/// The error's text, without what the library says that it will do next. The client drops the session, so the library does not do it.
 fn told(error: &(dyn StdError + 'static)) -> String {
     const FORETOLD: [&str; 2] = [" and future attempts will not succeed", " but future attempts may succeed"];
     let text = FORETOLD.iter().fold(Chain(error).to_string(), |text, foretold| text.replace(foretold, ""));
     excerpt(&text).to_string()
 }
 
-/// The error and its causes that are of that type, the deepest last.
+/// Those of the error and its causes that have the type `T`, the deepest last.
 fn causes<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a T> {
     std::iter::successors(Some(error), |&error| error.source()).filter_map(|error| error.downcast_ref())
 }
 
-/// The credentials are read by Google's library and not known here, so an echo of them cannot be looked for: whatever looks
-/// like a token or a key goes.
+/// An excerpt without anything that looks like a token or a key. Only Google's library knows the credentials, so an echo of them cannot
+/// be recognised exactly.
 fn excerpt(text: &str) -> Excerpt {
     Excerpt::of(without_tokens(text).as_bytes(), &Redaction::none())
 }
 
-/// Hides each run of twenty or more characters of the kind that tokens are made of which has small and large letters and
-/// digits: refresh and access tokens, parts of a JWT, client secrets. Words, addresses and names of permissions are not so.
+/// Hides each run of twenty or more token characters that has small letters, capital letters and digits. That covers refresh and access
+/// tokens, parts of a JWT and client secrets. Words, addresses and names of permissions are not such runs.
 fn without_tokens(text: &str) -> String {
     const SHORTEST: usize = 20;
     let is_of_a_token = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';

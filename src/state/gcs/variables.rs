@@ -5,7 +5,7 @@ use url::Url;
 use super::Settings;
 use crate::config::{Noted, Preset, Reader, Scope, Spec, Variable, parse};
 
-/// The bucket.
+/// The bucket of the state.
 pub(crate) const BUCKET: Variable<String> = Variable::new(
     Scope::Shared,
     "AUDITSYNC_GCS_BUCKET",
@@ -23,7 +23,7 @@ pub(crate) const PREFIX: Variable<String> = Variable::new(
     "Path of the state in the bucket.",
 );
 
-/// Where Google's own tools look for an emulator.
+/// The emulator. Google's own tools read the same variable.
 pub(crate) const EMULATOR: Variable<String> = Variable::new(
     Scope::Foreign,
     "STORAGE_EMULATOR_HOST",
@@ -32,10 +32,10 @@ pub(crate) const EMULATOR: Variable<String> = Variable::new(
     "An emulator instead of Google Cloud Storage, as host:port or as an address.",
 );
 
-/// All of them, for the tables.
+/// Every variable of this store, for the tables.
 pub(crate) const VARIABLES: &[&Spec] = &[&BUCKET.spec, &PREFIX.spec, &EMULATOR.spec];
 
-/// Which object, and where.
+/// Reads the location of the object.
 pub(crate) fn settings(reader: &mut Reader<'_>) -> Result<Settings, Noted> {
     let bucket = reader.get(&BUCKET);
     let prefix = reader.find(&PREFIX);
@@ -43,7 +43,7 @@ pub(crate) fn settings(reader: &mut Reader<'_>) -> Result<Settings, Noted> {
     Ok(Settings { bucket: bucket?, prefix: prefix?.unwrap_or_default(), emulator: emulator? })
 }
 
-/// Google's tools take it with a scheme and without one.
+/// Parses the address of an emulator, which may have a scheme or none, as for Google's tools.
 fn emulator(text: &str) -> Option<String> {
     let text = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
     let url = Url::parse(&text).ok()?;
@@ -69,7 +69,7 @@ mod tests {
         let message = read(&[]).unwrap_err();
         assert!(message.contains("AUDITSYNC_GCS_BUCKET: is required but not set"), "{message}");
         let message = read(&[("AUDITSYNC_GCS_BUCKET", "gs://audit")]).unwrap_err();
-        assert!(message.contains("must be the name of a bucket alone"), "{message}");
+        assert!(message.contains("must be only the name of a bucket"), "{message}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Whether a partition between a server and its replicas can give two instances a lease each.
 //!
-//! Redis replicates asynchronously: <https://redis.io/docs/latest/operate/oss_and_stack/management/replication/>. A server that was cut off
-//! goes on taking writes while a replica is promoted on the other side, unless `min-replicas-to-write` forbids it.
+//! Redis replicates asynchronously: <https://redis.io/docs/latest/operate/oss_and_stack/management/replication/>. In a partition, the old
+//! server still accepts writes while a replica is promoted, unless `min-replicas-to-write` forbids it.
 
 use tokio::time::timeout;
 
@@ -10,12 +10,12 @@ use crate::state::Caution;
 
 const RISK: &str = "this Redis has replicas, and min-replicas-to-write is 0: in a network partition two instances can deliver the same events; \
                     set min-replicas-to-write 1";
-const NO_INFO: &str = "whether this Redis has replicas could not be seen; grant +info to have it checked";
-const NO_CONFIG: &str = "this Redis has replicas, and min-replicas-to-write could not be seen; grant +config|get to have it checked, or see \
+const NO_INFO: &str = "auditsync could not see whether this Redis has replicas; grant +info, and it checks that";
+const NO_CONFIG: &str = "this Redis has replicas, and auditsync could not see min-replicas-to-write; grant +config|get, or make sure \
                          that it is at least 1";
 
 impl Redis {
-    /// Says if a write needs no replica's confirmation, although there are replicas.
+    /// Warns if there are replicas, but a write needs the confirmation of none.
     pub(super) async fn caution_of_replicas(&self) -> Option<Caution> {
         let Some(replication) = self.replication().await else { return Some(Caution::Unknown(NO_INFO.to_owned())) };
         if !has_replicas(&replication) {
@@ -36,7 +36,7 @@ impl Redis {
     }
 }
 
-/// Whether the answer to `INFO replication` is that of a server with replicas.
+/// Whether the answer to `INFO replication` comes from a server with replicas.
 fn has_replicas(replication: &str) -> bool {
     let field = |name: &str| replication.lines().find_map(|line| line.trim_end().strip_prefix(name)?.strip_prefix(':'));
     field("role") == Some("master") && field("connected_slaves").is_some_and(|count| count != "0")

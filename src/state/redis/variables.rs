@@ -8,13 +8,14 @@ use crate::config::{Noted, Preset, Reader, Scope, SecretVariable, Spec, Variable
 use crate::pipeline_name::PipelineName;
 use crate::secret::Secret;
 
-/// The server.
+/// The address of the server.
 pub(crate) const ADDRESS: SecretVariable = SecretVariable::new(
     Scope::Shared,
     "AUDITSYNC_REDIS_ADDRESS",
     Preset::Nothing,
     "Redis server, as host:port, redis://[user:password@]host:port/db or rediss://… for TLS.",
-);
+)
+.renewed("auditsync reads it only at the start.");
 
 /// The password.
 pub(crate) const PASSWORD: SecretVariable =
@@ -45,7 +46,7 @@ pub(crate) const TLS: Variable<bool> = Variable::flag(
     "TLS to Redis, for an address without a scheme: true or false.",
 );
 
-/// The beginning of the document's key.
+/// The beginning of the state's key.
 pub(crate) const PREFIX: Variable<String> = Variable::text(
     Scope::Shared,
     "AUDITSYNC_REDIS_PREFIX",
@@ -53,22 +54,22 @@ pub(crate) const PREFIX: Variable<String> = Variable::text(
     "Beginning of the Redis key of the state. A colon and the name of the pipeline follow it.",
 );
 
-/// All of them, for the tables.
+/// Every variable of this store, for the tables.
 pub(crate) const VARIABLES: &[&Spec] =
     &[&ADDRESS.spec, &PASSWORD.spec, &USERNAME.spec, &DB.spec, &TLS.spec, &PREFIX.spec];
 
-/// What an address says.
+/// The parts of an address.
 struct Address {
     host: String,
     port: u16,
-    /// None where it has no scheme.
+    /// Whether the scheme means TLS; none without a scheme.
     tls: Option<bool>,
     username: Option<String>,
     password: Option<SecretString>,
     database: Option<u32>,
 }
 
-/// Where the server is and what to say to it. What the address says must not be said again.
+/// Reads the settings. A part that the address has must not also have a variable.
 pub(crate) fn settings(reader: &mut Reader<'_>, pipeline: &PipelineName) -> Result<Settings, Noted> {
     let address = reader.get_secret(&ADDRESS);
     let password = reader.find_secret(&PASSWORD);
@@ -84,7 +85,7 @@ pub(crate) fn settings(reader: &mut Reader<'_>, pipeline: &PipelineName) -> Resu
     let mut twice = |spec: &Spec, said: bool| {
         if said {
             let name = reader.name(spec);
-            Err(reader.refuse_hidden(&name, "the address says it too; keep one of the two"))
+            Err(reader.refuse_hidden(&name, "the address sets it too; keep one of the two"))
         } else {
             Ok(())
         }
@@ -113,7 +114,7 @@ pub(crate) fn settings(reader: &mut Reader<'_>, pipeline: &PipelineName) -> Resu
     Ok(settings)
 }
 
-/// `host`, `host:port`, or an address with the scheme `redis` or `rediss`. An error does not quote it.
+/// Parses `host`, `host:port`, or an address with the scheme `redis` or `rediss`. Errors do not quote it.
 fn parse(text: &str) -> Result<Address, &'static str> {
     const RULE: &str = "must be host:port, or redis://[user:password@]host:port/db, or rediss://… for TLS";
     let (url, tls) = match text.split_once("://") {
@@ -230,7 +231,7 @@ mod tests {
             ("AUDITSYNC_REDIS_TLS", "false"),
         ] {
             let message = mistake(&[address, (variable, value)]);
-            assert!(message.contains(&format!("{variable}=[hidden]: the address says it too")), "{message}");
+            assert!(message.contains(&format!("{variable}=[hidden]: the address sets it too")), "{message}");
         }
         let same = read(&[address, ("AUDITSYNC_REDIS_DB", "3"), ("AUDITSYNC_REDIS_TLS", "true")]).unwrap();
         assert_eq!((same.database, same.tls), (3, true));

@@ -1,4 +1,4 @@
-//! Finding out whether the store may be written to and obeys conditions, by writes that must not succeed.
+//! Tests, by writes that must not succeed, whether we may write to the store and whether it obeys conditions.
 
 use std::sync::atomic::Ordering;
 
@@ -6,10 +6,10 @@ use super::{Asked, CHECK, Condition, S3};
 use crate::aws::answer::{Failure, Meaning};
 use crate::state::{Error, StateStore as _};
 
-/// An entity tag as S3 makes them, of no object.
+/// An entity tag in the form of S3's that belongs to no object.
 const MADE_UP: &str = "\"00000000000000000000000000000000\"";
 
-/// What the object says that may be left behind by a probe.
+/// The content of the object that a probe may leave behind.
 const PROBE: &[u8] = b"Written by auditsync to find out whether it may write here. It can be deleted.\n";
 
 impl S3 {
@@ -20,22 +20,24 @@ impl S3 {
         }
     }
 
-    /// Each write here must be refused. On a store that writes all the same, the document is replaced by its own bytes, or by
-    /// what it was a moment ago if its holder saved in between. That holder's next save sets it right, since such a store lets it
-    /// through too; if there is none, the next run repeats a page but loses nothing. And the store is refused for it.
+    /// Tries two writes over the document, which the store must refuse.
+    ///
+    /// If the store writes all the same, auditsync rejects the store. The write replaces the document by its own bytes, or by its bytes of a
+    /// moment ago if its holder saved in between. The holder's next save corrects that, since such a store lets it through, too. Without
+    /// a next save, the next run repeats a page but loses nothing.
     async fn probe_at(&self, document: &[u8]) -> Result<(), Error> {
-        // This one first: nothing is written if the document was deleted just now.
+        // This condition comes first: it writes nothing if the document was deleted just now.
         self.must_not_write(document, Condition::Unchanged(MADE_UP)).await?;
         self.must_not_write(document, Condition::Absent).await
     }
 
-    /// Without a document there is one condition that does not hold, and a name of its own for what a bad store writes.
+    /// Tries a write without a document. Only one condition is unmet then. The write uses a key of its own, since a faulty store may carry it out.
     async fn probe_beside(&self) -> Result<(), Error> {
         let (key, condition) = (self.probe_key(), Condition::Unchanged(MADE_UP));
         match self.put(CHECK, &key, PROBE, condition).await? {
             Ok(_) => Err(self.unconditional(format!("{}; the object {key} was left behind", disregarded(condition)))),
-            // Whoever may not list may not be told that there is no such object either. The first save will show whether it
-            // may be written.
+            // Without the permission to list, S3 may not say that the object is missing. The first save will show whether we may
+            // write it.
             Err(Failure { meaning: Meaning::Denied, cause }) if self.hidden.load(Ordering::Relaxed) => {
                 tracing::warn!(
                     location = %self.location(), answer = %cause,
@@ -54,7 +56,7 @@ impl S3 {
         }
     }
 
-    /// Whether a write failed for its condition.
+    /// Checks that a write failed because of its condition.
     async fn obeyed(&self, condition: Condition<'_>, failure: Failure) -> Result<(), Error> {
         match failure.meaning {
             Meaning::Mismatch | Meaning::Missing => Ok(()),
@@ -68,5 +70,5 @@ impl S3 {
 }
 
 fn disregarded(condition: Condition<'_>) -> String {
-    format!("it wrote in spite of a condition that was not met, {}", condition.header())
+    format!("it wrote although the condition was not met: {}", condition.header())
 }

@@ -4,7 +4,7 @@ use super::Settings;
 use crate::aws::encryption::{self, Encryption};
 use crate::config::{Noted, Preset, Reader, Scope, Spec, Variable, parse};
 
-/// The bucket.
+/// The bucket of the state.
 pub(crate) const BUCKET: Variable<String> = Variable::new(
     Scope::Shared,
     "AUDITSYNC_S3_BUCKET",
@@ -22,7 +22,7 @@ pub(crate) const PREFIX: Variable<String> = Variable::new(
     "Path of the state in the bucket.",
 );
 
-/// Where the bucket is named.
+/// Whether to name the bucket in the path.
 pub(crate) const FORCE_PATH_STYLE: Variable<bool> = Variable::flag(
     Scope::Shared,
     "AUDITSYNC_S3_FORCE_PATH_STYLE",
@@ -47,11 +47,11 @@ pub(crate) const KMS_KEY_ID: Variable<String> = Variable::text(
     "KMS key for aws:kms and aws:kms:dsse.",
 );
 
-/// All of them, for the tables.
+/// Every variable of this store, for the tables.
 pub(crate) const VARIABLES: &[&Spec] =
     &[&BUCKET.spec, &PREFIX.spec, &FORCE_PATH_STYLE.spec, &SSE.spec, &KMS_KEY_ID.spec];
 
-/// Which object, and how it is written.
+/// Reads the location of the object and its encryption.
 pub(crate) fn settings(reader: &mut Reader<'_>) -> Result<Settings, Noted> {
     let bucket = reader.get(&BUCKET);
     let prefix = reader.find(&PREFIX);
@@ -96,7 +96,7 @@ mod tests {
     fn a_bucket_is_a_name_alone() {
         for bad in ["s3://audit", "audit/prod", "a b"] {
             let message = read(&[("AUDITSYNC_S3_BUCKET", bad)]).unwrap_err();
-            assert!(message.contains("must be the name of a bucket alone"), "{message}");
+            assert!(message.contains("must be only the name of a bucket"), "{message}");
         }
     }
 

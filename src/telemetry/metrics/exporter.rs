@@ -1,4 +1,4 @@
-//! The recorder behind the facade, and what it shows to Prometheus.
+//! The recorder behind the facade, and its text for Prometheus.
 
 use metrics::{SetRecorderError, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -6,34 +6,34 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use super::table::{BUILD_INFO, Kind, METRICS, Metric, PIPELINE};
 use crate::pipeline_name::PipelineName;
 
-/// Why nothing is counted.
+/// Why the recorder cannot be installed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The table has a histogram without buckets.
     #[error("the metrics cannot be set up")]
     Build(#[from] BuildError),
-    /// Something in this process counts already.
-    #[error("the metrics are set up already")]
+    /// This process already has a recorder.
+    #[error("the metrics are already set up")]
     Twice(#[from] SetRecorderError<PrometheusRecorder>),
 }
 
-/// What was counted so far.
+/// The present values of the metrics.
 #[derive(Clone)]
 pub struct Scrape(PrometheusHandle);
 
 impl Scrape {
-    /// In Prometheus's text format, version 0.0.4.
+    /// Renders the metrics in Prometheus's text format, version 0.0.4.
     pub fn text(&self) -> String {
         self.0.render()
     }
 
-    /// Puts observations into their buckets. To be called now and then: they wait in memory until this or a scrape.
+    /// Puts observations into their buckets. Call it now and then, since observations stay in memory until this or a scrape.
     pub fn tidy(&self) {
         self.0.run_upkeep();
     }
 }
 
-/// Starts counting, for the whole process and its `pipelines`; nothing counts before.
+/// Installs the recorder for the process and its `pipelines`. Nothing is counted before.
 pub fn install(pipelines: &[PipelineName]) -> Result<Scrape, Error> {
     let recorder = recorder()?;
     let scrape = Scrape(recorder.handle());
@@ -54,7 +54,7 @@ fn recorder() -> Result<PrometheusRecorder, BuildError> {
     Ok(builder.build_recorder())
 }
 
-/// Describes every metric, and shows at zero what starts there: a rate needs a first value, and a query a series.
+/// Describes every metric, and sets those that begin at zero, since a rate needs a first value and a query needs a series.
 fn announce(pipelines: &[PipelineName]) {
     for metric in METRICS {
         match metric.kind {
@@ -74,7 +74,7 @@ fn announce(pipelines: &[PipelineName]) {
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
 }
 
-/// Every combination of the values of a metric's labels; one without any where it has no labels.
+/// Every combination of the values of a metric's labels; one empty combination if it has no labels.
 fn combinations(metric: &Metric, pipelines: &[PipelineName]) -> Vec<Vec<metrics::Label>> {
     let of_pipeline = |name: &PipelineName| vec![metrics::Label::new(PIPELINE, name.shared())];
     let begun = if metric.by_pipeline { pipelines.iter().map(of_pipeline).collect() } else { vec![Vec::new()] };
@@ -97,7 +97,7 @@ mod tests {
     use crate::component::Component;
     use crate::failure::Class;
 
-    /// What a scrape of two pipelines shows after `work` on one of them.
+    /// The text of a scrape of two pipelines after `work` on one of them.
     fn scrape_after(work: impl FnOnce(&Metrics)) -> String {
         let recorder = recorder().unwrap();
         let scrape = Scrape(recorder.handle());
@@ -163,7 +163,7 @@ mod tests {
             metrics.is_ready(true);
         });
         let after = text.lines().filter(|line| !line.starts_with('#')).count();
-        // The time of the last save is new, and a line each for its type and help are not counted.
+        // The time of the last save is new. The lines for its type and help do not count.
         assert_eq!(after, before + 2, "a series that the table does not announce:\n{text}");
         assert!(
             !text

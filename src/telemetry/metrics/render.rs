@@ -1,4 +1,4 @@
-//! The table as a document.
+//! Renders the table as a document.
 
 use std::fmt::Write as _;
 
@@ -7,12 +7,10 @@ use super::table::{Kind, METRICS};
 const HEAD: &str = "\
 # Metrics
 
-With `AUDITSYNC_HTTP_LISTEN` set, `/metrics` shows these in Prometheus's text format. A scrape config and alert rules are in
-`deploy/prometheus/`. Counters begin at 0 when the process starts; `rate()` and `increase()` take that into account.
+This page answers: which metrics does `/metrics` show, and which of them do I watch?
 
-Every metric but `auditsync_build_info` has the label `pipeline`, the pipeline's name.
-
-Times are seconds since 1970 (`…_timestamp_seconds`), from which a query makes durations:
+Set `AUDITSYNC_HTTP_LISTEN`, and the daemon answers `/metrics` in Prometheus's text format. `deploy/prometheus/` has a scrape configuration and alert
+rules.
 
 | question | expression |
 |---|---|
@@ -20,13 +18,16 @@ Times are seconds since 1970 (`…_timestamp_seconds`), from which a query makes
 | How old is the newest event that was delivered? | `time() - max by (job, pipeline) (auditsync_newest_event_timestamp_seconds)` |
 | How long ago was the last commit? | `time() - max by (job, pipeline) (auditsync_last_commit_timestamp_seconds)` |
 
-The first is the lag to watch. It is never less than the delay of the source, and grows by `AUDITSYNC_SYNC_INTERVAL` between two syncs.
-The age of the newest event also grows while nothing happens at the source. `max by (job, pipeline)` takes the active instance. A standby
-shows no time, or the time at which it was active last.
+Watch the first one: it is the lag. It is never less than the delay of the source, and grows by `AUDITSYNC_SYNC_INTERVAL` between two syncs. The age
+of the newest event also grows while nothing happens at the source. `max by (job, pipeline)` selects the active instance. A standby shows no time, or
+the time at which it was active last.
+
+Every metric except `auditsync_build_info` has the label `pipeline`, the pipeline's name. The requests of notices count with `pipeline=\"notices\"`.
+Counters begin at 0 when the process starts: use `rate()` and `increase()`.
 
 ";
 
-/// The content of `docs/METRICS.md`.
+/// Renders `docs/METRICS.md`.
 pub fn document() -> String {
     let mut text = HEAD.to_owned();
     text.push_str("| metric | type | unit | labels | what it shows |\n|---|---|---|---|---|\n");

@@ -1,30 +1,30 @@
-//! The table of metrics: `/metrics`, its help texts and `docs/METRICS.md` come from it.
+//! The table of metrics, from which `/metrics`, its help texts and `docs/METRICS.md` come.
 
 /// One metric.
 #[derive(Debug, Clone, Copy)]
 pub struct Metric {
-    /// Its whole name: prefix `auditsync_`, then after Prometheus's conventions (`prometheus.io/docs/practices/naming`).
+    /// The whole name: the prefix `auditsync_`, then by Prometheus's conventions (`prometheus.io/docs/practices/naming`).
     pub name: &'static str,
-    /// What kind of thing it is.
+    /// The type of the metric.
     pub kind: Kind,
-    /// What it counts in.
+    /// The unit of its values.
     pub unit: &'static str,
-    /// Its labels beside `pipeline`.
+    /// The labels apart from `pipeline`.
     pub labels: &'static [Label],
-    /// Whether each pipeline has its own.
+    /// Whether each pipeline has a series of its own.
     pub by_pipeline: bool,
-    /// What it shows, for an operator: a sentence or two.
+    /// One or two sentences for an operator.
     pub help: &'static str,
 }
 
-/// What kind of thing a metric is.
+/// The type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Kind {
-    /// Goes up only; there from the start.
+    /// Only goes up. It is present from the start.
     Counter,
-    /// Goes up and down. One that is not `from_start` is absent until the value is known.
+    /// Goes up and down.
     Gauge {
-        /// Whether it is there from the start.
+        /// Whether it is present from the start. Otherwise it is absent until its value is known.
         from_start: bool,
     },
     /// Observations, counted up to each of these bounds.
@@ -35,7 +35,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The word for it in a scrape.
+    /// The name of the type in a scrape.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Counter => "counter",
@@ -48,14 +48,15 @@ impl Kind {
 /// A label and every value that it can have.
 #[derive(Debug, Clone, Copy)]
 pub struct Label {
-    /// Its name.
+    /// The name of the label.
     pub name: &'static str,
-    /// All its values.
+    /// Every value of the label.
     pub values: &'static [&'static str],
 }
 
 pub(super) const READ: &str = "auditsync_events_read_total";
 pub(super) const DEDUPLICATED: &str = "auditsync_events_deduplicated_total";
+pub(super) const FILTERED: &str = "auditsync_events_filtered_total";
 pub(super) const DELIVERED: &str = "auditsync_events_delivered_total";
 pub(super) const RESTAMPED: &str = "auditsync_events_restamped_total";
 pub(super) const TRUNCATED: &str = "auditsync_events_truncated_total";
@@ -73,7 +74,19 @@ pub(super) const NEWEST_EVENT: &str = "auditsync_newest_event_timestamp_seconds"
 pub(super) const LAST_COMMIT: &str = "auditsync_last_commit_timestamp_seconds";
 pub(super) const ACTIVE: &str = "auditsync_active";
 pub(super) const FAILURES: &str = "auditsync_pipeline_failures_total";
+pub(super) const QUEUE_MESSAGES: &str = "auditsync_queue_messages_total";
+pub(super) const SWEPT: &str = "auditsync_files_swept_total";
+pub(super) const VERIFIED: &str = "auditsync_files_verified_total";
+pub(super) const DIGESTS: &str = "auditsync_digests_total";
 pub(super) const READY: &str = "auditsync_ready";
+pub(super) const SPOOL_ENTRIES: &str = "auditsync_spool_entries";
+pub(super) const SPOOL_BYTES: &str = "auditsync_spool_bytes";
+pub(super) const SPOOL_OLDEST: &str = "auditsync_spool_oldest_entry_timestamp_seconds";
+pub(super) const SPOOL_DAMAGED: &str = "auditsync_spool_damages_total";
+pub(super) const RECEIVED: &str = "auditsync_received_entries_total";
+pub(super) const RECEIVED_AGAIN: &str = "auditsync_received_entries_deduplicated_total";
+pub(super) const RECEIVED_UNKNOWN: &str = "auditsync_received_events_unknown_total";
+pub(super) const RECEIVED_REQUESTS: &str = "auditsync_received_requests_total";
 pub(super) const BUILD_INFO: &str = "auditsync_build_info";
 
 /// The label that tells pipelines apart.
@@ -91,17 +104,24 @@ const MEANING: Label = Label {
     values: &["unavailable", "token_rejected", "credentials_rejected", "refused", "unreadable", "stalled"],
 };
 const SYNC: Label = Label { name: RESULT, values: &["complete", "incomplete"] };
+const RECEPTION: Label = Label { name: RESULT, values: &["accepted", "stranger", "refused", "full", "unsafe"] };
 const SAVE: Label = Label { name: RESULT, values: &["saved", "conflict", "failed"] };
+const MESSAGE: Label = Label { name: RESULT, values: &["deleted", "ignored", "left"] };
+const FILE: Label = Label {
+    name: RESULT,
+    values: &["proven", "content_only", "fetched", "missing", "mismatched", "unreadable", "unlisted"],
+};
+const DIGEST: Label = Label { name: RESULT, values: &["proven", "untrusted", "broken", "unlinked", "restarted"] };
 const VERSION: Label = Label { name: "version", values: &[env!("CARGO_PKG_VERSION")] };
 
 const AT_ONCE: Kind = Kind::Gauge { from_start: true };
 const ONCE_KNOWN: Kind = Kind::Gauge { from_start: false };
 
-/// From a local relay's answer to the longest `AUDITSYNC_HTTP_TIMEOUT`.
+/// Buckets from a local relay's answer to the longest `AUDITSYNC_HTTP_TIMEOUT`.
 const REQUEST: Kind =
     Kind::Histogram { buckets: &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 600.0] };
 
-/// From a sync that finds nothing to one that drains a long backlog.
+/// Buckets from a sync that finds nothing to one that drains a long backlog.
 const WORK: Kind = Kind::Histogram { buckets: &[0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0] };
 
 const fn row(
@@ -116,13 +136,26 @@ const fn row(
 
 /// Every metric there is.
 pub const METRICS: &[Metric] = &[
-    row(READ, Kind::Counter, "events", &[], "Events read from the source, deduplicated ones included."),
+    row(
+        READ,
+        Kind::Counter,
+        "events",
+        &[],
+        "Events read from the source, including deduplicated ones and those that a filter leaves out.",
+    ),
     row(
         DEDUPLICATED,
         Kind::Counter,
         "events",
         &[],
         "Events dropped because they were delivered before: they were read again where ranges of the source overlap.",
+    ),
+    row(
+        FILTERED,
+        Kind::Counter,
+        "events",
+        &[],
+        "Events that the configuration leaves out, by their types or by a filter.",
     ),
     row(
         DELIVERED,
@@ -136,28 +169,28 @@ pub const METRICS: &[Metric] = &[
         Kind::Counter,
         "events",
         &[],
-        "Delivered events that carry the time of sending, because their own is outside what the destination takes.",
+        "Delivered events that carry the time of sending, because the destination does not take their own.",
     ),
     row(
         TRUNCATED,
         Kind::Counter,
         "events",
         &[],
-        "Delivered events of which the destination has the beginning; the whole record is a dead letter.",
+        "Delivered events of which the destination has only the beginning. The whole record is a dead letter.",
     ),
     row(
         DEAD_LETTERED,
         Kind::Counter,
         "events",
         &[],
-        "Events that became dead letters, because the destination refuses each by itself.",
+        "Dead letters: events that the destination refuses by themselves, and records of the source that are missing or unreadable.",
     ),
     row(
         POSSIBLY_DUPLICATED,
         Kind::Counter,
         "events",
         &[],
-        "Events that are sent again and may have been accepted before: by a request without an answer, or by a run that was cut off.",
+        "Events that are sent again and may have been accepted before, by a request without an answer or in a run that was interrupted.",
     ),
     row(
         BODY_BYTES,
@@ -178,7 +211,7 @@ pub const METRICS: &[Metric] = &[
         Kind::Counter,
         "requests",
         &[SERVER, ANSWER],
-        "HTTP requests by the class of their answer's status; none where there was no whole answer.",
+        "HTTP requests by the class of their answer's status; none means that there was no whole answer.",
     ),
     row(
         REQUEST_DURATION,
@@ -194,13 +227,13 @@ pub const METRICS: &[Metric] = &[
         &[CALLED, MEANING],
         "Calls that failed and were retried, by the meaning of the failure.",
     ),
-    row(SYNC_DURATION, WORK, "seconds", &[SYNC], "Time that a sync took, without the rest between two."),
+    row(SYNC_DURATION, WORK, "seconds", &[SYNC], "Time that a sync took, without the rest between two syncs."),
     row(
         SAVES,
         Kind::Counter,
         "saves",
         &[SAVE],
-        "Attempts to save the state. A conflict means that another writer was faster.",
+        "Attempts to save the state. A conflict means that another writer saved first.",
     ),
     row(
         CURSOR,
@@ -214,7 +247,7 @@ pub const METRICS: &[Metric] = &[
         ONCE_KNOWN,
         "seconds since 1970",
         &[],
-        "Time of the newest event that this process delivered. Absent before the first; stands still while nothing happens at the source.",
+        "Time of the newest event that this process delivered. Absent before the first. It does not change while the source has no events.",
     ),
     row(
         LAST_COMMIT,
@@ -232,11 +265,89 @@ pub const METRICS: &[Metric] = &[
     ),
     row(READY, AT_ONCE, "0 or 1", &[], "1 if the pipeline is ready at the moment of the scrape."),
     row(
+        QUEUE_MESSAGES,
+        Kind::Counter,
+        "messages",
+        &[MESSAGE],
+        "Messages of the source's queue: deleted, ignored (irrelevant, so also deleted), or left in it because they could not be read.",
+    ),
+    row(
+        SWEPT,
+        Kind::Counter,
+        "files",
+        &[],
+        "Files that a sweep of the bucket delivered because no message of the source's queue had brought them.",
+    ),
+    row(
+        VERIFIED,
+        Kind::Counter,
+        "files",
+        &[FILE],
+        "Files that digests list: proven, content_only (perhaps not delivered), fetched (late), missing, mismatched, unreadable; and unlisted: no digest lists the file.",
+    ),
+    row(
+        DIGESTS,
+        Kind::Counter,
+        "files",
+        &[DIGEST],
+        "Digest files: proven; untrusted (proves nothing); broken or unlinked (the file before is missing or changed, or unreadable); restarted (a second chain).",
+    ),
+    row(SPOOL_ENTRIES, AT_ONCE, "entries", &[], "Entries that senders pushed and that wait for delivery."),
+    row(
+        SPOOL_BYTES,
+        AT_ONCE,
+        "bytes",
+        &[],
+        "Bytes that these entries take in the spool, of RECEIVER_AUDIT_SPOOL_SIZE.",
+    ),
+    row(
+        SPOOL_OLDEST,
+        ONCE_KNOWN,
+        "seconds since 1970",
+        &[],
+        "When the oldest of these entries arrived; 0 while none waits.",
+    ),
+    row(
+        SPOOL_DAMAGED,
+        Kind::Counter,
+        "places",
+        &[],
+        "Damaged parts of the spool that could not be read. The log names the file and the bytes.",
+    ),
+    row(
+        RECEIVED,
+        Kind::Counter,
+        "entries",
+        &[],
+        "Entries that senders pushed and that were safe on the disk before the answer.",
+    ),
+    row(
+        RECEIVED_AGAIN,
+        Kind::Counter,
+        "entries",
+        &[],
+        "Entries that were dropped because a sender did not wait for its answer and pushed them again.",
+    ),
+    row(
+        RECEIVED_UNKNOWN,
+        Kind::Counter,
+        "events",
+        &[],
+        "Events of a sender that the rules know, with an attribute that they do not know. They are delivered as info.",
+    ),
+    row(
+        RECEIVED_REQUESTS,
+        Kind::Counter,
+        "requests",
+        &[RECEPTION],
+        "Requests of senders. A stranger has no valid key; full means no room in the spool; unsafe means that it cannot be written.",
+    ),
+    row(
         FAILURES,
         Kind::Counter,
         "failures",
         &[],
-        "Failures that ended the pipeline while others go on. It starts again after 5 minutes.",
+        "Failures that ended the pipeline in a process that goes on. It starts again after 5 minutes.",
     ),
     Metric { by_pipeline: false, ..row(BUILD_INFO, AT_ONCE, "always 1", &[VERSION], "The version of auditsync.") },
 ];

@@ -1,4 +1,4 @@
-//! Permissions and credentials: what is refused, and what the message tells the operator to do.
+//! Permissions and credentials: which calls are refused, and what the message advises the operator to do.
 
 use std::sync::{Arc, Mutex};
 
@@ -64,7 +64,7 @@ async fn a_bucket_that_does_not_exist_is_named() {
     refused(store.probe().await, &named);
 }
 
-/// Google does not say whether an object exists to those who may not list the bucket.
+/// Google does not tell callers whether an object exists if they may not list the bucket.
 mod where_google_does_not_say_what_exists {
     use super::*;
 
@@ -78,7 +78,7 @@ mod where_google_does_not_say_what_exists {
         store.probe().await.unwrap();
         let warnings = log::lines(&store.location());
         assert_eq!(warnings.len(), 1, "{warnings:?}");
-        assert!(warnings[0].contains("taken for a first start"), "{warnings:?}");
+        assert!(warnings[0].contains("assumes a first start"), "{warnings:?}");
         let version = store.save(&bytes(b"1"), None).await.unwrap();
         assert_eq!(held(&store).await, (bytes(b"1"), version.clone()));
         store.save(&bytes(b"2"), Some(&version)).await.unwrap();
@@ -90,12 +90,13 @@ mod where_google_does_not_say_what_exists {
         let (fake, store) = fake_and_store(without(|may| may.get = false)).await;
         fake.put(NAME, b"precious");
         assert!(store.load().await.unwrap().is_none(), "it cannot be known yet");
-        let named =
-            ["the object exists, but may not be read: grant storage.objects.get on the bucket \"audit-bucket\""];
+        let named = [
+            "the object exists, but auditsync may not read it: grant storage.objects.get on the bucket \"audit-bucket\"",
+        ];
         refused(store.save(&bytes(b"{}"), None).await, &named);
         refused(store.load().await, &named);
         assert_eq!(fake.object(NAME).unwrap().0, b"precious");
-        // And when it may be read, it is simply there.
+        // When the store may read the object, it is simply there.
         fake.permit(GcsPermissions::ALL);
         assert_eq!(held(&store).await.0, bytes(b"precious"));
         conflicts(&store, store.save(&bytes(b"{}"), None).await);
@@ -127,8 +128,8 @@ mod where_google_does_not_say_what_exists {
     }
 }
 
-/// A fake that wants access tokens, and a store with the kind of credentials that `gcloud` leaves on a disk: whatever
-/// refresh token is in the "file" when it is read.
+/// A fake that requires access tokens, and a store with the kind of credentials that `gcloud` leaves on a disk. The
+/// store uses the refresh token that is in the "file" when it reads it.
 struct Login {
     fake: FakeGcs,
     file: Arc<Mutex<String>>,
@@ -208,7 +209,7 @@ async fn credentials_that_cannot_be_read_are_refused() {
 #[tokio::test]
 async fn a_machine_without_a_metadata_server_has_no_credentials() {
     let fake = FakeGcs::start(GcsOptions::default()).await;
-    // No name has a part of 64 letters: the resolver says so without asking anyone.
+    // A part of a name has at most 63 letters, so the resolver fails without a query.
     let nowhere = || mds::Builder::default().with_endpoint(format!("http://{}.invalid", "x".repeat(64))).build();
     let message =
         refused(Gcs::with_credentials(settings(&fake), &"sectigo:datadog".into(), nowhere).load().await, &WHERE);

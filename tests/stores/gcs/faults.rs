@@ -1,4 +1,5 @@
-//! What goes wrong between us and the bucket: one request to a call, an end to each, and nothing believed that was not said.
+//! Faults between the store and the bucket: a call makes one request and has a time limit, and the store believes
+//! nothing that the bucket did not answer.
 
 use auditsync::state::StateStore;
 use auditsync::state::gcs::Gcs;
@@ -7,7 +8,7 @@ use super::{NAME, fake_and_store, settings, unavailable};
 use crate::suite::{bytes, held};
 use crate::support::{FakeGcs, Fault, GcsOptions};
 
-/// What may pass: nothing of it was done.
+/// Faults that may pass; the bucket carried out nothing.
 fn passing() -> Vec<Fault> {
     let statuses = [408, 409, 429, 500, 502, 503, 504].map(Fault::Status);
     statuses.into_iter().chain([Fault::Reset]).collect()

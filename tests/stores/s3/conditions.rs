@@ -1,4 +1,4 @@
-//! Stores that do not have S3's conditional writes are found out and refused.
+//! The program detects and refuses stores without S3's conditional writes.
 
 use auditsync::state::s3::{Encryption, Settings};
 use auditsync::state::{Error, StateStore as _, Version};
@@ -19,7 +19,7 @@ async fn a_store_that_ignores_conditions_is_refused_and_the_document_keeps_its_b
     for conditions in [Conditions::Ignored, Conditions::OnlyIfMatch] {
         let fake = FakeS3::start(conditions).await;
         fake.put(KEY, "precious");
-        not_conditional(on(&fake).probe().await, "in spite of a condition that was not met");
+        not_conditional(on(&fake).probe().await, "although the condition was not met");
         assert_eq!(fake.object(KEY).unwrap(), "precious");
         assert_eq!(fake.keys(), [KEY]);
     }

@@ -1,5 +1,5 @@
-//! Credentials, region and endpoint are found as all AWS tools find them. A test cannot change its own environment, so each of
-//! these runs itself again in one of its own.
+//! The store finds credentials, region and endpoint as all AWS tools do. A test cannot change its own environment, so
+//! each of these runs itself again in a new one.
 
 use std::env;
 use std::ffi::OsStr;
@@ -18,7 +18,7 @@ const INNER: &str = "AUDITSYNC_TEST_INNER_RUN";
 /// A file by which the inner run replaces the credentials before it loads a second time.
 const NEXT: &str = "AUDITSYNC_TEST_NEXT_CREDENTIALS";
 
-/// What loading the state says in an environment of `variables` alone, twice. `test` is the test that asks.
+/// Returns the messages of loading the state twice, in an environment of `variables` alone. `test` is the calling test.
 async fn loaded_with<'a>(test: &str, variables: impl IntoIterator<Item = (&'a str, &'a OsStr)>) -> [String; 2] {
     if env::var_os(INNER).is_some() {
         run_inside().await;
@@ -27,7 +27,7 @@ async fn loaded_with<'a>(test: &str, variables: impl IntoIterator<Item = (&'a st
     let mut again = Command::new(env::current_exe().unwrap());
     again.args([&format!("s3::environment::{test}"), "--exact", "--nocapture"]);
     again.env_clear().env(INNER, "1").env("HOME", home.path());
-    // No machine that the tests run on has a say.
+    // The machine that the tests run on must not influence them.
     again.env("AWS_EC2_METADATA_DISABLED", "true").envs(variables);
     let output = again.stdin(Stdio::null()).kill_on_drop(true).output().await.unwrap();
     let output = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -106,7 +106,7 @@ async fn without_credentials_the_ways_to_give_them_are_named() {
     let url = fake.url();
     let variables = [("AWS_ENDPOINT_URL", OsStr::new(&url)), ("AWS_REGION", OsStr::new("us-east-1"))];
     for said in loaded_with("without_credentials_the_ways_to_give_them_are_named", variables).await {
-        assert!(said.contains("no AWS credentials were found; give AWS_ACCESS_KEY_ID"), "{said}");
+        assert!(said.contains("found no AWS credentials; set AWS_ACCESS_KEY_ID"), "{said}");
     }
     assert!(fake.requests().is_empty(), "nothing is sent unsigned");
 }

@@ -1,4 +1,5 @@
-//! What has to be granted, and the message when it is not: with moto's IAM, and with a fake for S3's answer to those who may not list.
+//! The permissions that the store needs, and its message without one: with moto's IAM, and with a fake for S3's answer
+//! to callers that may not list.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -22,7 +23,7 @@ struct Strict {
     users: Vec<(&'static str, Keys)>,
 }
 
-/// Policies with nothing but these actions, on the keys that the error messages name.
+/// Policies that allow only these actions, on the keys that the error messages name.
 const POLICIES: [(&str, &str); 3] = [
     ("reads-and-writes", r#""s3:GetObject","s3:PutObject""#),
     ("reads", r#""s3:GetObject""#),

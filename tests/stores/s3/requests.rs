@@ -1,4 +1,4 @@
-//! What is asked of the store, and how.
+//! The requests that the store makes.
 
 use std::collections::BTreeSet;
 

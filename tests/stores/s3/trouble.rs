@@ -1,4 +1,4 @@
-//! The messages when the store cannot be used, and how long a call waits for it.
+//! The messages for a store that cannot be used, and how long a call waits for it.
 
 use auditsync::state::s3::S3;
 use auditsync::state::{Error, StateStore as _};
@@ -11,7 +11,7 @@ use super::{KEY, MOTO, on, refused, settings, told, unavailable};
 use crate::suite::document;
 use crate::support::{Conditions, FakeS3, S3Answer};
 
-/// Longer than any call may take.
+/// A time longer than any call may take.
 const LONG: Duration = Duration::from_secs(6);
 
 #[tokio::test]
@@ -108,7 +108,7 @@ async fn a_missing_region_is_reported_before_any_call() {
     assert!(fake.requests().is_empty());
 }
 
-/// Credentials that cannot be had.
+/// Credentials that fail to load.
 #[derive(Debug)]
 struct Failing(fn() -> CredentialsError);
 
@@ -121,7 +121,7 @@ impl ProvideCredentials for Failing {
     }
 }
 
-/// Credentials that do not come.
+/// Credentials that never arrive.
 #[derive(Debug)]
 struct Hanging;
 
@@ -148,7 +148,7 @@ fn with_credentials(fake: &FakeS3, credentials: impl ProvideCredentials + 'stati
 async fn missing_credentials_are_reported_with_the_ways_to_give_them() {
     let fake = FakeS3::start(Conditions::Heeded).await;
     let store = with_credentials(&fake, Failing(CredentialsError::not_loaded_no_source));
-    let told = refused(store.load().await, "no AWS credentials were found; give AWS_ACCESS_KEY_ID");
+    let told = refused(store.load().await, "found no AWS credentials; set AWS_ACCESS_KEY_ID");
     for way in ["AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "a role"] {
         assert!(told.contains(way), "{told}");
     }
@@ -165,7 +165,7 @@ async fn a_role_that_is_denied_is_refused_and_one_that_cannot_be_asked_for_is_no
         let answer = aws_sdk_s3::error::ErrorMetadata::builder().code("AccessDenied").message("not your role").build();
         CredentialsError::provider_error(answer)
     };
-    refused(with_credentials(&fake, Failing(denied)).load().await, "correct the role that is to be assumed");
+    refused(with_credentials(&fake, Failing(denied)).load().await, "correct the role to assume");
     let down = || CredentialsError::provider_error("the metadata service is down");
     unavailable(with_credentials(&fake, Failing(down)).load().await, "the metadata service is down");
 }
@@ -178,7 +178,7 @@ async fn credentials_that_do_not_come_are_not_waited_for() {
     assert!(begun.elapsed() < LONG);
 }
 
-/// The clock of these tests moves when everything waits.
+/// The paused clock advances when all tasks wait.
 #[tokio::test(start_paused = true)]
 async fn a_server_that_does_not_answer_is_not_waited_for() {
     let fake = FakeS3::start(Conditions::Heeded).await;

@@ -1,4 +1,4 @@
-//! The endpoints: what they take, and what they answer.
+//! The endpoints: their requests and their answers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ async fn unknown_path(State(fake): State<Arc<Shared>>, method: Method, uri: Uri)
     Answer::Whole(Reply::error(404, &text)).into_response()
 }
 
-/// What every request has.
+/// The parts of every request.
 struct Call {
     called: Called,
     method: Method,
@@ -48,7 +48,7 @@ struct Call {
 }
 
 impl Shared {
-    /// Answers a request that keeps to the protocol, as the next fault of its kind has it.
+    /// Answers a request that follows the protocol, or with the next fault of its kind.
     async fn answer(&self, call: Call, process: impl FnOnce(&mut CertCentralState) -> Reply) -> Response {
         let Call { called, method, expected, headers } = call;
         let key = headers.get(KEY).map(|key| String::from_utf8_lossy(key.as_bytes()).into_owned());

@@ -34,6 +34,23 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, key()).expect("an authority"))
     }
 
+    /// The authority of a cluster of Teleport, which names the cluster as its organization.
+    pub fn of_cluster(cluster: &str) -> Self {
+        let mut params = params(&[], cluster);
+        params.distinguished_name.push(DnType::OrganizationName, cluster);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        Self(CertifiedIssuer::self_signed(params, key()).expect("an authority"))
+    }
+
+    /// A client's pair that is valid for this long.
+    pub fn client_for(&self, name: &str, valid: Duration) -> Pair {
+        let mut params = params(&[], name);
+        params.not_before = (SystemTime::now() - DAY).into();
+        params.not_after = (SystemTime::now() + valid).into();
+        self.issue(params, ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
     /// Its own certificate.
     pub fn pem(&self) -> String {
         self.0.pem()
@@ -47,6 +64,14 @@ impl Authority {
     /// A client's pair.
     pub fn client(&self, name: &str) -> Pair {
         self.issue(params(&[], name), ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
+    /// A client's pair that is valid from tomorrow on.
+    pub fn early_client(&self) -> Pair {
+        let mut params = params(&[], "early");
+        params.not_before = (SystemTime::now() + DAY).into();
+        params.not_after = (SystemTime::now() + 2 * DAY).into();
+        self.issue(params, ExtendedKeyUsagePurpose::ClientAuth)
     }
 
     /// A client's pair that expired yesterday.
@@ -85,12 +110,12 @@ fn expired(mut params: CertificateParams) -> CertificateParams {
 }
 
 impl Pair {
-    /// What a client is known by.
+    /// The certificate as bytes, which identifies a client.
     pub fn der(&self) -> Vec<u8> {
         CertificateDer::from_pem_slice(self.certificate.as_bytes()).expect("our own PEM").to_vec()
     }
 
-    /// Writes both files, which are there as `<name>.crt` and `<name>.key` from then on.
+    /// Writes both files as `<name>.crt` and `<name>.key`, and returns their paths.
     pub fn write(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
         let paths = (folder.join(format!("{name}.crt")), folder.join(format!("{name}.key")));
         std::fs::write(&paths.0, &self.certificate).expect("a writable folder");
@@ -118,6 +143,13 @@ impl Pair {
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).expect("a key in PEM");
         let mut config = builder.with_single_cert(chain, key).expect("a pair");
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Arc::new(config)
+    }
+
+    /// Like `server_config`, for a server that picks one of these protocols.
+    pub(in super::super) fn server_config_for(&self, authorities: &[String], protocols: &[&str]) -> Arc<ServerConfig> {
+        let mut config = ServerConfig::clone(&self.server_config(authorities));
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         Arc::new(config)
     }
 }

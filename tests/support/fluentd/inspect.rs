@@ -1,9 +1,10 @@
-//! One request as the receivers read it, and what no sender should leave to them.
+//! One request as the receivers read it, and the mistakes that a sender should not leave to them.
 
 use std::collections::HashSet;
 
 use axum::http::{HeaderMap, Method, Uri, header};
 use bytes::Bytes;
+use jiff::Timestamp;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -11,7 +12,7 @@ use serde_json::value::RawValue;
 use super::super::encoding;
 use super::{FluentdOptions, Kind};
 
-/// msgpack-c, which Fluent Bit uses, reads no deeper from its buffer; its own two levels come on top.
+/// msgpack-c, which Fluent Bit uses, reads no deeper levels from its buffer; its own two levels come on top.
 const MOST_LEVELS: usize = 30;
 
 pub(super) struct Inspection {
@@ -22,7 +23,7 @@ pub(super) struct Inspection {
     pub(super) records: Vec<Value>,
     /// Whether the body was a bare object.
     pub(super) is_bare: bool,
-    /// The status and the text with which the request is refused.
+    /// The status and the text of a refusal.
     pub(super) refusal: Option<(u16, String)>,
     pub(super) violations: Vec<String>,
 }
@@ -68,7 +69,7 @@ pub(super) fn inspect(
 }
 
 impl Inspection {
-    /// The receiver refuses it, and the sender should have known.
+    /// Refuses the request, and reports a violation because the sender should have known.
     fn refuse(&mut self, status: u16, text: &str) {
         self.violations.push(text.to_owned());
         self.refusal.get_or_insert((status, text.to_owned()));
@@ -80,7 +81,7 @@ impl Inspection {
         self.is_bare = elements.is_err();
         let raw = match elements.or_else(|_| serde_json::from_slice::<&RawValue>(body).map(|one| vec![one])) {
             Ok(raw) => raw,
-            // The default parser of Fluentd answers 200 and drops it: whoever sends that loses it.
+            // The default parser of Fluentd answers 200 and drops the record: a sender loses it.
             Err(error) => return self.violations.push(format!("malformed JSON: {error}")),
         };
         if raw.is_empty() {
@@ -100,7 +101,13 @@ impl Inspection {
         }
         let refuses = |record: &Value| options.refuses.as_ref().is_some_and(|refuses| refuses.holds(record));
         let has_text_time = |record: &Value| options.has_default_parser && record["time"].is_string();
-        if self.records.iter().any(has_text_time) {
+        let time =
+            |record: &Value| options.time_key.and_then(|key| record.get(key)).filter(|time| !time.is_null()).cloned();
+        let is_time = |time: &Value| time.as_str().is_some_and(|time| time.parse::<Timestamp>().is_ok());
+        let has_unfit_time = |record: &Value| time(record).is_some_and(|time| !is_time(&time));
+        if self.records.iter().any(has_unfit_time) {
+            self.refusal.get_or_insert((400, "400 Bad Request\ninvalid time format\n".to_owned()));
+        } else if self.records.iter().any(has_text_time) {
             self.refusal
                 .get_or_insert((400, "400 Bad Request\ncan't convert String into an exact number\n".to_owned()));
         } else if self.records.iter().any(refuses) {
@@ -110,7 +117,7 @@ impl Inspection {
 }
 
 impl Kind {
-    /// The tag that a path becomes.
+    /// The tag that the receiver derives from a path.
     fn tag(self, path: &str) -> String {
         let path = path.trim_matches('/');
         match self {
@@ -141,7 +148,7 @@ fn stores_numbers(value: &Value) -> bool {
     }
 }
 
-/// An object, and the first name that stands in it twice.
+/// An object, and the first name that occurs twice in it.
 struct Unique {
     record: Value,
     twice: Option<String>,

@@ -1,18 +1,18 @@
-//! The body of an upload of kind `multipart`: metadata, media and, if not told before, checksums.
+//! The body of an upload of kind `multipart`: metadata, media and, if the request has not named them before, checksums.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-/// An upload that was understood.
+/// An upload, as the fake understood it.
 pub(super) struct Upload {
     pub(super) metadata: Value,
     pub(super) media: Vec<u8>,
-    /// The CRC32C that the client has computed, as it was written.
+    /// The CRC32C that the client has computed, in the client's spelling.
     pub(super) crc32c: Option<String>,
 }
 
-/// Takes a `multipart/related` body apart.
+/// Parses a `multipart/related` body.
 pub(super) fn parse(content_type: &str, body: &[u8]) -> Result<Upload, String> {
     let boundary = content_type
         .strip_prefix("multipart/related; boundary=")
@@ -60,7 +60,7 @@ fn parts<'a>(boundary: &str, body: &'a [u8]) -> Result<Vec<Part<'a>>, String> {
     }
 }
 
-/// What stands before and behind the first `mark`.
+/// Returns the bytes before and after the first `mark`.
 fn cut<'a>(text: &'a [u8], mark: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
     let at = text.windows(mark.len()).position(|window| window == mark)?;
     Some((&text[..at], &text[at + mark.len()..]))

@@ -147,7 +147,7 @@ impl Object {
             .header(HeaderName::from_static("x-goog-metageneration"), "1")
             .header(HeaderName::from_static("x-goog-stored-content-encoding"), "identity")
             .header(HeaderName::from_static("x-goog-stored-content-length"), self.bytes.len().to_string())
-            // MD5 is left out, as Google does for composite objects.
+            // There is no MD5, as with Google's composite objects.
             .header(HeaderName::from_static("x-goog-hash"), format!("crc32c={}", multipart::crc32c(&self.bytes)))
     }
 
@@ -225,13 +225,13 @@ fn forbidden(permission: &str, bucket: &str, name: &str) -> Reply {
     error(403, "forbidden", &text)
 }
 
-/// An error as the JSON API words it.
+/// An error in the words of the JSON API.
 fn error(status: u16, reason: &str, text: &str) -> Reply {
     let errors = json!([{ "message": text, "domain": "global", "reason": reason }]);
     Reply::json(status, json!({ "error": { "code": status, "message": text, "errors": errors } }).to_string())
 }
 
-/// The value of a header; nothing, if there is none.
+/// The value of a header; empty if there is none.
 fn text(headers: &HeaderMap, name: &HeaderName) -> String {
     let value = headers.get(name).map(axum::http::HeaderValue::as_bytes);
     String::from_utf8_lossy(value.unwrap_or_default()).into_owned()

@@ -1,4 +1,4 @@
-//! The endpoints: whom they let in, what they take, and what they answer.
+//! The endpoints: the callers and requests that they accept, and their answers.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -69,7 +69,7 @@ async fn logs(State(intake): State<Arc<Shared>>, method: Method, headers: Header
     dated(answer.into_response(), ahead)
 }
 
-/// A request that is being answered; dropped with its answer, and by the server when the connection is gone.
+/// A request under way; dropped with its answer, and by the server when the connection is gone.
 struct Open<'a> {
     intake: &'a Shared,
     number: usize,
@@ -110,7 +110,7 @@ async fn unknown_path(State(intake): State<Arc<Shared>>, request: Request) -> Re
 }
 
 impl Shared {
-    /// Takes the entries of a request, or says why not.
+    /// Accepts the entries of a request, or answers why not.
     fn take(&self, state: &mut IntakeState, number: usize, key: Option<&str>, inspection: Inspection) -> Reply {
         match key {
             None => return refuse(401, "Unauthorized", "API key is missing"),

@@ -1,7 +1,7 @@
-//! One request held against the documented rules.
+//! Checks one request against the documented rules.
 //!
-//! Entries are looked at where they lie in the body. Only what a rule speaks of is read, so that a drain of a hundred
-//! thousand entries measures the sender and not this.
+//! It reads entries in place in the body, and only the parts that a rule is about. So a drain of a hundred thousand
+//! entries measures the sender and not this check.
 
 use std::ops::RangeInclusive;
 
@@ -24,7 +24,8 @@ const HOUR_MS: i64 = 60 * 60 * 1000;
 /// How far an event's time may lie from the present.
 const ACCEPTED_AGE_MS: RangeInclusive<i64> = -2 * HOUR_MS..=18 * HOUR_MS;
 
-/// Datadog reads a status by its first letters, so that `FAILURE` becomes an emergency. These mean what they say.
+/// Datadog reads a status by its first letters, so that `FAILURE` becomes an emergency. It reads these as they are
+/// meant.
 const STATUSES: [&str; 10] =
     ["emergency", "alert", "critical", "error", "warning", "warn", "notice", "info", "debug", "ok"];
 
@@ -34,18 +35,18 @@ pub(super) struct Inspection {
     pub(super) sent_bytes: usize,
     pub(super) encoding: String,
     pub(super) entries: usize,
-    /// How many of them lie outside the times that are kept.
+    /// The number of entries outside the times that the intake keeps.
     pub(super) dropped: usize,
-    /// Each kept entry's `evt.id`, where it has one.
+    /// The `evt.id` of each kept entry that has one.
     pub(super) ids: Vec<String>,
     pub(super) violations: Vec<String>,
-    /// The status and the reason with which the request must be refused, however good its key.
+    /// The status and the reason of a refusal, which applies even with a valid key.
     pub(super) refusal: Option<(u16, String)>,
-    /// What a firewall meets the request with.
+    /// The fault with which a firewall meets the request.
     pub(super) fault: Option<Fault>,
 }
 
-/// Holds a request against the rules, by a clock that is `ahead` seconds ahead of ours.
+/// Checks a request against the rules, by a clock that is `ahead` seconds ahead of the real one.
 pub(super) fn inspect(headers: &HeaderMap, sent: Bytes, options: &IntakeOptions, ahead: i64) -> Inspection {
     let mut inspection = Inspection {
         body: Bytes::new(),
@@ -94,7 +95,7 @@ impl Inspection {
             match serde_json::from_str::<Entry<'_>>(entry.get()) {
                 Ok(entry) => {
                     let is_kept = entry.is_kept(now);
-                    // Who has not heard this clock yet cannot keep to it.
+                    // A client that has not seen this clock yet cannot follow it.
                     if !is_kept && ahead == 0 {
                         wrong(format!("`timestamp` {:?} lies outside what is kept", entry.timestamp));
                     }
@@ -123,7 +124,7 @@ impl Inspection {
     }
 }
 
-/// What the rules speak of in an entry. Values stay raw: their type is part of the rules.
+/// The parts of an entry that the rules are about. Values stay raw, because their type is part of the rules.
 #[derive(Deserialize)]
 struct Entry<'a> {
     #[serde(borrow)]
@@ -152,7 +153,7 @@ struct EventAttributes<'a> {
 }
 
 impl Entry<'_> {
-    /// Whether its time lies within what is kept `now`; one that cannot be read is another matter.
+    /// Whether the intake keeps its time `now`; an unreadable time is another matter.
     fn is_kept(&self, now: i64) -> bool {
         let time = self.timestamp.and_then(|time| time.get().parse::<i64>().ok());
         time.is_none_or(|time| ACCEPTED_AGE_MS.contains(&(now.saturating_sub(time))))
@@ -187,7 +188,7 @@ impl Entry<'_> {
         }
     }
 
-    /// The id as text, whether it was sent as a string or a number.
+    /// The id as text, from a string or a number.
     fn id(&self) -> Option<String> {
         let raw = self.evt.as_ref()?.id?.get();
         Some(serde_json::from_str(raw).unwrap_or_else(|_| raw.to_owned()))

@@ -1,4 +1,4 @@
-//! What the records speak of.
+//! The words of the records.
 
 pub(super) struct Person {
     pub(super) name: &'static str,

@@ -1,4 +1,4 @@
-//! What the endpoints have in common.
+//! The common parts of the endpoints.
 
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ pub(super) fn header_breaches(headers: &HeaderMap) -> Vec<String> {
     anonymous.then(|| "no User-Agent".to_owned()).into_iter().collect()
 }
 
-/// The value of a header; nothing, if there is none.
+/// The value of a header; empty if there is none.
 pub(super) fn header_text(headers: &HeaderMap, name: &HeaderName) -> String {
     let value = headers.get(name).map(axum::http::HeaderValue::as_bytes);
     String::from_utf8_lossy(value.unwrap_or_default()).into_owned()

@@ -1,4 +1,4 @@
-//! Ranges cut into pages, and the opaque tokens that lead from one page to the next.
+//! Ranges in pages, and the opaque tokens that lead from one page to the next.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub(super) struct Paging {
     rng: fastrand::Rng,
 }
 
-/// Where a token leads.
+/// The target of a token.
 #[derive(Clone)]
 struct Position {
     /// The whole range, as indices of records.
@@ -34,7 +34,7 @@ pub(super) struct Page {
     pub(super) token: Option<String>,
 }
 
-/// Why a page token leads nowhere.
+/// A reason why a page token leads nowhere.
 pub(super) enum Refusal {
     /// The test wanted it.
     OnPurpose,
@@ -122,7 +122,8 @@ impl Paging {
     }
 
     fn issue(&mut self, position: Position) -> String {
-        // Every character that must be escaped in a query, so that a client that does not is found out.
+        // The token has every character that a query must escape, so that the fake detects a client that does not
+        // escape.
         let token = format!("{:032x}/+&=#%41==", self.rng.u128(..));
         self.tokens.insert(token.clone(), position);
         token

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use url::form_urlencoded;
 
-/// What the query says, and where it breaks the protocol.
+/// A parsed query, and its breaches of the protocol.
 #[derive(Default)]
 pub(super) struct RecordsQuery {
     pub(super) from: Option<Timestamp>,
@@ -52,7 +52,7 @@ impl RecordsQuery {
     }
 }
 
-/// Stricter than jiff's own reading, which also takes other forms of ISO 8601.
+/// Parses a time of RFC 3339. This is stricter than jiff, which also accepts other forms of ISO 8601.
 fn rfc3339(text: &str) -> Option<Timestamp> {
     let shape: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
     let rest = shape.strip_prefix("0000-00-00T00:00:00")?;

@@ -29,7 +29,8 @@ pub(super) async fn records(State(scm): State<Arc<Shared>>, request: Request) ->
         breaches.push(format!("{} instead of GET", request.method()));
     }
     match &authorization {
-        // A client may find out by its first request where tokens come from; what else it says does not matter.
+        // A client may learn the token endpoint from the answer to its first request; the rest of that request does not
+        // matter.
         Authorization::Missing => {}
         Authorization::OtherScheme => breaches.push("Authorization is not `Bearer …`".into()),
         Authorization::Bearer(_) => breaches.extend(query.breaches.iter().cloned()),
@@ -77,7 +78,7 @@ pub(super) async fn records(State(scm): State<Arc<Shared>>, request: Request) ->
 }
 
 impl Shared {
-    /// The answer to a request for records that keeps to the protocol.
+    /// The answer to a request for records that follows the protocol.
     fn page(&self, state: &mut ScmState, number: usize, authorization: &Authorization, query: &RecordsQuery) -> Reply {
         if !authorization.is_good(state) {
             return Reply::error(401, "Full authentication is required to access this resource");
@@ -134,7 +135,7 @@ impl Shared {
         range
     }
 
-    /// What a 401 of the audit API says about where tokens come from.
+    /// The challenge in a 401 of the audit API, which names the token endpoint.
     fn challenge(&self) -> HeaderValue {
         let uri = match &self.options.advertise_auth {
             AdvertiseAuth::None => return HeaderValue::from_static("Bearer"),
@@ -146,7 +147,7 @@ impl Shared {
     }
 }
 
-/// What the `Authorization` header says.
+/// The content of the `Authorization` header.
 enum Authorization {
     Missing,
     OtherScheme,
@@ -172,7 +173,7 @@ impl Authorization {
     }
 }
 
-/// Joins records to a page. With a salt, each gets one more field that is never twice the same.
+/// Joins records to a page. With a salt, which no other answer has, each record gets one more field with it.
 fn array<'a>(records: impl Iterator<Item = &'a str>, salt: Option<usize>) -> Vec<u8> {
     let mut page = b"[".to_vec();
     for (i, record) in records.enumerate() {

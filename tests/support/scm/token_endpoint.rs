@@ -16,7 +16,7 @@ use super::super::reply::Reply;
 use super::endpoint::{header_breaches, header_text};
 use super::{ScmState, Shared};
 
-/// Where the usual token endpoint is, below the base URL.
+/// The path of the usual token endpoint, below the base URL.
 pub(super) const TOKEN_PATH: &str = "/auth/realms/apiclients/protocol/openid-connect/token";
 
 pub(super) async fn token(

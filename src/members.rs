@@ -1,15 +1,15 @@
-//! The members of a JSON object that is known to be valid: where each key and each value stands.
+//! Finds the members of a valid JSON object, and the elements of an array: the position of each key and value.
 //!
-//! A page is read by `serde_json`, which looks at every byte. To let it look as closely at every record once more is dear (a record
-//! of 500 bytes took 16,600 instructions from page to fields, and takes 12,800, in a release build), so this only finds its way. From what is no
-//! valid object it gives something or nothing, and never panics.
+//! `serde_json` validates every byte of a page. To parse every record with it again would be expensive. With this module, a record of
+//! 500 bytes takes 12,800 instructions from page to fields instead of 16,600, in a release build. So it only finds positions. On
+//! invalid JSON it returns something or nothing, and never panics.
 
 use memchr::memchr2;
 
-/// One member, as it is written.
+/// One member, as written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Member<'a> {
-    /// The key, in its quotes.
+    /// The key, with its quotes.
     pub(crate) key: &'a [u8],
     /// The value.
     pub(crate) value: &'a [u8],
@@ -29,7 +29,41 @@ pub(crate) fn members(object: &[u8]) -> impl Iterator<Item = Member<'_>> {
     })
 }
 
-/// Where the value ends with which `text` begins.
+/// The values of `array`, in order.
+pub(crate) fn elements(array: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = array.get(1..).unwrap_or_default();
+    std::iter::from_fn(move || {
+        rest = rest.trim_ascii_start();
+        rest = rest.strip_prefix(b",").unwrap_or(rest).trim_ascii_start();
+        let (element, behind) = rest.split_at_checked(value(rest).filter(|end| *end > 0)?)?;
+        rest = behind;
+        Some(element)
+    })
+}
+
+/// The scalars in `value` in order, at any depth, without keys. Finding them takes one pass, however deep the value is.
+pub(crate) fn scalars(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = value;
+    std::iter::from_fn(move || {
+        loop {
+            let is_between =
+                |byte: &u8| matches!(byte, b'{' | b'}' | b'[' | b']' | b',' | b':') || byte.is_ascii_whitespace();
+            rest = rest.get(rest.iter().position(|byte| !is_between(byte))?..)?;
+            let end = match rest.first()? {
+                b'"' => string(rest)?,
+                _ => rest.iter().position(is_between).unwrap_or(rest.len()),
+            };
+            let (token, behind) = rest.split_at_checked(end)?;
+            rest = behind;
+            let is_key = token.starts_with(b"\"") && rest.trim_ascii_start().starts_with(b":");
+            if !is_key {
+                return Some(token);
+            }
+        }
+    })
+}
+
+/// The end of the value at the beginning of `text`.
 fn value(text: &[u8]) -> Option<usize> {
     match text.first()? {
         b'"' => string(text),
@@ -38,7 +72,7 @@ fn value(text: &[u8]) -> Option<usize> {
     }
 }
 
-/// Where the string ends with which `text` begins.
+/// The end of the string at the beginning of `text`.
 fn string(text: &[u8]) -> Option<usize> {
     if text.first() != Some(&b'"') {
         return None;
@@ -49,13 +83,13 @@ fn string(text: &[u8]) -> Option<usize> {
         if text.get(at) == Some(&b'"') {
             return Some(at + 1);
         }
-        // Behind the backslash and what it escapes.
+        // Skip the backslash and the character that it escapes.
         at += 2;
     }
 }
 
-/// Where the object or array ends with which `text` begins.
-fn composite(text: &[u8]) -> Option<usize> {
+/// The end of the object or array at the beginning of `text`; none if it has no end.
+pub(crate) fn composite(text: &[u8]) -> Option<usize> {
     let (mut at, mut depth) = (0_usize, 0_usize);
     loop {
         match text.get(at)? {
@@ -140,8 +174,33 @@ mod tests {
         }
 
         #[test]
+        fn elements_are_found_as_serde_finds_them(array in prop::collection::vec(values(), 0..6), pretty: bool) {
+            let written = if pretty { serde_json::to_string_pretty(&array) } else { serde_json::to_string(&array) }.unwrap();
+            let expected: Vec<&RawValue> = serde_json::from_str(&written).unwrap();
+            let found: Vec<_> = elements(written.as_bytes()).map(|element| std::str::from_utf8(element).unwrap()).collect();
+            prop_assert_eq!(found, expected.into_iter().map(RawValue::get).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn scalars_are_found_as_serde_finds_them(value in values(), pretty: bool) {
+            fn gather(value: &serde_json::Value, into: &mut Vec<String>) {
+                match value {
+                    serde_json::Value::Array(elements) => elements.iter().for_each(|element| gather(element, into)),
+                    serde_json::Value::Object(members) => members.values().for_each(|value| gather(value, into)),
+                    scalar => into.push(scalar.to_string()),
+                }
+            }
+            let written = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();
+            let (mut expected, found) = (Vec::new(), scalars(written.as_bytes()));
+            gather(&value, &mut expected);
+            prop_assert_eq!(found.map(|scalar| std::str::from_utf8(scalar).unwrap()).collect::<Vec<_>>(), expected);
+        }
+
+        #[test]
         fn nothing_makes_it_panic_or_run_on(text in "[{}\\[\\]\",:\\\\a1 ]{0,40}") {
             prop_assert!(members(text.as_bytes()).count() <= text.len());
+            prop_assert!(elements(text.as_bytes()).count() <= text.len());
+            prop_assert!(scalars(text.as_bytes()).count() <= text.len());
         }
     }
 }
