@@ -124,7 +124,7 @@ async fn an_idle_instance_whose_lock_was_removed_and_taken_becomes_a_standby() {
     std::fs::remove_file(setup.folder().join("auditsync-sectigo-datadog.lock")).unwrap();
     let mut second = setup.start(&[]);
     second.says("synced").await;
-    first.says("another instance is active").await;
+    first.says(STANDBY).await;
     stopped(second).await;
     first.says(FAILOVER).await;
     stopped(first).await;
