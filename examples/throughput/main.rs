@@ -19,6 +19,8 @@ mod floor;
 mod intake;
 mod meter;
 mod plot;
+#[cfg(feature = "receiver")]
+mod senders;
 #[cfg(feature = "s3")]
 mod trail;
 
@@ -57,6 +59,13 @@ enum Mode {
         #[arg(long)]
         file: Option<usize>,
     },
+    /// Measure the receiver instead.
+    #[cfg(feature = "receiver")]
+    Receiver {
+        /// How many seconds for each size of request.
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+    },
     /// Be the floor, in a process of its own.
     #[command(hide = true)]
     Floor(floor::Arguments),
@@ -83,6 +92,11 @@ fn main() -> Result<(), Failure> {
     match arguments.mode {
         #[cfg(feature = "s3")]
         Some(Mode::Trail { events, file }) => runtime.block_on(measure_trail(events, file)),
+        #[cfg(feature = "receiver")]
+        Some(Mode::Receiver { seconds }) => runtime.block_on(async {
+            let folder = tempfile::tempdir()?;
+            senders::measure(&build_program()?, folder.path(), seconds).await
+        }),
         _ => runtime.block_on(measure(arguments.quick)),
     }
 }

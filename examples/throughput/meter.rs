@@ -29,9 +29,8 @@ fn metered(mut command: Command) -> Result<Usage, Failure> {
     let child =
         command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().map_err(|error| format!("{program}: {error}"))?;
     // `wait4` also reports a peak, but the kernel includes this process's own memory in it.
-    let status = format!("/proc/{}/status", child.id());
     let mut peak_kib = None;
-    while let Some(kib) = read_peak_kib(&status) {
+    while let Some(kib) = read_peak_kib(child.id()) {
         peak_kib = Some(kib);
         thread::sleep(INTERVAL);
     }
@@ -46,9 +45,9 @@ fn metered(mut command: Command) -> Result<Usage, Failure> {
     })
 }
 
-/// Returns the peak so far, or nothing once the process has ended.
-fn read_peak_kib(status: &str) -> Option<f64> {
-    let status = std::fs::read_to_string(status).ok()?;
+/// Returns the peak of a process so far, or nothing once it has ended.
+pub fn read_peak_kib(process: u32) -> Option<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     peak.trim().strip_suffix(" kB")?.parse().ok()
 }
