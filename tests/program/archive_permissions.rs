@@ -55,7 +55,6 @@ impl Strict {
             .with("ARCHIVE_S3_BUCKET", &self.bucket)
             .with("AWS_ACCESS_KEY_ID", &keys.id)
             .with("AWS_SECRET_ACCESS_KEY", &keys.secret)
-            .with("SECTIGO_AUDIT_RETRY_BUDGET", "0s")
     }
 }
 

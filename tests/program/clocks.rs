@@ -182,7 +182,7 @@ fn destination(intake: &FakeIntake) -> Datadog {
     };
     let pipeline = PipelineName::of("sectigo", "datadog");
     let letters = DeadLetters::new(pipeline.clone(), None, "LETTERS".into());
-    let http = http::Settings { timeout: Duration::from_secs(10), timeout_variable: "TIMEOUT".into() };
+    let http = http::Settings { timeout: Duration::from_secs(60), timeout_variable: "TIMEOUT".into() };
     Datadog::new(settings, "sectigo", &Context::new(pipeline, http, letters))
 }
 

@@ -106,6 +106,8 @@ async fn an_instance_that_lost_its_lease_deletes_no_message_whose_rows_it_gave_u
         .with("CLOUDTRAIL_AUDIT_LEASE_TTL", "15s")
         // No held message becomes visible by itself during the test.
         .with("CLOUDTRAIL_AUDIT_SQS_VISIBILITY", "10m")
+        // No instance asks for messages after its sync. So a stopped instance receives none.
+        .with("CLOUDTRAIL_AUDIT_SYNC_INTERVAL", "1h")
         .with("AUDITSYNC_SYNC_LOOP", "true");
     let mut expected = Vec::new();
     let mut announce = |files: std::ops::Range<usize>| {
@@ -123,9 +125,11 @@ async fn an_instance_that_lost_its_lease_deletes_no_message_whose_rows_it_gave_u
     let mut second = trail.setup.start(&[]);
     second.says("synced up_to").await;
     stop(second).await;
+    announce(6..7);
     first.signal("CONT").await;
     first.says_so_often("continuing from the stored cursor", 1).await;
-    announce(6..7);
+    let is_given_back = |done: &[Done]| (0..4).all(|message| done.contains(&Done::Hidden(message, 0)));
+    queue.wait_until("what it held to be given back", is_given_back).await;
     first.says_so_often("synced up_to", 2).await;
     let ended = stop(first).await;
     trail.setup.run(&["run", "--once"]).await;

@@ -22,7 +22,7 @@ async fn on(bucket: &FakeS3) -> Stage {
 #[tokio::test]
 async fn a_first_save_that_is_refused_although_there_is_no_document_ends_with_74_and_the_stores_answer() {
     let bucket = FakeS3::start(Conditions::NeverMet).await;
-    let stage = on(&bucket).await.with("SECTIGO_AUDIT_RETRY_BUDGET", "10s");
+    let stage = on(&bucket).await.with("SECTIGO_AUDIT_RETRY_BUDGET", "30s");
     let ended = stage.run_to(74).await;
     assert!(
         ended.stderr.contains("refused 3 saves in a row because the state had changed, but it had not changed"),

@@ -12,7 +12,7 @@ use crate::memory::peak;
 use crate::stage::ago;
 use crate::support::{
     Called, CertCentralOptions, FakeCertCentral, FakeIntake, FakeRun, Fault, Form, IntakeOptions, Outcome, REPORT,
-    report_row,
+    report_row, within,
 };
 
 /// The fake, and the binary's setup before standard output.
@@ -87,6 +87,16 @@ impl Reports {
     /// The cursor, as the state has it.
     pub fn cursor(&self) -> Value {
         self.state()["cursor"].clone()
+    }
+
+    /// Waits until the stored cursor is as `wanted`.
+    async fn stores(&self, wanted: impl Fn(&Value) -> bool) {
+        let stored = async {
+            while !wanted(&self.cursor()) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        within("the cursor in the state", stored).await;
     }
 
     /// Changes the cursor in the state, as time would.
@@ -227,7 +237,8 @@ async fn runs_of_other_reports_and_old_runs_are_left_alone() {
 
 #[tokio::test]
 async fn a_restart_goes_on_waiting_for_the_same_run() {
-    let options = CertCentralOptions { looks: 4, ..CertCentralOptions::default() };
+    // The run is not ready before the restart.
+    let options = CertCentralOptions { looks: usize::MAX, ..CertCentralOptions::default() };
     let reports =
         Reports::of(options).await.with("AUDITSYNC_SYNC_LOOP", "true").with("DIGICERT_AUDIT_SYNC_INTERVAL", "10m");
     reports.fake.push(rows(0, 20, 60));
@@ -237,9 +248,12 @@ async fn a_restart_goes_on_waiting_for_the_same_run() {
         has_started(requests) && requests.last().is_some_and(|(called, _)| *called == Called::History)
     };
     reports.fake.wait_until("a look after the start", looked_after).await;
+    // auditsync may look before it has stored that it waits for the run.
+    reports.stores(|cursor| cursor["step"]["waiting"]["started"] == 1).await;
     daemon.signal("KILL").await;
     daemon.ended().await;
     assert_eq!(reports.fake.starts(), 1);
+    reports.fake.change_run(0, |run| run.looks = 4);
     let mut daemon = reports.setup.start(&[]);
     daemon.prints(|stdout| stdout.lines().count() == 20).await;
     assert_eq!(reports.read()[0], "run-0-4b1a-9d2e");

@@ -56,9 +56,12 @@ impl Stand {
     }
 
     /// Puts this many more into the source; they are read after a sync, too.
+    ///
+    /// None is of the last seconds. A program that stalled may end its next range some seconds early, and one sync must
+    /// still read them all.
     pub fn push_late(&self, n: usize) {
         let seed = 1000 + self.pushed.borrow().len() as u64;
-        self.push_all(Records::seeded(seed).between(ago(100), ago(1), n));
+        self.push_all(Records::seeded(seed).between(ago(100), ago(40), n));
     }
 
     pub fn push_all(&self, records: Vec<Record>) -> Vec<String> {

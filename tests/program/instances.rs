@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::daemon::{Daemon, Setup};
-use crate::support::{FakeIntake, FakeScm, Fault, IntakeOptions, Record, Records, ScmOptions};
+use crate::support::{ApiRequest, FakeIntake, FakeScm, Fault, IntakeOptions, Record, Records, ScmOptions, within};
 
 const STANDBY: &str = "another instance is active; this one is on standby";
 const FAILOVER: &str = "the other instance has ended; failover";
@@ -35,6 +35,16 @@ fn folder(setup: &Setup) -> Vec<(String, Vec<u8>)> {
     files
 }
 
+/// Waits until the stored cursor is behind this many pages of a range.
+async fn has_stored_pages(setup: &Setup, pages: u64) {
+    let stored = async {
+        while setup.state().is_none_or(|state| state["cursor"]["pages"] != pages) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    within("the pages to be stored", stored).await;
+}
+
 async fn idle(setup: &Setup) -> Daemon {
     let mut daemon = setup.start(&[]);
     daemon.says("synced").await;
@@ -59,6 +69,10 @@ async fn a_standby_becomes_active_when_the_active_instance_is_killed() {
     intake.script(Fault::Hang);
     let first = setup.start(&[]);
     intake.wait_for_requests(4).await;
+    // The third page hangs. Until the first instance has stored two pages and read five, it still works.
+    has_stored_pages(&setup, 2).await;
+    let read = |request: &&ApiRequest| request.status == Some(200);
+    scm.wait_until("five pages to be read", |requests| requests.iter().filter(read).count() >= 5).await;
     let (hits, state) = (scm.hits(), setup.state());
 
     let mut second = setup.start(&[]);
@@ -121,9 +135,12 @@ async fn an_idle_instance_whose_lock_was_removed_and_taken_becomes_a_standby() {
     let (scm, intake) = fakes().await;
     let setup = in_a_loop(&scm, &intake).with("SECTIGO_AUDIT_SYNC_INTERVAL", "5s");
     let mut first = idle(&setup).await;
+    // The first instance stands still meanwhile. Otherwise its next sync could lock the removed file again.
+    first.signal("STOP").await;
     std::fs::remove_file(setup.folder().join("auditsync-sectigo-datadog.lock")).unwrap();
     let mut second = setup.start(&[]);
     second.says("synced").await;
+    first.signal("CONT").await;
     first.says(STANDBY).await;
     stopped(second).await;
     first.says(FAILOVER).await;
@@ -234,7 +251,8 @@ async fn a_one_shot_run_that_waits_gets_its_turn() {
 async fn one_shot_runs_started_together_take_turns() {
     let (scm, intake) = fakes().await;
     scm.push(recent(8, 450));
-    let setup = Setup::between(&scm, &intake);
+    // Time for the last one to wait for the three others.
+    let setup = Setup::between(&scm, &intake).with("SECTIGO_AUDIT_RETRY_BUDGET", "10m");
     let runs = [(); 4].map(|()| setup.start(&[]));
     for run in runs {
         let ended = run.ended().await;

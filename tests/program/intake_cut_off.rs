@@ -81,5 +81,6 @@ async fn a_call_cut_off_at_any_moment_repeats_at_most_what_was_under_way_and_no_
         assert!(extra <= delivery.unanswered(), "{polls}: {extra} duplicates of {}", delivery.unanswered());
         assert_eq!((delivery.tally().accepted, delivery.tally().dead_lettered), (10, 2), "{polls}");
     }
-    assert!(cut_off > 20, "{cut_off}");
+    // A whole call makes 16 requests, and each has to wait for its answer.
+    assert!(cut_off >= 16, "{cut_off}");
 }

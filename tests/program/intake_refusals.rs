@@ -332,7 +332,8 @@ async fn an_intake_that_refuses_everything_as_too_large_is_not_poison() {
 async fn an_entry_that_a_firewall_answers_with_403_is_dead_lettered_and_the_key_is_not_blamed() {
     let dislikes = Predicate::new(|entry| entry.to_string().contains("OR 1=1"));
     let options = IntakeOptions { firewall: Some((dislikes, Fault::Status(403))), ..IntakeOptions::default() };
-    let stage = with_intake(options).await;
+    // The waits between the calls that convict the entry are up to half a minute together.
+    let stage = with_intake(options).await.with(BUDGET, "5m");
     let mut records = stage.records(100, 1500, 2);
     let Record { at, .. } = records[42];
     let json = format!(r#"{{"id":"bad","action":"login","created":"{at}","details":"OR 1=1"}}"#);

@@ -172,10 +172,12 @@ async fn stands_still(stage: Stage, pause: impl FnOnce(), resume: impl FnOnce())
     let (mut first, second) = first_and_second(&stage).await;
     stage.intake.wait_for_entries(1000).await;
     pause();
-    first.says("the state store failed").await;
+    // Every committed page is among these requests. Two further pages may be on their way, or may still begin.
     let sent = stage.intake.requests().len();
+    first.says("the state store failed").await;
     tokio::time::sleep(TTL + Duration::from_secs(3)).await;
-    assert_eq!(stage.intake.requests().len(), sent, "while nothing can be committed, nothing further is delivered");
+    let further = stage.intake.requests().len() - sent;
+    assert!(further <= 2, "while nothing can be committed, nothing further is delivered: {further} requests");
     resume();
     stage.intake.wait_for_ids(BACKLOG).await;
     stop(first).await;
@@ -213,6 +215,8 @@ async fn a_request_to_the_intake_is_cut_off_before_the_lease_is_over() {
     first.says(LAPSED).await;
     let told = first.stderr().lines().find(|line| line.contains(LAPSED)).map(str::to_owned).unwrap();
     assert!(told.contains("possibly_duplicated=50"), "{told}");
+    // It has to meet the outage before it can say that the store works again.
+    first.says("the state store failed").await;
     stage.intake.release();
     server.resume();
     // No failover has happened, so the instance gets the lease again and sends the page again.
@@ -290,6 +294,8 @@ async fn a_one_shot_beside_a_live_daemon_gives_up_and_beside_a_dead_one_becomes_
 async fn one_shot_runs_started_together_take_turns() {
     let server = RedisServer::start();
     let stage = stage(Duration::ZERO, &server.address()).await.with("SECTIGO_AUDIT_SYNC_LOOP", "false");
+    // Time for the last one to wait for the three others.
+    let stage = stage.with("SECTIGO_AUDIT_RETRY_BUDGET", "10m");
     stage.push(450, 1500, 2);
     let runs = [(); 4].map(|()| stage.setup.start(&[]));
     for run in runs {

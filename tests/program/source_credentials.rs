@@ -17,8 +17,8 @@ async fn run_through_a_revocation(stage: &Stage) {
     stage.push(40, 1500, 2);
     stage.intake.hold();
     let daemon = stage.setup.start(&[]);
-    // The third page is not requested before the first one is delivered.
-    stage.wait_for_pages(2).await;
+    // The program requests two pages ahead. It requests the fourth one only after the first one is delivered.
+    stage.wait_for_pages(3).await;
     stage.scm.revoke_tokens();
     stage.intake.release();
     let ended = daemon.ended().await;
@@ -128,8 +128,8 @@ async fn a_revoked_token_is_renewed_once_and_the_page_asked_for_again() {
     assert_eq!(stage.scm.token_requests(), 2);
     let requests = stage.scm.requests();
     let refused: Vec<_> = (0..requests.len()).filter(|&i| requests[i].status == Some(401)).collect();
-    assert_eq!(refused, [0, 3], "the question who issues tokens, and the third page");
-    assert_eq!(requests[3].token, requests[4].token);
+    assert_eq!(refused, [0, 4], "the question who issues tokens, and the fourth page");
+    assert_eq!(requests[4].token, requests[5].token);
 }
 
 #[tokio::test]
@@ -144,10 +144,11 @@ async fn a_new_token_that_is_refused_too_is_a_refusal_at_first_contact() {
 
 #[tokio::test]
 async fn a_token_that_ran_out_meanwhile_is_renewed_before_it_is_refused() {
-    let options = ScmOptions { token_lifetime: std::time::Duration::from_secs(5), ..ten_a_page() };
-    let stage = Stage::of(options, IntakeOptions::default()).await;
+    // The program renews this token six seconds before its end, so a request that takes seconds does not meet a 401.
+    let options = ScmOptions { token_lifetime: std::time::Duration::from_secs(30), ..ten_a_page() };
+    let stage = Stage::of(options, IntakeOptions::default()).await.with("SECTIGO_AUDIT_RETRY_BUDGET", "5m");
     stage.push(30, 1500, 2);
-    stage.source_meets([Fault::PASS, Fault::StatusWithRetryAfter(503, "5".into())]);
+    stage.source_meets([Fault::PASS, Fault::StatusWithRetryAfter(503, "30".into())]);
     stage.run_to(0).await;
     let refused = stage.scm.requests().iter().filter(|request| request.status == Some(401)).count();
     assert_eq!(refused, 1, "the question who issues tokens alone");
@@ -203,20 +204,20 @@ async fn a_rotated_secret_is_taken_up_from_its_file_after_an_alarm() {
     stage.push(40, 1500, 2);
     stage.intake.hold();
     let mut daemon = stage.setup.start(&[]);
-    stage.wait_for_pages(2).await;
+    stage.wait_for_pages(3).await;
     stage.scm.set_client_secret("the next one");
     stage.scm.revoke_tokens();
     stage.intake.release();
     daemon.says("the source needs attention").await;
     assert!(daemon.stderr().contains(SECRET_FILE), "{}", daemon.stderr());
-    // The second page was read before; the third needs the secret.
-    stage.intake.wait_for_ids(20).await;
+    // The third page was read before; the fourth needs the secret.
+    stage.intake.wait_for_ids(30).await;
     std::fs::write(&file, "the next one\n").unwrap();
     stage.intake.wait_for_ids(40).await;
     stop(daemon).await;
     let with_records = stage.authorized().into_iter().filter(|request| request.records > 0);
     let continued: Vec<_> = with_records.map(|request| request.token.is_some()).take(4).collect();
-    assert_eq!(continued, [false, true, true, true], "the range goes on from its third page");
+    assert_eq!(continued, [false, true, true, true], "the range goes on from its fourth page");
     stage.assert_all_once();
 }
 
@@ -224,10 +225,13 @@ async fn a_rotated_secret_is_taken_up_from_its_file_after_an_alarm() {
 async fn credentials_refused_later_end_a_one_shot_with_77_and_the_next_run_goes_on() {
     let stage = Stage::usual().await.with("SECTIGO_AUDIT_RETRY_BUDGET", "0s");
     stage.push(30, 1500, 2);
-    stage.source_meets([Fault::PASS, Fault::PASS, Fault::Status(403)]);
+    stage.source_meets([Fault::PASS, Fault::PASS]);
+    // The program requests the second page ahead, and requests it again if the failure is a second old by its turn.
+    stage.scm.answer_always(Some(Fault::Status(403)));
     let ended = stage.run_to(77).await;
     assert!(ended.stderr.contains("SECTIGO_AUDIT_API_CLIENT_ID"), "{}", ended.stderr);
     assert_eq!(stage.intake.count(), 10);
+    stage.scm.answer_always(None);
     stage.run_to(0).await;
     stage.assert_all_once();
 }

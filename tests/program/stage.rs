@@ -10,7 +10,7 @@ use crate::support::{ApiRequest, FakeIntake, FakeScm, Fault, IntakeOptions, Reco
 
 /// How long the program waits for an answer that meets this fault: short if none comes, otherwise long.
 pub fn timeout_for(fault: &Fault) -> &'static str {
-    if matches!(fault, Fault::Hang) { "2s" } else { "60s" }
+    if matches!(fault, Fault::Hang) { "20s" } else { "60s" }
 }
 
 /// The stage of a test.

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::daemon::{Daemon, Ended, Setup};
-use crate::support::{FakeIntake, FakeScm, Fault, IntakeOptions, Record, Records, ScmOptions};
+use crate::support::{ApiRequest, FakeIntake, FakeScm, Fault, IntakeOptions, Record, Records, ScmOptions, within};
 
 const STATE: &str = "auditsync-sectigo-datadog.json";
 /// The file of a new document before it gets its name.
@@ -67,6 +67,16 @@ impl World {
         let daemon = self.setup.start(&[]);
         self.intake.wait_for_requests(1).await;
         (self, daemon)
+    }
+
+    /// Waits until the document holds the cursor after this many pages of the present range.
+    async fn has_stored(&self, pages: usize) {
+        let stored = async {
+            while self.setup.state().unwrap()["cursor"]["pages"] != pages {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        within("the pages to be stored", stored).await;
     }
 
     async fn stopped(&self, daemon: Daemon) -> Ended {
@@ -254,6 +264,8 @@ async fn the_document_is_no_larger_in_the_midst_of_a_range() {
     world.setup = world.setup.with("SECTIGO_AUDIT_SYNC_LOOP", "true");
     let daemon = world.setup.start(&[]);
     world.intake.wait_for_requests(DELIVERED / 100 + 1).await;
+    // The daemon sends a page while it still stores the cursor after the page before.
+    world.has_stored(DELIVERED / 100).await;
     let document = world.setup.state().unwrap();
     assert_eq!(document["cursor"]["at"], "in_range");
     let (bytes, hashes) = (world.bytes().len(), BOUND_FOR_EACH * DELIVERED);
@@ -351,14 +363,15 @@ async fn an_inherited_document_edited_by_hand_is_never_overwritten() {
 async fn a_document_put_back_from_a_copy_is_written_forward() {
     let (world, mut daemon) = World::with(recent(14, 450)).await.with_a_page_held().await;
     let old = world.bytes();
-    // Let two pages through, and hold the third.
-    for _ in 0..2 {
-        world.intake.script(Fault::PASS);
-    }
-    world.intake.script(Fault::Status(503));
+    // While the first page waits at the intake, the daemon reads the two behind it, and no other.
+    let read = |requests: &[ApiRequest]| requests.iter().filter(|request| request.status == Some(200)).count() == 3;
+    world.scm.wait_until("three pages to be read", read).await;
+    // The source holds the fourth page, so the daemon stores nothing after the third.
+    world.scm.hold();
     world.intake.release();
-    daemon.says("the destination failed").await;
+    world.has_stored(3).await;
     fs::write(world.path(), &old).unwrap();
+    world.scm.release();
     daemon.says("synced").await;
     let ended = world.stopped(daemon).await;
     assert!(ended.stderr.contains("older state than before; it is replaced by the newer cursor"), "{}", ended.stderr);
@@ -444,14 +457,14 @@ async fn a_disk_that_fills_up_leaves_the_last_document_whole() {
     let stderr = &ended.stderr;
     assert_eq!(ended.code(), Some(74), "{stderr}");
     assert!(stderr.contains("the state store failed") && stderr.contains("cannot write the state at"), "{stderr}");
-    let delivered = world.intake.count();
-    assert!(delivered <= 200, "at most one page was delivered beyond the one whose commit failed: {delivered}");
     assert_eq!(world.setup.state().unwrap()["cursor"]["at"], "first", "the first document is still there whole");
     let next = world.setup.run(&[]).await;
     assert_eq!(next.code(), Some(0), "{}", next.stderr);
-    assert_eq!(
-        (world.intake.count(), world.intake.ids().len()),
-        (250 + delivered, 250),
-        "those pages alone came twice"
+    assert_eq!(world.intake.ids().len(), 250);
+    // The intake may take the last request of the first run only after that run has ended.
+    let repeats = world.intake.count() - 250;
+    assert!(
+        repeats == 100 || repeats == 200,
+        "the page whose commit failed came twice, and at most one page beyond it: {repeats}"
     );
 }

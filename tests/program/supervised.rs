@@ -26,10 +26,12 @@ impl Supervisor {
         Self { socket: UnixDatagram::bind(&path).unwrap(), path, _folder: folder }
     }
 
-    /// Starts a daemon that must send a heartbeat every 400 ms, and so checks every 100 ms.
+    /// Starts a daemon that must send a heartbeat every 4 s, and so checks every second.
+    ///
+    /// The socket holds about ten messages, and further ones are lost. So a test may stand still for ten seconds.
     fn start(&self, stage: &Stage) -> Daemon {
         let socket = self.path.to_str().unwrap();
-        stage.setup.start_with(&[("NOTIFY_SOCKET", socket), ("WATCHDOG_USEC", "400000")], &[])
+        stage.setup.start_with(&[("NOTIFY_SOCKET", socket), ("WATCHDOG_USEC", "4000000")], &[])
     }
 
     /// Every message up to the first that is `wanted`.

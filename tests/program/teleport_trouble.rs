@@ -15,6 +15,8 @@ const RESOURCE_EXHAUSTED: i32 = 8;
 async fn what_may_pass_is_retried_and_nothing_is_lost_or_repeated() {
     let cluster = Cluster::of(TeleportOptions { page_size: 10, ..TeleportOptions::default() }).await;
     let cluster = cluster.with("AUDITSYNC_HTTP_TIMEOUT", "2s");
+    // A slow machine adds time-outs to these failures, and each failure in a row doubles the wait.
+    let cluster = cluster.with("AUDITSYNC_RETRY_BUDGET", "4m");
     cluster.auth.push(AuditEvent::logins(0, 100, ago(600)));
     cluster.auth.meet([
         Trouble::Status(14, "down"),

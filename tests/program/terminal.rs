@@ -16,11 +16,13 @@ const ESCAPE: char = '\x1b';
 
 /// A pseudo-terminal: the side that the test reads, and the side that the program writes to.
 fn terminal() -> (File, OwnedFd) {
-    let reader = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a pseudo-terminal");
+    // The program of another test must not inherit a side, or the terminal would not end before that program.
+    let reader = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a pseudo-terminal");
     grantpt(&reader).expect("it is ours");
     unlockpt(&reader).expect("it is unlocked");
     let name = ptsname(&reader, Vec::new()).expect("its other side has a name");
-    let writer = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).expect("its other side opens");
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let writer = rustix::fs::open(name, flags, Mode::empty()).expect("its other side opens");
     (File::from(reader), writer)
 }
 

@@ -43,6 +43,8 @@ struct Kept {
     violations: Vec<String>,
     /// The queue's clock.
     clock: Duration,
+    /// The number of requests for messages under way.
+    asking: usize,
 }
 
 /// The server.
@@ -94,6 +96,12 @@ impl FakeQueue {
         self.wait_until("each hidden again", again).await;
     }
 
+    /// Waits until no request for messages is under way. The last request of a process that has ended may still receive messages, until the
+    /// server notices that the connection is closed.
+    pub async fn wait_until_nobody_asks(&self) {
+        self.kept.expect("no request for messages", |kept| kept.asking == 0).await;
+    }
+
     /// The actions on messages, in order.
     pub fn done(&self) -> Vec<Done> {
         self.kept.read().done.clone()
@@ -137,6 +145,7 @@ async fn answer(State(kept): State<Arc<Watched<Kept>>>, headers: HeaderMap, body
 
 /// Waits for messages as long as the request demands.
 async fn receive(kept: &Watched<Kept>, request: &Value) -> Value {
+    let _asking = Asking::of(kept);
     let number = |name: &str| request[name].as_u64().unwrap_or_default();
     let deadline = Instant::now() + Duration::from_secs(number("WaitTimeSeconds"));
     loop {
@@ -146,6 +155,22 @@ async fn receive(kept: &Watched<Kept>, request: &Value) -> Value {
         if !messages.is_empty() || timeout_at(deadline, kept.wait_until(Kept::shows_any)).await.is_err() {
             return json!({"Messages": messages});
         }
+    }
+}
+
+/// A request for messages under way; dropped with its answer, and by the server when the connection is gone.
+struct Asking<'a>(&'a Watched<Kept>);
+
+impl<'a> Asking<'a> {
+    fn of(kept: &'a Watched<Kept>) -> Self {
+        kept.update(|kept| kept.asking += 1);
+        Self(kept)
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.update(|kept| kept.asking -= 1);
     }
 }
 

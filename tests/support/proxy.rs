@@ -92,6 +92,8 @@ async fn pass(mut client: TcpStream, mut rule: watch::Receiver<Rule>) {
             return;
         }
         tokio::select! {
+            // A new rule counts for all bytes that come after it, even if both are found at once.
+            biased;
             changed = rule.changed() => if changed.is_err() { return },
             read = client.read(&mut request), if way != Way::Silent => match read {
                 Ok(length) if length > 0 && server.write_all(&request[..length]).await.is_ok() => {}

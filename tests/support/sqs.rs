@@ -66,13 +66,16 @@ impl Queue {
         attributes.get(&name).cloned().unwrap_or_default()
     }
 
-    /// The number of messages that wait, and the number in flight.
+    /// The number of messages that wait, and the number in flight. One request reads both, because a message in flight may begin to wait
+    /// between two requests.
     pub async fn messages(&self) -> (usize, usize) {
-        let number = |text: String| text.parse().expect("a number");
-        (
-            number(self.attribute(QueueAttributeName::ApproximateNumberOfMessages).await),
-            number(self.attribute(QueueAttributeName::ApproximateNumberOfMessagesNotVisible).await),
-        )
+        let waiting = QueueAttributeName::ApproximateNumberOfMessages;
+        let in_flight = QueueAttributeName::ApproximateNumberOfMessagesNotVisible;
+        let request = self.client.get_queue_attributes().queue_url(&self.url);
+        let request = request.attribute_names(waiting.clone()).attribute_names(in_flight.clone());
+        let attributes = request.send().await.expect("attributes").attributes.unwrap_or_default();
+        let number = |name: &QueueAttributeName| attributes[name].parse().expect("a number");
+        (number(&waiting), number(&in_flight))
     }
 
     /// Waits until this many messages wait, and this many are in flight.

@@ -218,9 +218,16 @@ impl FakeAuth {
         )
     }
 
-    /// Writes such a file.
+    /// Writes an identity file of a user that is valid for this long.
     pub fn write_identity(&self, path: &Path, user: &str, valid: Duration) {
-        std::fs::write(path, self.identity(user, valid)).expect("a writable folder");
+        self.write_identity_of(path, &self.authority.client_for(user, valid));
+    }
+
+    /// Writes an identity file with this pair. A reader finds the whole old file or the whole new one.
+    pub fn write_identity_of(&self, path: &Path, pair: &Pair) {
+        let staging = path.with_extension("new");
+        std::fs::write(&staging, self.identity_of(pair)).expect("a writable folder");
+        std::fs::rename(&staging, path).expect("a writable folder");
     }
 
     /// Puts events into the audit log. They are visible at once.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
+use tokio::net::TcpSocket;
 use wiremock::matchers::any;
 use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate};
 
@@ -30,18 +31,22 @@ impl Respond for Intake {
     }
 }
 
-fn free_address() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+/// A free address, and a socket that never listens. The socket keeps the port from everyone but a server that sets `SO_REUSEADDR`.
+fn kept_address() -> (SocketAddr, TcpSocket) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    (socket.local_addr().unwrap(), socket)
 }
 
-/// The pipelines `names`. The receiver without a label sends to Datadog at the address `intake`.
-fn pipelines(names: &str, listen: SocketAddr, folder: &Path, intake: &str) -> Vec<Supervised> {
+/// The pipelines `names`. The receiver without a label listens at the first address, and sends to Datadog at the address `intake`.
+fn pipelines(names: &str, [listen, other]: [SocketAddr; 2], folder: &Path, intake: &str) -> Vec<Supervised> {
     let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
     let pairs = [
         ("AUDITSYNC_PIPELINES", names.to_owned()),
         ("RECEIVER_AUDIT_LISTEN", listen.to_string()),
         ("RECEIVER_AUDIT_SPOOL_PATH", path("spool")),
-        ("RECEIVER_OTHER_AUDIT_LISTEN", free_address().to_string()),
+        ("RECEIVER_OTHER_AUDIT_LISTEN", other.to_string()),
         ("RECEIVER_OTHER_AUDIT_SPOOL_PATH", path("other")),
         ("DD_LOGS_CONFIG_LOGS_DD_URL", intake.to_owned()),
         ("DD_LOGS_CONFIG_COMPRESSION_KIND", "none".to_owned()),
@@ -74,8 +79,9 @@ async fn until(what: &str, met: impl Fn() -> bool) {
 async fn a_refusal_at_first_contact_closes_no_door(names: &str) {
     let (folder, server, intake) = (tempfile::tempdir().unwrap(), MockServer::start().await, Intake::default());
     Mock::given(any()).respond_with(intake.clone()).mount(&server).await;
-    let (listen, shutdown) = (free_address(), Shutdown::default());
-    let pipelines = pipelines(names, listen, folder.path(), &server.uri());
+    let ((listen, _port), (other, _other_port)) = (kept_address(), kept_address());
+    let shutdown = Shutdown::default();
+    let pipelines = pipelines(names, [listen, other], folder.path(), &server.uri());
     let liveness = pipelines[0].liveness.clone();
     let running = tokio::spawn({
         let shutdown = shutdown.clone();
@@ -117,7 +123,8 @@ async fn a_receiver_alone_takes_entries_on_as_well() {
 async fn a_receiver_alone_that_cannot_open_its_door_ends() {
     let folder = tempfile::tempdir().unwrap();
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let pipelines = pipelines("receiver:stdout", taken.local_addr().unwrap(), folder.path(), "http://127.0.0.1:1");
+    let address = taken.local_addr().unwrap();
+    let pipelines = pipelines("receiver:stdout", [address; 2], folder.path(), "http://127.0.0.1:1");
     let ended = run(pipelines, &Shutdown::default()).await.remove(0).1;
     assert!(matches!(ended, Ended::Run(Err(Error::Unopened(_)))), "{ended:?}");
 }

@@ -1,15 +1,12 @@
 //! The permissions that the store needs, and its message without one: with moto's IAM, and with a fake for S3's answer
 //! to callers that may not list.
 
-use std::io;
-use std::sync::{Arc, Mutex};
-
 use auditsync::state::s3::{Encryption, S3, Settings};
 use auditsync::state::{Error, StateStore as _};
 use tokio::sync::OnceCell;
-use tracing_subscriber::fmt::MakeWriter;
 
 use super::{KEY, on, refused, settings, told, with};
+use crate::log;
 use crate::suite::{conflicts, document, held};
 use crate::support::{Conditions, FakeS3, Keys, Moto, S3Answer, S3Permissions};
 
@@ -193,43 +190,18 @@ async fn a_probe_without_list_bucket_still_finds_refused_keys() {
     refused(on(&fake).probe().await, "correct AWS_ACCESS_KEY_ID");
 }
 
-/// Where a test's log goes.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
 #[tokio::test]
 async fn taking_a_denial_for_a_first_start_is_said_once() {
-    let log = Log::default();
-    let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).with_ansi(false).finish();
-    let _logging = tracing::subscriber::set_default(subscriber);
+    log::keep();
     let fake = FakeS3::start(Conditions::Heeded).await;
     fake.grant(MAY_NOT_LIST);
-    let store = on(&fake);
+    let store = with(Settings { prefix: "said-once".to_owned(), ..settings(FakeS3::BUCKET) }, &fake);
     for _ in 0..3 {
         assert!(store.load().await.unwrap().is_none());
     }
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    assert_eq!(log.matches("s3:ListBucket is not granted").count(), 1, "{log}");
-    assert!(log.contains("WARN") && log.contains("s3://bucket/audit/"), "{log}");
+    let warnings = log::lines(&store.location());
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("WARN") && warnings[0].contains("s3:ListBucket is not granted"), "{warnings:?}");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::net::Ipv4Addr;
+use std::sync::mpsc;
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -48,6 +49,7 @@ fn intake(folder: &TempDir, size: u64) -> Arc<Intake> {
 struct Client {
     stream: DuplexStream,
     serving: JoinHandle<()>,
+    stop: CancellationToken,
     connected: Instant,
     _folder: TempDir,
 }
@@ -57,9 +59,9 @@ impl Client {
         let folder = tempfile::tempdir().unwrap();
         let intake = intake(&folder, 1024 * 1024);
         let (stream, server) = tokio::io::duplex(64 * 1024);
-        let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-        let serving = tokio::spawn(plain(server, peer, intake, CancellationToken::new()));
-        Self { stream, serving, connected: Instant::now(), _folder: folder }
+        let (peer, stop) = (SocketAddr::from((Ipv4Addr::LOCALHOST, 1)), CancellationToken::new());
+        let serving = tokio::spawn(plain(server, peer, intake, stop.clone()));
+        Self { stream, serving, stop, connected: Instant::now(), _folder: folder }
     }
 
     async fn send(&mut self, text: &str) {
@@ -168,6 +170,20 @@ async fn a_chunked_body_without_an_end_is_answered_408_after_a_minute() {
     assert!(said.starts_with("HTTP/1.1 408"), "{said}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_body_that_comes_after_the_stop_is_read_and_answered() {
+    let mut client = Client::new();
+    client.send(&head(8)).await;
+    // The server reads the head meanwhile.
+    sleep(SECOND).await;
+    client.stop.cancel();
+    sleep(LAST.saturating_sub(SECOND)).await;
+    // An array without its end, so that the answer does not wait for the disk.
+    client.send("[{\"n\":1}").await;
+    let said = client.rest().await;
+    assert!(said.starts_with("HTTP/1.1 400"), "{said}");
+}
+
 /// Sends a request with this `body` and reads the answer.
 async fn posts(intake: Arc<Intake>, encoding: &'static str, body: Bytes) -> String {
     let (stream, server) = tokio::io::duplex(64 * 1024);
@@ -193,9 +209,19 @@ fn gzip(bytes: &[u8]) -> Bytes {
     encoder.finish().unwrap().into()
 }
 
+/// Stops simulated time until the returned sender is dropped, but for five minutes at most. So no limit of time counts
+/// while a slow computer works.
+fn time_stands_still() -> mpsc::Sender<()> {
+    let (ends, end) = mpsc::channel();
+    // tokio does not advance simulated time while such a task runs.
+    tokio::task::spawn_blocking(move || end.recv_timeout(300 * SECOND));
+    ends
+}
+
 /// Vector's batches have 4.25 MB. Together they need more memory than there is, so some wait for others.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn many_large_bodies_at_once_and_a_small_one_beside_them_are_all_stored() {
+    let _still = time_stands_still();
     let folder = tempfile::tempdir().unwrap();
     let intake = intake(&folder, 1024 * 1024 * 1024);
     let entry = format!("{{\"message\":\"{}\"}}", "x".repeat(4230));
