@@ -62,7 +62,7 @@ fn appends(file: &Path) -> Result<f64, Failure> {
 fn body(entries: usize) -> String {
     let entry = |n: usize| {
         let start = format!(
-            "{{\"ddsource\":\"throughput\",\"service\":\"test\",\"hostname\":\"host\",\"n\":{n:06},\"message\":\""
+            "{{\"ddsource\":\"throughput\",\"service\":\"test\",\"hostname\":\"host\",\"n\":\"{n:06}\",\"message\":\""
         );
         format!("{start}{}\"}}", "x".repeat(ENTRY_SIZE - start.len() - 2))
     };
