@@ -57,10 +57,7 @@ pub(crate) async fn run(pipelines: Vec<Supervised>, shutdown: &Shutdown) -> Vec<
     stop.cancel();
     tasks.close();
     if timeout(LAST_TASKS, tasks.wait()).await.is_err() {
-        tracing::warn!(
-            connections = tasks.len(),
-            "senders were cut off: their requests took too long after the shutdown"
-        );
+        tracing::warn!(requests = tasks.len(), "requests were cut off: they took too long after the shutdown");
     }
     ended
 }

@@ -25,7 +25,7 @@ use jiff::Timestamp;
 use url::Url;
 
 use super::variables::LOOKBACK;
-use super::{Cursor, Kind, Page, Product, Source};
+use super::{Cursor, Kind, Opening, Page, Product, Source};
 use crate::aws::connection::Options;
 use crate::clock::LocalTime;
 use crate::component::{Check, Configured, Context};
@@ -219,6 +219,13 @@ impl Source for CloudTrail {
 
     fn reached(&self, cursor: &Cursor) -> Result<Timestamp, Failure> {
         reached(cursor)
+    }
+
+    async fn open(&self, opening: &Opening) -> Result<(), Failure> {
+        if let Some(queue) = &self.queue {
+            queue.open(opening.tasks.clone());
+        }
+        Ok(())
     }
 
     async fn next_page(&self, cursor: &Cursor, begun: LocalTime) -> Result<Page, Failure> {

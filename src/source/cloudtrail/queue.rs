@@ -13,7 +13,7 @@
 //! | `sweep` | when to list the bucket beside the queue, and what is known of the bucket |
 //! | `check` | `auditsync check` |
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, sleep_until};
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use url::Url;
 
 use super::Settings;
@@ -100,6 +100,8 @@ pub(super) struct Queue {
     sweep: Option<Sweep>,
     /// Extends the visibility of what is in flight.
     extending: Mutex<Option<AbortOnDropHandle<()>>>,
+    /// The tasks that give messages back, for which the process waits at its end.
+    tasks: OnceLock<TaskTracker>,
 }
 
 /// The parts that tasks share.
@@ -133,7 +135,13 @@ impl Queue {
             reading: tokio::sync::Mutex::default(),
             sweep,
             extending: Mutex::default(),
+            tasks: OnceLock::new(),
         }
+    }
+
+    /// Lets the process wait for the tasks in `tasks`.
+    pub(super) fn open(&self, tasks: TaskTracker) {
+        self.tasks.get_or_init(|| tasks);
     }
 
     /// The queue's address, for messages.
@@ -184,7 +192,8 @@ impl Queue {
         self.shared.forget(&handles);
         let shared = Arc::clone(&self.shared);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { shared.sqs.hide(handles, Duration::ZERO).await });
+            let tasks = self.tasks.get_or_init(TaskTracker::new);
+            runtime.spawn(tasks.track_future(async move { shared.sqs.hide(handles, Duration::ZERO).await }));
         }
     }
 
