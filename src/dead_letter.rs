@@ -163,7 +163,8 @@ impl DeadLetters {
         Ok(())
     }
 
-    fn unwritten(&self, cause: io::Error) -> Unwritten {
+    /// The error that a dead letter could not be written.
+    pub(crate) fn unwritten(&self, cause: io::Error) -> Unwritten {
         Unwritten { location: self.location(), variable: self.variable.clone(), cause }
     }
 

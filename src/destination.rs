@@ -21,6 +21,7 @@ use crate::telemetry::liveness::Heartbeat;
 
 pub mod datadog;
 pub mod fluentd;
+mod letters;
 mod printer;
 mod progress;
 #[cfg(feature = "s3")]

@@ -7,7 +7,7 @@
 //! | `client` | the requests, up to eight at a time |
 //! | [`response`] | what an answer means |
 //! | `isolate`, `doubt`, `examine` | finding the entries that the intake refuses by themselves |
-//! | `ledger`, `letters` | what became of each event, and the dead letters that are due |
+//! | `ledger` | what became of each event, and the dead letters that are due |
 //! | `misdated` | entries that a wrong clock spoiled |
 
 use std::sync::Arc;
@@ -41,7 +41,6 @@ mod examine;
 mod intake_url;
 mod isolate;
 mod ledger;
-mod letters;
 mod misdated;
 mod packing;
 pub mod response;
@@ -195,7 +194,7 @@ impl Delivery for Sending {
         let prepared = self.prepared.take().filter(|batches| batches.are_fresh(sent_at));
         let ledger = Ledger::of(&mut self.work, heart, &client.metrics);
         // Dead letters that an earlier attempt could not write: their events are outstanding, but must not be sent.
-        client.write_letters(&ledger, &events, sent_at).await?;
+        ledger.write_letters(&client.dead_letters, &events, sent_at).await?;
         let batches = prepared.unwrap_or_else(|| Batches::begin(&client.packer, &events, &ledger.undoubted(), sent_at));
         let written_for = batches.written_for();
         client.attempt(&ledger, &events, batches, written_for).await?;

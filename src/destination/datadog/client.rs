@@ -282,12 +282,12 @@ impl Client {
     ) -> Result<(), Error> {
         let before = ledger.tally().accepted;
         let sent = self.send_batches(ledger, events, batches, now).await;
-        self.write_letters(ledger, events, now).await?;
+        ledger.write_letters(&self.dead_letters, events, now).await?;
         let examination = Examination::new(self, ledger, events, now);
         match sent {
             Ok(()) => {
                 examination.run().await?;
-                self.write_letters(ledger, events, now).await
+                ledger.write_letters(&self.dead_letters, events, now).await
             }
             // Rule out the entries before blaming the key or the address.
             Err(Stopped { error, again: Some(_) }) if !matches!(error.class(), Class::Retryable { .. }) => {

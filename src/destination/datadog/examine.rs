@@ -106,7 +106,7 @@ impl<'e, 'd> Examination<'e, 'd> {
                     let reason = format!("{} ({} times, while notices were accepted)", doubt.reason, doubt.failures());
                     self.ledger.refused(doubt.range.start, reason);
                 }
-                self.client.write_letters(self.ledger, self.events, self.now).await
+                self.ledger.write_letters(&self.client.dead_letters, self.events, self.now).await
             }
             Err(setback) => {
                 self.ledger.remember(|work| work.doubts.notice_failed());

@@ -3,17 +3,20 @@
 //! An attempt may be cut off at any await, for instance when the lease lapses. So no future holds a result alone: each
 //! stands in the [`Work`], which outlives the attempt.
 
+use std::future::poll_fn;
 use std::ops::Range;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use parking_lot::Mutex;
 
 use super::batch::Batch;
 use super::client::Setback;
 use super::doubt::Doubts;
-use super::letters::{Letter, Letters};
+use super::error::Error;
 use super::misdated::Misdated;
-use crate::dead_letter::Fate;
+use crate::dead_letter::{DeadLetters, Fate};
+use crate::destination::letters::{Letter, Letters};
 use crate::destination::{Progress, Tally};
 use crate::event::Event;
 use crate::telemetry::liveness::Heartbeat;
@@ -93,6 +96,29 @@ impl<'a> Ledger<'a> {
             work.doubts.settled(&(index..index + 1));
             work.letters.add([Letter::new(index, Fate::Refused, reason)]);
         });
+    }
+
+    /// Writes the dead letters that are due. The first may be one that an earlier call began to write. After an error,
+    /// the rest is still due.
+    pub(super) async fn write_letters(
+        &self,
+        dead_letters: &DeadLetters,
+        events: &Arc<[Event]>,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        loop {
+            let next =
+                poll_fn(|context| self.remember(|work| work.letters.poll_next(dead_letters, events, now, context)));
+            let Some(written) = next.await else { return Ok(()) };
+            let Letter { index, fate, .. } = written?;
+            if fate == Fate::Refused {
+                self.remember(|work| {
+                    work.progress.settle(&(index..index + 1));
+                    work.progress.count(Tally { dead_lettered: 1, ..Tally::default() });
+                });
+                self.metrics.dead_lettered();
+            }
+        }
     }
 
     /// The outstanding ranges that are not in doubt.

@@ -3,21 +3,21 @@
 //! An attempt may be cut off at any await. So the delivery notes each answer at once, and the next attempt finishes a
 //! dead letter that is being written.
 
-use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use tokio::task::JoinHandle;
 
 use super::batch::Batch;
 use super::client::{Client, Setback};
 use super::error::Error;
 use super::evidence::{ByAddress, Evidence, Step, Suspect};
 use super::{Compression, record};
-use crate::dead_letter::{Fate, Unwritten};
+use crate::dead_letter::Fate;
+use crate::destination::letters::{Letter, Letters};
 use crate::destination::{Acknowledged, Delivery, PageNumber, Progress, Shipment, Tally};
 use crate::event::Event;
 use crate::failure::Failure;
@@ -31,19 +31,16 @@ pub(super) struct Sending {
     progress: Progress,
     /// Events in the request that is under way.
     under_way: usize,
-    /// Dead letters that are due, in order.
-    due: VecDeque<Suspect>,
+    letters: Letters,
     /// Whether each address has accepted a record of the page.
     has_accepted: ByAddress<bool>,
-    /// The task that writes the first dead letter. It goes on even if nobody waits for it.
-    writing: Option<JoinHandle<Result<(), Unwritten>>>,
 }
 
 impl Sending {
     pub(super) fn new(client: Arc<Client>, shipment: Shipment) -> Self {
         let progress = Progress::new(shipment.events);
-        let (due, has_accepted) = (VecDeque::new(), ByAddress::default());
-        Self { client, page: shipment.page, progress, under_way: 0, due, has_accepted, writing: None }
+        let (letters, has_accepted) = (Letters::default(), ByAddress::default());
+        Self { client, page: shipment.page, progress, under_way: 0, letters, has_accepted }
     }
 
     async fn send_all(&mut self, now: Timestamp, heart: &Heartbeat) -> Result<(), Error> {
@@ -59,7 +56,7 @@ impl Sending {
                 work.push(sent.end..range.end);
             }
             match self.send(batch, heart).await {
-                Ok(()) => self.due.extend(evidence.get_mut(is_of_sessions).accepted()),
+                Ok(()) => self.convict(evidence.get_mut(is_of_sessions).accepted()),
                 Err(Setback::Refused { reason, is_too_large }) if sent.len() > 1 => {
                     tracing::warn!(events = sent.len(), %reason, "the receiver refused a batch; sending its halves");
                     if is_too_large {
@@ -147,7 +144,7 @@ impl Sending {
             if !convicted.is_empty() && !self.has_accepted.get(session.is_some()) {
                 self.client.has_convicted_alone.get(session.is_some()).store(true, Ordering::Relaxed);
             }
-            self.due.extend(convicted);
+            self.convict(convicted);
         }
         if evidence.is_clear() {
             return Ok(());
@@ -174,27 +171,23 @@ impl Sending {
         }
     }
 
+    /// Makes dead letters of records that are at fault.
+    fn convict(&mut self, suspects: Vec<Suspect>) {
+        let letter = |Suspect { index, reason }| Letter::new(index, Fate::Refused, reason);
+        self.letters.add(suspects.into_iter().map(letter));
+    }
+
     /// Writes the dead letters that are due. After an error the rest is still due.
     async fn write_letters(&mut self, now: Timestamp) -> Result<(), Error> {
-        while let Some(Suspect { index, reason }) = self.due.front().cloned() {
-            let writing = self.writing.get_or_insert_with(|| {
-                let (letters, events) = (self.client.dead_letters.clone(), Arc::clone(self.progress.events()));
-                tokio::spawn(async move {
-                    match events.get(index) {
-                        Some(event) => letters.keep(event, Fate::Refused, &reason, now).await,
-                        None => Ok(()),
-                    }
-                })
-            });
-            let written = writing.await;
-            self.writing = None;
-            task::outcome(written).map_err(Error::Batch)??;
-            self.due.pop_front();
+        let dead_letters = &self.client.dead_letters;
+        loop {
+            let next = poll_fn(|context| self.letters.poll_next(dead_letters, self.progress.events(), now, context));
+            let Some(written) = next.await else { return Ok(()) };
+            let Letter { index, .. } = written?;
             self.progress.settle(&(index..index + 1));
             self.progress.count(Tally { dead_lettered: 1, ..Tally::default() });
             self.client.metrics.dead_lettered();
         }
-        Ok(())
     }
 }
 
@@ -314,7 +307,7 @@ mod tests {
     async fn a_dead_letter_whose_writing_is_cut_off_is_written_once() {
         let (server, folder) = (server(ResponseTemplate::new(200)).await, tempfile::tempdir().unwrap());
         let mut sending = delivery(&server, Some(folder.path()), vec![event(None); 2]);
-        sending.due.push_back(Suspect { index: 1, reason: "400".to_owned() });
+        sending.convict(vec![Suspect { index: 1, reason: "400".to_owned() }]);
         // Begins the writing without waiting for its end.
         assert!(futures_util::future::poll_immediate(Box::pin(sending.write_letters(NOW))).await.is_none());
         sending.attempt(NOW, &Heartbeat::default()).await.unwrap();
