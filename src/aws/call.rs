@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Cause;
+use super::connection::Unconfigured;
 use crate::failure::Class;
 use crate::variable_name::VariableName;
 
@@ -48,6 +49,16 @@ pub(crate) enum CallError {
 }
 
 impl CallError {
+    /// The error of a call for which there is no client. The `remedy` is for a region that nothing configures.
+    pub(crate) fn unconfigured(action: &'static str, location: String, remedy: String, cause: Unconfigured) -> Self {
+        match cause {
+            Unconfigured::NoRegion => {
+                Self::Refused { action, location, remedy, is_about_credentials: false, cause: cause.into() }
+            }
+            Unconfigured::Slow => Self::Unavailable { action, location, cause: cause.into() },
+        }
+    }
+
     /// What the failure means to the engine.
     pub(crate) fn class(&self) -> Class {
         match self {

@@ -17,7 +17,7 @@ use super::encoder::Compression;
 use super::error::Error;
 use crate::aws::answer::{Failure, Meaning};
 use crate::aws::call::CallError;
-use crate::aws::connection::{Connection, Options, Unconfigured};
+use crate::aws::connection::{Connection, Options};
 use crate::aws::digest::Sha256;
 use crate::aws::encryption::Encryption;
 use crate::aws::exchange::Exchange;
@@ -217,15 +217,9 @@ impl Bucket {
     }
 
     pub(super) async fn client(&self, action: Action, key: &str) -> Result<Client, Error> {
-        self.connection.client().await.map_err(|cause| match cause {
-            Unconfigured::NoRegion => {
-                let remedy = "set AWS_REGION to the bucket's region, or to us-east-1 for a store that has none";
-                self.refused(action, key, remedy.to_owned(), false, cause.into())
-            }
-            Unconfigured::Slow => {
-                CallError::Unavailable { action: action.verb(), location: self.location(key), cause: cause.into() }
-                    .into()
-            }
+        self.connection.client().await.map_err(|cause| {
+            let remedy = "set AWS_REGION to the bucket's region, or to us-east-1 for a store that has none".to_owned();
+            CallError::unconfigured(action.verb(), self.location(key), remedy, cause).into()
         })
     }
 
@@ -293,17 +287,6 @@ impl Bucket {
                 ("the store lacks a function of S3 that the archive needs".to_owned(), false)
             }
         };
-        self.refused(action, key, remedy, is_about_credentials, cause)
-    }
-
-    fn refused(
-        &self,
-        action: Action,
-        key: &str,
-        remedy: String,
-        is_about_credentials: bool,
-        cause: crate::aws::Cause,
-    ) -> Error {
         CallError::Refused { action: action.verb(), location: self.location(key), remedy, is_about_credentials, cause }
             .into()
     }

@@ -24,7 +24,7 @@ use super::key::LogKey;
 use super::variables::{ACCOUNTS, LOG_REGION};
 use crate::aws::answer::{Failure, Meaning};
 use crate::aws::call::CallError;
-use crate::aws::connection::{Connection, Options, Unconfigured};
+use crate::aws::connection::{Connection, Options};
 use crate::aws::exchange::Exchange;
 use crate::http;
 
@@ -197,22 +197,12 @@ impl Buckets {
     }
 
     async fn client(&self, action: Action, location: &str, region: Option<&str>) -> Result<Client, Error> {
-        self.connection.client_in(region).await.map_err(|cause| match cause {
-            Unconfigured::NoRegion => CallError::Refused {
-                action: action.verb(),
-                location: location.to_owned(),
-                remedy: format!(
-                    "set {} or AWS_REGION to the bucket's region, or to us-east-1 for a store that has none",
-                    LOG_REGION.spec.name
-                ),
-                is_about_credentials: false,
-                cause: cause.into(),
-            }
-            .into(),
-            Unconfigured::Slow => {
-                CallError::Unavailable { action: action.verb(), location: location.to_owned(), cause: cause.into() }
-                    .into()
-            }
+        self.connection.client_in(region).await.map_err(|cause| {
+            let remedy = format!(
+                "set {} or AWS_REGION to the bucket's region, or to us-east-1 for a store that has none",
+                LOG_REGION.spec.name
+            );
+            CallError::unconfigured(action.verb(), location.to_owned(), remedy, cause).into()
         })
     }
 

@@ -25,7 +25,6 @@ use super::super::variables::{LOG_REGION, SQS_QUEUE_URL};
 use super::flight::Handle;
 use crate::aws::answer::{Failure, Meaning};
 use crate::aws::call::CallError;
-use crate::aws::connection::Unconfigured;
 use crate::aws::exchange::Exchange;
 use crate::http;
 
@@ -236,24 +235,10 @@ impl Sqs {
         if let Some(client) = &*kept {
             return Ok(client.clone());
         }
-        let shared = match self.buckets.connection().configuration().await {
-            Ok(shared) => shared,
-            Err(cause @ Unconfigured::Slow) => {
-                return Err(CallError::Unavailable { action, location: self.location(), cause: cause.into() }.into());
-            }
-            Err(cause @ Unconfigured::NoRegion) => {
-                let remedy = format!("set {} or AWS_REGION to the queue's region", LOG_REGION.spec.name);
-                let location = self.location();
-                return Err(CallError::Refused {
-                    action,
-                    location,
-                    remedy,
-                    is_about_credentials: false,
-                    cause: cause.into(),
-                }
-                .into());
-            }
-        };
+        let shared = self.buckets.connection().configuration().await.map_err(|cause| {
+            let remedy = format!("set {} or AWS_REGION to the queue's region", LOG_REGION.spec.name);
+            CallError::unconfigured(action, self.location(), remedy, cause)
+        })?;
         let mut shared = shared.into_builder().endpoint_url(self.url.origin().ascii_serialization());
         if let Some(region) = region_of(&self.url) {
             shared = shared.region(Region::new(region.to_owned()));
