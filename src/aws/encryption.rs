@@ -21,22 +21,15 @@ pub enum Encryption {
     },
 }
 
-/// A kind of encryption by the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// With S3's own keys.
-    Aes256,
-    /// With a KMS key.
-    Kms,
-    /// With a KMS key, in two layers.
-    KmsDsse,
-}
-
 /// The values of `x-amz-server-side-encryption`.
-const KINDS: [(&str, Kind); 3] = [("AES256", Kind::Aes256), ("aws:kms", Kind::Kms), ("aws:kms:dsse", Kind::KmsDsse)];
+const KINDS: [(&str, Encryption); 3] = [
+    ("AES256", Encryption::Aes256),
+    ("aws:kms", Encryption::Kms { key_id: None }),
+    ("aws:kms:dsse", Encryption::KmsDsse { key_id: None }),
+];
 
-/// Parses a kind.
-pub(crate) fn kind(text: &str) -> Result<Kind, String> {
+/// Parses the kind of an encryption, with the account's own key.
+pub(crate) fn kind(text: &str) -> Result<Encryption, String> {
     parse::choice(text, &KINDS)
 }
 
@@ -44,16 +37,15 @@ impl Encryption {
     /// Reads the encryption that these two variables choose; none leaves the choice to the bucket.
     pub(crate) fn read(
         reader: &mut Reader<'_>,
-        sse: &Variable<Kind>,
+        sse: &Variable<Self>,
         kms_key_id: &Variable<String>,
     ) -> Result<Option<Self>, Noted> {
         let (kind, key_id) = (reader.find(sse), reader.find(kms_key_id));
         match (kind?, key_id?) {
-            (None, None) => Ok(None),
-            (Some(Kind::Aes256), None) => Ok(Some(Self::Aes256)),
-            (Some(Kind::Kms), key_id) => Ok(Some(Self::Kms { key_id })),
-            (Some(Kind::KmsDsse), key_id) => Ok(Some(Self::KmsDsse { key_id })),
-            (None | Some(Kind::Aes256), Some(_)) => {
+            (kind, None) => Ok(kind),
+            (Some(Self::Kms { .. }), key_id) => Ok(Some(Self::Kms { key_id })),
+            (Some(Self::KmsDsse { .. }), key_id) => Ok(Some(Self::KmsDsse { key_id })),
+            (None | Some(Self::Aes256), Some(_)) => {
                 let sse = reader.name(&sse.spec);
                 Err(reader.refuse(&kms_key_id.spec, format!("needs {sse}=aws:kms or aws:kms:dsse")))
             }

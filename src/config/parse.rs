@@ -97,11 +97,13 @@ pub(crate) fn flag(text: &str) -> Result<bool, String> {
 }
 
 /// Parses the name of one of the `choices`, in upper or lower case.
-pub(crate) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
-    choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|(_, choice)| *choice).ok_or_else(|| {
-        let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
-        format!("must be one of {}", names.join(", "))
-    })
+pub(crate) fn choice<T: Clone>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
+    choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|(_, choice)| choice.clone()).ok_or_else(
+        || {
+            let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+            format!("must be one of {}", names.join(", "))
+        },
+    )
 }
 
 /// Parses an IP address and a port to listen on.

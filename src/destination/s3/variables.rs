@@ -89,7 +89,7 @@ pub(crate) const STORAGE_CLASS: Variable<StorageClass> = Variable::new(
 );
 
 /// The server-side encryption.
-pub(crate) const SSE: Variable<encryption::Kind> = Variable::new(
+pub(crate) const SSE: Variable<Encryption> = Variable::new(
     Scope::Destination,
     "ARCHIVE_S3_SSE",
     Preset::Derived("the bucket's"),

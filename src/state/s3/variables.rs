@@ -31,7 +31,7 @@ pub(crate) const FORCE_PATH_STYLE: Variable<bool> = Variable::flag(
 );
 
 /// How the store encrypts.
-pub(crate) const SSE: Variable<encryption::Kind> = Variable::new(
+pub(crate) const SSE: Variable<Encryption> = Variable::new(
     Scope::Shared,
     "AUDITSYNC_S3_SSE",
     Preset::Derived("the bucket's"),
