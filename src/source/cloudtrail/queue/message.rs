@@ -32,34 +32,20 @@ pub(in crate::source::cloudtrail) struct Named {
 pub(super) enum Content {
     /// These objects were written.
     Objects(Vec<Named>),
-    /// No object for us.
-    Nothing(Nothing),
+    /// No object for us, but this, in words for the log.
+    Nothing(&'static str),
 }
 
-/// A reason why a message names no object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Nothing {
-    /// A test by S3 or `CloudTrail` whether it can write to the queue.
-    Test,
-    /// A request of SNS to confirm a subscription, or the notice that one has ended.
-    Subscription,
-    /// Another event of an object.
-    NotCreated,
-    /// The list of events is empty.
-    Empty,
-}
+/// A test by S3 or `CloudTrail` whether it can write to the queue.
+const TEST: Content = Content::Nothing("a test event");
 
-impl Nothing {
-    /// The reason in words, for the log.
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Test => "a test event",
-            Self::Subscription => "a message about a subscription",
-            Self::NotCreated => "no event about a new object",
-            Self::Empty => "an empty list of events",
-        }
-    }
-}
+/// A request of SNS to confirm a subscription, or the notice that one has ended.
+const SUBSCRIPTION: Content = Content::Nothing("a message about a subscription");
+
+/// Another event of an object.
+const NOT_CREATED: Content = Content::Nothing("no event about a new object");
+
+const EMPTY: Content = Content::Nothing("an empty list of events");
 
 /// A message that may name an object, but in no known form. It must not be deleted.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +86,7 @@ pub(super) fn read(body: &str) -> Result<Content, NotUnderstood> {
     let mut text = std::borrow::Cow::Borrowed(body);
     for _ in 0..MOST_WRAPPERS {
         if is_validation(&text) {
-            return Ok(Content::Nothing(Nothing::Test));
+            return Ok(TEST);
         }
         let Ok(value) = serde_json::from_str::<Value>(&text) else {
             return Err(NotUnderstood::NotJson { beginning: excerpt(&text) });
@@ -142,20 +128,15 @@ fn unwrapped(value: Value) -> Unwrapped {
             return text("Message").map_or(Unwrapped::Unknown, |inner| Unwrapped::Inner(inner.to_owned()));
         }
         Some("SubscriptionConfirmation" | "UnsubscribeConfirmation") => {
-            return Unwrapped::Read(Ok(Content::Nothing(Nothing::Subscription)));
+            return Unwrapped::Read(Ok(SUBSCRIPTION));
         }
         _ => {}
     }
     if text("Event") == Some("s3:TestEvent") {
-        return Unwrapped::Read(Ok(Content::Nothing(Nothing::Test)));
+        return Unwrapped::Read(Ok(TEST));
     }
     if let (Some("aws.s3"), Some(kind)) = (text("source"), text("detail-type")) {
-        let is_created = kind == "Object Created";
-        return if is_created {
-            event_bridge(&value)
-        } else {
-            Unwrapped::Read(Ok(Content::Nothing(Nothing::NotCreated)))
-        };
+        return if kind == "Object Created" { event_bridge(&value) } else { Unwrapped::Read(Ok(NOT_CREATED)) };
     }
     if value.get("s3ObjectKey").is_some() {
         return own_notification(value);
@@ -205,7 +186,7 @@ fn own_notification(value: Value) -> Unwrapped {
 fn s3_events(records: &[Value], whole: &Value) -> Result<Content, NotUnderstood> {
     let unknown = || NotUnderstood::UnknownForm { beginning: excerpt(&whole.to_string()) };
     if records.is_empty() {
-        return Ok(Content::Nothing(Nothing::Empty));
+        return Ok(EMPTY);
     }
     let mut created = Vec::new();
     for record in records {
@@ -225,7 +206,7 @@ fn s3_events(records: &[Value], whole: &Value) -> Result<Content, NotUnderstood>
         let key = decoded(key).ok_or_else(|| NotUnderstood::BadKey { key: excerpt(key) })?;
         created.push(Named { bucket: bucket.to_owned(), key, size: size(record, "/s3/object/size") });
     }
-    if created.is_empty() { Ok(Content::Nothing(Nothing::NotCreated)) } else { objects(created) }
+    if created.is_empty() { Ok(NOT_CREATED) } else { objects(created) }
 }
 
 fn size(value: &Value, path: &str) -> u64 {
@@ -235,7 +216,7 @@ fn size(value: &Value, path: &str) -> u64 {
 fn objects(named: impl IntoIterator<Item = Named>) -> Result<Content, NotUnderstood> {
     let named: Vec<_> = named.into_iter().take(MOST_OBJECTS + 1).collect();
     match named.len() {
-        0 => Ok(Content::Nothing(Nothing::Empty)),
+        0 => Ok(EMPTY),
         1..=MOST_OBJECTS => Ok(Content::Objects(named)),
         _ => Err(NotUnderstood::TooMany),
     }
@@ -334,17 +315,17 @@ mod tests {
         let removed = json!({"Records": [s3_event("2.1", "ObjectRemoved:Delete", "k")]}).to_string();
         let tagged = json!({"source": "aws.s3", "detail-type": "Object Tags Added", "detail": {}}).to_string();
         for (body, reason) in [
-            (test.clone(), Nothing::Test),
-            (sns(&test), Nothing::Test),
-            ("CloudTrail validation message.".to_owned(), Nothing::Test),
-            (sns("CloudTrail validation message."), Nothing::Test),
-            (json!({"Type": "SubscriptionConfirmation", "Token": "t"}).to_string(), Nothing::Subscription),
-            (removed, Nothing::NotCreated),
-            (tagged, Nothing::NotCreated),
-            (json!({"Records": []}).to_string(), Nothing::Empty),
-            (json!({"s3Bucket": "trail", "s3ObjectKey": []}).to_string(), Nothing::Empty),
+            (test.clone(), TEST),
+            (sns(&test), TEST),
+            ("CloudTrail validation message.".to_owned(), TEST),
+            (sns("CloudTrail validation message."), TEST),
+            (json!({"Type": "SubscriptionConfirmation", "Token": "t"}).to_string(), SUBSCRIPTION),
+            (removed, NOT_CREATED),
+            (tagged, NOT_CREATED),
+            (json!({"Records": []}).to_string(), EMPTY),
+            (json!({"s3Bucket": "trail", "s3ObjectKey": []}).to_string(), EMPTY),
         ] {
-            assert_eq!(read(&body).unwrap(), Content::Nothing(reason), "{body}");
+            assert_eq!(read(&body).unwrap(), reason, "{body}");
         }
     }
 

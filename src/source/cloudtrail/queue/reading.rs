@@ -347,7 +347,7 @@ impl Queue {
             let named = match content {
                 Content::Objects(named) => named,
                 Content::Nothing(nothing) => {
-                    tracing::debug!(id, "a message holds {}; it is deleted", nothing.name());
+                    tracing::debug!(id, "a message holds {nothing}; it is deleted");
                     Vec::new()
                 }
             };
