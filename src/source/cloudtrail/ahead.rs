@@ -23,7 +23,7 @@ const MOST_BYTES: u64 = 8 * 1024 * 1024;
 const LARGEST: u64 = 2 * 1024 * 1024;
 
 /// A file of a bucket.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wanted {
     pub(super) bucket: Arc<str>,
     pub(super) key: String,

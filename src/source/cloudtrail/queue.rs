@@ -41,7 +41,7 @@ use sweep::Sweep;
 
 mod check;
 mod flight;
-pub(super) mod message;
+mod message;
 mod reading;
 mod sqs;
 mod sweep;

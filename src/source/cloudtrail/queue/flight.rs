@@ -78,9 +78,8 @@ impl Flight {
     }
 
     /// Removes `message`, because it is left to the queue, or gone.
-    pub(super) fn forget(&mut self, message: MessageNumber) -> Option<Handle> {
-        let Held { receipt, .. } = self.held.remove(&message)?;
-        Some(Handle { message, receipt })
+    pub(super) fn forget(&mut self, message: MessageNumber) {
+        self.held.remove(&message);
     }
 
     /// The messages that are completely in pages up to `page`.

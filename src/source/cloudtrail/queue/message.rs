@@ -5,9 +5,12 @@
 //! (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/ev-events.html>), and `CloudTrail`'s own, which always come through SNS
 //! (<https://docs.aws.amazon.com/awscloudtrail/latest/userguide/configure-sns-notifications-for-cloudtrail.html>).
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::super::ahead::Wanted;
 use crate::http::{Excerpt, Redaction};
 
 /// The most wrappers around a message. SNS and `EventBridge` may wrap one another, but no deeper.
@@ -16,22 +19,11 @@ const MOST_WRAPPERS: usize = 3;
 /// The most objects that one message may name. A message has at most 1 MiB.
 const MOST_OBJECTS: usize = 2_000;
 
-/// An object that a message names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::source::cloudtrail) struct Named {
-    /// Its bucket.
-    pub(in crate::source::cloudtrail) bucket: String,
-    /// Its key, as in the bucket.
-    pub(in crate::source::cloudtrail) key: String,
-    /// Its size in bytes; 0 if the message does not give it.
-    pub(in crate::source::cloudtrail) size: u64,
-}
-
 /// The content of a message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Content {
     /// These objects were written.
-    Objects(Vec<Named>),
+    Objects(Vec<Wanted>),
     /// No object for us, but this, in words for the log.
     Nothing(&'static str),
 }
@@ -151,8 +143,8 @@ fn unwrapped(value: Value) -> Unwrapped {
 fn event_bridge(value: &Value) -> Unwrapped {
     let at = |path: &str| value.pointer(path).and_then(Value::as_str).filter(|text| !text.is_empty());
     match (at("/detail/bucket/name"), at("/detail/object/key")) {
-        (Some(bucket), Some(key)) => Unwrapped::Read(objects([Named {
-            bucket: bucket.to_owned(),
+        (Some(bucket), Some(key)) => Unwrapped::Read(objects([Wanted {
+            bucket: bucket.into(),
             key: key.to_owned(),
             size: size(value, "/detail/object/size"),
         }])),
@@ -165,7 +157,7 @@ fn own_notification(value: Value) -> Unwrapped {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Own {
-        s3_bucket: String,
+        s3_bucket: Arc<str>,
         s3_object_key: Keys,
     }
     #[derive(Deserialize)]
@@ -179,7 +171,7 @@ fn own_notification(value: Value) -> Unwrapped {
         Keys::One(key) => vec![key],
         Keys::Several(keys) => keys,
     };
-    Unwrapped::Read(objects(keys.into_iter().map(|key| Named { bucket: bucket.clone(), key, size: 0 })))
+    Unwrapped::Read(objects(keys.into_iter().map(|key| Wanted { bucket: Arc::clone(&bucket), key, size: 0 })))
 }
 
 /// Reads S3's own events, of which a message may hold several. Errors quote `whole`.
@@ -204,7 +196,7 @@ fn s3_events(records: &[Value], whole: &Value) -> Result<Content, NotUnderstood>
         }
         let (Some(bucket), Some(key)) = (at("/s3/bucket/name"), at("/s3/object/key")) else { return Err(unknown()) };
         let key = decoded(key).ok_or_else(|| NotUnderstood::BadKey { key: excerpt(key) })?;
-        created.push(Named { bucket: bucket.to_owned(), key, size: size(record, "/s3/object/size") });
+        created.push(Wanted { bucket: bucket.into(), key, size: size(record, "/s3/object/size") });
     }
     if created.is_empty() { Ok(NOT_CREATED) } else { objects(created) }
 }
@@ -213,7 +205,7 @@ fn size(value: &Value, path: &str) -> u64 {
     value.pointer(path).and_then(Value::as_u64).unwrap_or_default()
 }
 
-fn objects(named: impl IntoIterator<Item = Named>) -> Result<Content, NotUnderstood> {
+fn objects(named: impl IntoIterator<Item = Wanted>) -> Result<Content, NotUnderstood> {
     let named: Vec<_> = named.into_iter().take(MOST_OBJECTS + 1).collect();
     match named.len() {
         0 => Ok(EMPTY),
@@ -252,8 +244,8 @@ mod tests {
     const KEY: &str = "AWSLogs/123456789012/CloudTrail/us-east-1/2026/11/29/a b+c=é.json.gz";
     const ENCODED: &str = "AWSLogs/123456789012/CloudTrail/us-east-1/2026/11/29/a+b%2Bc%3D%C3%A9.json.gz";
 
-    fn named(key: &str, size: u64) -> Named {
-        Named { bucket: "trail".to_owned(), key: key.to_owned(), size }
+    fn named(key: &str, size: u64) -> Wanted {
+        Wanted { bucket: "trail".into(), key: key.to_owned(), size }
     }
 
     fn s3_event(version: &str, name: &str, key: &str) -> Value {

@@ -15,7 +15,7 @@ use super::super::error::Error;
 use super::super::key::{Class, LogKey};
 use super::super::reader::{Filling, Reader, Taken};
 use super::flight::{Handle, MessageNumber};
-use super::message::{self, Content, Named};
+use super::message::{self, Content};
 use super::sqs::Message;
 use super::sweep::Sweeping;
 use super::{Place, Queue};
@@ -334,8 +334,12 @@ impl Queue {
     fn take_in(&self, reading: &mut Reading, making: &mut Making, messages: Vec<(MessageNumber, Message)>) {
         for (message, Message { id, body, sent, receives, .. }) in messages {
             let sent = sent.unwrap_or(making.begun);
-            let content = match message::read(&body) {
-                Ok(content) => content,
+            let named = match message::read(&body) {
+                Ok(Content::Objects(named)) => named,
+                Ok(Content::Nothing(nothing)) => {
+                    tracing::debug!(id, "a message holds {nothing}; it is deleted");
+                    Vec::new()
+                }
                 Err(error) => {
                     self.shared.flight.lock().forget(message);
                     self.shared.metrics.queue_messages(QueueMessage::Left, 1);
@@ -344,14 +348,7 @@ impl Queue {
                     continue;
                 }
             };
-            let named = match content {
-                Content::Objects(named) => named,
-                Content::Nothing(nothing) => {
-                    tracing::debug!(id, "a message holds {nothing}; it is deleted");
-                    Vec::new()
-                }
-            };
-            let wanted: Vec<_> = named.into_iter().filter(|named| self.is_wanted(named)).collect();
+            let wanted: Vec<_> = named.into_iter().filter(|wanted| self.is_wanted(wanted)).collect();
             let mut flight = self.shared.flight.lock();
             if !flight.names(message, wanted.len()) {
                 // The queue has shown the message to another reader meanwhile.
@@ -363,15 +360,14 @@ impl Queue {
                 making.has_any = true;
             }
             drop(flight);
-            reading.objects.extend(wanted.into_iter().map(|named| Object::new(message, named, sent, receives)));
+            reading.objects.extend(wanted.into_iter().map(|wanted| Object::new(message, wanted, sent, receives)));
         }
     }
 
     /// Whether an object is a log file to deliver.
-    fn is_wanted(&self, named: &Named) -> bool {
-        let Named { bucket, key, .. } = named;
+    fn is_wanted(&self, Wanted { bucket, key, .. }: &Wanted) -> bool {
         let settings = &self.settings;
-        let is_ours = settings.bucket.as_ref().is_none_or(|own| own == bucket)
+        let is_ours = settings.bucket.as_deref().is_none_or(|own| own == &**bucket)
             && (settings.prefix.is_empty()
                 || key.strip_prefix(&settings.prefix).is_some_and(|rest| rest.starts_with('/')));
         let is_new_enough = |slot: Timestamp| {
@@ -396,8 +392,7 @@ impl Object {
         self.tries > 0 && self.records == 0
     }
 
-    fn new(message: MessageNumber, Named { bucket, key, size }: Named, sent: Timestamp, receives: u32) -> Self {
-        let wanted = Wanted { bucket: bucket.into(), key, size };
+    fn new(message: MessageNumber, wanted: Wanted, sent: Timestamp, receives: u32) -> Self {
         Self {
             message,
             wanted,
