@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// The folder of log files in an account's folder.
-pub(super) const LOGS: &str = "CloudTrail";
+const LOGS: &str = "CloudTrail";
 
 /// The folder of digest files in an account's folder.
 const DIGESTS: &str = "CloudTrail-Digest";
@@ -43,9 +43,7 @@ impl Files {
             Self::Digests => digest_end(key),
         }
     }
-}
 
-impl Files {
     /// The earliest slot that a key after one of slot `slot` can have in the same folder. Log files are in the order of their slots. The
     /// digests of a day are in the order of their trails first.
     pub(super) fn earliest_behind(self, slot: Timestamp) -> Timestamp {
@@ -56,20 +54,25 @@ impl Files {
     }
 }
 
-/// The end of the hour of a digest:
-/// `…/<account>/CloudTrail-Digest/<region>/YYYY/MM/DD/<account>_CloudTrail-Digest_<region>_<trail>_<home region>_YYYYMMDDTHHmmssZ[_backfill].json.gz`.
-fn digest_end(key: &str) -> Option<Timestamp> {
+/// Splits `…/<account>/<folder>/<region>/YYYY/MM/DD/<account>_<folder>_<region>_<rest>.json.gz` into its account, its region and the rest.
+fn parts<'a>(key: &'a str, folder: &str) -> Option<(&'a str, &'a str, &'a str)> {
     let mut parts = key.rsplit('/');
-    let name = parts.next()?;
+    let mut rest = parts.next()?;
     let [day, month, year] = [parts.next()?, parts.next()?, parts.next()?];
-    let (region, folder, account) = (parts.next()?, parts.next()?, parts.next()?);
+    let (region, own, account) = (parts.next()?, parts.next()?, parts.next()?);
     let is_date = digits(day, 2) && digits(month, 2) && digits(year, 4);
-    if !is_date || folder != DIGESTS || !is_account(account) || !is_region(region) {
+    if !is_date || own != folder || !is_account(account) || !is_region(region) {
         return None;
     }
-    let rest =
-        name.strip_prefix(account)?.strip_prefix("_CloudTrail-Digest_")?.strip_prefix(region)?.strip_prefix('_')?;
-    let rest = rest.strip_suffix(".json.gz")?;
+    for part in [account, folder, region] {
+        rest = rest.strip_prefix(part)?.strip_prefix('_')?;
+    }
+    Some((account, region, rest.strip_suffix(".json.gz")?))
+}
+
+/// The end of the hour of a digest, whose name ends with `<trail>_<home region>_YYYYMMDDTHHmmssZ[_backfill].json.gz`.
+fn digest_end(key: &str) -> Option<Timestamp> {
+    let (_, _, rest) = parts(key, DIGESTS)?;
     let (_, end) = rest.strip_suffix("_backfill").unwrap_or(rest).rsplit_once('_')?;
     let (minute, second) = end.strip_suffix('Z')?.split_at_checked(13)?;
     digits(second, 2).then(|| slot(&format!("{minute}Z")))?
@@ -92,17 +95,8 @@ pub(super) struct LogKey<'a> {
 impl<'a> LogKey<'a> {
     /// Reads `key`; none if it does not belong to a log file.
     pub(super) fn parse(key: &'a str) -> Option<Self> {
-        let mut parts = key.rsplit('/');
-        let name = parts.next()?;
-        let [day, month, year] = [parts.next()?, parts.next()?, parts.next()?];
-        let (region, logs, account) = (parts.next()?, parts.next()?, parts.next()?);
-        let is_date = digits(day, 2) && digits(month, 2) && digits(year, 4);
-        if !is_date || logs != LOGS || !is_account(account) || !is_region(region) {
-            return None;
-        }
-        let rest = name.strip_prefix(account)?.strip_prefix("_CloudTrail_")?.strip_prefix(region)?.strip_prefix('_')?;
-        let (slot, rest) = rest.split_once('_')?;
-        let random = rest.strip_suffix(".json.gz")?;
+        let (account, region, rest) = parts(key, LOGS)?;
+        let (slot, random) = rest.split_once('_')?;
         let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
         (!random.is_empty() && random.bytes().all(is_word)).then_some(())?;
         Some(Self { account, region, slot: self::slot(slot)? })
