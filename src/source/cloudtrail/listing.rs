@@ -465,7 +465,7 @@ impl Failing {
 fn note(verified: &mut Option<Verified>, taken: &Result<Taken, Error>, key: &str, modified: Timestamp) {
     let Some(verified) = verified else { return };
     match taken {
-        Ok(Taken::Whole { digest: Some(digest) }) => verified.delivered(key, modified, Sha256::from(*digest)),
+        Ok(Taken::Whole { digest: Some(digest) }) => verified.delivered(key, modified, *digest),
         // The verifier looks for a missing file again when its digest comes.
         Ok(Taken::Unreadable(Unreadable::Gone)) => {}
         // No digest lists such content, and the digest must not make the file be delivered again.

@@ -8,10 +8,10 @@ use std::mem;
 
 use bytes::{Bytes, BytesMut};
 use flate2::{Decompress, FlushDecompress, Status};
-use sha2::{Digest as _, Sha256};
 
 use super::error::Unreadable;
 use super::splitter::{Span, Splitter};
+use crate::aws::digest::{Hasher, Sha256};
 
 /// The limits of a file.
 #[derive(Debug, Clone, Copy)]
@@ -45,7 +45,7 @@ pub(super) struct Decoder {
     splitter: Splitter,
     stored: u64,
     inflated: u64,
-    digest: Option<Sha256>,
+    hasher: Option<Hasher>,
     /// The error after which nothing more can be inflated.
     failed: Option<Unreadable>,
     limits: Limits,
@@ -94,7 +94,7 @@ impl Decoder {
             splitter: Splitter::default(),
             stored: 0,
             inflated: 0,
-            digest: is_wanted.then(Sha256::new),
+            hasher: is_wanted.then(Hasher::default),
             failed: None,
             limits: LIMITS,
         }
@@ -123,8 +123,8 @@ impl Decoder {
     }
 
     /// The SHA-256 of the document, once it [ended](Step::End).
-    pub(super) fn digest(&self) -> Option<[u8; 32]> {
-        self.digest.clone().map(|digest| digest.finalize().into())
+    pub(super) fn digest(&self) -> Option<Sha256> {
+        self.hasher.as_ref().map(Hasher::digest)
     }
 
     /// Continues, up to the records of one chunk. Returns records before an error first.
@@ -236,8 +236,8 @@ impl Decoder {
     /// Counts and hashes newly inflated bytes.
     fn take_in(&mut self, written: usize) -> Result<(), Unreadable> {
         self.inflated += written as u64;
-        if let Some(digest) = &mut self.digest {
-            digest.update(self.chunk.get(self.chunk.len() - written..).unwrap_or_default());
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(self.chunk.get(self.chunk.len() - written..).unwrap_or_default());
         }
         if self.inflated > self.limits.inflated {
             return Err(Unreadable::TooLarge("512 MiB inflated"));
@@ -272,11 +272,11 @@ mod tests {
     }
 
     /// Reads `file`, fed in pieces of this many bytes.
-    fn read(file: &[u8], piece: usize) -> (Vec<String>, Result<[u8; 32], Unreadable>) {
+    fn read(file: &[u8], piece: usize) -> (Vec<String>, Result<Sha256, Unreadable>) {
         read_within(LIMITS, file, piece)
     }
 
-    fn read_within(limits: Limits, file: &[u8], piece: usize) -> (Vec<String>, Result<[u8; 32], Unreadable>) {
+    fn read_within(limits: Limits, file: &[u8], piece: usize) -> (Vec<String>, Result<Sha256, Unreadable>) {
         let mut decoder = Decoder { limits, ..Decoder::new(true) };
         let (mut pieces, mut records) = (file.chunks(piece), Vec::new());
         loop {
@@ -318,7 +318,7 @@ mod tests {
     fn records_come_byte_for_byte_however_the_file_is_cut() {
         for (records, pieces) in [(some(40, 30), 1), (some(2000, 1000), 777), (some(3, 1_500_000), 65_536)] {
             let document = document(&records);
-            let digest: [u8; 32] = Sha256::digest(&document).into();
+            let digest = Sha256::of(document.as_bytes());
             for file in [gzip(document.as_bytes()), document.clone().into_bytes()] {
                 assert_eq!(read(&file, pieces), (records.clone(), Ok(digest)));
             }

@@ -16,6 +16,7 @@ use super::error::{Error, Unreadable};
 use super::object::{Decoder, Records, Step};
 use super::record::{Read, RecordReader};
 use super::window::Window;
+use crate::aws::digest::Sha256;
 use crate::event::Event;
 use crate::task;
 
@@ -112,7 +113,7 @@ pub(super) enum Taken {
     /// All its records are in pages.
     Whole {
         /// The SHA-256 of the document, if it is wanted.
-        digest: Option<[u8; 32]>,
+        digest: Option<Sha256>,
     },
     /// It cannot be read any further, after enough tries.
     Unreadable(Unreadable),

@@ -413,7 +413,7 @@ async fn document_hash(mut body: Body) -> Result<Result<Sha256, Unreadable>, Err
     loop {
         match decoder.step() {
             Ok(Step::Records(_)) => tokio::task::yield_now().await,
-            Ok(Step::End) => return Ok(Ok(decoder.digest().map_or_else(|| Sha256::of(b""), Sha256::from))),
+            Ok(Step::End) => return Ok(Ok(decoder.digest().unwrap_or_else(|| Sha256::of(b"")))),
             Ok(Step::Hungry) => match body.next().await? {
                 Some(piece) => decoder.feed(piece),
                 None => decoder.feed_end(),

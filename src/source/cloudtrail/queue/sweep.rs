@@ -84,12 +84,12 @@ impl Sweeping {
     }
 
     /// Notes that an object that a message named is delivered whole.
-    pub(super) fn delivered(&mut self, object: &Object, digest: Option<[u8; 32]>, now: Timestamp) {
+    pub(super) fn delivered(&mut self, object: &Object, digest: Option<Sha256>, now: Timestamp) {
         let (Some((_, known)), Some(log)) = (&mut self.known, LogKey::parse(&object.wanted.key)) else { return };
         let modified = object.modified.unwrap_or(now);
         known.progress.delivered_alone(Class::of(log.slot, modified), modified, &object.wanted.key);
         if let (Some(verified), Some(digest)) = (&mut known.verified, digest) {
-            verified.delivered(&object.wanted.key, modified, Sha256::from(digest));
+            verified.delivered(&object.wanted.key, modified, digest);
         }
     }
 }
