@@ -121,24 +121,7 @@ pub(crate) struct Settings {
     /// Whether digest files are verified.
     verifies: bool,
     /// The key of the digest files' signatures; none to fetch it.
-    digest_key: Option<PublicKey>,
-}
-
-/// Public keys from a file, read with the variable.
-#[derive(Debug, Clone)]
-pub(crate) struct PublicKey(PublicKeys);
-
-impl PublicKey {
-    fn at(path: &str) -> Result<Self, String> {
-        const LARGEST: usize = 64 * 1024;
-        match std::fs::read_to_string(path) {
-            Ok(text) if text.len() <= LARGEST => {
-                PublicKeys::read(&text).map(Self).map_err(|error| format!("names a file that {error}"))
-            }
-            Ok(_) => Err("names a file that is too large for a key".to_owned()),
-            Err(cause) => Err(format!("names a file that cannot be read: {cause}")),
-        }
-    }
+    digest_key: Option<PublicKeys>,
 }
 
 /// Log files as a source.
@@ -169,15 +152,12 @@ impl CloudTrail {
         let letters = Letters::new(context.dead_letters.clone(), context.metrics.clone(), context.clock.clone());
         let letters = Arc::new(letters);
         let keys = || match settings.digest_key.clone() {
-            Some(PublicKey(keys)) => Keys::Given(keys),
+            Some(keys) => Keys::Given(keys),
             None => Keys::of(Api::new(Arc::clone(&terrain.buckets), Arc::clone(&context.http))),
         };
         let verifier = settings.verifies.then(|| Verifier::new(&terrain, keys(), context.metrics.clone()));
-        let listing = Listing::new(terrain.clone(), Arc::clone(&letters), settings.deduplicates, verifier);
-        let listing = match settings.queue_url {
-            Some(_) => listing.sweeping(context.metrics.clone()),
-            None => listing,
-        };
+        let sweeps = settings.queue_url.as_ref().map(|_| context.metrics.clone());
+        let listing = Listing::new(terrain.clone(), Arc::clone(&letters), settings.deduplicates, verifier, sweeps);
         let listing = Arc::new(listing);
         let queue = settings.queue_url.clone().map(|url| {
             let sweeps = settings.sweeps.then(|| Arc::clone(&listing));

@@ -59,7 +59,8 @@ pub(super) struct Listing {
     deduplicates: bool,
     /// Verifies what digest files list, if that is wanted.
     verifier: Option<tokio::sync::Mutex<Verifier>>,
-    /// Counts the files that a sweep delivers beside a queue; none without a queue.
+    /// Beside a queue, the listing sweeps: it delivers and counts the files that it shows for sure and that no message has named. None
+    /// without a queue.
     sweeps: Option<Metrics>,
     session: tokio::sync::Mutex<Option<Session>>,
 }
@@ -111,14 +112,15 @@ impl Work {
 }
 
 impl Listing {
-    pub(super) fn new(terrain: Terrain, letters: Arc<Letters>, deduplicates: bool, verifier: Option<Verifier>) -> Self {
+    pub(super) fn new(
+        terrain: Terrain,
+        letters: Arc<Letters>,
+        deduplicates: bool,
+        verifier: Option<Verifier>,
+        sweeps: Option<Metrics>,
+    ) -> Self {
         let verifier = verifier.map(tokio::sync::Mutex::new);
-        Self { terrain, letters, deduplicates, verifier, sweeps: None, session: tokio::sync::Mutex::default() }
-    }
-
-    /// Makes the listing sweep beside a queue. It delivers and counts the files that it shows for sure and that no message has named.
-    pub(super) fn sweeping(self, metrics: Metrics) -> Self {
-        Self { sweeps: Some(metrics), ..self }
+        Self { terrain, letters, deduplicates, verifier, sweeps, session: tokio::sync::Mutex::default() }
     }
 
     /// The part of the bucket that it lists.

@@ -5,8 +5,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use url::Url;
 
+use super::Settings;
+use super::digest::keys::PublicKeys;
 use super::key::{Filter, is_account, is_region};
-use super::{PublicKey, Settings};
 use crate::aws::connection::{Options, Role};
 use crate::config::{Bounds, Noted, Preset, Reader, Scope, Spec, Variable, parse};
 use crate::source::Queue;
@@ -152,11 +153,11 @@ pub(crate) const VERIFY: Variable<bool> = Variable::flag(
 );
 
 /// The key of the digest files' signatures.
-pub(crate) const DIGEST_PUBLIC_KEY: Variable<PublicKey> = Variable::new(
+pub(crate) const DIGEST_PUBLIC_KEY: Variable<PublicKeys> = Variable::new(
     Scope::Source,
     "CLOUDTRAIL_AUDIT_DIGEST_PUBLIC_KEY",
     Preset::Derived("from CloudTrail's API"),
-    |text, _| PublicKey::at(text),
+    |text, _| PublicKeys::at(text),
     "File with the public key of the digest files' signatures, as PEM or DER in base64.",
 );
 

@@ -14,13 +14,16 @@ use crate::aws::digest::bytes_of_hex;
 const BEGINNINGS: [&str; 2] = ["-----BEGIN PUBLIC KEY-----", "-----BEGIN RSA PUBLIC KEY-----"];
 const END: &str = "-----END ";
 
+/// The largest file with keys, in bytes.
+const LARGEST: usize = 64 * 1024;
+
 /// Keys, any of which may have signed a digest.
 #[derive(Clone, Default)]
-pub(in crate::source::cloudtrail) struct PublicKeys(Vec<ParsedPublicKey>);
+pub(crate) struct PublicKeys(Vec<ParsedPublicKey>);
 
 /// A reason why a text holds no keys. It does not quote the text, because that may be a private key by mistake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(in crate::source::cloudtrail) enum NoKeys {
+enum NoKeys {
     /// Nothing in it looks like a key.
     #[error("holds no public key in PEM, and is not the base64 of one in DER")]
     Missing,
@@ -33,9 +36,20 @@ pub(in crate::source::cloudtrail) enum NoKeys {
 }
 
 impl PublicKeys {
+    /// Reads the keys in the file at `path`.
+    pub(in crate::source::cloudtrail) fn at(path: &str) -> Result<Self, String> {
+        match std::fs::read_to_string(path) {
+            Ok(text) if text.len() <= LARGEST => {
+                Self::read(&text).map_err(|error| format!("names a file that {error}"))
+            }
+            Ok(_) => Err("names a file that is too large for a key".to_owned()),
+            Err(cause) => Err(format!("names a file that cannot be read: {cause}")),
+        }
+    }
+
     /// Reads one or several keys: in PEM, or as base64 of DER, one a line, as `aws cloudtrail list-public-keys` prints
     /// them.
-    pub(in crate::source::cloudtrail) fn read(text: &str) -> Result<Self, NoKeys> {
+    fn read(text: &str) -> Result<Self, NoKeys> {
         if text.contains("PRIVATE KEY") {
             return Err(NoKeys::Private);
         }
