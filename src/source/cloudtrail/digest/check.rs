@@ -1,23 +1,17 @@
 //! `auditsync check`: whether digest files can be listed and read, and their signatures proven.
 
-use std::sync::Arc;
+use jiff::Timestamp;
 
-use jiff::{SignedDuration, Timestamp};
-
+use super::super::ahead::Wanted;
 use super::super::bucket::location;
-use super::super::cursor::Progress;
+use super::super::check::newest;
 use super::super::error::Error;
-use super::super::key::Class;
-use super::super::survey::Survey;
 use super::verifier::Verifier;
 use crate::component::Check;
 use crate::failure::{self, Failure};
 
 /// The name of the part that is checked.
 const PART: &str = "digests";
-
-/// How far back the check looks for a digest file.
-const BACK: SignedDuration = SignedDuration::from_hours(24);
 
 impl Verifier {
     /// Checks the newest digest file. It delivers nothing.
@@ -26,17 +20,12 @@ impl Verifier {
     }
 
     async fn check(&mut self, now: Timestamp) -> Result<Check, Error> {
-        let since = Progress::since(now.checked_sub(BACK).unwrap_or(now));
-        let mut survey = Survey::new(self.terrain.clone(), &since, Class::VeryLate);
-        survey.run().await?;
-        let plan = survey.into_plan();
-        let Some(key) = plan.last().map(|file| plan.key(file)) else {
+        let (_, Some(Wanted { bucket, key, .. })) = newest(&self.terrain, now).await? else {
             let advice =
                 "there is no digest file of the last day; turn on the trail's log file validation, or wait an hour";
             return Ok(Check::unknown(PART, advice));
         };
-        let place = location(&self.terrain.bucket, &key);
-        let bucket = Arc::clone(&self.terrain.bucket);
+        let place = location(&bucket, &key);
         let (stored, content) = match self.read(&bucket, &key).await? {
             Ok(read) => read,
             Err(reason) => return Ok(Check::unknown(PART, format!("{place} cannot be read: {reason}"))),
