@@ -26,9 +26,9 @@ impl Verifier {
             return Ok(Check::unknown(PART, advice));
         };
         let place = location(&bucket, &key);
-        let (stored, content) = match self.read(&bucket, &key).await? {
-            Ok(read) => read,
-            Err(reason) => return Ok(Check::unknown(PART, format!("{place} cannot be read: {reason}"))),
+        let (stored, content) = match self.read(&bucket, &key).await {
+            Err(error @ Error::Object { .. }) => return Ok(Check::unknown(PART, error.to_string())),
+            read => read?,
         };
         Ok(match self.prove(&stored, &content, now).await? {
             Ok(digest) => {

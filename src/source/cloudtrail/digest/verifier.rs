@@ -227,11 +227,11 @@ impl Verifier {
         let place = location(&self.terrain.bucket, key);
         let bucket = Arc::clone(&self.terrain.bucket);
         let reason = match self.read(&bucket, key).await {
-            Ok(Ok((stored, content))) => {
+            Ok((stored, content)) => {
                 self.failing = None;
                 return self.trust(stored, &content, now).await;
             }
-            Ok(Err(reason)) => reason.to_string(),
+            Err(Error::Object { reason, .. }) => reason.to_string(),
             Err(Error::Call(call)) if self.fails_alone(key, &call).await => Chain(&call).to_string(),
             Err(error) => return Err(error),
         };
@@ -294,9 +294,9 @@ impl Verifier {
         if !self.seen.contains_key(&previous.key) {
             // It is in another bucket if the trail's bucket was changed.
             match self.read(&previous.bucket, &previous.key).await {
-                Ok(Ok((stored, _))) => self.remember(stored),
-                Ok(Err(Unreadable::Gone)) => {}
-                Ok(Err(reason)) => return Ok(Link::Unread(reason.to_string())),
+                Ok((stored, _)) => self.remember(stored),
+                Err(Error::Object { reason: Unreadable::Gone, .. }) => {}
+                Err(Error::Object { reason, .. }) => return Ok(Link::Unread(reason.to_string())),
                 Err(Error::Call(refused @ CallError::Refused { .. })) => {
                     return Ok(Link::Unread(Chain(&refused).to_string()));
                 }
@@ -375,30 +375,27 @@ impl Verifier {
         })
     }
 
-    /// Reads a digest; the inner error says why it is none.
-    pub(super) async fn read(&self, bucket: &str, key: &str) -> Result<Result<(Stored, Vec<u8>), Unreadable>, Error> {
-        let mut body = match self.terrain.buckets.open(bucket, key, None).await {
-            Err(Error::Object { reason, .. }) => return Ok(Err(reason)),
-            body => body?,
-        };
+    /// Reads a digest.
+    pub(super) async fn read(&self, bucket: &str, key: &str) -> Result<(Stored, Vec<u8>), Error> {
+        let unreadable = |reason| Error::Object { location: location(bucket, key), reason };
+        let mut body = self.terrain.buckets.open(bucket, key, None).await?;
         let mut bytes = Vec::new();
         while let Some(piece) = body.next().await? {
             bytes.extend_from_slice(&piece);
             if bytes.len() > LARGEST_STORED {
-                return Ok(Err(Unreadable::TooLarge("any digest")));
+                return Err(unreadable(Unreadable::TooLarge("any digest")));
             }
         }
         let mut content = Vec::new();
         if bytes.starts_with(&[0x1f, 0x8b]) {
-            if let Err(error) = MultiGzDecoder::new(&bytes[..]).take(LARGEST).read_to_end(&mut content) {
-                return Ok(Err(Unreadable::Gzip(error.to_string())));
-            }
+            let inflated = MultiGzDecoder::new(&bytes[..]).take(LARGEST).read_to_end(&mut content);
+            inflated.map_err(|error| unreadable(Unreadable::Gzip(error.to_string())))?;
         } else {
             content = bytes;
         }
         let signature = body.metadata.get("signature").cloned();
         let (bucket, key, sha256) = (bucket.to_string(), key.to_owned(), Sha256::of(&content));
-        Ok(Ok((Stored { bucket, key, sha256, signature }, content)))
+        Ok((Stored { bucket, key, sha256, signature }, content))
     }
 }
 
