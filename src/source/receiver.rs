@@ -201,7 +201,7 @@ impl Receiver {
     async fn door(&self) -> Result<(TcpListener, Option<tls::Rotating>), Error> {
         let tls = self.settings.tls.clone().map(tls::Rotating::new).transpose().map_err(Error::Tls)?;
         let (address, variable) = (self.settings.listen, self.settings.listen_variable.clone());
-        let listener = Server::bind(address).await.map_err(|cause| Error::listen(variable, address, cause))?;
+        let listener = TcpListener::bind(address).await.map_err(|cause| Error::listen(variable, address, cause))?;
         Ok((listener, tls))
     }
 

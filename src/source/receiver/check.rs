@@ -2,8 +2,9 @@
 
 use std::io::ErrorKind;
 
+use tokio::net::TcpListener;
+
 use super::error::Error;
-use super::server::Server;
 use super::spool;
 use super::variables::{CLIENT_CA, Settings};
 use crate::component::Check;
@@ -18,7 +19,7 @@ pub(super) async fn checks(settings: &Settings) -> Vec<Check> {
 
 async fn listen(settings: &Settings) -> Check {
     let (address, variable) = (settings.listen, settings.listen_variable.clone());
-    match Server::bind(address).await {
+    match TcpListener::bind(address).await {
         Ok(_) => Check::works(LISTEN, format!("{address} is free")),
         Err(cause) if cause.kind() == ErrorKind::AddrInUse => {
             Check::unknown(LISTEN, format!("{address} is in use: by a running auditsync, if there is one"))

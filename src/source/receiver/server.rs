@@ -1,7 +1,6 @@
 //! The HTTP server: limits the number of connections, and the time that each may take.
 
 use std::convert::Infallible;
-use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -65,11 +64,6 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Binds the port.
-    pub(super) async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-        TcpListener::bind(address).await
-    }
-
     /// Accepts connections until a shutdown is requested.
     pub(super) async fn run(self) {
         let free = Arc::new(Semaphore::new(connections()));

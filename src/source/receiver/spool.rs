@@ -489,11 +489,10 @@ impl Spool {
 
 /// Reads the spool of `folder` without owning it, for a dry run beside the owner. Blocks.
 pub(super) fn look(folder: &Path, after: Option<u64>) -> io::Result<(Position, Extract)> {
-    if !folder.exists() {
-        let position = Position { spool: 0, sequence: 0, arrived: now() };
-        return Ok((position, Extract { is_end: true, ..Extract::default() }));
-    }
     let nowhere = Position { spool: 0, sequence: 0, arrived: now() };
+    if !folder.exists() {
+        return Ok((nowhere, Extract { is_end: true, ..Extract::default() }));
+    }
     let position = position::look(&folder.join("position"))?.unwrap_or(nowhere);
     let segments = folder::segments(folder)?;
     let entries = Pages::default().read(&segments, after.unwrap_or(position.sequence), u64::MAX, PAGE)?;
