@@ -50,7 +50,7 @@ fn minute_of(time: Timestamp) -> i64 {
 }
 
 fn end_of(minute: i64) -> Timestamp {
-    Timestamp::from_second((minute + 1).saturating_mul(MINUTE) - 1).unwrap_or(Timestamp::MAX)
+    Timestamp::from_second(minute.saturating_add(1).saturating_mul(MINUTE).saturating_sub(1)).unwrap_or(Timestamp::MAX)
 }
 
 /// The memory of a run in the making: takes its rows one by one in any order. Its size is bounded.

@@ -108,7 +108,7 @@ pub(super) fn segments(folder: &Path) -> io::Result<Vec<Segment>> {
     found.sort_by_key(|segment| segment.first);
     // The last entry of each is before the first of the next.
     for at in 1..found.len() {
-        found[at - 1].last = found[at].first - 1;
+        found[at - 1].last = found[at].first.saturating_sub(1);
     }
     if let Some(last) = found.last_mut() {
         last.last = u64::MAX;
