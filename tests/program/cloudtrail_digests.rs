@@ -21,7 +21,7 @@ use crate::cloudtrail::{ACCOUNT, Trail, lines};
 use crate::cloudtrail_queue::gzip;
 use crate::daemon::Ended;
 use crate::probe::Probe;
-use crate::stage::stop;
+use crate::stage::{sorted, stop};
 use crate::support::{
     Asked, FakeQueue, FakeTrail, REGION, TrailFault, TrailObject, log_file, log_key, minutes_ago, s3_event,
     trail_record,
@@ -138,11 +138,6 @@ fn hex(bytes: &[u8]) -> String {
 /// The records of these files, sorted.
 fn records(logs: &[&Log]) -> Vec<String> {
     sorted(logs.iter().flat_map(|log| log.records.clone()).collect())
-}
-
-fn sorted(mut lines: Vec<String>) -> Vec<String> {
-    lines.sort_unstable();
-    lines
 }
 
 /// The errors that were logged.
@@ -277,14 +272,14 @@ async fn digests_that_cannot_be_read_hold_up_no_delivery_and_are_read_later() {
     assert_eq!((errors(&ended), ended.stderr.matches(VERIFIED).count()), (Vec::new(), 1), "{}", ended.stderr);
 }
 
-#[tokio::test]
-async fn without_a_key_the_keys_of_the_region_are_fetched_from_cloudtrail() {
-    let target = "com.amazonaws.cloudtrail.v20131101.CloudTrail_20131101.ListPublicKeys";
-    let api = MockServer::start().await;
-    let keys =
-        json!({"PublicKeyList": [{"Value": BASE64_STANDARD.encode(KEY.public_key().as_ref()), "Fingerprint": "31e8"}]});
-    let answer = ResponseTemplate::new(200).set_body_string(keys.to_string());
-    Mock::given(method("POST")).and(header("x-amz-target", target)).respond_with(answer).expect(1).mount(&api).await;
+/// The answer of `CloudTrail`'s API with this key.
+fn keys(key: &KeyPair, fingerprint: &str) -> ResponseTemplate {
+    let value = BASE64_STANDARD.encode(key.public_key().as_ref());
+    ResponseTemplate::new(200).set_body_json(json!({"PublicKeyList": [{"Value": value, "Fingerprint": fingerprint}]}))
+}
+
+/// A trail with two digests, which the key that `api` returns has proven.
+async fn verified_by(api: &MockServer) -> Signed {
     let mut signed = Signed::usual().await;
     signed.trail.setup =
         signed.trail.setup.without("CLOUDTRAIL_AUDIT_DIGEST_PUBLIC_KEY").with("AWS_ENDPOINT_URL", api.uri());
@@ -293,6 +288,16 @@ async fn without_a_key_the_keys_of_the_region_are_fetched_from_cloudtrail() {
     signed.digest(90, &[]);
     let ended = signed.run().await;
     assert_eq!((errors(&ended), ended.stderr.matches(VERIFIED).count()), (Vec::new(), 2), "{}", ended.stderr);
+    signed
+}
+
+#[tokio::test]
+async fn without_a_key_the_keys_of_the_region_are_fetched_from_cloudtrail() {
+    let target = "com.amazonaws.cloudtrail.v20131101.CloudTrail_20131101.ListPublicKeys";
+    let api = MockServer::start().await;
+    let keys = keys(&KEY, "31e8");
+    Mock::given(method("POST")).and(header("x-amz-target", target)).respond_with(keys).expect(1).mount(&api).await;
+    let mut signed = verified_by(&api).await;
     let request = &api.received_requests().await.unwrap()[0];
     let scope = format!("/{REGION}/cloudtrail/aws4_request");
     assert!(request.headers["authorization"].to_str().unwrap().contains(&scope), "{request:?}");
@@ -497,29 +502,17 @@ async fn a_chain_that_begins_again_is_warned_about() {
 #[tokio::test]
 async fn the_keys_of_its_own_time_prove_a_digest_and_while_the_api_is_down_no_permission_is_named() {
     let api = MockServer::start().await;
-    let of = |key: &KeyPair, fingerprint: &str| {
-        let value = BASE64_STANDARD.encode(key.public_key().as_ref());
-        let keys = json!({"PublicKeyList": [{"Value": value, "Fingerprint": fingerprint}]});
-        ResponseTemplate::new(200).set_body_string(keys.to_string())
-    };
     let other = KeyPair::generate(KeySize::Rsa2048).unwrap();
-    Mock::given(method("POST")).respond_with(of(&other, "other")).up_to_n_times(1).mount(&api).await;
-    Mock::given(method("POST")).respond_with(of(&KEY, "31e8b5433410dfb6")).mount(&api).await;
-    let mut signed = Signed::usual().await;
-    signed.trail.setup =
-        signed.trail.setup.without("CLOUDTRAIL_AUDIT_DIGEST_PUBLIC_KEY").with("AWS_ENDPOINT_URL", api.uri());
-    let log = signed.written(120);
-    signed.digest(100, &[&log]);
-    signed.digest(90, &[]);
-    let ended = signed.run().await;
-    assert_eq!((errors(&ended), ended.stderr.matches(VERIFIED).count()), (Vec::new(), 2), "{}", ended.stderr);
+    Mock::given(method("POST")).respond_with(keys(&other, "other")).up_to_n_times(1).mount(&api).await;
+    Mock::given(method("POST")).respond_with(keys(&KEY, "31e8b5433410dfb6")).mount(&api).await;
+    let mut signed = verified_by(&api).await;
     let requests = api.received_requests().await.unwrap();
     assert_eq!(requests.len(), 2, "the keys are fetched once more");
     let range: Value = serde_json::from_slice(&requests[1].body).unwrap();
     assert_eq!(range["StartTime"], (minutes_ago(100) - SignedDuration::from_hours(40 * 24)).as_second());
     // A digest whose key nobody knows stays untrusted.
     api.reset().await;
-    Mock::given(method("POST")).respond_with(of(&other, "other")).mount(&api).await;
+    Mock::given(method("POST")).respond_with(keys(&other, "other")).mount(&api).await;
     let key = signed.digest(60, &[]);
     assert_error(&signed.run().await, "no public key of CloudTrail proves its signature", &key);
     api.reset().await;

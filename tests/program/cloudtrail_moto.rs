@@ -6,6 +6,7 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 use crate::archive::MOTO;
 use crate::cloudtrail::{ACCOUNT, OTHER, lines, reading, to};
 use crate::daemon::Setup;
+use crate::stage::sorted;
 use crate::support::{Bucket, FakeIntake, IntakeOptions, Moto, REGION, log_file, log_key, minutes_ago, trail_record};
 
 /// Puts log files into a bucket, with this many records each.
@@ -19,11 +20,6 @@ async fn put(bucket: &Bucket, account: &str, files: std::ops::Range<usize>, reco
     }
     all.sort();
     all
-}
-
-fn sorted(mut lines: Vec<String>) -> Vec<String> {
-    lines.sort();
-    lines
 }
 
 async fn run_to(setup: &Setup, code: i32) -> crate::daemon::Ended {

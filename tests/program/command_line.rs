@@ -7,6 +7,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::daemon::{Daemon, Ended, Setup};
+use crate::stage::recent;
 use crate::support::{FakeIntake, FakeScm, Fault, IntakeOptions, Record, Records, ScmOptions};
 
 /// A secret in the form of the vendor's sample: unquoted in `.env`, and beginning with `=`.
@@ -16,12 +17,6 @@ const STATE: &str = "auditsync-sectigo-datadog.json";
 
 async fn fakes() -> (FakeScm, FakeIntake) {
     (FakeScm::start(ScmOptions::default()).await, FakeIntake::start(IntakeOptions::default()).await)
-}
-
-/// Records of the last 50 minutes, the newest one old enough to lie before a whole second that has passed.
-fn recent(seed: u64, count: usize) -> Vec<Record> {
-    let now = Timestamp::now();
-    Records::seeded(seed).between(now - Duration::from_secs(3000), now - Duration::from_secs(2), count)
 }
 
 fn delivered_once(intake: &FakeIntake, count: usize) {

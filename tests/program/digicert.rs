@@ -7,9 +7,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::daemon::{Daemon, Ended, Setup};
+use crate::daemon::{Ended, Setup};
 use crate::memory::peak;
-use crate::stage::ago;
+use crate::stage::{ago, sorted, stop};
 use crate::support::{
     Called, CertCentralOptions, FakeCertCentral, FakeIntake, FakeRun, Fault, Form, IntakeOptions, Outcome, REPORT,
     report_row, within,
@@ -124,18 +124,6 @@ pub fn lines(ended: &Ended) -> Vec<String> {
 /// Rows `from` to `to`, a second apart, the last one this many seconds ago.
 pub fn rows(from: usize, to: usize, newest: u64) -> Vec<String> {
     (from..to).map(|n| report_row(ago(newest + (to - n) as u64), n)).collect()
-}
-
-pub fn sorted(mut lines: Vec<String>) -> Vec<String> {
-    lines.sort();
-    lines
-}
-
-async fn stop(daemon: Daemon) -> Ended {
-    daemon.signal("TERM").await;
-    let ended = daemon.ended().await;
-    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
-    ended
 }
 
 #[tokio::test]

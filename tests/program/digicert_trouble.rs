@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-use crate::digicert::{Reports, counted, lines, rows, sorted};
-use crate::stage::ago;
+use crate::digicert::{Reports, counted, lines, rows};
+use crate::stage::{ago, sorted};
 use crate::support::{Called, CertCentralOptions, FakeRun, Fault, Form, Outcome, REPORT, array, report_row, zipped};
 
 /// Runs against a run with this content. The one-shot ends with 75 and says `expected`; another run delivers

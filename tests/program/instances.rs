@@ -2,21 +2,15 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 use crate::daemon::{Daemon, Setup};
-use crate::support::{ApiRequest, FakeIntake, FakeScm, Fault, IntakeOptions, Record, Records, ScmOptions, within};
+use crate::stage::recent;
+use crate::support::{ApiRequest, FakeIntake, FakeScm, Fault, IntakeOptions, ScmOptions, within};
 
 const STANDBY: &str = "another instance is active; this one is on standby";
 const FAILOVER: &str = "the other instance has ended; failover";
 
 async fn fakes() -> (FakeScm, FakeIntake) {
     (FakeScm::start(ScmOptions::default()).await, FakeIntake::start(IntakeOptions::default()).await)
-}
-
-fn recent(seed: u64, count: usize) -> Vec<Record> {
-    let now = Timestamp::now();
-    Records::seeded(seed).between(now - Duration::from_secs(3000), now - Duration::from_secs(2), count)
 }
 
 /// A loop that rests for an hour, so that no test waits for its next sync.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::archive::noise;
 use crate::daemon::Daemon;
 use crate::stage::{Stage, ago, stop};
 use crate::support::{Fault, IntakeOptions, Record, ScmOptions};
@@ -36,12 +37,6 @@ async fn stays_small(stage: Stage, entries: usize) {
     let peak = peak(&daemon);
     stop(daemon).await;
     assert!(peak < MOST, "{peak} KiB");
-}
-
-/// Text that hardly compresses.
-fn noise(bytes: usize, seed: u64) -> String {
-    let mut random = fastrand::Rng::with_seed(seed);
-    std::iter::repeat_with(|| random.alphanumeric()).take(bytes).collect()
 }
 
 #[tokio::test]

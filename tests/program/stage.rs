@@ -157,6 +157,21 @@ pub fn ago(seconds: u64) -> Timestamp {
     Timestamp::now() - Duration::from_secs(seconds)
 }
 
+/// Records of the last 50 minutes, the newest one old enough to lie before a whole second that has passed.
+pub fn recent(seed: u64, count: usize) -> Vec<Record> {
+    since(seed, 3000, count)
+}
+
+/// Such records of the last `seconds` seconds.
+pub fn since(seed: u64, seconds: u64, count: usize) -> Vec<Record> {
+    Records::seeded(seed).between(ago(seconds), ago(2), count)
+}
+
+pub fn sorted(mut lines: Vec<String>) -> Vec<String> {
+    lines.sort();
+    lines
+}
+
 /// Stops a daemon, which must end with success.
 pub async fn stop(daemon: Daemon) -> Ended {
     daemon.signal("TERM").await;

@@ -9,7 +9,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::daemon::{Daemon, Ended, Setup};
-use crate::support::{ApiRequest, FakeIntake, FakeScm, Fault, IntakeOptions, Record, Records, ScmOptions, within};
+use crate::stage::{recent, since};
+use crate::support::{ApiRequest, FakeIntake, FakeScm, Fault, IntakeOptions, Record, ScmOptions, within};
 
 const STATE: &str = "auditsync-sectigo-datadog.json";
 /// The file of a new document before it gets its name.
@@ -85,17 +86,6 @@ impl World {
         assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
         ended
     }
-}
-
-/// Records of the last 50 minutes, the newest one old enough to lie before a whole second that has passed.
-fn recent(seed: u64, count: usize) -> Vec<Record> {
-    since(seed, 3000, count)
-}
-
-/// Records of the last `seconds` seconds.
-fn since(seed: u64, seconds: u64, count: usize) -> Vec<Record> {
-    let now = Timestamp::now();
-    Records::seeded(seed).between(now - Duration::from_secs(seconds), now - Duration::from_secs(2), count)
 }
 
 /// Runs every command that needs the document, with `bytes` in its place. Each ends with 74, says `told`, and leaves it

@@ -1,12 +1,9 @@
 //! Tests the stop: work in flight is finished, nothing is lost, and nothing comes twice.
 
-use std::time::Duration;
-
-use jiff::Timestamp;
-
 use crate::daemon::{Daemon, Ended, Setup};
 use crate::killing::{Drain, rounds};
-use crate::support::{FakeIntake, FakeScm, Fault, IntakeOptions, Record, Records, ScmOptions};
+use crate::stage::recent;
+use crate::support::{FakeIntake, FakeScm, Fault, IntakeOptions, ScmOptions};
 
 /// The log text when the process stops.
 const UNDERSTOOD: &str = "shutting down";
@@ -56,12 +53,6 @@ impl World {
         assert_eq!((self.intake.ids().len(), self.intake.count()), (count, count + repeats));
         assert_eq!((self.scm.violations(), self.intake.violations()), (Vec::new(), Vec::new()));
     }
-}
-
-/// Records of the last 50 minutes, the newest one old enough to lie before a whole second that has passed.
-fn recent(seed: u64, count: usize) -> Vec<Record> {
-    let now = Timestamp::now();
-    Records::seeded(seed).between(now - Duration::from_secs(3000), now - Duration::from_secs(2), count)
 }
 
 /// Stops the daemon, and waits for its log text.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::daemon::{Daemon, Ended, Setup};
+use crate::daemon::{Ended, Setup};
 use crate::stage::ago;
 use crate::support::{AuditEvent, FakeAuth, TeleportOptions};
 
@@ -101,13 +101,6 @@ pub fn lines(text: &str) -> Vec<Value> {
 
 pub fn ids(records: &[Value]) -> Vec<String> {
     records.iter().map(|record| record["uid"].as_str().unwrap_or_default().to_owned()).collect()
-}
-
-pub async fn stop(daemon: Daemon) -> Ended {
-    daemon.signal("TERM").await;
-    let ended = daemon.ended().await;
-    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
-    ended
 }
 
 #[tokio::test]

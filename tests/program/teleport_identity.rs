@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use crate::daemon::Setup;
-use crate::stage::ago;
+use crate::stage::{ago, stop};
 use crate::support::{AuditEvent, Authority, ConnectProxy, FakeAuth, FakeTeleportProxy, TeleportOptions};
-use crate::teleport::{Cluster, DAY, stop};
+use crate::teleport::{Cluster, DAY};
 
 /// Defects 9716, 15223 and 15661: the event handler reported "context deadline exceeded".
 #[tokio::test]

@@ -5,9 +5,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::stage::ago;
+use crate::stage::{ago, stop};
 use crate::support::{AuditEvent, Recording, TeleportOptions};
-use crate::teleport::{Cluster, ids, lines, stop};
+use crate::teleport::{Cluster, ids, lines};
 
 async fn with_sessions(options: TeleportOptions) -> Cluster {
     Cluster::of(options).await.with("TELEPORT_AUDIT_SESSIONS", "true")

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::stage::ago;
+use crate::stage::{ago, stop};
 use crate::support::{AuditEvent, TeleportOptions, Trouble};
-use crate::teleport::{Cluster, ids, stop};
+use crate::teleport::{Cluster, ids};
 
 const RESOURCE_EXHAUSTED: i32 = 8;
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::probe::Probe;
-use crate::stage::ago;
+use crate::stage::{ago, stop};
 use crate::support::{AuditEvent, PageKeys, SearchRequest, TeleportOptions, Trouble};
-use crate::teleport::{Cluster, ids, stop};
+use crate::teleport::{Cluster, ids};
 
 fn keys(searches: &[SearchRequest]) -> Vec<&str> {
     searches.iter().map(|search| search.key.as_str()).filter(|key| !key.is_empty()).collect()
