@@ -241,14 +241,11 @@ impl Log {
 
 #[cfg(test)]
 mod tests {
+    use super::super::kept::tests::at;
     use super::*;
 
     const OVERLAP: Duration = Duration::from_secs(600);
     const LONGEST: Duration = Duration::from_secs(3600);
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
-    }
 
     fn log(since: i64) -> Log {
         Progress::behind(at(since)).log

@@ -87,14 +87,14 @@ impl Kept {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn at(second: i64) -> Timestamp {
+    pub(in super::super) fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn print(n: i64) -> Fingerprint {
+    pub(in super::super) fn print(n: i64) -> Fingerprint {
         Fingerprint::of_parts([n.to_be_bytes().as_slice()])
     }
 

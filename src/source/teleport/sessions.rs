@@ -185,15 +185,8 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
+    use super::super::kept::tests::{at, print};
     use super::*;
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
-    }
-
-    fn print(n: i64) -> Fingerprint {
-        Fingerprint::of_parts([n.to_be_bytes().as_slice()])
-    }
 
     #[test]
     fn a_session_that_fails_waits_longer_each_time_and_lets_others_pass() {

@@ -41,6 +41,14 @@ fn numbered(numbers: std::ops::Range<usize>) -> Batch {
     batch(numbers.map(|n| format!("{{\"n\":{n},\"x\":\"{}\"}}", "x".repeat(400))))
 }
 
+/// The folder of a spool of ten entries, and its segment.
+async fn ten() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    open(&folder).append(numbered(0..10)).await.unwrap();
+    let segment = files(&folder, "spool").remove(0);
+    (folder, segment)
+}
+
 /// Reads everything after the position, and the damage on the way.
 fn read(spool: &Spool) -> (Vec<u64>, Vec<Damage>) {
     let (mut after, mut numbers, mut damage) = (spool.position().sequence, Vec::new(), Vec::new());
@@ -131,11 +139,7 @@ async fn damage_in_the_middle_costs_what_it_covers_and_is_named() {
 
 #[tokio::test]
 async fn a_torn_tail_is_cut_and_what_stands_before_it_stays() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = open(&folder);
-    spool.append(numbered(0..10)).await.unwrap();
-    drop(spool);
-    let segment = files(&folder, "spool").remove(0);
+    let (folder, segment) = ten().await;
     let whole = std::fs::read(&segment).unwrap();
     for cut in [1, 27, 28, 200, 430] {
         std::fs::write(&segment, [&whole[..], &whole[..cut]].concat()).unwrap();
@@ -151,11 +155,7 @@ async fn a_torn_tail_is_cut_and_what_stands_before_it_stays() {
 #[tokio::test]
 async fn a_last_entry_that_the_disk_damaged_is_counted_and_its_bytes_are_kept() {
     for flip in [10, 200] {
-        let (folder, heard) = (tempfile::tempdir().unwrap(), Heard::default());
-        let spool = open(&folder);
-        spool.append(numbered(0..10)).await.unwrap();
-        drop(spool);
-        let segment = files(&folder, "spool").remove(0);
+        let ((folder, segment), heard) = (ten().await, Heard::default());
         let mut bytes = std::fs::read(&segment).unwrap();
         let last = bytes.len() / 10 * 9;
         bytes[last + flip] ^= 1;
@@ -187,11 +187,7 @@ async fn a_damaged_last_entry_that_was_delivered_is_not_called_lost() {
 
 #[tokio::test]
 async fn a_damaged_layout_of_the_first_entry_costs_that_entry_alone() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = open(&folder);
-    spool.append(numbered(0..10)).await.unwrap();
-    drop(spool);
-    let segment = files(&folder, "spool").remove(0);
+    let (folder, segment) = ten().await;
     let file = File::options().write(true).open(&segment).unwrap();
     file.write_all_at(&[frame::LAYOUT ^ 64], 3).unwrap();
     let (numbers, damage) = read(&open(&folder));
@@ -206,11 +202,7 @@ async fn a_damaged_layout_of_the_first_entry_costs_that_entry_alone() {
 
 #[tokio::test]
 async fn a_damaged_file_is_kept_even_if_it_was_read_before_a_restart() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = open(&folder);
-    spool.append(numbered(0..10)).await.unwrap();
-    drop(spool);
-    let segment = files(&folder, "spool").remove(0);
+    let (folder, segment) = ten().await;
     let file = File::options().write(true).open(&segment).unwrap();
     file.write_all_at(&[0xAA; 64], 1000).unwrap();
     let spool = open(&folder);
