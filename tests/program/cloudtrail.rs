@@ -113,11 +113,7 @@ pub fn reading(url: &str, bucket: &str) -> Setup {
 
 /// The same with Datadog as the destination.
 pub fn to(setup: Setup, intake: &FakeIntake) -> Setup {
-    setup
-        .with("AUDITSYNC_PIPELINES", "cloudtrail:datadog")
-        .with("DD_LOGS_CONFIG_LOGS_DD_URL", intake.url())
-        .with("DD_API_KEY", IntakeOptions::default().api_key)
-        .with("DD_HOSTNAME", "test-host")
+    setup.with("AUDITSYNC_PIPELINES", "cloudtrail:datadog").with_datadog(intake)
 }
 
 pub fn lines(ended: &Ended) -> Vec<String> {

@@ -9,10 +9,11 @@ use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
 use crate::archive::MOTO;
+use crate::cloudtrail::to;
 use crate::daemon::{Ended, Setup};
 use crate::killing::rounds;
 use crate::stage::stop;
-use crate::support::{Bucket, FakeIntake, IntakeOptions, Queue, s3_event, within};
+use crate::support::{Bucket, FakeIntake, Queue, s3_event, within};
 
 /// The log text on each message that could not be read.
 const LEFT: &str = "the message is not deleted";
@@ -50,10 +51,7 @@ impl Trail {
 
     /// With Datadog as the destination.
     fn to(self, intake: &FakeIntake) -> Self {
-        self.with("AUDITSYNC_PIPELINES", "cloudtrail:datadog")
-            .with("DD_LOGS_CONFIG_LOGS_DD_URL", intake.url())
-            .with("DD_API_KEY", IntakeOptions::default().api_key)
-            .with("DD_HOSTNAME", "test-host")
+        Self { setup: to(self.setup, intake), ..self }
     }
 
     /// Writes the log file of this number, with this many events, and returns its key.

@@ -24,14 +24,16 @@ pub struct Setup {
 impl Setup {
     /// A one-shot run between these two fakes, with short waits, no delay, and the default overlap and window.
     pub fn between(scm: &FakeScm, intake: &FakeIntake) -> Self {
-        let (client, key) = (ScmOptions::default(), IntakeOptions::default().api_key);
+        Self::reading(scm).with_datadog(intake)
+    }
+
+    /// The same without the intake.
+    pub fn reading(scm: &FakeScm) -> Self {
+        let client = ScmOptions::default();
         Self::bare()
             .with("SECTIGO_AUDIT_API_URL", scm.url())
             .with("SECTIGO_AUDIT_API_CLIENT_ID", client.client_id)
             .with("SECTIGO_AUDIT_API_CLIENT_SECRET", client.client_secret)
-            .with("DD_LOGS_CONFIG_LOGS_DD_URL", intake.url())
-            .with("DD_API_KEY", key)
-            .with("DD_HOSTNAME", "test-host")
             .with("SECTIGO_AUDIT_SYNC_LOOP", "false")
             .with("SECTIGO_AUDIT_SYNC_DELAY", "0s")
             .with("SECTIGO_AUDIT_SYNC_INTERVAL", "5s")
@@ -50,6 +52,14 @@ impl Setup {
     pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
         self.variables.insert(name.into(), value.into());
         self
+    }
+
+    /// Delivers to this intake.
+    #[must_use]
+    pub fn with_datadog(self, intake: &FakeIntake) -> Self {
+        self.with("DD_LOGS_CONFIG_LOGS_DD_URL", intake.url())
+            .with("DD_API_KEY", IntakeOptions::default().api_key)
+            .with("DD_HOSTNAME", "test-host")
     }
 
     /// Sets a region and keys that a fake of AWS accepts, and turns the metadata service off.

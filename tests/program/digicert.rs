@@ -56,10 +56,7 @@ impl Reports {
 
     /// With Datadog as the destination.
     pub fn to(self, intake: &FakeIntake) -> Self {
-        self.with("AUDITSYNC_PIPELINES", "digicert:datadog")
-            .with("DD_LOGS_CONFIG_LOGS_DD_URL", intake.url())
-            .with("DD_API_KEY", IntakeOptions::default().api_key)
-            .with("DD_HOSTNAME", "test-host")
+        Self { setup: self.setup.with("AUDITSYNC_PIPELINES", "digicert:datadog").with_datadog(intake), ..self }
     }
 
     /// Runs once, and expects this exit code.

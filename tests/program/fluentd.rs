@@ -8,9 +8,7 @@ use serde_json::Value;
 
 use crate::daemon::{Ended, Setup};
 use crate::stage::ago;
-use crate::support::{
-    FakeFluentd, FakeIntake, FakeScm, Fault, FluentdKind, FluentdOptions, IntakeOptions, Record, Records, ScmOptions,
-};
+use crate::support::{FakeFluentd, FakeScm, Fault, FluentdKind, FluentdOptions, Record, Records, ScmOptions};
 
 const BUDGET: &str = "SECTIGO_AUDIT_RETRY_BUDGET";
 
@@ -26,14 +24,8 @@ impl Stand {
     /// Pages of a hundred records.
     pub async fn of(options: FluentdOptions) -> Self {
         let scm = FakeScm::start(ScmOptions { page_size: 100, ..ScmOptions::default() }).await;
-        // No call reaches it, but the setup of the source needs it.
-        let intake = FakeIntake::start(IntakeOptions::default()).await;
         let fluentd = FakeFluentd::start(options).await;
-        let mut setup = Setup::between(&scm, &intake);
-        for name in ["DD_LOGS_CONFIG_LOGS_DD_URL", "DD_API_KEY", "DD_HOSTNAME"] {
-            setup = setup.without(name);
-        }
-        let setup = setup
+        let setup = Setup::reading(&scm)
             .with("SECTIGO_AUDIT_SYNC_LOOKBACK", "50m")
             .with("AUDITSYNC_PIPELINES", "sectigo:fluentd")
             .with("FLUENTD_URL", fluentd.url("audit.log"));

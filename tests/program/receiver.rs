@@ -46,11 +46,8 @@ impl Reception {
     /// With Datadog as the destination.
     #[must_use]
     pub fn to(self, intake: &FakeIntake) -> Self {
-        self.with("AUDITSYNC_PIPELINES", "receiver:datadog")
-            .with("DD_LOGS_CONFIG_LOGS_DD_URL", intake.url())
-            .with("DD_API_KEY", IntakeOptions::default().api_key)
-            .with("DD_HOSTNAME", "test-host")
-            .with("DD_TAGS", "team:pki")
+        let setup = self.setup.with("AUDITSYNC_PIPELINES", "receiver:datadog").with("DD_TAGS", "team:pki");
+        Self { setup: setup.with_datadog(intake), ..self }
     }
 
     pub async fn started(&self) -> Daemon {

@@ -12,11 +12,8 @@ const EVENTS: usize = 2000;
 
 /// With Datadog as the destination.
 pub fn to_datadog(cluster: Cluster, intake: &FakeIntake) -> Cluster {
-    cluster
-        .with("AUDITSYNC_PIPELINES", "teleport:datadog")
-        .with("DD_LOGS_CONFIG_LOGS_DD_URL", intake.url())
-        .with("DD_API_KEY", IntakeOptions::default().api_key)
-        .with("DD_HOSTNAME", "test-host")
+    let setup = cluster.setup.with("AUDITSYNC_PIPELINES", "teleport:datadog").with_datadog(intake);
+    Cluster { setup, ..cluster }
 }
 
 /// The ids of the entries that arrived, each with its count.
