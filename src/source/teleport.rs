@@ -36,7 +36,7 @@ use identity::Files;
 use keys::Refusals;
 use recording::Recordings;
 use sessions::Session;
-use variables::{Address, Types};
+use variables::Address;
 
 mod api;
 mod check;
@@ -111,10 +111,7 @@ struct Settings {
     /// The time of the oldest event to deliver; none lets the lookback decide.
     start: Option<Timestamp>,
     lookback: Duration,
-    types: Types,
-    skip_types: Types,
-    sessions: bool,
-    skip_session_types: Types,
+    filter: Arc<Filter>,
     window: Duration,
     delay: Duration,
     overlap: Duration,
@@ -149,7 +146,7 @@ impl fmt::Debug for Teleport {
 impl Teleport {
     fn new(settings: Settings, context: &Context) -> Self {
         Self {
-            filter: Arc::new(Filter::new(&settings)),
+            filter: Arc::clone(&settings.filter),
             recordings: Recordings::default(),
             clock: context.clock.clone(),
             metrics: context.metrics.clone(),

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use super::Settings;
 use super::variables::Types;
 
 /// The type of the event after a session's recording is stored.
@@ -11,23 +10,15 @@ pub(super) const UPLOAD: &str = "session.upload";
 /// The types of events to deliver.
 #[derive(Debug)]
 pub(super) struct Filter {
-    types: Types,
-    skipped: Types,
-    skipped_of_sessions: Types,
+    /// The wanted types; all if it is empty.
+    pub(super) types: Types,
+    pub(super) skipped: Types,
+    pub(super) skipped_of_sessions: Types,
     /// Whether recorded sessions are read.
     pub(super) sessions: bool,
 }
 
 impl Filter {
-    pub(super) fn new(settings: &Settings) -> Self {
-        Self {
-            types: settings.types.clone(),
-            skipped: settings.skip_types.clone(),
-            skipped_of_sessions: settings.skip_session_types.clone(),
-            sessions: settings.sessions,
-        }
-    }
-
     /// The types to request; empty for all.
     pub(super) fn requested(&self) -> Vec<String> {
         if self.types.is_empty() {

@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use url::Host;
 
 use super::Settings;
+use super::filter::Filter;
 use super::identity::Files;
 use crate::config::{Bounds, Noted, Preset, Reader, Scope, Spec, Variable};
 use crate::failure::Chain;
@@ -206,10 +208,12 @@ pub(super) fn settings(reader: &mut Reader<'_>) -> Result<Settings, Noted> {
         cluster_variable: reader.name(&CLUSTER.spec),
         start: start?,
         lookback: lookback?,
-        types: types?.unwrap_or_default(),
-        skip_types: skip_types?.unwrap_or_default(),
-        sessions: sessions?,
-        skip_session_types: skip_session_types?,
+        filter: Arc::new(Filter {
+            types: types?.unwrap_or_default(),
+            skipped: skip_types?.unwrap_or_default(),
+            skipped_of_sessions: skip_session_types?,
+            sessions: sessions?,
+        }),
         window: window?,
         delay: delay?,
         overlap: overlap?,
