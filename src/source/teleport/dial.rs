@@ -9,14 +9,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use hyper::Uri;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use rustls_platform_verifier::BuilderVerifierExt as _;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, join, split};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -37,51 +36,19 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 type Wire = TokioIo<Box<dyn Stream>>;
 type Cause = Box<dyn StdError + Send + Sync>;
 
-/// A connection whose first bytes have been read already.
-pub(super) struct Begun<S> {
-    first: Bytes,
-    stream: S,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Begun<S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.first.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(context, into);
-        }
-        let length = self.first.len().min(into.remaining());
-        into.put_slice(&self.first.split_to(length));
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Begun<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
 /// Waits for the first bytes of the server, which begins with its settings. In TLS 1.3, the client's handshake ends
 /// before the server has seen the client's certificate, so a refusal is the first thing to read. If the client had sent
 /// more before, a reset could arrive instead of the refusal.
-async fn begin<S: AsyncRead + Unpin>(mut stream: S) -> Result<Begun<S>, DialError> {
+async fn begin(mut stream: TlsStream<Box<dyn Stream>>) -> Result<Box<dyn Stream>, DialError> {
     let mut first = vec![0; 4096];
     match timeout(FIRST_BYTES, stream.read(&mut first)).await {
-        Ok(Ok(0)) => Err(DialError::Handshake(io::ErrorKind::UnexpectedEof.into())),
-        Ok(Ok(length)) => {
-            first.truncate(length);
-            Ok(Begun { first: first.into(), stream })
-        }
-        Ok(Err(cause)) => Err(DialError::Handshake(cause)),
-        Err(_) => Ok(Begun { first: Bytes::new(), stream }),
+        Ok(Ok(0)) => return Err(DialError::Handshake(io::ErrorKind::UnexpectedEof.into())),
+        Ok(Ok(length)) => first.truncate(length),
+        Ok(Err(cause)) => return Err(DialError::Handshake(cause)),
+        Err(_) => first.clear(),
     }
+    let (read, write) = split(stream);
+    Ok(Box::new(join(io::Cursor::new(first).chain(read), write)))
 }
 
 /// A reason why there is no connection.
@@ -113,7 +80,7 @@ pub(super) async fn dial(
     address: &Address,
     identity: &Identity,
     matcher: &Matcher,
-) -> Result<Begun<TlsStream<Box<dyn Stream>>>, DialError> {
+) -> Result<Box<dyn Stream>, DialError> {
     let target: Uri = format!("https://{address}").parse().map_err(|cause| DialError::Unreached(Box::new(cause)))?;
     let stream = match matcher.intercept(&target) {
         None => tcp(&address.host, address.port).await.map_err(|cause| DialError::Unreached(cause.into()))?,
