@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::Teleport;
 use super::error::Error;
 use super::identity::Identity;
-use super::message::{SearchRequest, SessionRequest};
+use super::message::SessionRequest;
 use crate::component::{Check, Finding};
 use crate::http::{Excerpt, Redaction};
 
@@ -58,16 +58,7 @@ impl Teleport {
 
     async fn check_page(&self, now: Timestamp) -> Result<usize, Error> {
         let from = now.saturating_sub(Duration::from_secs(3600)).unwrap_or(now);
-        let request = SearchRequest {
-            namespace: "default".to_owned(),
-            start_date: Some(from.into()),
-            end_date: Some(now.into()),
-            event_types: self.filter.requested(),
-            limit: 100,
-            start_key: String::new(),
-            order: 1,
-        };
-        Ok(self.api.search(request).await?.0.items.len())
+        Ok(self.api.search(self.search(from, now, 100, String::new())).await?.0.items.len())
     }
 
     /// Requests a session that does not exist. An identity that may read sessions gets the answer that there is none.

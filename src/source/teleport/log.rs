@@ -52,15 +52,7 @@ impl Teleport {
         }
         let limit = self.limit.load(Ordering::Relaxed);
         tracing::debug!(from = %window.from, until = %window.until, first = window.key.is_none(), "requesting a page");
-        let request = SearchRequest {
-            namespace: "default".to_owned(),
-            start_date: Some(window.from.into()),
-            end_date: Some(window.until.into()),
-            event_types: self.filter.requested(),
-            limit,
-            start_key: window.key.clone().unwrap_or_default(),
-            order: 1,
-        };
+        let request = self.search(window.from, window.until, limit, window.key.clone().unwrap_or_default());
         let (answer, size) = match self.api.search(request).await {
             Ok(answer) => answer,
             Err(error) if self.is_at_fault(&window, &error) => {
@@ -117,6 +109,19 @@ impl Teleport {
         let log = log.map_err(|Circle| Error::Circling { address: self.api.address().clone() })?;
         self.warn_of_overlap(log.missing(self.settings().overlap).filter(|_| log.kept.is_full()));
         self.page(&Progress { log, ..progress }, events, deduplicated, progressed, begun)
+    }
+
+    /// A request for events, the oldest first.
+    pub(super) fn search(&self, from: Timestamp, until: Timestamp, limit: i32, start_key: String) -> SearchRequest {
+        SearchRequest {
+            namespace: "default".to_owned(),
+            start_date: Some(from.into()),
+            end_date: Some(until.into()),
+            event_types: self.filter.requested(),
+            limit,
+            start_key,
+            order: 1,
+        }
     }
 
     /// Whether a request failed because of the key of `window`.
