@@ -91,43 +91,40 @@ impl Api {
     }
 
     async fn page(&self, region: &str, (from, to): (Timestamp, Timestamp), next: Option<&str>) -> Result<Page, Error> {
-        let configuration = self.buckets.connection().configuration().await;
-        let configuration = configuration.map_err(|cause| unavailable(region, cause.into()))?;
-        let domain = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
-        let usual = format!("https://cloudtrail.{region}.{domain}/");
-        let text = configuration.endpoint_url().map_or(usual, str::to_owned);
-        let url = Url::parse(&text).map_err(|cause| unavailable(region, cause.into()))?;
-        let provider = configuration.credentials_provider();
-        let provider = provider.ok_or_else(|| unavailable(region, "there are no AWS credentials".into()))?;
-        let credentials = provider.provide_credentials().await.map_err(|cause| unavailable(region, cause.into()))?;
-        let hidden = Redaction::of(credentials.session_token().map(SecretString::from).as_ref());
-        let mut body = json!({"StartTime": from.as_second(), "EndTime": to.as_second()});
-        if let (Some(next), Some(members)) = (next, body.as_object_mut()) {
-            members.insert("NextToken".to_owned(), next.into());
-        }
-        let body = body.to_string();
-        let headers = [("content-type", "application/x-amz-json-1.1"), ("x-amz-target", TARGET)];
-        let identity = credentials.into();
-        let parameters = v4::SigningParams::builder()
-            .identity(&identity)
-            .region(region)
-            .name("cloudtrail")
-            .time(SystemTime::now())
-            .settings(SigningSettings::default())
-            .build()
-            .map_err(|cause| unavailable(region, cause.into()))?;
-        let request =
-            SignableRequest::new("POST", url.as_str(), headers.into_iter(), SignableBody::Bytes(body.as_bytes()))
-                .map_err(|cause| unavailable(region, cause.into()))?;
-        let signed = sign(request, &parameters.into()).map_err(|cause| unavailable(region, cause.into()))?;
-        let (instructions, _) = signed.into_parts();
-        let address = Address::of(&url);
-        let mut request = self.http.request(Method::POST, url).map_err(|cause| unavailable(region, cause.into()))?;
-        for (name, value) in headers.into_iter().chain(instructions.headers()) {
-            request = request.header(name, value);
-        }
-        let reply = self.http.exchange(Component::Source, request.body(body), &address, LARGEST, &hidden).await;
-        let reply = reply.map_err(|cause| unavailable(region, cause.into()))?;
+        let asking = async {
+            let configuration = self.buckets.connection().configuration().await?;
+            let domain = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
+            let usual = format!("https://cloudtrail.{region}.{domain}/");
+            let url = Url::parse(configuration.endpoint_url().unwrap_or(&usual))?;
+            let provider = configuration.credentials_provider().ok_or("there are no AWS credentials")?;
+            let credentials = provider.provide_credentials().await?;
+            let hidden = Redaction::of(credentials.session_token().map(SecretString::from).as_ref());
+            let mut body = json!({"StartTime": from.as_second(), "EndTime": to.as_second()});
+            if let (Some(next), Some(members)) = (next, body.as_object_mut()) {
+                members.insert("NextToken".to_owned(), next.into());
+            }
+            let body = body.to_string();
+            let headers = [("content-type", "application/x-amz-json-1.1"), ("x-amz-target", TARGET)];
+            let identity = credentials.into();
+            let parameters = v4::SigningParams::builder()
+                .identity(&identity)
+                .region(region)
+                .name("cloudtrail")
+                .time(SystemTime::now())
+                .settings(SigningSettings::default())
+                .build()?;
+            let signable = SignableBody::Bytes(body.as_bytes());
+            let request = SignableRequest::new("POST", url.as_str(), headers.into_iter(), signable)?;
+            let (instructions, _) = sign(request, &parameters.into())?.into_parts();
+            let address = Address::of(&url);
+            let mut request = self.http.request(Method::POST, url)?;
+            for (name, value) in headers.into_iter().chain(instructions.headers()) {
+                request = request.header(name, value);
+            }
+            let reply = self.http.exchange(Component::Source, request.body(body), &address, LARGEST, &hidden).await?;
+            Ok::<_, Cause>((reply, address, hidden))
+        };
+        let (reply, address, hidden) = asking.await.map_err(|cause| unavailable(region, cause))?;
         if reply.status.is_success() {
             return serde_json::from_slice(&reply.body).map_err(|cause| unavailable(region, cause.into()));
         }
