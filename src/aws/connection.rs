@@ -91,15 +91,9 @@ impl Connection {
         Ok(client)
     }
 
-    /// Returns the configuration with the role's credentials and the same policy, for clients of other AWS services.
+    /// Returns the configuration with the role's credentials, for clients of other AWS services.
     pub(crate) async fn configuration(&self) -> Result<SdkConfig, Unconfigured> {
-        let shared = self.configured(&mut *self.made.lock().await).await?;
-        let mut shared = shared.into_builder();
-        shared.set_behavior_version(Some(BehaviorVersion::v2026_01_12()));
-        shared.set_retry_config(Some(RetryConfig::disabled()));
-        shared.set_identity_cache(Some(IdentityCache::lazy().load_timeout(LOADING).build()));
-        shared.set_app_name(app_name());
-        Ok(shared.build())
+        self.configured(&mut *self.made.lock().await).await
     }
 
     async fn configured(&self, made: &mut Made) -> Result<SdkConfig, Unconfigured> {
@@ -124,7 +118,15 @@ impl Connection {
             let role = Box::pin(role.build()).await;
             shared = shared.into_builder().credentials_provider(SharedCredentialsProvider::new(role)).build();
         }
-        Ok(made.configuration.insert(shared).clone())
+        let mut shared = shared.into_builder();
+        // A fixed version, so that an update of the SDK does not change the requests.
+        shared.set_behavior_version(Some(BehaviorVersion::v2026_01_12()));
+        // The engine retries. A retried conditional write would also conflict with its own first attempt.
+        shared.set_retry_config(Some(RetryConfig::disabled()));
+        shared.set_identity_cache(Some(IdentityCache::lazy().load_timeout(LOADING).build()));
+        // None if it could not be sent.
+        shared.set_app_name(AppName::new(concat!(env!("CARGO_PKG_NAME"), "-", env!("CARGO_PKG_VERSION"))).ok());
+        Ok(made.configuration.insert(shared.build()).clone())
     }
 
     /// Makes the next call read the configuration again, since someone may replace refused keys in their file.
@@ -134,11 +136,6 @@ impl Connection {
 
     fn client_of(&self, shared: &SdkConfig) -> Client {
         let mut builder = Builder::from(shared)
-            // A fixed version, so that an update of the SDK does not change the requests.
-            .behavior_version(BehaviorVersion::v2026_01_12())
-            // The engine retries. A retried conditional write would also conflict with its own first attempt.
-            .retry_config(RetryConfig::disabled())
-            .identity_cache(IdentityCache::lazy().load_timeout(LOADING).build())
             // S3 itself requires no more, and older compatible stores refuse the SDK's checksums.
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
@@ -146,14 +143,8 @@ impl Connection {
         if let Some(url) = &self.options.endpoint_url {
             builder = builder.endpoint_url(url);
         }
-        builder.set_app_name(app_name());
         Client::from_conf(builder.build())
     }
-}
-
-/// The name for the User-Agent; none if it could not be sent.
-fn app_name() -> Option<AppName> {
-    AppName::new(concat!(env!("CARGO_PKG_NAME"), "-", env!("CARGO_PKG_VERSION"))).ok()
 }
 
 /// Reads the configuration by the default chains of the AWS tools: variables, profiles, web identity, container, instance.
