@@ -15,6 +15,7 @@ use std::borrow::Cow;
 use memchr::memchr2;
 
 use crate::event::Event;
+use crate::members::composite;
 
 /// The key for the time of the event. No default of Fluentd or Fluent Bit reads or removes it, unlike `time`.
 pub(super) const TIME_KEY: &str = "evt_time";
@@ -67,11 +68,12 @@ impl<'a> Copying<'a> {
             match byte {
                 b'"' => self.string(out),
                 b'{' | b'[' if self.levels >= MOST_LEVELS => {
-                    let end = self.value_end();
-                    let text = String::from_utf8_lossy(&self.raw[self.at..end]);
+                    let rest = &self.raw[self.at..];
+                    let length = composite(rest).unwrap_or(rest.len());
+                    let text = String::from_utf8_lossy(&rest[..length]);
                     // Writing a string into memory cannot fail.
                     let json = serde_json::to_string(&text).unwrap_or_default();
-                    self.replace(out, end, json.as_bytes());
+                    self.replace(out, self.at + length, json.as_bytes());
                 }
                 b'{' | b'[' => {
                     self.levels += 1;
@@ -145,27 +147,6 @@ impl<'a> Copying<'a> {
             (0xd800..=0xdfff, _) => Some(Surrogate::Half),
             _ => None,
         }
-    }
-
-    /// The end of the array or object that begins here.
-    fn value_end(&self) -> usize {
-        let (mut at, mut levels, mut in_string) = (self.at, 0_usize, false);
-        while let Some(byte) = self.raw.get(at) {
-            match byte {
-                b'\\' if in_string => at += 1,
-                b'"' => in_string = !in_string,
-                b'{' | b'[' if !in_string => levels += 1,
-                b'}' | b']' if !in_string => {
-                    levels -= 1;
-                    if levels == 0 {
-                        return at + 1;
-                    }
-                }
-                _ => {}
-            }
-            at += 1;
-        }
-        self.raw.len()
     }
 }
 
