@@ -97,19 +97,8 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::tests::at;
+    use super::super::tests::{File, at, listed};
     use super::*;
-
-    /// A file in a simulated bucket, and its message. Times are in seconds since noon.
-    #[derive(Debug, Clone)]
-    struct File {
-        slot: i64,
-        modified: i64,
-        visible: i64,
-        /// None if the message is lost.
-        sent: Option<i64>,
-        key: String,
-    }
 
     impl File {
         fn announced(&self, sent: i64) -> Announced<'_> {
@@ -127,7 +116,8 @@ mod tests {
         }
     }
 
-    fn files() -> impl Strategy<Value = Vec<File>> {
+    /// Files, and the times at which their messages are sent; none for a message that is lost.
+    fn files() -> impl Strategy<Value = Vec<(File, Option<i64>)>> {
         let behind = prop_oneof![6 => -300..3600_i64, 2 => 3600..172_800_i64, 1 => 172_800..9_000_000_i64];
         // At once, within the slack, and like a copy that took long.
         let appears = prop_oneof![6 => Just(0), 3 => 0..580_i64, 1 => 601..20_000_i64];
@@ -135,16 +125,9 @@ mod tests {
         let file = (0..200_000_i64, behind, appears, sent);
         prop::collection::vec(file, 1..60).prop_map(|files| {
             let file = |(n, (written, behind, appears, sent)): (usize, (i64, i64, i64, Option<i64>))| {
-                let modified = written / 40 * 40;
-                let visible = modified + appears;
-                let slot = (modified - behind).div_euclid(60) * 60;
-                File {
-                    slot,
-                    modified,
-                    visible,
-                    sent: sent.map(|after| visible + after),
-                    key: format!("{:04}", (n * 7919) % 9973),
-                }
+                let file = File::new(n, written / 40 * 40, behind, appears);
+                let sent = sent.map(|after| file.visible + after);
+                (file, sent)
             };
             files.into_iter().enumerate().map(file).collect()
         })
@@ -161,9 +144,9 @@ mod tests {
     }
 
     /// Returns how often each file was delivered.
-    fn run(files: &[File], turns: &[Turn], since: i64) -> HashMap<String, usize> {
+    fn run(files: &[(File, Option<i64>)], turns: &[Turn], since: i64) -> HashMap<String, usize> {
         let (mut progress, mut now) = (Progress::since(at(since)), 0);
-        let mut waiting: Vec<_> = files.iter().filter_map(|file| Some((file.sent?, file))).collect();
+        let mut waiting: Vec<_> = files.iter().filter_map(|(file, sent)| Some(((*sent)?, file))).collect();
         waiting.sort_by_key(|(sent, _)| *sent);
         let mut delivered = HashMap::new();
         for (after, messages, sweep) in turns.iter().chain([&(400_000, 1000, Some(1000)), &(100_000, 1000, Some(1000))])
@@ -183,13 +166,11 @@ mod tests {
             });
             let Some(most) = sweep else { continue };
             let class = progress.sweep(at(now));
-            let (coverage, selection) = (Coverage { class, began: at(now) }, progress.selection(class));
-            let earliest = progress.earliest_slot(class);
+            let (coverage, earliest) = (Coverage { class, began: at(now) }, progress.earliest_slot(class));
+            let files = || files.iter().map(|(file, _)| file);
             let shown = |file: &&File| file.visible <= now && at(file.slot) >= earliest;
-            let newest = files.iter().filter(shown).map(|file| at(file.modified)).max();
-            let wanted = |file: &File| selection.wants(at(file.slot), at(file.modified), &file.key);
-            let mut found: Vec<_> = files.iter().filter(shown).filter_map(|file| Some((file, wanted(file)?))).collect();
-            found.sort_by(|(one, _), (other, _)| (one.modified, &one.key).cmp(&(other.modified, &other.key)));
+            let newest = files().filter(shown).map(|file| at(file.modified)).max();
+            let mut found = listed(files(), &progress, class, now, 0, 0);
             found.retain(|(file, _)| at(file.modified) <= coverage.certain());
             let is_whole = found.len() <= *most;
             for (file, class) in found.into_iter().take(*most) {
@@ -210,17 +191,17 @@ mod tests {
         #[test]
         fn with_a_queue_and_sweeps_every_file_is_delivered_once(files in files(), turns in turns()) {
             let delivered = run(&files, &turns, -10_000_000);
-            for file in &files {
+            for (file, sent) in &files {
                 let times = delivered.get(&file.key).copied().unwrap_or_default();
                 prop_assert!(times <= 1, "{times} times: {file:?}");
-                prop_assert!(times == 1 || (file.sent.is_none() && !file.is_listed_in_time()), "never: {file:?}");
+                prop_assert!(times == 1 || (sent.is_none() && !file.is_listed_in_time()), "never: {file:?}");
             }
         }
 
         #[test]
         fn what_is_announced_is_delivered_however_old_it_is(files in files(), turns in turns(), since in 0..200_000_i64) {
             let delivered = run(&files, &turns, since);
-            for file in files.iter().filter(|file| file.sent.is_some()) {
+            for (file, _) in files.iter().filter(|(_, sent)| sent.is_some()) {
                 prop_assert_eq!(delivered.get(&file.key), Some(&1), "{:?}", file);
             }
         }

@@ -12,16 +12,16 @@ pub(super) fn at(second: i64) -> Timestamp {
 
 /// A file in a simulated bucket: times in seconds since noon.
 #[derive(Debug, Clone)]
-struct File {
-    slot: i64,
-    modified: i64,
-    visible: i64,
-    key: String,
+pub(super) struct File {
+    pub(super) slot: i64,
+    pub(super) modified: i64,
+    pub(super) visible: i64,
+    pub(super) key: String,
 }
 
 impl File {
     /// A file that is written at `written`, `behind` seconds after its slot, and visible `visible_after` seconds later.
-    fn new(n: usize, written: i64, behind: i64, visible_after: i64) -> Self {
+    pub(super) fn new(n: usize, written: i64, behind: i64, visible_after: i64) -> Self {
         let slot = (written - behind).div_euclid(60) * 60;
         // The order of names says nothing.
         Self { slot, modified: written, visible: written + visible_after, key: format!("{:04}", (n * 7919) % 9973) }
@@ -34,8 +34,8 @@ impl File {
 }
 
 /// The files that one listing shows. Each file is looked for at a moment of its own during the listing.
-fn listed<'a>(
-    files: &'a [File],
+pub(super) fn listed<'a>(
+    files: impl IntoIterator<Item = &'a File>,
     progress: &Progress,
     class: Class,
     began: i64,
@@ -44,7 +44,7 @@ fn listed<'a>(
 ) -> Vec<(&'a File, Class)> {
     let (selection, earliest) = (progress.selection(class), progress.earliest_slot(class));
     let mut found: Vec<_> = files
-        .iter()
+        .into_iter()
         .enumerate()
         .filter(|(n, file)| {
             let asked = began + i64::try_from((*n as u64 * 31 + draw) % 97).unwrap() * lasts / 97;
