@@ -539,4 +539,4 @@ fn now() -> i64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

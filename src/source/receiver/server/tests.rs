@@ -15,24 +15,15 @@ use super::*;
 use crate::clock::Clock;
 use crate::source::receiver::body::Memory;
 use crate::source::receiver::intake::Unheard;
-use crate::source::receiver::spool::{Backlog, Damage, Notify, Refusal, Spool};
+use crate::source::receiver::spool::Spool;
+use crate::source::receiver::spool::tests::Heard;
 use crate::telemetry::metrics::Metrics;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-#[derive(Debug)]
-struct Nobody;
-
-impl Notify for Nobody {
-    fn backlog(&self, _: Backlog) {}
-    fn unheard(&self, _: [u8; 32]) {}
-    fn refuses(&self, _: Option<Refusal>) {}
-    fn damaged(&self, _: Damage) {}
-}
-
 /// An intake with a spool of this `size` in `folder`, for senders without keys.
 fn intake(folder: &TempDir, size: u64) -> Arc<Intake> {
-    let spool = Spool::open(&folder.path().join("spool"), size, Box::new(Nobody)).unwrap();
+    let spool = Spool::open(&folder.path().join("spool"), size, Box::<Heard>::default()).unwrap();
     Arc::new(Intake {
         spool: Arc::new(spool),
         keys: None,

@@ -6,7 +6,7 @@ use super::*;
 
 /// Keeps what the spool reports.
 #[derive(Debug, Default, Clone)]
-struct Heard {
+pub(in super::super) struct Heard {
     refusals: Arc<Mutex<Vec<Option<Refusal>>>>,
     damage: Arc<Mutex<Vec<Damage>>>,
 }
