@@ -5,7 +5,6 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use crate::archive::MOTO;
 use crate::cloudtrail::{ACCOUNT, OTHER, lines, reading, to};
-use crate::daemon::Setup;
 use crate::stage::sorted;
 use crate::support::{Bucket, FakeIntake, IntakeOptions, Moto, REGION, log_file, log_key, minutes_ago, trail_record};
 
@@ -22,21 +21,15 @@ async fn put(bucket: &Bucket, account: &str, files: std::ops::Range<usize>, reco
     all
 }
 
-async fn run_to(setup: &Setup, code: i32) -> crate::daemon::Ended {
-    let ended = setup.run(&["run", "--once"]).await;
-    assert_eq!(ended.code(), Some(code), "{}", ended.stderr);
-    ended
-}
-
 #[tokio::test]
 async fn a_bucket_is_delivered_to_standard_output_and_then_only_what_is_new() {
     let bucket = Bucket::of(&MOTO).await;
     let setup = reading(MOTO.url(), &bucket.name);
     let first = put(&bucket, ACCOUNT, 0..20, 50).await;
-    assert_eq!(sorted(lines(&run_to(&setup, 0).await)), first);
+    assert_eq!(sorted(lines(&setup.run_to(0).await)), first);
     let second = put(&bucket, OTHER, 20..25, 50).await;
-    assert_eq!(sorted(lines(&run_to(&setup, 0).await)), second);
-    assert_eq!(lines(&run_to(&setup, 0).await), [""; 0]);
+    assert_eq!(sorted(lines(&setup.run_to(0).await)), second);
+    assert_eq!(lines(&setup.run_to(0).await), [""; 0]);
 }
 
 #[tokio::test]
@@ -50,7 +43,7 @@ async fn a_bucket_arrives_at_datadog_although_the_process_is_killed() {
     daemon.signal("KILL").await;
     daemon.ended().await;
     intake.release();
-    run_to(&setup, 0).await;
+    setup.run_to(0).await;
     assert_eq!(intake.ids().len(), records.len());
     assert_eq!(intake.violations(), [""; 0]);
 }
@@ -101,9 +94,8 @@ async fn a_role_in_another_account_is_assumed_with_its_external_id() {
         .with("AWS_ENDPOINT_URL_STS", sts.uri())
         .with("CLOUDTRAIL_AUDIT_ROLE_ARN", "arn:aws:iam::111122223333:role/reader")
         .with("CLOUDTRAIL_AUDIT_EXTERNAL_ID", "an-external-id");
-    assert_eq!(sorted(lines(&run_to(&setup, 0).await)), records);
+    assert_eq!(sorted(lines(&setup.run_to(0).await)), records);
     // Without the service that gives the role's credentials, nothing is read.
     let alone = setup.with("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:9").with("AUDITSYNC_RETRY_BUDGET", "0s");
-    let ended = alone.run(&["run", "--once"]).await;
-    assert_eq!(ended.code(), Some(75), "{}", ended.stderr);
+    alone.run_to(75).await;
 }

@@ -68,9 +68,7 @@ impl Trail {
     }
 
     async fn run_to(&self, code: i32) -> Ended {
-        let ended = self.setup.run(&["run", "--once"]).await;
-        assert_eq!(ended.code(), Some(code), "{}", ended.stderr);
-        ended
+        self.setup.run_to(code).await
     }
 }
 

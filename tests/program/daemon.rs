@@ -158,6 +158,13 @@ impl Setup {
     pub async fn run(&self, arguments: &[&str]) -> Ended {
         self.start(arguments).ended().await
     }
+
+    /// Runs it once, and expects this exit code.
+    pub async fn run_to(&self, code: i32) -> Ended {
+        let ended = self.run(&["run", "--once"]).await;
+        assert_eq!(ended.code(), Some(code), "{}", ended.stderr);
+        ended
+    }
 }
 
 /// A running `auditsync`; killed when dropped.

@@ -361,16 +361,9 @@ async fn kill_9_at_random_moments_loses_nothing() {
         daemon.ended().await;
         kills += 1;
     }
-    stand.run_to_end().await;
+    stand.setup.run_to(0).await;
     let twice = stand.fluentd.events().len() - BACKLOG;
     // Two pages of a hundred are in flight at a kill.
     assert!(kills > 4 && twice <= kills * 200, "{kills} kills cost {twice} duplicates");
     stand.assert_none_lost();
-}
-
-impl Stand {
-    async fn run_to_end(&self) {
-        let ended = self.setup.run(&["run", "--once"]).await;
-        assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
-    }
 }

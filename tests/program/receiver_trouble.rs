@@ -58,8 +58,7 @@ async fn every_entry_that_was_answered_arrives_whenever_the_receiver_is_killed()
         note(&daemon.ended().await.stdout);
         assert_eq!(senders.join_all().await, [None; 8], "every answer is 202");
     }
-    let last = reception.setup.run(&["run", "--once"]).await;
-    assert_eq!(last.code(), Some(0), "{}", last.stderr);
+    let last = reception.setup.run_to(0).await;
     note(&last.stdout);
     let safe = safe.lock().unwrap().clone();
     let missing: Vec<_> = safe.iter().filter(|n| !printed.contains_key(n)).collect();
@@ -174,8 +173,7 @@ async fn every_entry_that_was_answered_on_a_disk_that_fails_again_and_again_arri
     assert!(!safe.is_empty() && !refused.is_empty(), "{} safe, {} refused", safe.len(), refused.len());
     daemon.signal("KILL").await;
     let mut printed: BTreeSet<_> = numbers(&daemon.ended().await.stdout).into_iter().collect();
-    let last = reception.setup.run(&["run", "--once"]).await;
-    assert_eq!(last.code(), Some(0), "{}", last.stderr);
+    let last = reception.setup.run_to(0).await;
     printed.extend(numbers(&last.stdout));
     assert_eq!(printed, safe, "nothing that was answered is lost, and nothing arrives that was refused");
 }

@@ -57,8 +57,7 @@ impl Cluster {
 
     /// Runs once, and expects this exit code.
     pub async fn run_to(&self, code: i32) -> Ended {
-        let ended = self.setup.run(&["run", "--once"]).await;
-        assert_eq!(ended.code(), Some(code), "{}", ended.stderr);
+        let ended = self.setup.run_to(code).await;
         assert_eq!(self.auth.violations(), [""; 0]);
         ended
     }

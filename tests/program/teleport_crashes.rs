@@ -49,8 +49,7 @@ async fn kill_9_at_random_moments_loses_nothing_of_the_log_or_of_a_session() {
         daemon.signal("KILL").await;
         daemon.ended().await;
     }
-    let ended = cluster.setup.run(&["run", "--once"]).await;
-    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    cluster.setup.run_to(0).await;
     let arrived = arrived(&intake);
     assert_eq!(arrived.len(), 2 * EVENTS + 1, "every event arrived");
     let repeats: usize = arrived.values().map(|times| times - 1).sum();

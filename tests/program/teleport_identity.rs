@@ -131,16 +131,14 @@ async fn an_identity_of_another_cluster_is_refused_by_name() {
     // The other cluster's authorities do not know this server.
     other.write_identity(&cluster.identity_file(), "auditsync", DAY);
     let setup = cluster.setup.with("AUDITSYNC_RETRY_BUDGET", "0s");
-    let ended = setup.run(&["run", "--once"]).await;
-    assert_eq!(ended.code(), Some(78), "{}", ended.stderr);
+    let ended = setup.run_to(78).await;
     assert!(ended.stderr.contains("is not one of the cluster example.com"), "{}", ended.stderr);
     // This server does not know the other cluster's clients.
     let foreign = other.authority().client_for("auditsync", DAY);
     std::fs::write(setup.folder().join("identity"), cluster.auth.identity_of(&foreign)).unwrap();
     // To auditsync, a refusal that takes two seconds looks like a broken connection. It connects again then.
     let setup = setup.with("TELEPORT_AUDIT_CLUSTER", "example.com").with("AUDITSYNC_RETRY_BUDGET", "30s");
-    let ended = setup.run(&["run", "--once"]).await;
-    assert_eq!(ended.code(), Some(77), "{}", ended.stderr);
+    let ended = setup.run_to(77).await;
     assert!(ended.stderr.contains("refuses the certificate of the identity"), "{}", ended.stderr);
 }
 

@@ -54,8 +54,7 @@ async fn the_event_handlers_settings_and_place_are_all_that_is_needed_to_take_ov
     // The output is a whole `.env`.
     let more = "TELEPORT_AUDIT_SYNC_DELAY=0s\nAUDITSYNC_RETRY_BUDGET=30s\n";
     std::fs::write(setup.folder().join(".env"), format!("{}{more}", imported.stdout)).unwrap();
-    let ended = setup.run(&["run", "--once"]).await;
-    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    let ended = setup.run_to(0).await;
     let delivered: Vec<_> = fluentd.events().into_iter().map(|(_, event)| event).collect();
     assert_eq!(ids(&delivered), ids(&cluster.auth.log()[60..]));
     // The Auth Service sends no `Date`.
@@ -90,8 +89,7 @@ async fn sessions_that_the_event_handler_had_not_finished_are_read_on_and_the_st
     }
     let more = "TELEPORT_AUDIT_SYNC_DELAY=0s\nAUDITSYNC_RETRY_BUDGET=30s\n";
     std::fs::write(setup.folder().join(".env"), format!("{}{more}", imported.stdout)).unwrap();
-    let ended = setup.run(&["run", "--once"]).await;
-    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    setup.run_to(0).await;
     let delivered: Vec<_> = fluentd.events().into_iter().map(|(_, event)| event).collect();
     assert_eq!(ids(&delivered), ["8d3f-6", "8d3f-7", "8d3f-8", "8d3f-9"]);
     assert_eq!(cluster.auth.streams(), [("8d3f".to_owned(), 6)]);

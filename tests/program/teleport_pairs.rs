@@ -19,8 +19,7 @@ async fn teleport_to_datadog_fills_the_standard_attributes() {
     cluster.auth.push(AuditEvent::logins(0, 250, ago(60)));
     let failed = serde_json::json!({"code": "T1000W", "user": "bob", "success": false, "error": "invalid credentials"});
     cluster.auth.push([AuditEvent::new("user.login", "failed", ago(5), failed)]);
-    let ended = cluster.setup.run(&["run", "--once"]).await;
-    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    cluster.setup.run_to(0).await;
     assert_eq!((intake.count(), intake.ids().len()), (251, 251));
     let entries = intake.entries();
     let of = |id: &str| entries.iter().find(|entry| entry["evt"]["id"] == id).expect("it arrived");
@@ -50,8 +49,7 @@ async fn teleport_to_s3_archives_each_record_and_the_archive_is_proven() {
         .with("AWS_EC2_METADATA_DISABLED", "true")
         .with("AWS_ENDPOINT_URL", MOTO.url());
     cluster.auth.push(AuditEvent::logins(0, 250, ago(60)));
-    let ended = cluster.setup.run(&["run", "--once"]).await;
-    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    cluster.setup.run_to(0).await;
     let archived: Vec<Value> = lines(&bucket.archived("audit").await.join("\n"));
     assert_eq!(archived, cluster.auth.log());
     let proof = cluster.setup.run(&["verify"]).await;
@@ -79,8 +77,7 @@ async fn teleport_to_fluentd_sends_sessions_to_their_own_tag_whatever_the_succes
             .set_recording("8d3f-1", Recording { events: (0..20).map(session).collect(), ..Recording::default() });
         cluster.auth.push(AuditEvent::logins(0, 50, ago(60)));
         cluster.auth.push([AuditEvent::upload("upload", "8d3f-1", ago(30))]);
-        let ended = cluster.setup.run(&["run", "--once"]).await;
-        assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+        cluster.setup.run_to(0).await;
         let events = fluentd.events();
         let with =
             |wanted: &str| events.iter().filter(|(tag, _)| tag == wanted).map(|(_, event)| event.clone()).collect();
