@@ -13,7 +13,7 @@ use url::{Host, Url};
 use crate::component::Component;
 use crate::failure::Class;
 use crate::http::{self, Address, Excerpt, Method, Redaction, Reply};
-use crate::secret::{Secret, SecretError};
+use crate::secret::{Outdated, Secret};
 use crate::variable_name::VariableName;
 
 /// The most bytes of a token answer, which is a small JSON object.
@@ -58,22 +58,14 @@ pub enum Error {
         /// The variables to correct.
         variables: String,
     },
-    /// The token endpoint rejected the client credentials, but their file has newer ones.
-    #[error("{address} rejected the credentials; the file in {variable} has newer ones, which auditsync tries next")]
-    SecretRotated {
+    /// The token endpoint rejected the client secret, which is not the one in the secret's file any more.
+    #[error("{address} rejected the client secret; {cause}")]
+    SecretOutdated {
         /// The address of the call.
         address: Address,
-        /// The variable that names the file.
-        variable: VariableName,
-    },
-    /// The secret's file, read again after a rejection, has no secret.
-    #[error("the credentials were rejected, and the file in {variable} cannot be read again")]
-    SecretGone {
-        /// The variable that names the file.
-        variable: VariableName,
-        /// The error of the file.
+        /// What the file shows.
         #[source]
-        cause: SecretError,
+        cause: Outdated,
     },
     /// The token endpoint refused the request.
     #[error("{address} answered {status}: {reason}; check {variable}")]
@@ -104,9 +96,11 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::Http(error) => error.class(),
-            Self::NoToken { .. } | Self::SecretRotated { .. } => Class::Retryable { after: None },
+            Self::NoToken { .. } | Self::SecretOutdated { cause: Outdated::Rotated(_), .. } => {
+                Class::Retryable { after: None }
+            }
             Self::Unavailable { after, .. } => Class::Retryable { after: *after },
-            Self::CredentialsRejected { .. } | Self::SecretGone { .. } => Class::CredentialsRejected,
+            Self::CredentialsRejected { .. } | Self::SecretOutdated { .. } => Class::CredentialsRejected,
             Self::Refused { .. } => Class::Refused,
         }
     }
@@ -244,15 +238,11 @@ impl ClientCredentials {
 
     /// Makes the error for rejected credentials, depending on whether their file has newer ones.
     fn rejected(&self, address: Address, status: u16, reason: Excerpt, rejected: &SecretString) -> Error {
-        let variable = self.secret.variable();
-        match self.secret.renewed_since(rejected) {
-            Ok(true) => Error::SecretRotated { address, variable: variable.clone() },
-            Ok(false) => {
-                let variables = format!("{} and {variable}", self.id_variable);
-                Error::CredentialsRejected { address, status, reason, variables }
-            }
-            Err(cause) => Error::SecretGone { variable: variable.clone(), cause },
+        if let Some(cause) = self.secret.outdated(rejected) {
+            return Error::SecretOutdated { address, cause };
         }
+        let variables = format!("{} and {}", self.id_variable, self.secret.variable());
+        Error::CredentialsRejected { address, status, reason, variables }
     }
 }
 

@@ -204,26 +204,21 @@ impl Client {
             Meaning::Refused => Error::RefusesAll { address, reason: shown(), variable },
         };
         // An answer with a `Retry-After` is about load. A key that was changed, or that is gone, is the cause itself.
-        let explains_itself = matches!(
-            error,
-            Error::Unavailable { after: Some(_), .. } | Error::KeyRotated { .. } | Error::KeyGone { .. }
-        );
+        let explains_itself = matches!(error, Error::Unavailable { after: Some(_), .. } | Error::KeyOutdated { .. });
         let about = (!explains_itself && response::may_be_about_content(status)).then(shown);
         Err(Setback::Failed { error, about })
     }
 
     fn key_rejected(&self, address: Address, reply: &Reply, rejected: &SecretString) -> Error {
-        let variable = self.key.variable().clone();
-        match self.key.renewed_since(rejected) {
-            Ok(true) => Error::KeyRotated { address, variable },
-            Ok(false) => Error::KeyRejected {
+        match self.key.outdated(rejected) {
+            Some(cause) => Error::KeyOutdated { address, cause },
+            None => Error::KeyRejected {
                 address,
                 status: reply.status.as_u16(),
                 reason: Excerpt::of(&reply.body, &Redaction::of([rejected])),
-                variable,
+                variable: self.key.variable().clone(),
                 site: format!("{} ({})", self.site, self.intake_variable),
             },
-            Err(cause) => Error::KeyGone { address, variable, cause },
         }
     }
 

@@ -215,14 +215,10 @@ impl Api {
         let status = reply.status.as_u16();
         let reason = Excerpt::of(&reply.body, &Redaction::of([key]));
         match status {
-            401 | 403 => {
-                let variable = self.key.variable().clone();
-                match self.key.renewed_since(key) {
-                    Ok(true) => Error::KeyRotated { address, variable },
-                    Ok(false) => Error::KeyRejected { address, status, reason, variable },
-                    Err(cause) => Error::KeyGone { address, variable, cause },
-                }
-            }
+            401 | 403 => match self.key.outdated(key) {
+                Some(cause) => Error::KeyOutdated { address, cause },
+                None => Error::KeyRejected { address, status, reason, variable: self.key.variable().clone() },
+            },
             429 => {
                 let after = Some(reply.retry_after().unwrap_or(AFTER_TOO_MANY));
                 Error::Unavailable { address, status, after, reason }
