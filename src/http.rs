@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 pub use reqwest::Method;
 use reqwest::header::{DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::{RequestBuilder, StatusCode};
+use secrecy::{ExposeSecret as _, SecretString};
 use url::{Host, Url};
 
 use crate::component::Component;
@@ -454,6 +455,13 @@ impl Answer {
         let headers = self.response.headers().clone();
         Reply { status, headers, body: body.freeze() }
     }
+}
+
+/// A key as a header value. The configuration takes only keys that a header can carry; any other would be sent empty, and rejected.
+pub(crate) fn sensitive(key: &SecretString) -> HeaderValue {
+    let mut value = HeaderValue::from_str(key.expose_secret()).unwrap_or_else(|_| HeaderValue::from_static(""));
+    value.set_sensitive(true);
+    value
 }
 
 /// Whether `url` leads to this machine, so that plain `http` shows a secret to nobody else.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use jiff::Timestamp;
-use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
-use secrecy::{ExposeSecret, SecretString};
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use secrecy::SecretString;
 use url::Url;
 
 use super::compressor::Compressor;
@@ -22,7 +22,7 @@ use crate::component::{Component, Context};
 use crate::dead_letter::DeadLetters;
 use crate::event::Event;
 use crate::failure::Class;
-use crate::http::{self, Address, Excerpt, Method, Redaction, Reply};
+use crate::http::{self, Address, Excerpt, Method, Redaction, Reply, sensitive};
 use crate::secret::Secret;
 use crate::server_time::ServerClock;
 use crate::telemetry::metrics::Metrics;
@@ -313,12 +313,4 @@ fn below(base: &Url, path: &str) -> Url {
     let mut url = base.clone();
     url.set_path(&format!("{}/{path}", base.path().trim_end_matches('/')));
     url
-}
-
-/// The key as a header value. The configuration takes only keys that a header can carry; any other would be sent empty,
-/// and rejected.
-fn sensitive(key: &SecretString) -> HeaderValue {
-    let mut value = HeaderValue::from_str(key.expose_secret()).unwrap_or_else(|_| HeaderValue::from_static(""));
-    value.set_sensitive(true);
-    value
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use reqwest::StatusCode;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
-use secrecy::{ExposeSecret as _, SecretString};
+use reqwest::header::{ACCEPT, CONTENT_TYPE};
+use secrecy::SecretString;
 use tokio::time::Instant;
 use url::Url;
 
@@ -19,7 +19,7 @@ use super::{Names, Settings};
 use crate::clock::Clock;
 use crate::component::{Component, Context};
 use crate::failure::Class;
-use crate::http::{self, Address, Excerpt, Method, Redaction, Reply};
+use crate::http::{self, Address, Excerpt, Method, Redaction, Reply, sensitive};
 use crate::secret::Secret;
 use crate::server_time::ServerClock;
 
@@ -249,12 +249,4 @@ impl Api {
         }
         url
     }
-}
-
-/// The key as a header value. The configuration takes only keys that a header can carry; any other would be sent empty,
-/// and rejected.
-fn sensitive(key: &SecretString) -> HeaderValue {
-    let mut value = HeaderValue::from_str(key.expose_secret()).unwrap_or_else(|_| HeaderValue::from_static(""));
-    value.set_sensitive(true);
-    value
 }
