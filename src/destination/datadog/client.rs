@@ -190,7 +190,7 @@ impl Client {
                 return Err(Setback::Refused { meaning, reason: shown() });
             }
             Meaning::NotTheIntake => {
-                let is_relay = self.answers_as == Intake::Other && !response::is_web_page(&reply.headers);
+                let is_relay = self.answers_as == Intake::Other && !http::is_web_page(&reply.headers);
                 Error::NotTheIntake { address, status, variable, is_relay }
             }
             // `Unfinished` always comes with a missing end.
