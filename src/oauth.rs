@@ -112,6 +112,7 @@ pub struct ClientCredentials {
     client_id: String,
     id_variable: VariableName,
     secret: Secret,
+    endpoint_variable: VariableName,
     /// Locked while a token is fetched, so that only one renewal runs and other callers wait for it.
     issued: Mutex<Option<Issued>>,
 }
@@ -143,19 +144,13 @@ impl AccessToken {
 }
 
 impl ClientCredentials {
-    /// Makes a client. `id_variable` is the variable with its id.
-    pub fn new(client_id: String, id_variable: VariableName, secret: Secret) -> Self {
-        Self { client_id, id_variable, secret, issued: Mutex::new(None) }
+    /// Makes a client. `id_variable` is the variable with its id, and `endpoint_variable` the one that sets its token endpoint.
+    pub fn new(client_id: String, id_variable: VariableName, secret: Secret, endpoint_variable: VariableName) -> Self {
+        Self { client_id, id_variable, secret, endpoint_variable, issued: Mutex::new(None) }
     }
 
-    /// Returns the current access token, or a new one from `endpoint` if there is none or its end is near. `endpoint_variable` is the
-    /// variable to correct if `endpoint` is not a token endpoint.
-    pub async fn token(
-        &self,
-        http: &http::Client,
-        endpoint: &Url,
-        endpoint_variable: &VariableName,
-    ) -> Result<AccessToken, Error> {
+    /// Returns the current access token, or a new one from `endpoint` if there is none or its end is near.
+    pub async fn token(&self, http: &http::Client, endpoint: &Url) -> Result<AccessToken, Error> {
         let mut issued = self.issued.lock().await;
         if let Some(Issued { token, renew_at }) = issued.as_ref()
             && Instant::now() < *renew_at
@@ -163,7 +158,7 @@ impl ClientCredentials {
             return Ok(token.clone());
         }
         let asked = Instant::now();
-        let (token, life) = match self.fetch(http, endpoint, endpoint_variable).await {
+        let (token, life) = match self.fetch(http, endpoint).await {
             Ok(fetched) => fetched,
             // While the endpoint is unavailable, an old token with some life left will do.
             Err(error) => match issued.as_ref() {
@@ -194,12 +189,8 @@ impl ClientCredentials {
         }
     }
 
-    async fn fetch(
-        &self,
-        http: &http::Client,
-        endpoint: &Url,
-        endpoint_variable: &VariableName,
-    ) -> Result<(AccessToken, Duration), Error> {
+    async fn fetch(&self, http: &http::Client, endpoint: &Url) -> Result<(AccessToken, Duration), Error> {
+        let no_token = |address, reason| Error::NoToken { address, reason, variable: self.endpoint_variable.clone() };
         let address = Address::of(endpoint);
         let secret = self.secret.current();
         let form = [
@@ -212,18 +203,11 @@ impl ClientCredentials {
         let exchange = http.exchange(Component::TokenEndpoint, request, &address, LARGEST_ANSWER, &hidden);
         let reply = exchange.await.map_err(|error| match error {
             // An answer of that size is not a token, and a smaller range would not help.
-            http::Error::TooLarge { address, limit } => {
-                let reason = format!("it is larger than {limit} bytes");
-                Error::NoToken { address, reason, variable: endpoint_variable.clone() }
-            }
+            http::Error::TooLarge { address, limit } => no_token(address, format!("it is larger than {limit} bytes")),
             other => other.into(),
         })?;
         if reply.status == StatusCode::OK {
-            return issued(&reply).map_err(|reason| Error::NoToken {
-                address,
-                reason,
-                variable: endpoint_variable.clone(),
-            });
+            return issued(&reply).map_err(|reason| no_token(address, reason));
         }
         let status = reply.status.as_u16();
         let reason = Excerpt::of(&reply.body, &hidden);
@@ -232,7 +216,7 @@ impl ClientCredentials {
         }
         Err(match Class::of_status(status, reply.retry_after()) {
             Class::Retryable { after } => Error::Unavailable { address, status, after, reason },
-            _ => Error::Refused { address, status, reason, variable: endpoint_variable.clone() },
+            _ => Error::Refused { address, status, reason, variable: self.endpoint_variable.clone() },
         })
     }
 

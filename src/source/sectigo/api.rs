@@ -100,7 +100,12 @@ impl Api {
             http: Arc::clone(&context.http),
             clock: context.clock.clone(),
             records,
-            credentials: ClientCredentials::new(client_id, names.client_id.clone(), client_secret),
+            credentials: ClientCredentials::new(
+                client_id,
+                names.client_id.clone(),
+                client_secret,
+                names.token_url.clone(),
+            ),
             configured_endpoint: token_url,
             discovered_endpoint: Mutex::new(None),
             names,
@@ -121,7 +126,7 @@ impl Api {
         };
         url.query_pairs_mut().append_pair(start, &value).append_pair("to", &page.until.to_string());
         let endpoint = self.token_endpoint(&url).await?;
-        let access = self.credentials.token(&self.http, &endpoint, &self.names.token_url).await?;
+        let access = self.credentials.token(&self.http, &endpoint).await?;
         let asked = self.clock.local();
         let reply = self.call(url, Some(&access)).await?;
         if reply.status == StatusCode::OK {
@@ -136,7 +141,7 @@ impl Api {
         let from = now.before(std::time::Duration::from_secs(60));
         url.query_pairs_mut().append_pair("from", &from.to_string()).append_pair("to", &now.to_string());
         let endpoint = self.token_endpoint(&url).await?;
-        self.credentials.token(&self.http, &endpoint, &self.names.token_url).await?;
+        self.credentials.token(&self.http, &endpoint).await?;
         Ok(Address::of(&endpoint).to_string())
     }
 
