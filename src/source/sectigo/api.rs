@@ -61,15 +61,11 @@ pub(super) enum PageAnswer {
         call: (LocalTime, LocalTime),
     },
     /// A 4xx for a page's token: the API refuses the token, or has a passing fault.
-    PageTokenRefused(Refusal),
-}
-
-/// The refusal of a page.
-#[derive(Debug)]
-pub(super) struct Refusal {
-    pub(super) status: u16,
-    /// The beginning of the answer's body.
-    pub(super) reason: Excerpt,
+    PageTokenRefused {
+        status: u16,
+        /// The beginning of the answer's body.
+        reason: Excerpt,
+    },
 }
 
 #[derive(Debug)]
@@ -196,7 +192,7 @@ impl Api {
             }
             400.. => match Class::of_status(status, reply.retry_after()) {
                 Class::Retryable { after } => Error::Unavailable { address, status, after, reason },
-                _ if paged => return Ok(PageAnswer::PageTokenRefused(Refusal { status, reason })),
+                _ if paged => return Ok(PageAnswer::PageTokenRefused { status, reason }),
                 _ => Error::Refused { address, status, reason, variable: self.names.api_url.clone() },
             },
             // No other success holds a page, and no status that HTTP may define later.
