@@ -54,10 +54,13 @@ pub(crate) struct Pipeline {
     pub(crate) is_server: bool,
     source: Configured<dyn Source>,
     destination: Configured<dyn Destination>,
-    store: Store,
-    http: http::Settings,
+    /// Its state store.
+    pub(crate) store: Store,
+    /// The settings of its HTTP clients.
+    pub(crate) http: http::Settings,
+    /// Its dead letters.
+    pub(crate) dead_letters: DeadLetters,
     screen: Screen,
-    dead_letters: DeadLetters,
 }
 
 /// The state store of a pipeline.
@@ -255,21 +258,6 @@ impl Pipeline {
     /// How long its syncs and requests take at most.
     pub(crate) fn pace(&self) -> Pace {
         Pace { interval: self.settings.interval, exchange: self.http.timeout }
-    }
-
-    /// The state store of the pipeline.
-    pub(crate) fn store(&self) -> &Store {
-        &self.store
-    }
-
-    /// The settings of its HTTP clients.
-    pub(crate) fn http(&self) -> &http::Settings {
-        &self.http
-    }
-
-    /// Its dead letters.
-    pub(crate) fn dead_letters(&self) -> &DeadLetters {
-        &self.dead_letters
     }
 
     /// Makes the context from which its components are built.

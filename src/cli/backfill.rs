@@ -110,8 +110,8 @@ pub(super) async fn backfill(arguments: BackfillArguments, wanted: Vec<Wanted>, 
     let shutdown = Shutdown::default();
     let secrets = config.secret_files();
     let Ok([pipeline]) = <[Pipeline; 1]>::try_from(config.pipelines) else { return Exit::Bug };
-    if !pipeline.store().kind.is_lasting && !dry_run {
-        let (variable, kind) = (&pipeline.store().variable, pipeline.store().kind.name);
+    if !pipeline.store.kind.is_lasting && !dry_run {
+        let (variable, kind) = (&pipeline.store.variable, pipeline.store.kind.name);
         say(&format!(
             "auditsync: with {variable}={kind} a backfill could not continue after an interruption; set a store that outlives the process"
         ));
@@ -132,7 +132,7 @@ pub(super) async fn backfill(arguments: BackfillArguments, wanted: Vec<Wanted>, 
             let store = Arc::new(ReadOnly::empty());
             return backfill.run(store, &context.only_logging(), &shutdown).await;
         }
-        let store = backfill.pipeline.store().build();
+        let store = backfill.pipeline.store.build();
         let is_done = match backfill.is_done(store.as_ref()).await {
             Ok(true) if again => backfill.reset(store.as_ref()).await.map(|()| false),
             is_done => is_done,

@@ -46,7 +46,7 @@ fn is_broken_pipe(cause: &(dyn std::error::Error + 'static)) -> bool {
 async fn print(pipeline: Pipeline, shutdown: &Shutdown) -> Exit {
     // Nothing is sent, so a shutdown need not wait for anything in flight.
     let settings = Settings { mode: Mode::Once, shutdown_timeout: Duration::ZERO, ..pipeline.settings };
-    let store = Arc::new(ReadOnly::of(pipeline.store().build()));
+    let store = Arc::new(ReadOnly::of(pipeline.store.build()));
     // Dead letters are logged and not written.
     let context = pipeline.context().only_logging();
     let mut parts = pipeline.parts(&context, store, Liveness::default());

@@ -51,10 +51,10 @@ pub(super) async fn run(config: Config, once: bool) -> Exit {
         return exit;
     }
     if let (Some(url), [first, ..]) = (notice, pipelines.as_slice()) {
-        let settings = first.pipeline.http().clone();
+        let settings = first.pipeline.http.clone();
         let watched = observed.iter().zip(&pipelines).map(|(observed, Supervised { pipeline, .. })| Watched {
             observed: observed.clone(),
-            dead_letters: pipeline.dead_letters().clone(),
+            dead_letters: pipeline.dead_letters.clone(),
         });
         notice::watch(watched.collect(), url, settings);
     }
@@ -82,8 +82,8 @@ pub(super) async fn run(config: Config, once: bool) -> Exit {
 }
 
 fn only_once(pipeline: &mut Pipeline) {
-    if pipeline.settings.mode == Mode::Loop && pipeline.store().is_forgetful() {
-        let (backend, kind) = (&pipeline.store().variable, pipeline.store().kind.name);
+    if pipeline.settings.mode == Mode::Loop && pipeline.store.is_forgetful() {
+        let (backend, kind) = (&pipeline.store.variable, pipeline.store.kind.name);
         tracing::warn!("with {backend}={kind}, the state is lost at the end of each run, so each run starts over");
     }
     pipeline.settings.mode = Mode::Once;

@@ -244,7 +244,7 @@ fn the_vendors_sample_env_loads() {
         config.pipelines[0].secrets().map(|secret| secret.current().expose_secret().to_owned()).collect();
     assert_eq!(secrets, ["=m0sfj!RQZNp]d2C8DIf1qM8V6jjnAEy", "0123456789abcdef0123456789abcdef"]);
     let context = config.pipelines[0].context();
-    let parts = config.pipelines[0].parts(&context, config.pipelines[0].store().build(), Liveness::default());
+    let parts = config.pipelines[0].parts(&context, config.pipelines[0].store.build(), Liveness::default());
     assert_eq!(parts.destination.location(), "https://http-intake.logs.datadoghq.eu/api/v2/logs");
     assert_eq!(config.warnings, [""; 0]);
 }
