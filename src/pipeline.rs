@@ -1,6 +1,5 @@
 //! Pipelines: reads the configuration of one or several, and builds the parts that run.
 
-use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -94,7 +93,7 @@ pub(crate) fn wanted(environment: &Environment) -> Result<Vec<Wanted>, ConfigErr
 
 /// The environment of this process.
 pub(crate) fn environment() -> Environment {
-    Environment::from_pairs(std::env::vars_os().collect::<Vec<(OsString, OsString)>>())
+    Environment::from_pairs(std::env::vars_os())
 }
 
 /// Refuses what two sources need for themselves. Otherwise the one that starts second would never work.
@@ -338,6 +337,21 @@ fn within(wanted: &Wanted, reader: &mut Reader<'_>, variable: &Variable<Duration
     Err(reader.refuse(&variable.spec, rule))
 }
 
+/// Reads a part of the configuration of each of the `wanted` pipelines that has it, and how the program logs.
+fn read_each<T>(
+    environment: &Environment,
+    wanted: &[Wanted],
+    read: impl Fn(&mut Reader<'_>, &Wanted) -> Option<Result<T, Noted>>,
+) -> Result<(Vec<T>, telemetry::Settings), ConfigError> {
+    let mut mistakes = Mistakes::default();
+    let read = |wanted: &Wanted| read(&mut Reader::new(environment, &wanted.owner(), &mut mistakes), wanted);
+    let parts: Vec<_> = wanted.iter().filter_map(read).collect();
+    let owner = process_owner(wanted);
+    let telemetry = telemetry::variables::settings(&mut Reader::new(environment, &owner, &mut mistakes));
+    let built = parts.into_iter().collect::<Result<_, _>>().and_then(|parts| Ok((parts, telemetry?)));
+    mistakes.conclude(built, &[])
+}
+
 /// The part of a pipeline's configuration that commands on its state need: no keys, no servers.
 #[derive(Debug)]
 pub(crate) struct StateConfig {
@@ -355,18 +369,7 @@ impl StateConfig {
         environment: &Environment,
         wanted: &[Wanted],
     ) -> Result<(Vec<Self>, telemetry::Settings), ConfigError> {
-        let mut mistakes = Mistakes::default();
-        let read = |wanted: &Wanted, mistakes: &mut Mistakes| {
-            let owner = wanted.owner();
-            let reader = &mut Reader::new(environment, &owner, mistakes);
-            let store = Store::read(reader, wanted)?;
-            Ok(Self { name: wanted.name.clone(), source: wanted.source, store })
-        };
-        let states: Vec<Result<_, Noted>> = wanted.iter().map(|wanted| read(wanted, &mut mistakes)).collect();
-        let owner = process_owner(wanted);
-        let telemetry = telemetry::variables::settings(&mut Reader::new(environment, &owner, &mut mistakes));
-        let built = states.into_iter().collect::<Result<_, _>>().and_then(|states| Ok((states, telemetry?)));
-        mistakes.conclude(built, &[])
+        read_each(environment, wanted, |reader, wanted| Some(Self::of(reader, wanted)))
     }
 
     /// Reads this part of one pipeline for another `backend`.
@@ -374,11 +377,11 @@ impl StateConfig {
         let names = wanted.owner().names(&BACKEND.spec);
         let first = names.first().map_or(BACKEND.spec.name, String::as_str);
         let environment = environment.with(first, backend);
-        let owner = wanted.owner();
-        config::read(&environment, &owner, &[], |reader| {
-            let store = Store::read(reader, wanted)?;
-            Ok(Self { name: wanted.name.clone(), source: wanted.source, store })
-        })
+        config::read(&environment, &wanted.owner(), &[], |reader| Self::of(reader, wanted))
+    }
+
+    fn of(reader: &mut Reader<'_>, wanted: &Wanted) -> Result<Self, Noted> {
+        Ok(Self { name: wanted.name.clone(), source: wanted.source, store: Store::read(reader, wanted)? })
     }
 }
 
@@ -400,21 +403,14 @@ impl ArchiveConfig {
         environment: &Environment,
         wanted: &[Wanted],
     ) -> Result<(Vec<Self>, telemetry::Settings), ConfigError> {
-        let mut mistakes = Mistakes::default();
-        let mut read = |wanted: &Wanted| {
-            let (read_archive, owner) = (wanted.destination.archive?, wanted.owner());
-            let reader = &mut Reader::new(environment, &owner, &mut mistakes);
+        read_each(environment, wanted, |reader, wanted| {
+            let read_archive = wanted.destination.archive?;
             let archive = read_archive(reader, wanted.source);
             let store = Store::read(reader, wanted);
             let http = http::variables::settings(reader);
             let read = || Ok(Self { name: wanted.name.clone(), store: store?, archive: archive?, http: http? });
             Some(read())
-        };
-        let archives: Vec<Result<_, Noted>> = wanted.iter().filter_map(&mut read).collect();
-        let owner = process_owner(wanted);
-        let telemetry = telemetry::variables::settings(&mut Reader::new(environment, &owner, &mut mistakes));
-        let built = archives.into_iter().collect::<Result<_, _>>().and_then(|archives| Ok((archives, telemetry?)));
-        mistakes.conclude(built, &[])
+        })
     }
 
     /// Builds the archive, without calling it.

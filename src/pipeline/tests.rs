@@ -1,5 +1,7 @@
 //! Tests of the configuration as a whole.
 
+use std::ffi::OsString;
+
 use proptest::prelude::*;
 use secrecy::ExposeSecret;
 
