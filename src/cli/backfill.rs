@@ -12,8 +12,7 @@ use tracing::Instrument as _;
 
 use super::exit::Exit;
 use super::run::exit_of;
-use super::signals::Signals;
-use super::{Only, begin, mistaken, parse_time, say};
+use super::{Only, begin, mistaken, parse_time, say, signals};
 use crate::component::Context;
 use crate::config::{self, Environment, parse};
 use crate::engine::shutdown::Shutdown;
@@ -117,12 +116,8 @@ pub(super) async fn backfill(arguments: BackfillArguments, wanted: Vec<Wanted>, 
         ));
         return Exit::Configuration;
     }
-    match Signals::listen() {
-        Ok(signals) => signals.obey(shutdown.clone(), pipeline.settings.shutdown_timeout, secrets, None),
-        Err(error) => {
-            tracing::error!(%error, "cannot listen for signals");
-            return Exit::TryAgain;
-        }
+    if let Err(exit) = signals::obey(shutdown.clone(), pipeline.settings.shutdown_timeout, secrets, None) {
+        return exit;
     }
     let span = tracing::info_span!("pipeline", name = %wanted.name);
     let context = pipeline.context();

@@ -5,8 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::exit::Exit;
-use super::signals::Signals;
-use super::{begin, bug, supervised};
+use super::{begin, bug, signals, supervised};
 use crate::engine::shutdown::Shutdown;
 use crate::engine::{Mode, Outcome};
 use crate::failure::Chain;
@@ -33,12 +32,8 @@ pub(super) async fn run(config: Config, once: bool) -> Exit {
     let supervisor = supervised::notifier();
     let shutdown = Shutdown::default();
     let timeout = pipelines.iter().map(|pipeline| pipeline.settings.shutdown_timeout).max().unwrap_or_default();
-    match Signals::listen() {
-        Ok(signals) => signals.obey(shutdown.clone(), timeout, secrets, supervisor.clone()),
-        Err(error) => {
-            tracing::error!(%error, "cannot listen for signals");
-            return Exit::TryAgain;
-        }
+    if let Err(exit) = signals::obey(shutdown.clone(), timeout, secrets, supervisor.clone()) {
+        return exit;
     }
     let runs_once = |pipeline: &Pipeline| pipeline.settings.mode == Mode::Once;
     let one_shots: Vec<_> = pipelines.iter().filter(|one| runs_once(one)).map(|one| one.name.clone()).collect();
