@@ -54,6 +54,11 @@ impl fmt::Display for Cursor {
     }
 }
 
+/// Whether a part of a cursor has its default, which is not stored.
+fn is_default<T: Default + PartialEq>(part: &T) -> bool {
+    *part == T::default()
+}
+
 /// One step of a source.
 #[derive(Debug)]
 pub struct Page {

@@ -84,16 +84,11 @@ pub(super) enum Step {
         /// The number of its rows, in its order, that are before the cursor.
         rows: u64,
         /// The sum of the fingerprints of the delivered ones, which shows whether they are still the same.
-        #[serde(default, skip_serializing_if = "is_zero")]
+        #[serde(default, skip_serializing_if = "crate::source::is_default")]
         sum: u64,
         /// The step to return to if the run cannot be read.
         waiting: Waiting,
     },
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_zero(sum: &u64) -> bool {
-    *sum == 0
 }
 
 /// The wait for a run after the baseline.

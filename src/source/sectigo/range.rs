@@ -51,7 +51,7 @@ pub struct InRange {
     /// The number of pages since the first.
     pages: u32,
     /// Those pages, to notice a circle.
-    #[serde(default, skip_serializing_if = "is_empty")]
+    #[serde(default, skip_serializing_if = "crate::source::is_default")]
     trail: Box<Trail>,
     /// Whether an earlier answer refused the page's token, so that the next run does not count from one again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -328,10 +328,6 @@ impl InRange {
         let has_room = || times().filter(|time| is_old(*time)).count() >= self.sure;
         if !more || (self.token.is_none() && leads_over() && has_room()) { self.sure } else { 0 }
     }
-}
-
-fn is_empty(trail: &Trail) -> bool {
-    trail.is_empty()
 }
 
 #[cfg(test)]
