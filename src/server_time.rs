@@ -14,7 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::clock::LocalTime;
+use crate::clock::{LocalTime, whole_seconds};
 
 /// How long a reading counts after its request.
 pub const LIFETIME: Duration = Duration::from_secs(600);
@@ -202,10 +202,6 @@ fn elapsed(earlier: Instant, moment: LocalTime) -> SignedDuration {
 
 fn signed(duration: Duration) -> SignedDuration {
     SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX)
-}
-
-fn whole_seconds(duration: Duration) -> humantime::FormattedDuration {
-    humantime::format_duration(Duration::from_secs(duration.as_secs()))
 }
 
 #[cfg(test)]

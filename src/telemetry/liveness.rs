@@ -16,6 +16,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::clock::whole_seconds;
 use crate::component::Component;
 use crate::failure::Chain;
 
@@ -378,10 +379,6 @@ fn without_quotes(text: &str) -> String {
         is_escaped = is_quoted && character == '\\' && !is_escaped;
     }
     kept
-}
-
-fn whole_seconds(time: Duration) -> humantime::FormattedDuration {
-    humantime::format_duration(Duration::from_secs(time.as_secs()))
 }
 
 #[cfg(test)]
