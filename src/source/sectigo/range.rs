@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use super::cursor::{Cut, SectigoCursor};
 use super::moment::Moment;
-use super::overlap::{Expected, Keep, MOST, Tail};
+use super::overlap::{Keep, MOST, Tail};
 use super::trail::Trail;
 use crate::event::Event;
-use crate::fingerprint::{Fingerprint, Fingerprints};
+use crate::fingerprint::{Expected, Fingerprint, Fingerprints};
 
 /// The least number of known records of which a page must repeat one. A page that repeats none of them shows that the
 /// records are not stable.
@@ -266,7 +266,7 @@ impl InRange {
         self.refused = false;
         self.repaired |= records.iter().any(Event::is_repaired);
         let delivered = std::mem::take(&mut self.expected);
-        let mut expected = Expected::new(&delivered);
+        let mut expected: Expected = delivered.iter().collect();
         let (mut deduplicated, mut shrunk) = (0, false);
         let mut doubtful = 0;
         let mut fresh = records;
@@ -298,7 +298,8 @@ impl InRange {
         if deduplicated > 0 {
             self.sure = 0;
         }
-        self.expected = expected.remaining(&delivered);
+        // `meet` is true for exactly the fingerprints that have not come again.
+        self.expected = delivered.iter().filter(|fingerprint| expected.meet(*fingerprint)).collect();
         let next = if let Some(token) = token {
             SectigoCursor::InRange(Self { token: Some(token), ..self })
         } else {
