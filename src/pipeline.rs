@@ -13,8 +13,7 @@ use crate::pipeline_name::PipelineName;
 use crate::screen::{self, Screen};
 use crate::secret::Secret;
 use crate::source::{self, Source};
-use crate::state::needless::Needless;
-use crate::state::{self, StateStore};
+use crate::state::{self, StateStore, needless};
 use crate::telemetry::liveness::{Liveness, Pace};
 use crate::variable_name::VariableName;
 use crate::{http, notice, telemetry};
@@ -292,7 +291,7 @@ impl Store {
 
     /// Builds the store, without calling it.
     pub(crate) fn build(&self) -> Arc<dyn StateStore> {
-        if self.is_needless { Arc::new(Needless::default()) } else { self.configured.build(&()) }
+        if self.is_needless { Arc::new(needless::store()) } else { self.configured.build(&()) }
     }
 
     /// Whether the pipeline needs a state, and loses it when the process ends.
