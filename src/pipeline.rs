@@ -99,9 +99,10 @@ pub(crate) fn environment() -> Environment {
 fn refuse_shared_claims(environment: &Environment, wanted: &[Wanted], mistakes: &mut Mistakes) {
     let mut taken: Vec<(&Wanted, Claim)> = Vec::new();
     for pipeline in wanted {
+        let Some(claims) = pipeline.source.server else { continue };
         let owner = pipeline.owner();
         let mut reader = Reader::new(environment, &owner, mistakes);
-        for claim in (pipeline.source.claims)(&mut reader) {
+        for claim in claims(&mut reader) {
             if let Some((other, _)) = taken.iter().find(|(_, earlier)| earlier.thing.excludes(&claim.thing)) {
                 let rule = format!(
                     "the pipelines {} and {} cannot both use {}: a source to which others push has one destination; for a second one, give it a \
@@ -185,7 +186,7 @@ impl Pipeline {
     ) -> Result<Self, Noted> {
         // Every part is read before the first failed one ends this function, so that each adds its own mistakes.
         let source = (wanted.source.read)(reader);
-        if matches!(purpose, Purpose::Lambda) && wanted.source.is_server {
+        if matches!(purpose, Purpose::Lambda) && wanted.source.server.is_some() {
             let rule = format!(
                 "an AWS Lambda function cannot run the pipeline {}: nobody can connect to a function; run it as a daemon, and take it \
                  out of this list",
@@ -238,7 +239,7 @@ impl Pipeline {
         Ok(Self {
             name: wanted.name.clone(),
             settings,
-            is_server: wanted.source.is_server,
+            is_server: wanted.source.server.is_some(),
             source: source?,
             destination: destination?,
             store,

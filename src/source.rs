@@ -179,13 +179,12 @@ pub struct Kind {
     pub interval: Option<&'static str>,
     /// Reads the queue, if its variables name one. It notes no other mistakes in those variables.
     pub(crate) queue: fn(&mut Reader<'_>) -> Result<Option<Queue>, Noted>,
-    /// Whether clients connect to it. Such a source needs a process that keeps running, so it cannot run in an AWS Lambda function, and a
-    /// daemon with it does not end when the pipeline fails.
-    pub is_server: bool,
+    /// For a source to which clients connect: reads the things that its pipeline must have for itself, and notes no other mistakes than
+    /// `read`. Such a source needs a process that keeps running, so it cannot run in an AWS Lambda function, and a daemon with it does not
+    /// end when the pipeline fails.
+    pub(crate) server: Option<fn(&mut Reader<'_>) -> Vec<Claim>>,
     /// Makes the cursor of a first sync that starts at a time, as [`Source::first_cursor`] does. It reads only the variables that decide it.
     pub(crate) first: fn(&mut Reader<'_>, Timestamp) -> Result<Cursor, Noted>,
-    /// Reads the things that its pipeline must have for itself. It notes no other mistakes than `read`.
-    pub(crate) claims: fn(&mut Reader<'_>) -> Vec<Claim>,
     /// Makes the cursor after everything up to a time that an operator chose; none if the source cannot begin at a time. The second time
     /// is the end of a range, whose events are before it. A source may leave later events for the caller to drop.
     pub cursor_at: fn(Timestamp, Option<Timestamp>) -> Option<Cursor>,

@@ -74,8 +74,7 @@ pub const KIND: Kind = Kind {
     aliases: &[],
     history: Some("as long as the bucket keeps its files"),
     interval: Some("5m"),
-    is_server: false,
-    claims: |_| Vec::new(),
+    server: None,
     queue: variables::queue,
     first: |reader, now| {
         let (start, lookback) = (reader.find(&variables::START), reader.get(&LOOKBACK));

@@ -51,8 +51,7 @@ pub const KIND: Kind = Kind {
     history: Some("DigiCert keeps the runs of a report for 90 days; a new run shows the date range of the report"),
     // A run takes minutes, and shows the report's whole date range each time.
     interval: Some("1h"),
-    is_server: false,
-    claims: |_| Vec::new(),
+    server: None,
     queue: |_| Ok(None),
     first: |reader, _| Ok(first_cursor(reader.find(&variables::START)?)),
     cursor_at: |since, _| Cursor::encode(&Progress::behind(Some(since))).ok(),
