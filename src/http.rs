@@ -379,10 +379,7 @@ impl Answer {
                 Ok(None) => return Ok(self.reply(body)),
                 Err(cause) => {
                     self.exchange.broke_off();
-                    if cause.is_timeout() {
-                        return Err(self.timed_out);
-                    }
-                    return Err(Error::BrokenOff { address: self.address, cause: cause.without_url() });
+                    return Err(self.cut_short(cause));
                 }
             }
         }
@@ -401,11 +398,11 @@ impl Answer {
             let chunk = match tokio::time::timeout(self.timeout, self.response.chunk()).await {
                 Ok(Ok(Some(chunk))) => chunk,
                 Ok(Ok(None)) => return Ok(length),
-                Ok(Err(cause)) if !cause.is_timeout() => {
+                Ok(Err(cause)) => {
                     self.exchange.broke_off();
-                    return Err(Error::BrokenOff { address: self.address, cause: cause.without_url() });
+                    return Err(self.cut_short(cause));
                 }
-                Ok(Err(_)) | Err(_) => {
+                Err(_) => {
                     self.exchange.broke_off();
                     return Err(self.timed_out);
                 }
@@ -440,14 +437,15 @@ impl Answer {
             }
         };
         let reply = self.reply(body);
-        let missing = missing.map(|cause| {
-            if cause.is_timeout() {
-                self.timed_out
-            } else {
-                Error::BrokenOff { address: self.address, cause: cause.without_url() }
-            }
-        });
-        (reply, missing)
+        (reply, missing.map(|cause| self.cut_short(cause)))
+    }
+
+    /// The error for an answer that did not arrive whole.
+    fn cut_short(self, cause: reqwest::Error) -> Error {
+        if cause.is_timeout() {
+            return self.timed_out;
+        }
+        Error::BrokenOff { address: self.address, cause: cause.without_url() }
     }
 
     fn reply(&self, body: BytesMut) -> Reply {
