@@ -87,7 +87,7 @@ pub(crate) enum Purpose {
 
 /// The pipelines that the environment names.
 pub(crate) fn wanted(environment: &Environment) -> Result<Vec<Wanted>, ConfigError> {
-    config::read(environment, &Owner::process(), &[], |reader| reader.get(&PIPELINES))
+    config::read(environment, &Owner::process(), |reader| reader.get(&PIPELINES))
 }
 
 /// The environment of this process.
@@ -377,7 +377,7 @@ impl StateConfig {
         let names = wanted.owner().names(&BACKEND.spec);
         let first = names.first().map_or(BACKEND.spec.name, String::as_str);
         let environment = environment.with(first, backend);
-        config::read(&environment, &wanted.owner(), &[], |reader| Self::of(reader, wanted))
+        config::read(&environment, &wanted.owner(), |reader| Self::of(reader, wanted))
     }
 
     fn of(reader: &mut Reader<'_>, wanted: &Wanted) -> Result<Self, Noted> {
@@ -432,7 +432,7 @@ pub(crate) struct HealthConfig {
 impl HealthConfig {
     /// Reads this part. It ignores mistakes in all other variables.
     pub(crate) fn read(environment: &Environment, wanted: &[Wanted]) -> Result<Self, ConfigError> {
-        config::read(environment, &process_owner(wanted), &[], |reader| {
+        config::read(environment, &process_owner(wanted), |reader| {
             let listen = reader.get(&telemetry::variables::LISTEN)?;
             Ok(Self { listen, variable: reader.name(&telemetry::variables::LISTEN.spec) })
         })

@@ -88,7 +88,7 @@ pub(super) async fn backfill(arguments: BackfillArguments, wanted: Vec<Wanted>, 
         say(&format!("auditsync: the source {} cannot begin at a time of your choice", wanted.source.name));
         return Exit::Usage;
     };
-    match config::read(environment, &wanted.owner(), &[], |reader| (wanted.source.queue)(reader)) {
+    match config::read(environment, &wanted.owner(), |reader| (wanted.source.queue)(reader)) {
         Ok(None) => {}
         Ok(Some(_)) => {
             let source = wanted.source.name;
