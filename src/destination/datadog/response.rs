@@ -30,7 +30,7 @@ impl Intake {
 }
 
 /// The domains of all Datadog sites (`docs.datadoghq.com/getting_started/site`).
-const DOMAINS: [&str; 3] = ["datadoghq.com", "datadoghq.eu", "ddog-gov.com"];
+pub(super) const DOMAINS: [&str; 3] = ["datadoghq.com", "datadoghq.eu", "ddog-gov.com"];
 
 /// The meaning of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
