@@ -462,6 +462,13 @@ pub(crate) fn sensitive(key: &SecretString) -> HeaderValue {
     value
 }
 
+/// The address of `path` below the address `base`.
+pub(crate) fn below(base: &Url, path: &str) -> Url {
+    let mut url = base.clone();
+    url.set_path(&format!("{}/{path}", base.path().trim_end_matches('/')));
+    url
+}
+
 /// Whether an answer's type is HTML: a portal or a proxy sent it, and not an API.
 pub fn is_web_page(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();

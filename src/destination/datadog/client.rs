@@ -22,7 +22,7 @@ use crate::component::{Component, Context};
 use crate::dead_letter::DeadLetters;
 use crate::event::Event;
 use crate::failure::Class;
-use crate::http::{self, Address, Excerpt, Method, Redaction, Reply, sensitive};
+use crate::http::{self, Address, Excerpt, Method, Redaction, Reply, below, sensitive};
 use crate::secret::Secret;
 use crate::server_time::ServerClock;
 use crate::telemetry::metrics::Metrics;
@@ -307,10 +307,4 @@ fn no_answer(error: http::Error) -> Setback {
     };
     let about = about.then(|| crate::failure::Chain(&error).to_string());
     Setback::Failed { error: error.into(), about }
-}
-
-fn below(base: &Url, path: &str) -> Url {
-    let mut url = base.clone();
-    url.set_path(&format!("{}/{path}", base.path().trim_end_matches('/')));
-    url
 }

@@ -90,12 +90,10 @@ impl Api {
         client_secret: Secret,
         names: Names,
     ) -> Self {
-        let mut records = base.clone();
-        records.set_path(&format!("{}/api/v1/records", base.path().trim_end_matches('/')));
         Self {
             http: Arc::clone(&context.http),
             clock: context.clock.clone(),
-            records,
+            records: http::below(base, "api/v1/records"),
             credentials: ClientCredentials::new(
                 client_id,
                 names.client_id.clone(),
