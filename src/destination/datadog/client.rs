@@ -20,7 +20,6 @@ use super::{IN_FLIGHT, Settings};
 use crate::clock::Clock;
 use crate::component::{Component, Context};
 use crate::dead_letter::DeadLetters;
-use crate::event::Event;
 use crate::failure::Class;
 use crate::http::{self, Address, Excerpt, Method, Redaction, Reply, below, sensitive};
 use crate::secret::Secret;
@@ -238,13 +237,7 @@ impl Client {
     }
 
     /// Sends these batches, up to eight at a time, until one fails.
-    async fn send_batches(
-        &self,
-        ledger: &Ledger<'_>,
-        events: &Arc<[Event]>,
-        mut batches: Batches,
-        now: Timestamp,
-    ) -> Result<(), Stopped> {
+    async fn send_batches(&self, ledger: &Ledger<'_>, mut batches: Batches, now: Timestamp) -> Result<(), Stopped> {
         let mut failure: Option<Stopped> = None;
         let mut under_way = FuturesUnordered::new();
         loop {
@@ -256,9 +249,7 @@ impl Client {
                     }
                 }
                 Some(batch) = batches.next(), if under_way.len() < IN_FLIGHT && failure.is_none() => match batch {
-                    Ok(batch) => under_way.push(
-                        Settling::of(self, ledger, Arc::clone(events), batch, Form::Whole, now).run(),
-                    ),
+                    Ok(batch) => under_way.push(Settling::of(self, ledger, batch, Form::Whole, now).run()),
                     Err(error) => failure = Some(error.into()),
                 },
                 else => break,
@@ -268,21 +259,15 @@ impl Client {
     }
 
     /// Sends the outstanding events: first those that no doubt touches, then those in doubt.
-    pub(super) async fn attempt(
-        &self,
-        ledger: &Ledger<'_>,
-        events: &Arc<[Event]>,
-        batches: Batches,
-        now: Timestamp,
-    ) -> Result<(), Error> {
+    pub(super) async fn attempt(&self, ledger: &Ledger<'_>, batches: Batches, now: Timestamp) -> Result<(), Error> {
         let before = ledger.tally().accepted;
-        let sent = self.send_batches(ledger, events, batches, now).await;
-        self.write_letters(ledger, events, now).await?;
-        let examination = Examination::new(self, ledger, events, now);
+        let sent = self.send_batches(ledger, batches, now).await;
+        self.write_letters(ledger, now).await?;
+        let examination = Examination::new(self, ledger, now);
         match sent {
             Ok(()) => {
                 examination.run().await?;
-                self.write_letters(ledger, events, now).await
+                self.write_letters(ledger, now).await
             }
             // Rule out the entries before blaming the key or the address.
             Err(Stopped { error, again: Some(_) }) if !matches!(error.class(), Class::Retryable { .. }) => {

@@ -82,15 +82,10 @@ async fn write(
 impl Client {
     /// Writes the dead letters that are due. The first may be one that an earlier call began to write. After an error,
     /// the rest is still due.
-    pub(super) async fn write_letters(
-        &self,
-        ledger: &Ledger<'_>,
-        events: &Arc<[Event]>,
-        now: Timestamp,
-    ) -> Result<(), Error> {
+    pub(super) async fn write_letters(&self, ledger: &Ledger<'_>, now: Timestamp) -> Result<(), Error> {
         loop {
             let next = poll_fn(|context| {
-                ledger.remember(|work| work.letters.poll_next(&self.dead_letters, events, now, context))
+                ledger.remember(|work| work.letters.poll_next(&self.dead_letters, &ledger.events, now, context))
             });
             let Some(written) = next.await else { return Ok(()) };
             let Letter { index, fate, .. } = written?;
