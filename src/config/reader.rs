@@ -105,15 +105,13 @@ impl<'a> Reader<'a> {
         variable: &Variable<T>,
         parse: impl FnOnce(&str) -> Result<U, String>,
     ) -> Result<Option<U>, Noted> {
-        match (self.given(&variable.spec)?, self.owner.default_value(&variable.spec)) {
-            (Some(Given { name, text }), _) => {
-                parse(&text).map(Some).map_err(|rule| self.mistakes.refuse(&name, &variable.spec, &text, rule))
-            }
-            (None, Some(default)) => parse(default)
-                .map(Some)
-                .map_err(|rule| self.mistakes.refuse(&self.name(&variable.spec), &variable.spec, default, rule)),
-            (None, None) => Ok(None),
-        }
+        let spec = &variable.spec;
+        let given = self.given(spec)?.or_else(|| {
+            let text = self.owner.default_value(spec)?.to_owned();
+            Some(Given { name: self.name(spec), text })
+        });
+        let Some(Given { name, text }) = given else { return Ok(None) };
+        parse(&text).map(Some).map_err(|rule| self.mistakes.refuse(&name, spec, &text, rule))
     }
 
     /// Reads a value that must exist.
