@@ -21,11 +21,11 @@ use crate::http::{Excerpt, Redaction};
 use crate::secret::Secret;
 use crate::variable_name::VariableName;
 use api::{Api, History};
-use cursor::{Baseline, Progress, Step, Waiting};
+use cursor::{Baseline, Progress, Stand, Step, Waiting};
 use error::Error;
 use history::{AUDIT_LOGS, Shown, Status, Turn};
 use reading::Reading;
-use run::{Stand, Tries, after};
+use run::{Tries, after};
 
 mod api;
 mod check;
@@ -201,9 +201,7 @@ impl Digicert {
             Step::Idle => self.find_scheduled(progress).await,
             Step::Waiting(waiting) if self.settings.starts_runs => self.wait(progress, waiting).await,
             Step::Waiting(_) => self.find_scheduled(progress.at(Step::Idle)).await,
-            Step::Reading { run, found, rows, sum, waiting } => {
-                self.read(progress, Stand { run, found, rows, sum, waiting }, begun).await
-            }
+            Step::Reading(stand) => self.read(progress, stand, begun).await,
         }
     }
 
@@ -232,10 +230,7 @@ impl Digicert {
         let error = match history::turn(&runs, &waiting, age, within) {
             Turn::Read(run) => {
                 tracing::debug!(run = run.id, began = %run.began, "a run is ready");
-                return nothing_but(
-                    &progress.at(Step::Reading { run, found: now, rows: 0, sum: 0, waiting }),
-                    Then::Now,
-                );
+                return nothing_but(&progress.at(Step::Reading(Stand::at(run, now, waiting))), Then::Now);
             }
             Turn::Wait => return nothing_but(&progress.at(Step::Waiting(waiting)), self.later()),
             Turn::Start => {
@@ -284,11 +279,8 @@ impl Digicert {
             let age = Duration::try_from(now.duration_since(run.began)).unwrap_or_default();
             match status {
                 Status::Ready => {
-                    let waiting = Waiting::from(now);
-                    return nothing_but(
-                        &progress.at(Step::Reading { run, found: now, rows: 0, sum: 0, waiting }),
-                        Then::Now,
-                    );
+                    let stand = Stand::at(run, now, Waiting::from(now));
+                    return nothing_but(&progress.at(Step::Reading(stand)), Then::Now);
                 }
                 Status::Generating if age <= self.settings.max_wait => return nothing_but(&progress, self.later()),
                 Status::Generating => {}
@@ -363,7 +355,7 @@ mod tests {
     fn a_cursor_survives_the_document() {
         let run = Run { id: "a".to_owned(), began: Timestamp::UNIX_EPOCH, splits: Some(3) };
         let now = Timestamp::UNIX_EPOCH;
-        let reading = Step::Reading { run, found: now, rows: 7, sum: 5, waiting: Waiting::from(now) };
+        let reading = Step::Reading(Stand { rows: 7, sum: 5, ..Stand::at(run, now, Waiting::from(now)) });
         for step in [Step::Idle, Step::Waiting(Waiting::from(now)), reading] {
             for since in [None, Some(now)] {
                 let progress = Progress::behind(since).at(step.clone());
