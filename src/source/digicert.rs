@@ -17,7 +17,6 @@ use super::{Cursor, Kind, Page, Product, Source, Then};
 use crate::clock::{Clock, LocalTime};
 use crate::component::{Check, Configured, Context};
 use crate::failure::{Chain, Failure};
-use crate::http::{Excerpt, Redaction};
 use crate::secret::Secret;
 use crate::variable_name::VariableName;
 use api::{Api, History};
@@ -161,11 +160,6 @@ impl Digicert {
         self.settings.report_id.clone()
     }
 
-    /// The secrets that messages must not show.
-    fn hidden(&self) -> Redaction {
-        Redaction::of([&self.settings.api_key.current()])
-    }
-
     /// The runs of the report that began after `baseline`, the oldest first. Reads the history back to the baseline, or
     /// until `enough` holds for a run. `cut` decides what happens if the history is too long for that.
     async fn runs(&self, baseline: &Baseline, cut: Cut, enough: impl Fn(&Shown) -> bool) -> Result<Vec<Shown>, Error> {
@@ -187,8 +181,7 @@ impl Digicert {
         let other = |shown: &&Shown| shown.report_type.as_deref().is_some_and(|kind| kind != AUDIT_LOGS);
         if let Some(other) = runs.iter().find(other) {
             let kind = other.report_type.as_deref().unwrap_or_default();
-            let kind = Excerpt::of(kind.as_bytes(), &self.hidden());
-            let variable = self.settings.names.report_id.clone();
+            let (kind, variable) = (self.api.quotes.text(kind), self.settings.names.report_id.clone());
             return Err(Error::OtherType { report: self.report(), kind, variable });
         }
         Ok(runs.into_iter().filter(|shown| baseline.is_before(&shown.run)).collect())

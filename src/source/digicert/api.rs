@@ -123,7 +123,7 @@ impl Api {
         let reply = self.call(Method::GET, url, &address).await?;
         serde_json::from_slice(&reply.body).map_err(|cause| {
             let beginning = Excerpt::of(&reply.body, &Redaction::of([&self.key.current()]));
-            let cause = Excerpt::of(cause.to_string().as_bytes(), &Redaction::of([&self.key.current()]));
+            let cause = self.quotes.text(&cause.to_string());
             self.not_the_api(address, format!("{cause}; it begins with {beginning}"))
         })
     }
