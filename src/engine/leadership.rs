@@ -198,7 +198,7 @@ impl Engine {
 
     /// The cursor of the very first sync.
     fn first(&self) -> Result<Delivered, Halt> {
-        let now = *self.begun.get_or_init(|| self.clock.now());
+        let now = self.begun;
         if now < CLOCK_IS_SET {
             return Err(Error::Clock { now }.into());
         }
