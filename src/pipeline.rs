@@ -134,7 +134,6 @@ impl Wanted {
         Owner::source(self.source.name, self.label.as_deref())
             .with_aliases(self.source.aliases)
             .with_aliases(registry::aliases(self.source, self.destination))
-            .with_default(&engine::variables::INTERVAL.spec, self.source.interval)
     }
 }
 
@@ -204,10 +203,11 @@ impl Pipeline {
             _ => Ok(store),
         });
         let mut settings = engine::variables::settings(reader);
-        if let (Ok(Some(_)), Ok(settings)) = (queue, &mut settings)
+        let own = if let Ok(Some(_)) = queue { Some(source::QUEUE_INTERVAL) } else { wanted.source.interval };
+        if let (Some(own), Ok(settings)) = (own, &mut settings)
             && !reader.is_given(&engine::variables::INTERVAL.spec)
         {
-            settings.interval = source::QUEUE_INTERVAL;
+            settings.interval = own;
         }
         let http = http::variables::settings(reader);
         let screen = screen::read(reader);

@@ -176,7 +176,7 @@ pub struct Kind {
     /// How far back it can be read, in words, if that is known.
     pub history: Option<&'static str>,
     /// The default time between two syncs, if it is not the usual one.
-    pub interval: Option<&'static str>,
+    pub interval: Option<Duration>,
     /// Reads the queue, if its variables name one. It notes no other mistakes in those variables.
     pub(crate) queue: fn(&mut Reader<'_>) -> Result<Option<Queue>, Noted>,
     /// For a source to which clients connect: reads the things that its pipeline must have for itself, and notes no other mistakes than

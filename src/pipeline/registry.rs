@@ -338,7 +338,8 @@ mod tests {
         let shown = variables().find(|spec| spec.name == INTERVAL.name).unwrap().description();
         for kind in SOURCES {
             if let Some(interval) = kind.interval {
-                assert!(shown.contains(&format!("{}: {interval}", kind.name)), "{shown}");
+                let own = format!("{}: {}", kind.name, config::parse::short(interval));
+                assert!(shown.contains(&own), "{shown}");
             }
         }
         let queue = format!("queues and receiver: {}", config::parse::short(source::QUEUE_INTERVAL));

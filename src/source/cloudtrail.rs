@@ -73,7 +73,7 @@ pub const KIND: Kind = Kind {
     variables: variables::VARIABLES,
     aliases: &[],
     history: Some("as long as the bucket keeps its files"),
-    interval: Some("5m"),
+    interval: Some(Duration::from_mins(5)),
     server: None,
     queue: variables::queue,
     first: |reader, now| {

@@ -49,7 +49,7 @@ pub const KIND: Kind = Kind {
     aliases: variables::ALIASES,
     history: Some("DigiCert keeps the runs of a report for 90 days; a new run shows the date range of the report"),
     // A run takes minutes, and shows the report's whole date range each time.
-    interval: Some("1h"),
+    interval: Some(Duration::from_hours(1)),
     server: None,
     queue: |_| Ok(None),
     first: |reader, _| Ok(first_cursor(reader.find(&variables::START)?)),
