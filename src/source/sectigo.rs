@@ -140,10 +140,9 @@ struct Detour {
 impl Sectigo {
     /// Makes the source of the pipeline in `context`.
     pub fn new(settings: Settings, context: &Context) -> Self {
-        let Settings { api_url, client_id, client_secret, token_url, lookback, delay, window, overlap, names } =
-            settings;
+        let Settings { lookback, delay, window, overlap, .. } = settings;
         Self {
-            api: Arc::new(Api::new(context, &api_url, token_url, client_id, client_secret, names)),
+            api: Arc::new(Api::new(context, settings)),
             ahead: Ahead::default(),
             lookback,
             delay,

@@ -12,13 +12,12 @@ use super::error::Error;
 use super::moment::Moment;
 use super::page;
 use super::range::PageToken;
-use super::variables::Names;
+use super::{Names, Settings};
 use crate::clock::{Clock, LocalTime};
 use crate::component::{Component, Context};
 use crate::failure::Class;
 use crate::http::{self, Address, Excerpt, Method, Reply};
 use crate::oauth::{self, AccessToken, ClientCredentials};
-use crate::secret::Secret;
 
 /// The largest page, in bytes after decompression. Together with [`page::MOST_RECORDS`] it bounds the memory of the
 /// whole process.
@@ -82,18 +81,12 @@ pub(super) struct Api {
 }
 
 impl Api {
-    pub(super) fn new(
-        context: &Context,
-        base: &Url,
-        token_url: Option<Url>,
-        client_id: String,
-        client_secret: Secret,
-        names: Names,
-    ) -> Self {
+    pub(super) fn new(context: &Context, settings: Settings) -> Self {
+        let Settings { api_url, client_id, client_secret, token_url, names, .. } = settings;
         Self {
             http: Arc::clone(&context.http),
             clock: context.clock.clone(),
-            records: http::below(base, "api/v1/records"),
+            records: http::below(&api_url, "api/v1/records"),
             credentials: ClientCredentials::new(
                 client_id,
                 names.client_id.clone(),
