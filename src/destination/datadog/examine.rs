@@ -117,18 +117,15 @@ impl<'e, 'd> Examination<'e, 'd> {
     async fn try_by_lot(&mut self, range: Range<usize>) -> Result<Vec<Range<usize>>, Error> {
         let mut left = if range.len() == 1 { fastrand::u32(1..=MOST_IN_A_ROW) } else { 1 };
         loop {
-            let tried = self.attempt(range.clone()).await?;
             left -= 1;
-            if let (Tried::Failed(_), 1..) = (&tried, left) {
-                continue;
-            }
-            return Ok(match tried {
-                Tried::Accepted(next) => next,
+            match self.attempt(range.clone()).await? {
+                Tried::Accepted(next) => return Ok(next),
+                Tried::Failed(_) if left > 0 => {}
                 Tried::Failed(next) => {
                     self.unexplained += 1;
-                    next
+                    return Ok(next);
                 }
-            });
+            }
         }
     }
 
