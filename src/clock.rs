@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
@@ -13,6 +14,11 @@ pub struct LocalTime {
     pub wall: Timestamp,
     /// The clock that nobody sets. It stops while the host is suspended.
     pub monotonic: Instant,
+}
+
+/// Shows a time in whole seconds.
+pub(crate) fn whole_seconds(time: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_secs(time.as_secs()))
 }
 
 /// A wall clock and a monotonic clock. Clones share them.

@@ -38,16 +38,15 @@ impl Section {
     }
 }
 
-/// Reads the variables of `owner` from `environment` with `read`. If there are mistakes, the error shows the `notes` below them.
+/// Reads the variables of `owner` from `environment` with `read`.
 pub fn read<T>(
     environment: &Environment,
     owner: &Owner,
-    notes: &[String],
     read: impl FnOnce(&mut Reader<'_>) -> Result<T, Noted>,
 ) -> Result<T, ConfigError> {
     let mut mistakes = Mistakes::default();
     let built = read(&mut Reader::new(environment, owner, &mut mistakes));
-    mistakes.conclude(built, notes)
+    mistakes.conclude(built, &[])
 }
 
 /// Warns about variables that are set and that no `owner` reads, although they look like ours.
@@ -98,5 +97,5 @@ pub(crate) fn read_pairs_of<T>(
     read: impl FnOnce(&mut Reader<'_>) -> Result<T, Noted>,
 ) -> Result<T, String> {
     let environment = Environment::from_pairs(pairs.iter().map(|(name, value)| (name.into(), value.into())));
-    self::read(&environment, &Owner::source(kind, None), &[], read).map_err(|error| error.to_string())
+    self::read(&environment, &Owner::source(kind, None), read).map_err(|error| error.to_string())
 }

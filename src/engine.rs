@@ -18,7 +18,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -202,7 +201,7 @@ pub struct Engine {
     changed: Notify,
     summary: Mutex<Summary>,
     /// When the run began. The first cursor counts from this time, however long the store makes the run wait.
-    begun: OnceLock<Timestamp>,
+    begun: Timestamp,
     /// Whether a probe has shown that the store keeps its promises.
     is_probed: AtomicBool,
 }
@@ -221,6 +220,7 @@ impl Engine {
             destination,
             store,
             screen,
+            begun: clock.now(),
             clock,
             metrics,
             settings,
@@ -232,14 +232,12 @@ impl Engine {
             committer: tokio::sync::Mutex::new(committer),
             changed: Notify::new(),
             summary: Mutex::default(),
-            begun: OnceLock::new(),
             is_probed: AtomicBool::new(false),
         }
     }
 
     /// Runs until it is done, a shutdown is requested, or it fails for good.
     pub async fn run(self) -> Result<Outcome, Error> {
-        self.begun.get_or_init(|| self.clock.now());
         let ended = tokio::select! {
             biased;
             ended = self.work() => ended,

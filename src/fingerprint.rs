@@ -5,6 +5,7 @@
 //! but never lose one.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 
 use base64::Engine as _;
@@ -156,6 +157,51 @@ impl FromIterator<Fingerprint> for Fingerprints {
     }
 }
 
+/// Fingerprints of records that should come again, each as often as it was delivered.
+///
+/// It counts them, because two records may be equal: only as many are dropped as were delivered.
+#[derive(Debug, Default)]
+pub struct Expected {
+    counts: HashMap<Fingerprint, usize>,
+    left: usize,
+}
+
+impl FromIterator<Fingerprint> for Expected {
+    fn from_iter<I: IntoIterator<Item = Fingerprint>>(delivered: I) -> Self {
+        let delivered = delivered.into_iter();
+        let mut expected = Self { counts: HashMap::with_capacity(delivered.size_hint().0), left: 0 };
+        for fingerprint in delivered {
+            *expected.counts.entry(fingerprint).or_default() += 1;
+            expected.left += 1;
+        }
+        expected
+    }
+}
+
+impl Expected {
+    /// How many have not come again.
+    pub fn len(&self) -> usize {
+        self.left
+    }
+
+    /// Whether every one has come again.
+    pub fn is_empty(&self) -> bool {
+        self.left == 0
+    }
+
+    /// Notes that `fingerprint` came. True if it was still expected.
+    pub fn meet(&mut self, fingerprint: Fingerprint) -> bool {
+        match self.counts.get_mut(&fingerprint) {
+            Some(count) if *count > 0 => {
+                *count -= 1;
+                self.left -= 1;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
 impl From<Fingerprints> for String {
     fn from(fingerprints: Fingerprints) -> Self {
         let mut text = Self::with_capacity(fingerprints.len() * WRITTEN);
@@ -222,6 +268,16 @@ mod tests {
     fn a_value_nested_without_end_is_taken_as_it_is() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         assert_ne!(of(&deep), of("[]"));
+    }
+
+    #[test]
+    fn equal_records_are_left_out_as_often_as_they_were_delivered() {
+        let mut expected: Expected = [of("1"), of("1"), of("2")].into_iter().collect();
+        assert!(expected.meet(of("1")));
+        assert!(expected.meet(of("1")));
+        assert!(!expected.meet(of("1")));
+        assert!(!expected.meet(of("3")));
+        assert_eq!(expected.len(), 1);
     }
 
     proptest! {

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 pub use reqwest::Method;
-use reqwest::header::{DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::{RequestBuilder, StatusCode};
+use secrecy::{ExposeSecret as _, SecretString};
 use url::{Host, Url};
 
 use crate::component::Component;
@@ -378,10 +379,7 @@ impl Answer {
                 Ok(None) => return Ok(self.reply(body)),
                 Err(cause) => {
                     self.exchange.broke_off();
-                    if cause.is_timeout() {
-                        return Err(self.timed_out);
-                    }
-                    return Err(Error::BrokenOff { address: self.address, cause: cause.without_url() });
+                    return Err(self.cut_short(cause));
                 }
             }
         }
@@ -400,11 +398,11 @@ impl Answer {
             let chunk = match tokio::time::timeout(self.timeout, self.response.chunk()).await {
                 Ok(Ok(Some(chunk))) => chunk,
                 Ok(Ok(None)) => return Ok(length),
-                Ok(Err(cause)) if !cause.is_timeout() => {
+                Ok(Err(cause)) => {
                     self.exchange.broke_off();
-                    return Err(Error::BrokenOff { address: self.address, cause: cause.without_url() });
+                    return Err(self.cut_short(cause));
                 }
-                Ok(Err(_)) | Err(_) => {
+                Err(_) => {
                     self.exchange.broke_off();
                     return Err(self.timed_out);
                 }
@@ -439,14 +437,15 @@ impl Answer {
             }
         };
         let reply = self.reply(body);
-        let missing = missing.map(|cause| {
-            if cause.is_timeout() {
-                self.timed_out
-            } else {
-                Error::BrokenOff { address: self.address, cause: cause.without_url() }
-            }
-        });
-        (reply, missing)
+        (reply, missing.map(|cause| self.cut_short(cause)))
+    }
+
+    /// The error for an answer that did not arrive whole.
+    fn cut_short(self, cause: reqwest::Error) -> Error {
+        if cause.is_timeout() {
+            return self.timed_out;
+        }
+        Error::BrokenOff { address: self.address, cause: cause.without_url() }
     }
 
     fn reply(&self, body: BytesMut) -> Reply {
@@ -454,6 +453,26 @@ impl Answer {
         let headers = self.response.headers().clone();
         Reply { status, headers, body: body.freeze() }
     }
+}
+
+/// A key as a header value. The configuration takes only keys that a header can carry; any other would be sent empty, and rejected.
+pub(crate) fn sensitive(key: &SecretString) -> HeaderValue {
+    let mut value = HeaderValue::from_str(key.expose_secret()).unwrap_or_else(|_| HeaderValue::from_static(""));
+    value.set_sensitive(true);
+    value
+}
+
+/// The address of `path` below the address `base`.
+pub(crate) fn below(base: &Url, path: &str) -> Url {
+    let mut url = base.clone();
+    url.set_path(&format!("{}/{path}", base.path().trim_end_matches('/')));
+    url
+}
+
+/// Whether an answer's type is HTML: a portal or a proxy sent it, and not an API.
+pub fn is_web_page(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    kind.trim_start().to_ascii_lowercase().starts_with("text/html")
 }
 
 /// Whether `url` leads to this machine, so that plain `http` shows a secret to nobody else.

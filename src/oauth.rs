@@ -13,7 +13,7 @@ use url::{Host, Url};
 use crate::component::Component;
 use crate::failure::Class;
 use crate::http::{self, Address, Excerpt, Method, Redaction, Reply};
-use crate::secret::{Secret, SecretError};
+use crate::secret::{Outdated, Secret};
 use crate::variable_name::VariableName;
 
 /// The most bytes of a token answer, which is a small JSON object.
@@ -58,22 +58,14 @@ pub enum Error {
         /// The variables to correct.
         variables: String,
     },
-    /// The token endpoint rejected the client credentials, but their file has newer ones.
-    #[error("{address} rejected the credentials; the file in {variable} has newer ones, which auditsync tries next")]
-    SecretRotated {
+    /// The token endpoint rejected the client secret, which is not the one in the secret's file any more.
+    #[error("{address} rejected the client secret; {cause}")]
+    SecretOutdated {
         /// The address of the call.
         address: Address,
-        /// The variable that names the file.
-        variable: VariableName,
-    },
-    /// The secret's file, read again after a rejection, has no secret.
-    #[error("the credentials were rejected, and the file in {variable} cannot be read again")]
-    SecretGone {
-        /// The variable that names the file.
-        variable: VariableName,
-        /// The error of the file.
+        /// What the file shows.
         #[source]
-        cause: SecretError,
+        cause: Outdated,
     },
     /// The token endpoint refused the request.
     #[error("{address} answered {status}: {reason}; check {variable}")]
@@ -104,9 +96,11 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::Http(error) => error.class(),
-            Self::NoToken { .. } | Self::SecretRotated { .. } => Class::Retryable { after: None },
+            Self::NoToken { .. } | Self::SecretOutdated { cause: Outdated::Rotated(_), .. } => {
+                Class::Retryable { after: None }
+            }
             Self::Unavailable { after, .. } => Class::Retryable { after: *after },
-            Self::CredentialsRejected { .. } | Self::SecretGone { .. } => Class::CredentialsRejected,
+            Self::CredentialsRejected { .. } | Self::SecretOutdated { .. } => Class::CredentialsRejected,
             Self::Refused { .. } => Class::Refused,
         }
     }
@@ -118,6 +112,7 @@ pub struct ClientCredentials {
     client_id: String,
     id_variable: VariableName,
     secret: Secret,
+    endpoint_variable: VariableName,
     /// Locked while a token is fetched, so that only one renewal runs and other callers wait for it.
     issued: Mutex<Option<Issued>>,
 }
@@ -149,19 +144,13 @@ impl AccessToken {
 }
 
 impl ClientCredentials {
-    /// Makes a client. `id_variable` is the variable with its id.
-    pub fn new(client_id: String, id_variable: VariableName, secret: Secret) -> Self {
-        Self { client_id, id_variable, secret, issued: Mutex::new(None) }
+    /// Makes a client. `id_variable` is the variable with its id, and `endpoint_variable` the one that sets its token endpoint.
+    pub fn new(client_id: String, id_variable: VariableName, secret: Secret, endpoint_variable: VariableName) -> Self {
+        Self { client_id, id_variable, secret, endpoint_variable, issued: Mutex::new(None) }
     }
 
-    /// Returns the current access token, or a new one from `endpoint` if there is none or its end is near. `endpoint_variable` is the
-    /// variable to correct if `endpoint` is not a token endpoint.
-    pub async fn token(
-        &self,
-        http: &http::Client,
-        endpoint: &Url,
-        endpoint_variable: &VariableName,
-    ) -> Result<AccessToken, Error> {
+    /// Returns the current access token, or a new one from `endpoint` if there is none or its end is near.
+    pub async fn token(&self, http: &http::Client, endpoint: &Url) -> Result<AccessToken, Error> {
         let mut issued = self.issued.lock().await;
         if let Some(Issued { token, renew_at }) = issued.as_ref()
             && Instant::now() < *renew_at
@@ -169,7 +158,7 @@ impl ClientCredentials {
             return Ok(token.clone());
         }
         let asked = Instant::now();
-        let (token, life) = match self.fetch(http, endpoint, endpoint_variable).await {
+        let (token, life) = match self.fetch(http, endpoint).await {
             Ok(fetched) => fetched,
             // While the endpoint is unavailable, an old token with some life left will do.
             Err(error) => match issued.as_ref() {
@@ -200,12 +189,8 @@ impl ClientCredentials {
         }
     }
 
-    async fn fetch(
-        &self,
-        http: &http::Client,
-        endpoint: &Url,
-        endpoint_variable: &VariableName,
-    ) -> Result<(AccessToken, Duration), Error> {
+    async fn fetch(&self, http: &http::Client, endpoint: &Url) -> Result<(AccessToken, Duration), Error> {
+        let no_token = |address, reason| Error::NoToken { address, reason, variable: self.endpoint_variable.clone() };
         let address = Address::of(endpoint);
         let secret = self.secret.current();
         let form = [
@@ -218,18 +203,11 @@ impl ClientCredentials {
         let exchange = http.exchange(Component::TokenEndpoint, request, &address, LARGEST_ANSWER, &hidden);
         let reply = exchange.await.map_err(|error| match error {
             // An answer of that size is not a token, and a smaller range would not help.
-            http::Error::TooLarge { address, limit } => {
-                let reason = format!("it is larger than {limit} bytes");
-                Error::NoToken { address, reason, variable: endpoint_variable.clone() }
-            }
+            http::Error::TooLarge { address, limit } => no_token(address, format!("it is larger than {limit} bytes")),
             other => other.into(),
         })?;
         if reply.status == StatusCode::OK {
-            return issued(&reply).map_err(|reason| Error::NoToken {
-                address,
-                reason,
-                variable: endpoint_variable.clone(),
-            });
+            return issued(&reply).map_err(|reason| no_token(address, reason));
         }
         let status = reply.status.as_u16();
         let reason = Excerpt::of(&reply.body, &hidden);
@@ -238,21 +216,17 @@ impl ClientCredentials {
         }
         Err(match Class::of_status(status, reply.retry_after()) {
             Class::Retryable { after } => Error::Unavailable { address, status, after, reason },
-            _ => Error::Refused { address, status, reason, variable: endpoint_variable.clone() },
+            _ => Error::Refused { address, status, reason, variable: self.endpoint_variable.clone() },
         })
     }
 
     /// Makes the error for rejected credentials, depending on whether their file has newer ones.
     fn rejected(&self, address: Address, status: u16, reason: Excerpt, rejected: &SecretString) -> Error {
-        let variable = self.secret.variable();
-        match self.secret.renewed_since(rejected) {
-            Ok(true) => Error::SecretRotated { address, variable: variable.clone() },
-            Ok(false) => {
-                let variables = format!("{} and {variable}", self.id_variable);
-                Error::CredentialsRejected { address, status, reason, variables }
-            }
-            Err(cause) => Error::SecretGone { variable: variable.clone(), cause },
+        if let Some(cause) = self.secret.outdated(rejected) {
+            return Error::SecretOutdated { address, cause };
         }
+        let variables = format!("{} and {}", self.id_variable, self.secret.variable());
+        Error::CredentialsRejected { address, status, reason, variables }
     }
 }
 

@@ -1,6 +1,5 @@
 //! Pipelines: reads the configuration of one or several, and builds the parts that run.
 
-use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +13,7 @@ use crate::pipeline_name::PipelineName;
 use crate::screen::{self, Screen};
 use crate::secret::Secret;
 use crate::source::{self, Source};
-use crate::state::needless::Needless;
-use crate::state::{self, StateStore};
+use crate::state::{self, StateStore, needless};
 use crate::telemetry::liveness::{Liveness, Pace};
 use crate::variable_name::VariableName;
 use crate::{http, notice, telemetry};
@@ -54,10 +52,13 @@ pub(crate) struct Pipeline {
     pub(crate) is_server: bool,
     source: Configured<dyn Source>,
     destination: Configured<dyn Destination>,
-    store: Store,
-    http: http::Settings,
+    /// Its state store.
+    pub(crate) store: Store,
+    /// The settings of its HTTP clients.
+    pub(crate) http: http::Settings,
+    /// Its dead letters.
+    pub(crate) dead_letters: DeadLetters,
     screen: Screen,
-    dead_letters: DeadLetters,
 }
 
 /// The state store of a pipeline.
@@ -86,21 +87,22 @@ pub(crate) enum Purpose {
 
 /// The pipelines that the environment names.
 pub(crate) fn wanted(environment: &Environment) -> Result<Vec<Wanted>, ConfigError> {
-    config::read(environment, &Owner::process(), &[], |reader| reader.get(&PIPELINES))
+    config::read(environment, &Owner::process(), |reader| reader.get(&PIPELINES))
 }
 
 /// The environment of this process.
 pub(crate) fn environment() -> Environment {
-    Environment::from_pairs(std::env::vars_os().collect::<Vec<(OsString, OsString)>>())
+    Environment::from_pairs(std::env::vars_os())
 }
 
 /// Refuses what two sources need for themselves. Otherwise the one that starts second would never work.
 fn refuse_shared_claims(environment: &Environment, wanted: &[Wanted], mistakes: &mut Mistakes) {
     let mut taken: Vec<(&Wanted, Claim)> = Vec::new();
     for pipeline in wanted {
+        let Some(claims) = pipeline.source.server else { continue };
         let owner = pipeline.owner();
         let mut reader = Reader::new(environment, &owner, mistakes);
-        for claim in (pipeline.source.claims)(&mut reader) {
+        for claim in claims(&mut reader) {
             if let Some((other, _)) = taken.iter().find(|(_, earlier)| earlier.thing.excludes(&claim.thing)) {
                 let rule = format!(
                     "the pipelines {} and {} cannot both use {}: a source to which others push has one destination; for a second one, give it a \
@@ -132,7 +134,6 @@ impl Wanted {
         Owner::source(self.source.name, self.label.as_deref())
             .with_aliases(self.source.aliases)
             .with_aliases(registry::aliases(self.source, self.destination))
-            .with_default(&engine::variables::INTERVAL.spec, self.source.interval)
     }
 }
 
@@ -184,7 +185,7 @@ impl Pipeline {
     ) -> Result<Self, Noted> {
         // Every part is read before the first failed one ends this function, so that each adds its own mistakes.
         let source = (wanted.source.read)(reader);
-        if matches!(purpose, Purpose::Lambda) && wanted.source.is_server {
+        if matches!(purpose, Purpose::Lambda) && wanted.source.server.is_some() {
             let rule = format!(
                 "an AWS Lambda function cannot run the pipeline {}: nobody can connect to a function; run it as a daemon, and take it \
                  out of this list",
@@ -202,10 +203,11 @@ impl Pipeline {
             _ => Ok(store),
         });
         let mut settings = engine::variables::settings(reader);
-        if let (Ok(Some(_)), Ok(settings)) = (queue, &mut settings)
+        let own = if let Ok(Some(_)) = queue { Some(source::QUEUE_INTERVAL) } else { wanted.source.interval };
+        if let (Some(own), Ok(settings)) = (own, &mut settings)
             && !reader.is_given(&engine::variables::INTERVAL.spec)
         {
-            settings.interval = source::QUEUE_INTERVAL;
+            settings.interval = own;
         }
         let http = http::variables::settings(reader);
         let screen = screen::read(reader);
@@ -237,7 +239,7 @@ impl Pipeline {
         Ok(Self {
             name: wanted.name.clone(),
             settings,
-            is_server: wanted.source.is_server,
+            is_server: wanted.source.server.is_some(),
             source: source?,
             destination: destination?,
             store,
@@ -255,21 +257,6 @@ impl Pipeline {
     /// How long its syncs and requests take at most.
     pub(crate) fn pace(&self) -> Pace {
         Pace { interval: self.settings.interval, exchange: self.http.timeout }
-    }
-
-    /// The state store of the pipeline.
-    pub(crate) fn store(&self) -> &Store {
-        &self.store
-    }
-
-    /// The settings of its HTTP clients.
-    pub(crate) fn http(&self) -> &http::Settings {
-        &self.http
-    }
-
-    /// Its dead letters.
-    pub(crate) fn dead_letters(&self) -> &DeadLetters {
-        &self.dead_letters
     }
 
     /// Makes the context from which its components are built.
@@ -305,7 +292,7 @@ impl Store {
 
     /// Builds the store, without calling it.
     pub(crate) fn build(&self) -> Arc<dyn StateStore> {
-        if self.is_needless { Arc::new(Needless::default()) } else { self.configured.build(&()) }
+        if self.is_needless { Arc::new(needless::store()) } else { self.configured.build(&()) }
     }
 
     /// Whether the pipeline needs a state, and loses it when the process ends.
@@ -350,6 +337,21 @@ fn within(wanted: &Wanted, reader: &mut Reader<'_>, variable: &Variable<Duration
     Err(reader.refuse(&variable.spec, rule))
 }
 
+/// Reads a part of the configuration of each of the `wanted` pipelines that has it, and how the program logs.
+fn read_each<T>(
+    environment: &Environment,
+    wanted: &[Wanted],
+    read: impl Fn(&mut Reader<'_>, &Wanted) -> Option<Result<T, Noted>>,
+) -> Result<(Vec<T>, telemetry::Settings), ConfigError> {
+    let mut mistakes = Mistakes::default();
+    let read = |wanted: &Wanted| read(&mut Reader::new(environment, &wanted.owner(), &mut mistakes), wanted);
+    let parts: Vec<_> = wanted.iter().filter_map(read).collect();
+    let owner = process_owner(wanted);
+    let telemetry = telemetry::variables::settings(&mut Reader::new(environment, &owner, &mut mistakes));
+    let built = parts.into_iter().collect::<Result<_, _>>().and_then(|parts| Ok((parts, telemetry?)));
+    mistakes.conclude(built, &[])
+}
+
 /// The part of a pipeline's configuration that commands on its state need: no keys, no servers.
 #[derive(Debug)]
 pub(crate) struct StateConfig {
@@ -367,18 +369,7 @@ impl StateConfig {
         environment: &Environment,
         wanted: &[Wanted],
     ) -> Result<(Vec<Self>, telemetry::Settings), ConfigError> {
-        let mut mistakes = Mistakes::default();
-        let read = |wanted: &Wanted, mistakes: &mut Mistakes| {
-            let owner = wanted.owner();
-            let reader = &mut Reader::new(environment, &owner, mistakes);
-            let store = Store::read(reader, wanted)?;
-            Ok(Self { name: wanted.name.clone(), source: wanted.source, store })
-        };
-        let states: Vec<Result<_, Noted>> = wanted.iter().map(|wanted| read(wanted, &mut mistakes)).collect();
-        let owner = process_owner(wanted);
-        let telemetry = telemetry::variables::settings(&mut Reader::new(environment, &owner, &mut mistakes));
-        let built = states.into_iter().collect::<Result<_, _>>().and_then(|states| Ok((states, telemetry?)));
-        mistakes.conclude(built, &[])
+        read_each(environment, wanted, |reader, wanted| Some(Self::of(reader, wanted)))
     }
 
     /// Reads this part of one pipeline for another `backend`.
@@ -386,11 +377,11 @@ impl StateConfig {
         let names = wanted.owner().names(&BACKEND.spec);
         let first = names.first().map_or(BACKEND.spec.name, String::as_str);
         let environment = environment.with(first, backend);
-        let owner = wanted.owner();
-        config::read(&environment, &owner, &[], |reader| {
-            let store = Store::read(reader, wanted)?;
-            Ok(Self { name: wanted.name.clone(), source: wanted.source, store })
-        })
+        config::read(&environment, &wanted.owner(), |reader| Self::of(reader, wanted))
+    }
+
+    fn of(reader: &mut Reader<'_>, wanted: &Wanted) -> Result<Self, Noted> {
+        Ok(Self { name: wanted.name.clone(), source: wanted.source, store: Store::read(reader, wanted)? })
     }
 }
 
@@ -412,21 +403,14 @@ impl ArchiveConfig {
         environment: &Environment,
         wanted: &[Wanted],
     ) -> Result<(Vec<Self>, telemetry::Settings), ConfigError> {
-        let mut mistakes = Mistakes::default();
-        let mut read = |wanted: &Wanted| {
-            let (read_archive, owner) = (wanted.destination.archive?, wanted.owner());
-            let reader = &mut Reader::new(environment, &owner, &mut mistakes);
+        read_each(environment, wanted, |reader, wanted| {
+            let read_archive = wanted.destination.archive?;
             let archive = read_archive(reader, wanted.source);
             let store = Store::read(reader, wanted);
             let http = http::variables::settings(reader);
             let read = || Ok(Self { name: wanted.name.clone(), store: store?, archive: archive?, http: http? });
             Some(read())
-        };
-        let archives: Vec<Result<_, Noted>> = wanted.iter().filter_map(&mut read).collect();
-        let owner = process_owner(wanted);
-        let telemetry = telemetry::variables::settings(&mut Reader::new(environment, &owner, &mut mistakes));
-        let built = archives.into_iter().collect::<Result<_, _>>().and_then(|archives| Ok((archives, telemetry?)));
-        mistakes.conclude(built, &[])
+        })
     }
 
     /// Builds the archive, without calling it.
@@ -448,7 +432,7 @@ pub(crate) struct HealthConfig {
 impl HealthConfig {
     /// Reads this part. It ignores mistakes in all other variables.
     pub(crate) fn read(environment: &Environment, wanted: &[Wanted]) -> Result<Self, ConfigError> {
-        config::read(environment, &process_owner(wanted), &[], |reader| {
+        config::read(environment, &process_owner(wanted), |reader| {
             let listen = reader.get(&telemetry::variables::LISTEN)?;
             Ok(Self { listen, variable: reader.name(&telemetry::variables::LISTEN.spec) })
         })

@@ -42,6 +42,17 @@ pub enum SecretError {
     },
 }
 
+/// What the file of a rejected secret shows, unless it still has that secret.
+#[derive(Debug, thiserror::Error)]
+pub enum Outdated {
+    /// The file that this variable names has another secret by now.
+    #[error("{0} names a newer one, which is tried next")]
+    Rotated(VariableName),
+    /// The file that this variable names cannot be read again.
+    #[error("{0} cannot be read again")]
+    Gone(VariableName, #[source] SecretError),
+}
+
 impl Secret {
     /// Makes a secret from the value of `variable`.
     pub fn from_value(variable: impl Into<VariableName>, value: SecretString) -> Self {
@@ -64,10 +75,13 @@ impl Secret {
         self.value.read().clone()
     }
 
-    /// Reads the file again after a server rejected `rejected`. True if there is now another value to try.
-    pub fn renewed_since(&self, rejected: &SecretString) -> Result<bool, SecretError> {
-        self.reload()?;
-        Ok(self.current().expose_secret() != rejected.expose_secret())
+    /// Reads the file again after a server rejected `rejected`. None if that secret itself is at fault.
+    pub fn outdated(&self, rejected: &SecretString) -> Option<Outdated> {
+        if let Err(cause) = self.reload() {
+            return Some(Outdated::Gone(self.variable.clone(), cause));
+        }
+        let is_another = self.current().expose_secret() != rejected.expose_secret();
+        is_another.then(|| Outdated::Rotated(self.variable.clone()))
     }
 
     /// Whether the secret came from a file.
@@ -132,10 +146,11 @@ mod tests {
         std::fs::write(&path, "old").unwrap();
         let secret = Secret::from_file("DD_API_KEY_FILE", path.clone()).unwrap();
         let old = secret.current();
-        assert!(!secret.renewed_since(&old).unwrap());
+        let is_rotated = || matches!(secret.outdated(&old), Some(Outdated::Rotated(_)));
+        assert!(secret.outdated(&old).is_none());
         std::fs::write(&path, "new\n").unwrap();
-        assert!(secret.renewed_since(&old).unwrap());
-        assert!(secret.renewed_since(&old).unwrap(), "for each request that was refused with the old one");
+        assert!(is_rotated());
+        assert!(is_rotated(), "for each request that was refused with the old one");
         assert_eq!(secret.current().expose_secret(), "new");
     }
 

@@ -7,13 +7,14 @@
 //! a new one.
 
 use std::fmt;
+use std::mem::discriminant;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::clock::LocalTime;
+use crate::clock::{LocalTime, whole_seconds};
 
 /// How long a reading counts after its request.
 pub const LIFETIME: Duration = Duration::from_secs(600);
@@ -59,25 +60,20 @@ impl Reading {
         self.date.saturating_add(elapsed).unwrap_or(self.date)
     }
 
-    /// How this machine's wall clock compares with the server's. A long call alone does not count as a difference.
-    pub fn difference(&self) -> Difference {
+    /// How this machine's wall clock differs from the server's; none if they agree. A long call alone does not count as a difference.
+    pub fn difference(&self) -> Option<Difference> {
         let ahead = Duration::try_from(self.asked.wall.duration_since(self.date)).unwrap_or_default();
         let behind = Duration::try_from(self.date.duration_since(self.answered.wall)).unwrap_or_default();
         if ahead > TOLERANCE {
-            Difference::Ahead(ahead)
-        } else if behind > TOLERANCE {
-            Difference::Behind(behind)
-        } else {
-            Difference::None
+            return Some(Difference::Ahead(ahead));
         }
+        (behind > TOLERANCE).then_some(Difference::Behind(behind))
     }
 }
 
-/// How this machine's wall clock compares with a server's.
+/// How this machine's wall clock differs from a server's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Difference {
-    /// They agree.
-    None,
     /// Ours is ahead by this much.
     Ahead(Duration),
     /// Ours is behind by this much.
@@ -112,11 +108,11 @@ impl ServerTime {
         }
         self.reading = Some(reading);
         let now = reading.difference();
-        let before = self.differs.replace(now).unwrap_or(Difference::None);
-        if std::mem::discriminant(&now) == std::mem::discriminant(&before) {
+        let before = std::mem::replace(&mut self.differs, now);
+        if now.as_ref().map(discriminant) == before.as_ref().map(discriminant) {
             return None;
         }
-        Some(if now == Difference::None { News::Agrees } else { News::Differs(now) })
+        Some(now.map_or(News::Agrees, News::Differs))
     }
 
     /// Notes an answer without a date.
@@ -153,12 +149,12 @@ impl ServerClock {
     /// Notes an answer of `server` to a call from `asked` to `answered`.
     pub fn note(&self, server: &impl fmt::Display, date: Option<Timestamp>, (asked, answered): (LocalTime, LocalTime)) {
         let news = match date {
-            Some(date) => self.known().dated(Reading { date, asked, answered }),
-            None => self.known().undated(),
+            Some(date) => self.0.lock().dated(Reading { date, asked, answered }),
+            None => self.0.lock().undated(),
         };
         let (theirs, ours) = (date.unwrap_or(answered.wall), answered.wall);
         match news {
-            None | Some(News::Differs(Difference::None)) => {}
+            None => {}
             Some(News::Differs(Difference::Ahead(by))) => tracing::warn!(
                 %theirs, %ours,
                 "this machine's clock is {} ahead of the clock of {server}. The server's time counts. Synchronise this machine's clock (NTP)",
@@ -182,21 +178,17 @@ impl ServerClock {
 
     /// The server's time at `moment`, as far as it is known `now`.
     pub fn at(&self, moment: LocalTime, now: LocalTime) -> Option<Timestamp> {
-        self.known().at(moment, now)
+        self.0.lock().at(moment, now)
     }
 
     /// The server's time at `moment`, but never later than the earliest time that its clock can show `now`.
     pub fn past(&self, moment: LocalTime, now: LocalTime) -> Option<Timestamp> {
-        self.known().past(moment, now)
+        self.0.lock().past(moment, now)
     }
 
     /// The earliest time that the server's clock can show `now`. Its last `Date` counts at any age.
     pub fn at_least(&self, now: LocalTime) -> Option<Timestamp> {
-        self.known().at_least(now)
-    }
-
-    fn known(&self) -> MutexGuard<'_, ServerTime> {
-        self.0.lock()
+        self.0.lock().at_least(now)
     }
 }
 
@@ -210,10 +202,6 @@ fn elapsed(earlier: Instant, moment: LocalTime) -> SignedDuration {
 
 fn signed(duration: Duration) -> SignedDuration {
     SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX)
-}
-
-fn whole_seconds(duration: Duration) -> humantime::FormattedDuration {
-    humantime::format_duration(Duration::from_secs(duration.as_secs()))
 }
 
 #[cfg(test)]
@@ -343,7 +331,7 @@ mod tests {
         let machine = Machine::ahead(0);
         for date in [0, 131, 300] {
             let reading = Reading { date: at(date), asked: machine.after(0, 0), answered: machine.after(300, 300) };
-            assert_eq!(reading.difference(), Difference::None, "{date}");
+            assert_eq!(reading.difference(), None, "{date}");
         }
     }
 

@@ -54,6 +54,11 @@ impl fmt::Display for Cursor {
     }
 }
 
+/// Whether a part of a cursor has its default, which is not stored.
+fn is_default<T: Default + PartialEq>(part: &T) -> bool {
+    *part == T::default()
+}
+
 /// One step of a source.
 #[derive(Debug)]
 pub struct Page {
@@ -171,16 +176,15 @@ pub struct Kind {
     /// How far back it can be read, in words, if that is known.
     pub history: Option<&'static str>,
     /// The default time between two syncs, if it is not the usual one.
-    pub interval: Option<&'static str>,
+    pub interval: Option<Duration>,
     /// Reads the queue, if its variables name one. It notes no other mistakes in those variables.
     pub(crate) queue: fn(&mut Reader<'_>) -> Result<Option<Queue>, Noted>,
-    /// Whether clients connect to it. Such a source needs a process that keeps running, so it cannot run in an AWS Lambda function, and a
-    /// daemon with it does not end when the pipeline fails.
-    pub is_server: bool,
+    /// For a source to which clients connect: reads the things that its pipeline must have for itself, and notes no other mistakes than
+    /// `read`. Such a source needs a process that keeps running, so it cannot run in an AWS Lambda function, and a daemon with it does not
+    /// end when the pipeline fails.
+    pub(crate) server: Option<fn(&mut Reader<'_>) -> Vec<Claim>>,
     /// Makes the cursor of a first sync that starts at a time, as [`Source::first_cursor`] does. It reads only the variables that decide it.
     pub(crate) first: fn(&mut Reader<'_>, Timestamp) -> Result<Cursor, Noted>,
-    /// Reads the things that its pipeline must have for itself. It notes no other mistakes than `read`.
-    pub(crate) claims: fn(&mut Reader<'_>) -> Vec<Claim>,
     /// Makes the cursor after everything up to a time that an operator chose; none if the source cannot begin at a time. The second time
     /// is the end of a range, whose events are before it. A source may leave later events for the caller to drop.
     pub cursor_at: fn(Timestamp, Option<Timestamp>) -> Option<Cursor>,

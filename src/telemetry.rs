@@ -35,12 +35,6 @@ pub enum Format {
     Json,
 }
 
-impl Default for Settings {
-    fn default() -> Self {
-        Self { format: Format::Text, level: Level::INFO }
-    }
-}
-
 /// The level of libraries, which no setting changes. Below warnings they would log headers of requests and queries of addresses, which
 /// contain secrets.
 const LIBRARIES: LevelFilter = LevelFilter::WARN;

@@ -12,8 +12,7 @@ use tracing::Instrument as _;
 
 use super::exit::Exit;
 use super::run::exit_of;
-use super::signals::Signals;
-use super::{Only, begin, mistaken, parse_time, say};
+use super::{Only, begin, mistaken, parse_time, say, signals};
 use crate::component::Context;
 use crate::config::{self, Environment, parse};
 use crate::engine::shutdown::Shutdown;
@@ -89,7 +88,7 @@ pub(super) async fn backfill(arguments: BackfillArguments, wanted: Vec<Wanted>, 
         say(&format!("auditsync: the source {} cannot begin at a time of your choice", wanted.source.name));
         return Exit::Usage;
     };
-    match config::read(environment, &wanted.owner(), &[], |reader| (wanted.source.queue)(reader)) {
+    match config::read(environment, &wanted.owner(), |reader| (wanted.source.queue)(reader)) {
         Ok(None) => {}
         Ok(Some(_)) => {
             let source = wanted.source.name;
@@ -110,19 +109,15 @@ pub(super) async fn backfill(arguments: BackfillArguments, wanted: Vec<Wanted>, 
     let shutdown = Shutdown::default();
     let secrets = config.secret_files();
     let Ok([pipeline]) = <[Pipeline; 1]>::try_from(config.pipelines) else { return Exit::Bug };
-    if !pipeline.store().kind.is_lasting && !dry_run {
-        let (variable, kind) = (&pipeline.store().variable, pipeline.store().kind.name);
+    if !pipeline.store.kind.is_lasting && !dry_run {
+        let (variable, kind) = (&pipeline.store.variable, pipeline.store.kind.name);
         say(&format!(
             "auditsync: with {variable}={kind} a backfill could not continue after an interruption; set a store that outlives the process"
         ));
         return Exit::Configuration;
     }
-    match Signals::listen() {
-        Ok(signals) => signals.obey(shutdown.clone(), pipeline.settings.shutdown_timeout, secrets, None),
-        Err(error) => {
-            tracing::error!(%error, "cannot listen for signals");
-            return Exit::TryAgain;
-        }
+    if let Err(exit) = signals::obey(shutdown.clone(), pipeline.settings.shutdown_timeout, secrets, None) {
+        return exit;
     }
     let span = tracing::info_span!("pipeline", name = %wanted.name);
     let context = pipeline.context();
@@ -132,7 +127,7 @@ pub(super) async fn backfill(arguments: BackfillArguments, wanted: Vec<Wanted>, 
             let store = Arc::new(ReadOnly::empty());
             return backfill.run(store, &context.only_logging(), &shutdown).await;
         }
-        let store = backfill.pipeline.store().build();
+        let store = backfill.pipeline.store.build();
         let is_done = match backfill.is_done(store.as_ref()).await {
             Ok(true) if again => backfill.reset(store.as_ref()).await.map(|()| false),
             is_done => is_done,

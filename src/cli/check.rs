@@ -29,7 +29,7 @@ pub(super) async fn check(config: Config) -> Exit {
 
 async fn check_pipeline(pipeline: Pipeline) -> Exit {
     let context = pipeline.context();
-    let parts = pipeline.parts(&context, pipeline.store().build(), Liveness::default());
+    let parts = pipeline.parts(&context, pipeline.store.build(), Liveness::default());
     let mut checks = parts.source.check(context.clock.local()).await;
     // Like an event, the test entry carries the source's time where that is known.
     let mut now = context.clock.local();
@@ -47,7 +47,7 @@ async fn check_pipeline(pipeline: Pipeline) -> Exit {
             }
         }
     }
-    if pipeline.store().is_needless {
+    if pipeline.store.is_needless {
         line("ok", "state", format_args!("none: {WHY}"));
         return gravest;
     }

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use tracing::Instrument as _;
 
-use super::begin;
 use super::exit::Exit;
-use super::signals::Signals;
+use super::{begin, signals};
 use crate::engine::decision::Reason;
 use crate::engine::shutdown::Shutdown;
 use crate::engine::{Engine, Error, Mode, Outcome, Settings};
@@ -22,12 +21,8 @@ use crate::telemetry::liveness::Liveness;
 pub(super) async fn dry_run(config: Config) -> Exit {
     begin(config.telemetry, &config.warnings);
     let shutdown = Shutdown::default();
-    match Signals::listen() {
-        Ok(signals) => signals.obey(shutdown.clone(), Duration::ZERO, Vec::new(), None),
-        Err(error) => {
-            tracing::error!(%error, "cannot listen for signals");
-            return Exit::TryAgain;
-        }
+    if let Err(exit) = signals::obey(shutdown.clone(), Duration::ZERO, Vec::new(), None) {
+        return exit;
     }
     let mut gravest = Exit::Done;
     for pipeline in config.pipelines {
@@ -46,7 +41,7 @@ fn is_broken_pipe(cause: &(dyn std::error::Error + 'static)) -> bool {
 async fn print(pipeline: Pipeline, shutdown: &Shutdown) -> Exit {
     // Nothing is sent, so a shutdown need not wait for anything in flight.
     let settings = Settings { mode: Mode::Once, shutdown_timeout: Duration::ZERO, ..pipeline.settings };
-    let store = Arc::new(ReadOnly::of(pipeline.store().build()));
+    let store = Arc::new(ReadOnly::of(pipeline.store.build()));
     // Dead letters are logged and not written.
     let context = pipeline.context().only_logging();
     let mut parts = pipeline.parts(&context, store, Liveness::default());

@@ -5,8 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::exit::Exit;
-use super::signals::Signals;
-use super::{begin, bug, supervised};
+use super::{begin, bug, signals, supervised};
 use crate::engine::shutdown::Shutdown;
 use crate::engine::{Mode, Outcome};
 use crate::failure::Chain;
@@ -33,12 +32,8 @@ pub(super) async fn run(config: Config, once: bool) -> Exit {
     let supervisor = supervised::notifier();
     let shutdown = Shutdown::default();
     let timeout = pipelines.iter().map(|pipeline| pipeline.settings.shutdown_timeout).max().unwrap_or_default();
-    match Signals::listen() {
-        Ok(signals) => signals.obey(shutdown.clone(), timeout, secrets, supervisor.clone()),
-        Err(error) => {
-            tracing::error!(%error, "cannot listen for signals");
-            return Exit::TryAgain;
-        }
+    if let Err(exit) = signals::obey(shutdown.clone(), timeout, secrets, supervisor.clone()) {
+        return exit;
     }
     let runs_once = |pipeline: &Pipeline| pipeline.settings.mode == Mode::Once;
     let one_shots: Vec<_> = pipelines.iter().filter(|one| runs_once(one)).map(|one| one.name.clone()).collect();
@@ -51,10 +46,10 @@ pub(super) async fn run(config: Config, once: bool) -> Exit {
         return exit;
     }
     if let (Some(url), [first, ..]) = (notice, pipelines.as_slice()) {
-        let settings = first.pipeline.http().clone();
+        let settings = first.pipeline.http.clone();
         let watched = observed.iter().zip(&pipelines).map(|(observed, Supervised { pipeline, .. })| Watched {
             observed: observed.clone(),
-            dead_letters: pipeline.dead_letters().clone(),
+            dead_letters: pipeline.dead_letters.clone(),
         });
         notice::watch(watched.collect(), url, settings);
     }
@@ -82,8 +77,8 @@ pub(super) async fn run(config: Config, once: bool) -> Exit {
 }
 
 fn only_once(pipeline: &mut Pipeline) {
-    if pipeline.settings.mode == Mode::Loop && pipeline.store().is_forgetful() {
-        let (backend, kind) = (&pipeline.store().variable, pipeline.store().kind.name);
+    if pipeline.settings.mode == Mode::Loop && pipeline.store.is_forgetful() {
+        let (backend, kind) = (&pipeline.store.variable, pipeline.store.kind.name);
         tracing::warn!("with {backend}={kind}, the state is lost at the end of each run, so each run starts over");
     }
     pipeline.settings.mode = Mode::Once;

@@ -1,63 +1,55 @@
 //! Signals: SIGTERM and SIGINT request a shutdown; on SIGHUP the process reads its secrets again.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 
+use super::exit::Exit;
 use crate::engine::shutdown::Shutdown;
 use crate::failure::Chain;
 use crate::secret::Secret;
 use crate::systemd::Notifier;
 
-/// The signals that this process handles. While this exists, none of them ends the process by itself.
-pub(super) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    /// Begins to listen for signals.
-    pub(super) fn listen() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
+/// Obeys signals from now on, and none of them ends the process by itself. A shutdown may take up to `timeout`; a second request ends it at
+/// once. The error is the exit code of a failure that was logged.
+pub(super) fn obey(
+    shutdown: Shutdown,
+    timeout: Duration,
+    secrets: Vec<Secret>,
+    notifier: Option<Arc<Notifier>>,
+) -> Result<(), Exit> {
+    let listen = |kind| {
+        signal(kind).map_err(|error| {
+            tracing::error!(%error, "cannot listen for signals");
+            Exit::TryAgain
         })
-    }
-
-    /// Obeys signals from now on. A shutdown may take up to `timeout`; a second request ends it at once.
-    pub(super) fn obey(
-        mut self,
-        shutdown: Shutdown,
-        timeout: Duration,
-        secrets: Vec<Secret>,
-        notifier: Option<Arc<Notifier>>,
-    ) {
-        tokio::spawn(async move {
-            loop {
-                let name = tokio::select! {
-                    _ = self.terminate.recv() => "SIGTERM",
-                    _ = self.interrupt.recv() => "SIGINT",
-                    _ = self.hangup.recv() => {
-                        reload(&secrets, notifier.as_deref());
-                        continue;
-                    }
-                };
-                tracing::info!(
-                    signal = name,
-                    again = shutdown.is_requested(),
-                    "shutting down; auditsync finishes the pages in flight first"
-                );
-                if let Some(notifier) = &notifier {
-                    notifier.stopping(timeout);
+    };
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut hangup = listen(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        loop {
+            let name = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+                _ = hangup.recv() => {
+                    reload(&secrets, notifier.as_deref());
+                    continue;
                 }
-                shutdown.request();
+            };
+            tracing::info!(
+                signal = name,
+                again = shutdown.is_requested(),
+                "shutting down; auditsync finishes the pages in flight first"
+            );
+            if let Some(notifier) = &notifier {
+                notifier.stopping(timeout);
             }
-        });
-    }
+            shutdown.request();
+        }
+    });
+    Ok(())
 }
 
 /// Reads the secrets that came from files again. The files are small and on a local disk or in memory, so this thread may block.

@@ -55,7 +55,7 @@ pub(super) async fn state(command: StateCommand, states: Vec<StateConfig>, wante
         StateCommand::Reset { yes } => {
             let environment = pipeline::environment();
             let first = |reader: &mut Reader<'_>| (wanted.source.first)(reader, now);
-            match config::read(&environment, &wanted.owner(), &[], first) {
+            match config::read(&environment, &wanted.owner(), first) {
                 Ok(cursor) => stored.put(cursor, yes, now).await,
                 Err(error) => return mistaken(error),
             }

@@ -5,7 +5,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::exit::Exit;
 use super::{print, say};
 use crate::destination::{Advance, Mark};
-use crate::failure::{Chain, Class};
+use crate::failure::Chain;
 use crate::pipeline::ArchiveConfig;
 use crate::state::{Error, StateStore};
 
@@ -42,10 +42,9 @@ async fn verify_one(config: &ArchiveConfig) -> Result<Exit, Error> {
         Ok(proof) => proof,
         Err(failure) => {
             say(&format!("auditsync: {}", Chain(&failure)));
-            return Ok(match failure.class() {
-                Class::CredentialsRejected | Class::TokenRejected => Exit::Credentials,
-                Class::Refused | Class::Fatal => Exit::Configuration,
-                Class::Retryable { .. } | Class::Unreadable | Class::Stalled | Class::Closed => Exit::State,
+            return Ok(match failure.class().into() {
+                Exit::TryAgain => Exit::State,
+                exit => exit,
             });
         }
     };

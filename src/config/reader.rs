@@ -15,7 +15,6 @@ use crate::variable_name::VariableName;
 pub struct Owner {
     prefixes: Vec<String>,
     aliases: Vec<Alias>,
-    defaults: Vec<(&'static str, &'static str)>,
 }
 
 impl Owner {
@@ -33,13 +32,6 @@ impl Owner {
         self
     }
 
-    /// Gives the owner its own default `value` for a variable; none changes nothing.
-    #[must_use]
-    pub fn with_default(mut self, spec: &Spec, value: Option<&'static str>) -> Self {
-        self.defaults.extend(value.map(|value| (spec.name, value)));
-        self
-    }
-
     /// The process as the owner, without prefixes of its own.
     pub fn process() -> Self {
         Self::default()
@@ -48,12 +40,6 @@ impl Owner {
     /// The prefixes of the owner's variables, the most specific first.
     pub fn prefixes(&self) -> impl Iterator<Item = &str> {
         self.prefixes.iter().map(String::as_str)
-    }
-
-    /// The owner's value for a variable that is not set.
-    fn default_value(&self, spec: &Spec) -> Option<&'static str> {
-        let own = self.defaults.iter().find(|(name, _)| *name == spec.name);
-        own.map(|(_, value)| *value).or(spec.default_value())
     }
 
     /// The names of other software's variables from which this one can take its value.
@@ -105,15 +91,13 @@ impl<'a> Reader<'a> {
         variable: &Variable<T>,
         parse: impl FnOnce(&str) -> Result<U, String>,
     ) -> Result<Option<U>, Noted> {
-        match (self.given(&variable.spec)?, self.owner.default_value(&variable.spec)) {
-            (Some(Given { name, text }), _) => {
-                parse(&text).map(Some).map_err(|rule| self.mistakes.refuse(&name, &variable.spec, &text, rule))
-            }
-            (None, Some(default)) => parse(default)
-                .map(Some)
-                .map_err(|rule| self.mistakes.refuse(&self.name(&variable.spec), &variable.spec, default, rule)),
-            (None, None) => Ok(None),
-        }
+        let spec = &variable.spec;
+        let given = self.given(spec)?.or_else(|| {
+            let text = spec.default_value()?.to_owned();
+            Some(Given { name: self.name(spec), text })
+        });
+        let Some(Given { name, text }) = given else { return Ok(None) };
+        parse(&text).map(Some).map_err(|rule| self.mistakes.refuse(&name, spec, &text, rule))
     }
 
     /// Reads a value that must exist.
@@ -318,16 +302,6 @@ mod tests {
         std::fs::write(file.path(), "stored").unwrap();
         let pairs = [("THEIR_KEY", "k"), ("DD_API_KEY_FILE", file.path().to_str().unwrap())];
         assert_eq!(read(&pairs).1, named("DD_API_KEY_FILE", "stored"));
-    }
-
-    #[test]
-    fn a_default_of_its_own_counts_before_the_usual_one() {
-        let pause = |pairs: &[(&str, &str)]| {
-            let environment = Environment::from_pairs(pairs.iter().map(|(name, value)| (name.into(), value.into())));
-            let owner = owner(None).with_default(&PAUSE.spec, Some("9s"));
-            Reader::new(&environment, &owner, &mut Mistakes::default()).get(&PAUSE).unwrap().as_secs()
-        };
-        assert_eq!((pause(&[]), pause(&[("AUDITSYNC_PAUSE", "8s")])), (9, 8));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::Section;
 use super::environment::file_name;
-use super::variable::{Preset, Spec};
+use super::variable::Preset;
 
 /// The widest line of the help and of the comments in `.env.example`.
 const WIDTH: usize = 100;
@@ -51,21 +51,14 @@ struct Row {
 }
 
 /// The rows of a section: one for each variable, and a second one for the file of a secret.
-fn rows(section: &Section) -> Vec<Row> {
-    section
-        .variables
-        .iter()
-        .flat_map(|spec| std::iter::once(row(spec)).chain(spec.secret.then(|| file_row(spec))))
-        .collect()
-}
-
-fn row(spec: &Spec) -> Row {
-    Row { name: spec.name.to_owned(), help: spec.description(), preset: spec.preset, has_file: spec.secret }
-}
-
-fn file_row(spec: &Spec) -> Row {
-    let help = format!("File that holds {}. {}", spec.name, spec.renewal);
-    Row { name: file_name(spec.name), help, preset: Preset::Nothing, has_file: false }
+fn rows(section: &Section) -> impl Iterator<Item = Row> {
+    section.variables.iter().flat_map(|spec| {
+        let (name, help) = (spec.name.to_owned(), spec.description());
+        let row = Row { name, help, preset: spec.preset, has_file: spec.secret };
+        let help = format!("File that holds {}. {}", spec.name, spec.renewal);
+        let file = Row { name: file_name(spec.name), help, preset: Preset::Nothing, has_file: false };
+        std::iter::once(row).chain(spec.secret.then_some(file))
+    })
 }
 
 impl Row {

@@ -135,16 +135,6 @@ impl Spec {
         }
     }
 
-    /// Whether the variable must be set.
-    pub const fn is_required(&self) -> bool {
-        matches!(self.preset, Preset::Required)
-    }
-
-    /// The name of the variable for the file of a secret; none for other variables.
-    pub fn file(&self) -> Option<String> {
-        self.secret.then(|| format!("{}{FILE_SUFFIX}", self.name))
-    }
-
     /// The help and the bounds.
     pub fn description(&self) -> String {
         match self.bounds {

@@ -190,14 +190,14 @@ impl Delivery for Sending {
     async fn attempt(&mut self, now: Timestamp, heart: &Heartbeat) -> Result<Acknowledged, Failure> {
         let client = &self.client;
         let sent_at = client.present(now);
-        let events = Arc::clone(self.work.progress.events());
         let prepared = self.prepared.take().filter(|batches| batches.are_fresh(sent_at));
         let ledger = Ledger::of(&mut self.work, heart, &client.metrics);
         // Dead letters that an earlier attempt could not write: their events are outstanding, but must not be sent.
-        ledger.write_letters(&client.dead_letters, &events, sent_at).await?;
-        let batches = prepared.unwrap_or_else(|| Batches::begin(&client.packer, &events, &ledger.undoubted(), sent_at));
+        ledger.write_letters(&client.dead_letters, sent_at).await?;
+        let batches =
+            prepared.unwrap_or_else(|| Batches::begin(&client.packer, &ledger.events, &ledger.undoubted(), sent_at));
         let written_for = batches.written_for();
-        client.attempt(&ledger, &events, batches, written_for).await?;
+        client.attempt(&ledger, batches, written_for).await?;
         if self.work.progress.is_complete() {
             return Ok(Acknowledged::up_to(self.page));
         }

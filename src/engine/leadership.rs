@@ -11,6 +11,7 @@ use super::commit::{Committer, Delivered, Sighting};
 use super::ledger::Ledger;
 use super::retry::DURING_SHUTDOWN;
 use super::{CLOCK_IS_SET, Engine, Error, Halt, Mode};
+use crate::clock::whole_seconds;
 use crate::component::Component;
 use crate::failure::Chain;
 use crate::state::lease::{Chance, Watch};
@@ -142,9 +143,8 @@ impl Engine {
         call.succeeded();
         if let Some(holder) = standby_for {
             self.retries.fails_over();
-            let waited = humantime::format_duration(Duration::from_secs(begun.elapsed().as_secs()));
             tracing::info!(
-                location = self.store.location(), holder, %waited,
+                location = self.store.location(), holder, waited = %whole_seconds(begun.elapsed()),
                 "the other instance has ended or sends no heartbeat; failover: this one is active now"
             );
         }
@@ -198,7 +198,7 @@ impl Engine {
 
     /// The cursor of the very first sync.
     fn first(&self) -> Result<Delivered, Halt> {
-        let now = *self.begun.get_or_init(|| self.clock.now());
+        let now = self.begun;
         if now < CLOCK_IS_SET {
             return Err(Error::Clock { now }.into());
         }

@@ -36,15 +36,9 @@ impl Redaction {
     }
 }
 
-/// The beginning of a foreign text, safe to log and on one line.
+/// The beginning of a foreign text, safe to log and on one line; none if it must not be shown.
 #[derive(Clone)]
-pub struct Excerpt(Shown);
-
-#[derive(Clone)]
-enum Shown {
-    Text(String),
-    Nothing,
-}
+pub struct Excerpt(Option<String>);
 
 impl Excerpt {
     /// Makes an excerpt. It hides secrets before it cuts the text, so that no part of a secret stays at the cut.
@@ -56,22 +50,22 @@ impl Excerpt {
         if clean.chars().count() > LONGEST {
             shown.push('…');
         }
-        Self(Shown::Text(shown))
+        Self(Some(shown))
     }
 
     /// Makes an excerpt of text that may hold records. With `is_redacting`, values of records must not leave the
     /// process. The excerpt then shows nothing, because no pointer reaches into unreadable text.
     pub fn of_records(text: &[u8], redaction: &Redaction, is_redacting: bool) -> Self {
-        if is_redacting { Self(Shown::Nothing) } else { Self::of(text, redaction) }
+        if is_redacting { Self(None) } else { Self::of(text, redaction) }
     }
 }
 
 impl fmt::Display for Excerpt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Shown::Text(text) if text.is_empty() => f.write_str("(nothing)"),
-            Shown::Text(text) => write!(f, "\"{text}\""),
-            Shown::Nothing => f.write_str("(not shown, because values of records are redacted)"),
+            Some(text) if text.is_empty() => f.write_str("(nothing)"),
+            Some(text) => write!(f, "\"{text}\""),
+            None => f.write_str("(not shown, because values of records are redacted)"),
         }
     }
 }

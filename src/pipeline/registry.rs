@@ -338,7 +338,8 @@ mod tests {
         let shown = variables().find(|spec| spec.name == INTERVAL.name).unwrap().description();
         for kind in SOURCES {
             if let Some(interval) = kind.interval {
-                assert!(shown.contains(&format!("{}: {interval}", kind.name)), "{shown}");
+                let own = format!("{}: {}", kind.name, config::parse::short(interval));
+                assert!(shown.contains(&own), "{shown}");
             }
         }
         let queue = format!("queues and receiver: {}", config::parse::short(source::QUEUE_INTERVAL));
@@ -392,7 +393,8 @@ mod tests {
     fn the_example_file_sets_what_is_required_and_nothing_else() {
         let text = env_example(&sections());
         let pairs: Vec<_> = dotenvy::from_read_iter(text.as_bytes()).map(Result::unwrap).collect();
-        let required: Vec<_> = variables().filter(|spec| spec.is_required()).map(|spec| spec.name).collect();
+        let required: Vec<_> =
+            variables().filter(|spec| spec.preset == Preset::Required).map(|spec| spec.name).collect();
         assert_eq!(pairs.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), required);
     }
 

@@ -67,9 +67,9 @@ pub(crate) async fn run(pipelines: Vec<Supervised>, shutdown: &Shutdown) -> Vec<
 async fn supervise(pipeline: Pipeline, opening: Opening, shutdown: Shutdown, is_alone: bool) -> Ended {
     let liveness = &opening.liveness;
     let context = pipeline.context();
-    let forgetful = pipeline.store().is_forgetful().then(|| pipeline.store().build());
+    let forgetful = pipeline.store.is_forgetful().then(|| pipeline.store.build());
     loop {
-        let store = forgetful.clone().unwrap_or_else(|| pipeline.store().build());
+        let store = forgetful.clone().unwrap_or_else(|| pipeline.store.build());
         let parts = pipeline.parts(&context, store, liveness.clone());
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),

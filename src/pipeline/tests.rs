@@ -1,11 +1,13 @@
 //! Tests of the configuration as a whole.
 
+use std::ffi::OsString;
+
 use proptest::prelude::*;
 use secrecy::ExposeSecret;
 
 use super::registry::{sections, variables};
 use super::*;
-use crate::config::Mistake;
+use crate::config::{Mistake, Spec};
 
 const REQUIRED: [(&str, &str); 4] = [
     ("SECTIGO_AUDIT_API_URL", "https://audit.enterprise.sectigo.com"),
@@ -41,9 +43,15 @@ fn health_from_pairs(pairs: Vec<(OsString, OsString)>) -> Result<HealthConfig, C
     HealthConfig::read(&environment, &wanted(&environment)?)
 }
 
+/// The name of a variable and, for a secret, of the one for its file.
+fn with_file(spec: &Spec) -> impl Iterator<Item = String> + use<> {
+    let file = spec.secret.then(|| format!("{}_FILE", spec.name));
+    [spec.name.to_owned()].into_iter().chain(file)
+}
+
 /// The names of all variables, including those for the files of secrets.
 fn all_names() -> Vec<String> {
-    variables().flat_map(|spec| std::iter::once(spec.name.to_owned()).chain(spec.file())).collect()
+    variables().flat_map(with_file).collect()
 }
 
 /// The names of the variables that the default pipeline reads. The components of other pipelines test their own.
@@ -51,7 +59,7 @@ fn names() -> Vec<String> {
     let read = ["sectigo", "datadog", "sync", "state", "program"];
     let sections = sections().into_iter().filter(|section| read.contains(&section.name));
     let specs = sections.flat_map(|section| section.variables);
-    specs.flat_map(|spec| std::iter::once(spec.name.to_owned()).chain(spec.file())).collect()
+    specs.flat_map(with_file).collect()
 }
 
 /// Sorts names, to compare them.
@@ -244,7 +252,7 @@ fn the_vendors_sample_env_loads() {
         config.pipelines[0].secrets().map(|secret| secret.current().expose_secret().to_owned()).collect();
     assert_eq!(secrets, ["=m0sfj!RQZNp]d2C8DIf1qM8V6jjnAEy", "0123456789abcdef0123456789abcdef"]);
     let context = config.pipelines[0].context();
-    let parts = config.pipelines[0].parts(&context, config.pipelines[0].store().build(), Liveness::default());
+    let parts = config.pipelines[0].parts(&context, config.pipelines[0].store.build(), Liveness::default());
     assert_eq!(parts.destination.location(), "https://http-intake.logs.datadoghq.eu/api/v2/logs");
     assert_eq!(config.warnings, [""; 0]);
 }

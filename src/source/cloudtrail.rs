@@ -73,9 +73,8 @@ pub const KIND: Kind = Kind {
     variables: variables::VARIABLES,
     aliases: &[],
     history: Some("as long as the bucket keeps its files"),
-    interval: Some("5m"),
-    is_server: false,
-    claims: |_| Vec::new(),
+    interval: Some(Duration::from_mins(5)),
+    server: None,
     queue: variables::queue,
     first: |reader, now| {
         let (start, lookback) = (reader.find(&variables::START), reader.get(&LOOKBACK));

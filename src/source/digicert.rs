@@ -17,15 +17,14 @@ use super::{Cursor, Kind, Page, Product, Source, Then};
 use crate::clock::{Clock, LocalTime};
 use crate::component::{Check, Configured, Context};
 use crate::failure::{Chain, Failure};
-use crate::http::{Excerpt, Redaction};
 use crate::secret::Secret;
 use crate::variable_name::VariableName;
 use api::{Api, History};
-use cursor::{Baseline, Progress, Step, Waiting};
+use cursor::{Baseline, Progress, Stand, Step, Waiting};
 use error::Error;
 use history::{AUDIT_LOGS, Shown, Status, Turn};
 use reading::Reading;
-use run::{Stand, Tries, after};
+use run::{Tries, after};
 
 mod api;
 mod check;
@@ -50,9 +49,8 @@ pub const KIND: Kind = Kind {
     aliases: variables::ALIASES,
     history: Some("DigiCert keeps the runs of a report for 90 days; a new run shows the date range of the report"),
     // A run takes minutes, and shows the report's whole date range each time.
-    interval: Some("1h"),
-    is_server: false,
-    claims: |_| Vec::new(),
+    interval: Some(Duration::from_hours(1)),
+    server: None,
     queue: |_| Ok(None),
     first: |reader, _| Ok(first_cursor(reader.find(&variables::START)?)),
     cursor_at: |since, _| Cursor::encode(&Progress::behind(Some(since))).ok(),
@@ -162,11 +160,6 @@ impl Digicert {
         self.settings.report_id.clone()
     }
 
-    /// The secrets that messages must not show.
-    fn hidden(&self) -> Redaction {
-        Redaction::of([&self.settings.api_key.current()])
-    }
-
     /// The runs of the report that began after `baseline`, the oldest first. Reads the history back to the baseline, or
     /// until `enough` holds for a run. `cut` decides what happens if the history is too long for that.
     async fn runs(&self, baseline: &Baseline, cut: Cut, enough: impl Fn(&Shown) -> bool) -> Result<Vec<Shown>, Error> {
@@ -188,8 +181,7 @@ impl Digicert {
         let other = |shown: &&Shown| shown.report_type.as_deref().is_some_and(|kind| kind != AUDIT_LOGS);
         if let Some(other) = runs.iter().find(other) {
             let kind = other.report_type.as_deref().unwrap_or_default();
-            let kind = Excerpt::of(kind.as_bytes(), &self.hidden());
-            let variable = self.settings.names.report_id.clone();
+            let (kind, variable) = (self.api.quotes.text(kind), self.settings.names.report_id.clone());
             return Err(Error::OtherType { report: self.report(), kind, variable });
         }
         Ok(runs.into_iter().filter(|shown| baseline.is_before(&shown.run)).collect())
@@ -202,9 +194,7 @@ impl Digicert {
             Step::Idle => self.find_scheduled(progress).await,
             Step::Waiting(waiting) if self.settings.starts_runs => self.wait(progress, waiting).await,
             Step::Waiting(_) => self.find_scheduled(progress.at(Step::Idle)).await,
-            Step::Reading { run, found, rows, sum, waiting } => {
-                self.read(progress, Stand { run, found, rows, sum, waiting }, begun).await
-            }
+            Step::Reading(stand) => self.read(progress, stand, begun).await,
         }
     }
 
@@ -233,10 +223,7 @@ impl Digicert {
         let error = match history::turn(&runs, &waiting, age, within) {
             Turn::Read(run) => {
                 tracing::debug!(run = run.id, began = %run.began, "a run is ready");
-                return nothing_but(
-                    &progress.at(Step::Reading { run, found: now, rows: 0, sum: 0, waiting }),
-                    Then::Now,
-                );
+                return nothing_but(&progress.at(Step::Reading(Stand::at(run, now, waiting))), Then::Now);
             }
             Turn::Wait => return nothing_but(&progress.at(Step::Waiting(waiting)), self.later()),
             Turn::Start => {
@@ -285,11 +272,8 @@ impl Digicert {
             let age = Duration::try_from(now.duration_since(run.began)).unwrap_or_default();
             match status {
                 Status::Ready => {
-                    let waiting = Waiting::from(now);
-                    return nothing_but(
-                        &progress.at(Step::Reading { run, found: now, rows: 0, sum: 0, waiting }),
-                        Then::Now,
-                    );
+                    let stand = Stand::at(run, now, Waiting::from(now));
+                    return nothing_but(&progress.at(Step::Reading(stand)), Then::Now);
                 }
                 Status::Generating if age <= self.settings.max_wait => return nothing_but(&progress, self.later()),
                 Status::Generating => {}
@@ -364,7 +348,7 @@ mod tests {
     fn a_cursor_survives_the_document() {
         let run = Run { id: "a".to_owned(), began: Timestamp::UNIX_EPOCH, splits: Some(3) };
         let now = Timestamp::UNIX_EPOCH;
-        let reading = Step::Reading { run, found: now, rows: 7, sum: 5, waiting: Waiting::from(now) };
+        let reading = Step::Reading(Stand { rows: 7, sum: 5, ..Stand::at(run, now, Waiting::from(now)) });
         for step in [Step::Idle, Step::Waiting(Waiting::from(now)), reading] {
             for since in [None, Some(now)] {
                 let progress = Progress::behind(since).at(step.clone());

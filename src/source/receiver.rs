@@ -66,8 +66,7 @@ pub const KIND: Kind = Kind {
     aliases: &[],
     history: None,
     interval: None,
-    is_server: true,
-    claims: variables::claims,
+    server: Some(variables::claims),
     queue: |_| Ok(Some(Queue { is_the_cursor: true })),
     first: |reader, now| Ok(first_cursor(&reader.get(&variables::SPOOL_PATH)?, now)),
     cursor_at: |_, _| None,
@@ -383,8 +382,8 @@ mod tests {
         let pairs = [("RECEIVER_AUDIT_LISTEN", "127.0.0.1:1".to_owned()), ("RECEIVER_AUDIT_SPOOL_PATH", spool)];
         let environment = Environment::from_pairs(pairs.map(|(name, value)| (name.into(), value.into())));
         let owner = Owner::source("receiver", None);
-        let settings = config::read(&environment, &owner, &[], variables::settings).unwrap();
-        let http = config::read(&environment, &owner, &[], http::variables::settings).unwrap();
+        let settings = config::read(&environment, &owner, variables::settings).unwrap();
+        let http = config::read(&environment, &owner, http::variables::settings).unwrap();
         let dead_letters = DeadLetters::new("receiver:stdout".into(), None, "AUDITSYNC_DEAD_LETTER_PATH".into());
         let context = Context::new("receiver:stdout".into(), http, dead_letters);
         let receiver = Receiver::new(settings, &context, Running::default());

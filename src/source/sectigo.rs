@@ -20,13 +20,13 @@ use crate::clock::{Clock, LocalTime};
 use crate::component::{Check, Configured, Context};
 use crate::event::Event;
 use crate::failure::Failure;
-use crate::http::Reply;
+use crate::http::{Excerpt, Reply};
 use crate::oauth::AccessToken;
 use crate::secret::Secret;
 use crate::server_time::{ServerClock, TOLERANCE};
 use crate::task;
 use ahead::Ahead;
-use api::{Api, PageAnswer, PageRequest, Refusal};
+use api::{Api, PageAnswer, PageRequest};
 use cursor::{Cut, SectigoCursor, end_of_history, first_since};
 use error::Error;
 use moment::Moment;
@@ -60,8 +60,7 @@ pub const KIND: Kind = Kind {
     aliases: &[],
     history: None,
     interval: None,
-    is_server: false,
-    claims: |_| Vec::new(),
+    server: None,
     queue: |_| Ok(None),
     first: |reader, now| Ok(first_cursor(reader.get(&LOOKBACK)?, now)),
     cursor_at: |since, _| Cursor::encode(&SectigoCursor::starting_at(since.into())).ok(),
@@ -141,10 +140,9 @@ struct Detour {
 impl Sectigo {
     /// Makes the source of the pipeline in `context`.
     pub fn new(settings: Settings, context: &Context) -> Self {
-        let Settings { api_url, client_id, client_secret, token_url, lookback, delay, window, overlap, names } =
-            settings;
+        let Settings { lookback, delay, window, overlap, .. } = settings;
         Self {
-            api: Arc::new(Api::new(context, &api_url, token_url, client_id, client_secret, names)),
+            api: Arc::new(Api::new(context, settings)),
             ahead: Ahead::default(),
             lookback,
             delay,
@@ -170,7 +168,7 @@ impl Sectigo {
                 self.server_clock.note(&self.api.address(), reply.date(), call);
                 Ok(self.records(&reply, &access, page::records).await?.len())
             }
-            PageAnswer::PageTokenRefused(_) => Ok(0),
+            PageAnswer::PageTokenRefused { .. } => Ok(0),
         }
     }
 
@@ -312,8 +310,7 @@ impl Sectigo {
 
     /// The cursor to continue with after the API refused a page's token. Fails if auditsync has to request the same
     /// page again.
-    fn refused(&self, range: InRange, refusal: Refusal) -> Result<SectigoCursor, Error> {
-        let Refusal { status, reason } = refusal;
+    fn refused(&self, range: InRange, status: u16, reason: Excerpt) -> Result<SectigoCursor, Error> {
         let address = self.api.address();
         let step = self.refusals.lock().refused(&range, status, Instant::now());
         match step {
@@ -449,8 +446,8 @@ impl Sectigo {
         let request = request(&range);
         let (reply, access, call) = match self.ahead.answer(&self.api, &request).await? {
             PageAnswer::Page { reply, access, call } => (reply, access, call),
-            PageAnswer::PageTokenRefused(refusal) => {
-                return self.nothing_but(cursor, &self.refused(range, refusal)?, begun);
+            PageAnswer::PageTokenRefused { status, reason } => {
+                return self.nothing_but(cursor, &self.refused(range, status, reason)?, begun);
             }
         };
         self.refusals.lock().answered();

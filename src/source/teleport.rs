@@ -68,12 +68,11 @@ pub const KIND: Kind = Kind {
     aliases: &[],
     history: Some("as long as the cluster keeps its audit log"),
     interval: None,
-    is_server: false,
+    server: None,
     first: |reader, now| {
         let (start, lookback) = (reader.find(&variables::START), reader.get(&LOOKBACK));
         Ok(first_cursor(start?, lookback?, now))
     },
-    claims: |_| Vec::new(),
     cursor_at: |since, until| Cursor::encode(&Progress { until, ..Progress::behind(since) }).ok(),
     reached,
     settled: |cursor| {

@@ -84,14 +84,10 @@ impl LocalFs {
 
     fn claim_now(&self) -> Result<Claim, Error> {
         let mut held = self.lock.lock();
-        if held.is_some() {
-            return Ok(Claim::Granted);
+        if held.is_none() {
+            *held = self.take_lock()?;
         }
-        match self.take_lock()? {
-            Some(file) => *held = Some(file),
-            None => return Ok(Claim::Busy { holder: self.holder() }),
-        }
-        Ok(Claim::Granted)
+        Ok(if held.is_some() { Claim::Granted } else { Claim::Busy { holder: self.holder() } })
     }
 
     /// Takes the lock at its path and writes this process's number into it; none if another process holds it.
@@ -194,7 +190,7 @@ impl LocalFs {
         let begun = Instant::now();
         while !self.try_lock(&file)? {
             if begun.elapsed() > PASSING {
-                return Err(Error::Busy { location: self.location(), holder: self.holder() });
+                return Err(self.busy());
             }
             std::thread::sleep(Duration::from_millis(2));
         }

@@ -19,13 +19,29 @@ pub const KIND: Kind = Kind {
 };
 
 /// Keeps the document in this process.
-#[derive(Debug, Default)]
-pub struct Memory(Mutex<Option<(Document, u64)>>);
+#[derive(Debug)]
+pub struct Memory {
+    location: &'static str,
+    held: Mutex<Option<(Document, u64)>>,
+}
+
+impl Memory {
+    /// Makes a store that messages call `location`.
+    pub(super) fn at(location: &'static str) -> Self {
+        Self { location, held: Mutex::default() }
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::at("memory")
+    }
+}
 
 #[async_trait]
 impl StateStore for Memory {
     fn location(&self) -> String {
-        "memory".to_owned()
+        self.location.to_owned()
     }
 
     async fn claim(&self) -> Result<Claim, Error> {
@@ -33,12 +49,12 @@ impl StateStore for Memory {
     }
 
     async fn load(&self) -> Result<Option<(Document, Version)>, Error> {
-        let held = self.0.lock();
+        let held = self.held.lock();
         Ok(held.as_ref().map(|(document, version)| (document.clone(), Version(version.to_string()))))
     }
 
     async fn save(&self, document: &Document, expected: Option<&Version>) -> Result<Version, Error> {
-        let mut held = self.0.lock();
+        let mut held = self.held.lock();
         let version = held.as_ref().map(|(_, version)| *version);
         if version.map(|version| Version(version.to_string())).as_ref() != expected {
             return Err(Error::Conflict { location: self.location(), cause: None });

@@ -25,7 +25,7 @@ use tokio::time::timeout;
 use super::{Cause, Caution, Claim, Document, Error, Kind, StateStore, Version};
 use crate::component::Configured;
 use crate::http::{Excerpt, Redaction};
-use crate::secret::Secret;
+use crate::secret::{Outdated, Secret};
 
 /// The longest call, including a new connection if needed. The shortest lease must last for two calls.
 const LONGEST_CALL: Duration = Duration::from_secs(3);
@@ -149,7 +149,7 @@ impl Redis {
     async fn log_in(&self, connection: &mut MultiplexedConnection, password: &Secret) -> Result<(), Failure> {
         let tried = password.current();
         let Err(refusal) = self.authenticate(connection, &tried).await else { return Ok(()) };
-        if is_refused_login(&refusal) && password.renewed_since(&tried).unwrap_or(false) {
+        if is_refused_login(&refusal) && matches!(password.outdated(&tried), Some(Outdated::Rotated(_))) {
             return self.authenticate(connection, &password.current()).await.map_err(Failure::Login);
         }
         Err(Failure::Login(refusal))

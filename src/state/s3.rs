@@ -188,25 +188,19 @@ impl S3 {
         bytes: &[u8],
         condition: Condition<'_>,
     ) -> Result<Result<Option<String>, Failure>, Error> {
-        self.bounded(action, self.put_in_time(action, key, bytes, condition)).await
-    }
-
-    async fn put_in_time(
-        &self,
-        action: &'static str,
-        key: &str,
-        bytes: &[u8],
-        condition: Condition<'_>,
-    ) -> Result<Result<Option<String>, Failure>, Error> {
-        let exchange = Exchange::default();
-        let request = self.client(action).await?.put_object().bucket(&self.settings.bucket).key(key);
-        let request = self.encrypted(request).content_type("application/json").body(ByteStream::from(bytes.to_vec()));
-        let request = match condition {
-            Condition::Absent => request.if_none_match("*"),
-            Condition::Unchanged(tag) => request.if_match(tag),
-        };
-        let answer = Box::pin(request.customize().interceptor(exchange.clone()).send()).await;
-        Ok(answer.map(|put| put.e_tag).map_err(|error| Failure::of(&error, &exchange.redaction())))
+        self.bounded(action, async {
+            let exchange = Exchange::default();
+            let request = self.client(action).await?.put_object().bucket(&self.settings.bucket).key(key);
+            let body = ByteStream::from(bytes.to_vec());
+            let request = self.encrypted(request).content_type("application/json").body(body);
+            let request = match condition {
+                Condition::Absent => request.if_none_match("*"),
+                Condition::Unchanged(tag) => request.if_match(tag),
+            };
+            let answer = Box::pin(request.customize().interceptor(exchange.clone()).send()).await;
+            Ok(answer.map(|put| put.e_tag).map_err(|error| Failure::of(&error, &exchange.redaction())))
+        })
+        .await
     }
 
     fn encrypted(&self, request: PutObjectFluentBuilder) -> PutObjectFluentBuilder {

@@ -22,7 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::liveness::{Health, Liveness, Readiness};
+use super::liveness::Liveness;
 use super::metrics::Metrics;
 use super::metrics::exporter::Scrape;
 use crate::pipeline_name::PipelineName;
@@ -159,20 +159,12 @@ pub struct Observed {
     pub is_alone: bool,
 }
 
-/// The answer of `/healthz`: the health of the process, and of each pipeline.
+/// The health or readiness of the process, and of each pipeline.
 #[derive(Debug, Serialize)]
-struct HealthAnswer {
+struct Known<T> {
     #[serde(flatten)]
-    all: Health,
-    pipelines: Vec<Of<Health>>,
-}
-
-/// The answer of `/readyz`: the readiness of the process, and of each pipeline.
-#[derive(Debug, Serialize)]
-struct ReadinessAnswer {
-    #[serde(flatten)]
-    all: Readiness,
-    pipelines: Vec<Of<Readiness>>,
+    all: T,
+    pipelines: Vec<Of<T>>,
 }
 
 /// The health or readiness of one pipeline.
@@ -214,31 +206,26 @@ impl Answers {
             return text(StatusCode::NOT_FOUND, "this process has no such pipeline\n".to_owned());
         }
         if path == "/healthz" {
-            let pipelines: Vec<_> = each(&pipelines, Liveness::health);
-            let all = worst(&pipelines, |health| health.is_good).clone();
-            json(all.is_good, &HealthAnswer { all, pipelines })
+            known(&pipelines, Liveness::health, |health| health.is_good)
         } else {
-            let pipelines: Vec<_> = each(&pipelines, Liveness::readiness);
-            let all = worst(&pipelines, |readiness| readiness.is_good).clone();
-            json(all.is_good, &ReadinessAnswer { all, pipelines })
+            known(&pipelines, Liveness::readiness, |readiness| readiness.is_good)
         }
     }
 }
 
-fn each<T>(pipelines: &[&Observed], known: impl Fn(&Liveness) -> T) -> Vec<Of<T>> {
-    pipelines.iter().map(|observed| Of { pipeline: observed.name.clone(), known: known(&observed.liveness) }).collect()
-}
-
-/// The first pipeline that is not good, or the first of all if every one is good. There is at least one.
-fn worst<T>(pipelines: &[Of<T>], is_good: impl Fn(&T) -> bool) -> &T {
-    let worst = pipelines.iter().find(|of| !is_good(&of.known)).unwrap_or(&pipelines[0]);
-    &worst.known
-}
-
-fn json(is_good: bool, body: &impl serde::Serialize) -> Response<String> {
-    let status = if is_good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+/// Answers with what `know` tells of each of the pipelines, of which there is at least one. The first that is not good counts for all.
+fn known<T: Clone + Serialize>(
+    pipelines: &[&Observed],
+    know: impl Fn(&Liveness) -> T,
+    is_good: impl Fn(&T) -> bool,
+) -> Response<String> {
+    let of = |observed: &&Observed| Of { pipeline: observed.name.clone(), known: know(&observed.liveness) };
+    let pipelines: Vec<_> = pipelines.iter().map(of).collect();
+    let all = pipelines.iter().find(|of| !is_good(&of.known)).unwrap_or(&pipelines[0]).known.clone();
+    let status = if is_good(&all) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     // A body has only text, numbers and times, so it always has a JSON form.
-    response(status, "application/json", serde_json::to_string(body).unwrap_or_default() + "\n")
+    let body = serde_json::to_string(&Known { all, pipelines }).unwrap_or_default();
+    response(status, "application/json", body + "\n")
 }
 
 fn text(status: StatusCode, body: String) -> Response<String> {

@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::fmt::{self, Display};
+use std::fmt::Display;
 use std::sync::Arc;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -16,6 +16,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::clock::whole_seconds;
 use crate::component::Component;
 use crate::failure::Chain;
 
@@ -34,28 +35,6 @@ const INTERVALS: u32 = 3;
 
 const STANDBY: &str = "standby";
 const NOT_READY: &str = "not ready";
-
-/// The reason for a wait.
-#[derive(Debug, Clone, Copy)]
-enum Awaited {
-    Call(Component),
-    EndOfPause,
-}
-
-impl From<Component> for Awaited {
-    fn from(component: Component) -> Self {
-        Self::Call(component)
-    }
-}
-
-impl Display for Awaited {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Call(component) => component.fmt(f),
-            Self::EndOfPause => f.write_str("end of a pause"),
-        }
-    }
-}
 
 /// The configured times that expected waits depend on.
 #[derive(Debug, Clone, Copy)]
@@ -112,7 +91,8 @@ pub struct Backlog {
 
 #[derive(Debug)]
 struct Wait {
-    what: Awaited,
+    /// The called component; none in a pause.
+    called: Option<Component>,
     longest: Duration,
     since: Instant,
 }
@@ -199,19 +179,19 @@ impl Liveness {
             Component::StateStore => STORE_CALL,
             _ => self.pace.exchange.saturating_mul(EXCHANGES),
         };
-        self.begin(component.into(), longest)
+        self.begin(Some(component), longest)
     }
 
     /// Notes that a pause of this length begins.
     pub fn pauses(&self, length: Duration) -> Waiting {
-        self.begin(Awaited::EndOfPause, length)
+        self.begin(None, length)
     }
 
-    fn begin(&self, what: Awaited, longest: Duration) -> Waiting {
-        let mut signs = self.signs();
+    fn begin(&self, called: Option<Component>, longest: Duration) -> Waiting {
+        let mut signs = self.signs.lock();
         let (id, since) = (signs.next_id, Instant::now());
         signs.next_id += 1;
-        signs.waits.insert(id, Wait { what, longest: longest.saturating_add(SLACK), since });
+        signs.waits.insert(id, Wait { called, longest: longest.saturating_add(SLACK), since });
         signs.moved = since;
         drop(signs);
         Waiting { liveness: self.clone(), id }
@@ -219,62 +199,62 @@ impl Liveness {
 
     /// Notes that another instance is active and this one is on standby.
     pub fn is_standby(&self, holder: &str) {
-        self.signs().holder = Some(holder.to_owned());
+        self.signs.lock().holder = Some(holder.to_owned());
     }
 
     /// Notes that this instance is active now.
     pub fn is_active(&self) {
-        let mut signs = self.signs();
+        let mut signs = self.signs.lock();
         (signs.holder, signs.failed) = (None, None);
     }
 
     /// Notes that a sync or a page of a backlog was delivered and committed.
     pub fn succeeds(&self) {
-        self.signs().success = Some((Instant::now(), Timestamp::now()));
+        self.signs.lock().success = Some((Instant::now(), Timestamp::now()));
     }
 
     /// Notes an error that was logged.
     pub fn logged(&self, error: &(dyn Error + 'static)) {
         let error = without_quotes(&Chain(error).to_string());
-        self.signs().last_error = Some(LastError { at: Timestamp::now(), error });
+        self.signs.lock().last_error = Some(LastError { at: Timestamp::now(), error });
     }
 
     /// Notes that the run is over, and all its work is done.
     pub fn is_over(&self) {
-        let mut signs = self.signs();
+        let mut signs = self.signs.lock();
         (signs.holder, signs.is_over) = (None, true);
     }
 
     /// Notes that the pipeline failed for this reason. Until it is active again, it is alive and not ready.
     pub fn failed(&self, reason: impl Display) {
-        let mut signs = self.signs();
+        let mut signs = self.signs.lock();
         (signs.holder, signs.failed) = (None, Some(reason.to_string()));
     }
 
     /// Sets why the source refuses what is pushed to it; none if it does not. While it does, the pipeline is not ready.
     pub fn set_refusal(&self, reason: Option<&'static str>) {
-        self.signs().refusal = reason;
+        self.signs.lock().refusal = reason;
     }
 
     /// Sets the backlog.
     pub fn set_backlog(&self, backlog: Backlog) {
-        self.signs().backlog = Some(backlog);
+        self.signs.lock().backlog = Some(backlog);
     }
 
     /// Sets the longest time that the source should be silent.
     pub fn expects_news_within(&self, silence: Duration) {
-        self.signs().silence = Some(silence);
+        self.signs.lock().silence = Some(silence);
     }
 
     /// Notes that the source had news at this time.
     pub fn has_news(&self, at: Timestamp) {
-        let mut signs = self.signs();
+        let mut signs = self.signs.lock();
         signs.news = signs.news.max(Some(at));
     }
 
     /// How long the source has been silent, if that is longer than expected.
     pub fn silent_for(&self, now: Timestamp) -> Option<Duration> {
-        let signs = self.signs();
+        let signs = self.signs.lock();
         let silent = Duration::try_from(now.duration_since(signs.news.unwrap_or(signs.begun))).unwrap_or_default();
         signs.silence.filter(|expected| silent > *expected).map(|_| silent)
     }
@@ -291,7 +271,7 @@ impl Liveness {
 
     /// Whether the engine makes progress.
     pub fn health(&self) -> Health {
-        let reason = self.signs().hang();
+        let reason = self.signs.lock().hang();
         let status = if reason.is_none() { "alive" } else { "stuck" };
         Health { is_good: reason.is_none(), status, reason }
     }
@@ -302,7 +282,7 @@ impl Liveness {
     }
 
     fn readiness_at(&self, now: Timestamp) -> Readiness {
-        let signs = self.signs();
+        let signs = self.signs.lock();
         let limit = self.pace.interval.saturating_mul(INTERVALS);
         let failed = signs.failed.clone().or_else(|| signs.refusal.map(str::to_owned));
         let (status, reason) = match (&signs.holder, signs.success) {
@@ -331,10 +311,6 @@ impl Liveness {
             backlog: signs.backlog,
         }
     }
-
-    fn signs(&self) -> MutexGuard<'_, Observed> {
-        self.signs.lock()
-    }
 }
 
 impl Observed {
@@ -343,7 +319,8 @@ impl Observed {
         let overdue = self.waits.values().filter(|wait| wait.since.elapsed() > wait.longest);
         if let Some(wait) = overdue.min_by_key(|wait| wait.since) {
             let (waited, longest) = (whole_seconds(wait.since.elapsed()), whole_seconds(wait.longest));
-            return Some(format!("it has waited {waited} for the {}, which should take at most {longest}", wait.what));
+            let awaited = wait.called.map_or_else(|| "end of a pause".to_owned(), |component| component.to_string());
+            return Some(format!("it has waited {waited} for the {awaited}, which should take at most {longest}"));
         }
         // Between two waits the engine does next to nothing. A pipeline that failed or is over has no waits.
         let is_still = self.failed.is_none() && !self.is_over && self.waits.is_empty() && self.moved.elapsed() > SLACK;
@@ -367,7 +344,7 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let mut signs = self.liveness.signs();
+        let mut signs = self.liveness.signs.lock();
         signs.waits.remove(&self.id);
         signs.moved = Instant::now();
     }
@@ -381,7 +358,7 @@ impl Heartbeat {
     /// Notes that a part is done.
     pub fn beat(&self) {
         let Some((liveness, id)) = &self.0 else { return };
-        if let Some(wait) = liveness.signs().waits.get_mut(id) {
+        if let Some(wait) = liveness.signs.lock().waits.get_mut(id) {
             wait.since = Instant::now();
         }
     }
@@ -402,10 +379,6 @@ fn without_quotes(text: &str) -> String {
         is_escaped = is_quoted && character == '\\' && !is_escaped;
     }
     kept
-}
-
-fn whole_seconds(time: Duration) -> humantime::FormattedDuration {
-    humantime::format_duration(Duration::from_secs(time.as_secs()))
 }
 
 #[cfg(test)]

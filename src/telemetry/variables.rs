@@ -67,15 +67,4 @@ mod tests {
         let listen = [("AUDITSYNC_HTTP_LISTEN", "[::1]:9090")];
         assert_eq!(read_pairs(&listen, |reader| reader.find(&LISTEN)).unwrap(), "[::1]:9090".parse().ok());
     }
-
-    #[test]
-    fn what_cannot_be_used_is_answered_with_the_rule() {
-        for (name, value, rule) in [
-            ("AUDITSYNC_LOG_FORMAT", "xml", "text, json"),
-            ("AUDITSYNC_LOG_LEVEL", "loud", "trace, debug, info, warn, error"),
-        ] {
-            let message = read_pairs(&[(name, value)], settings).unwrap_err();
-            assert!(message.contains(&format!("{name}={value:?}: must be")) && message.contains(rule), "{message}");
-        }
-    }
 }

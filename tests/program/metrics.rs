@@ -63,7 +63,7 @@ async fn every_metric_of_the_table_is_in_a_scrape_and_nothing_else() {
         let stem = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| of_it(name.strip_suffix(suffix)?));
         let metric = of_it(name).or(stem).unwrap_or_else(|| panic!("{line}"));
         for (label, value) in labels {
-            let is_pipeline = label == "pipeline" && metric.by_pipeline && value == "sectigo:datadog";
+            let is_pipeline = label == "pipeline" && name != "auditsync_build_info" && value == "sectigo:datadog";
             let is_bound = label == "le" && matches!(metric.kind, Kind::Histogram { .. });
             let is_known = metric.labels.iter().any(|known| known.name == label && known.values.contains(&value));
             assert!(is_pipeline || is_bound || is_known, "{line}");

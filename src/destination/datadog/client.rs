@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use jiff::Timestamp;
-use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
-use secrecy::{ExposeSecret, SecretString};
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use secrecy::SecretString;
 use url::Url;
 
 use super::compressor::Compressor;
@@ -20,9 +20,8 @@ use super::{IN_FLIGHT, Settings};
 use crate::clock::Clock;
 use crate::component::{Component, Context};
 use crate::dead_letter::DeadLetters;
-use crate::event::Event;
 use crate::failure::Class;
-use crate::http::{self, Address, Excerpt, Method, Redaction, Reply};
+use crate::http::{self, Address, Excerpt, Method, Redaction, Reply, below, sensitive};
 use crate::secret::Secret;
 use crate::server_time::ServerClock;
 use crate::telemetry::metrics::Metrics;
@@ -190,7 +189,7 @@ impl Client {
                 return Err(Setback::Refused { meaning, reason: shown() });
             }
             Meaning::NotTheIntake => {
-                let is_relay = self.answers_as == Intake::Other && !response::is_web_page(&reply.headers);
+                let is_relay = self.answers_as == Intake::Other && !http::is_web_page(&reply.headers);
                 Error::NotTheIntake { address, status, variable, is_relay }
             }
             // `Unfinished` always comes with a missing end.
@@ -204,26 +203,21 @@ impl Client {
             Meaning::Refused => Error::RefusesAll { address, reason: shown(), variable },
         };
         // An answer with a `Retry-After` is about load. A key that was changed, or that is gone, is the cause itself.
-        let explains_itself = matches!(
-            error,
-            Error::Unavailable { after: Some(_), .. } | Error::KeyRotated { .. } | Error::KeyGone { .. }
-        );
+        let explains_itself = matches!(error, Error::Unavailable { after: Some(_), .. } | Error::KeyOutdated { .. });
         let about = (!explains_itself && response::may_be_about_content(status)).then(shown);
         Err(Setback::Failed { error, about })
     }
 
     fn key_rejected(&self, address: Address, reply: &Reply, rejected: &SecretString) -> Error {
-        let variable = self.key.variable().clone();
-        match self.key.renewed_since(rejected) {
-            Ok(true) => Error::KeyRotated { address, variable },
-            Ok(false) => Error::KeyRejected {
+        match self.key.outdated(rejected) {
+            Some(cause) => Error::KeyOutdated { address, cause },
+            None => Error::KeyRejected {
                 address,
                 status: reply.status.as_u16(),
                 reason: Excerpt::of(&reply.body, &Redaction::of([rejected])),
-                variable,
+                variable: self.key.variable().clone(),
                 site: format!("{} ({})", self.site, self.intake_variable),
             },
-            Err(cause) => Error::KeyGone { address, variable, cause },
         }
     }
 
@@ -243,13 +237,7 @@ impl Client {
     }
 
     /// Sends these batches, up to eight at a time, until one fails.
-    async fn send_batches(
-        &self,
-        ledger: &Ledger<'_>,
-        events: &Arc<[Event]>,
-        mut batches: Batches,
-        now: Timestamp,
-    ) -> Result<(), Stopped> {
+    async fn send_batches(&self, ledger: &Ledger<'_>, mut batches: Batches, now: Timestamp) -> Result<(), Stopped> {
         let mut failure: Option<Stopped> = None;
         let mut under_way = FuturesUnordered::new();
         loop {
@@ -261,9 +249,7 @@ impl Client {
                     }
                 }
                 Some(batch) = batches.next(), if under_way.len() < IN_FLIGHT && failure.is_none() => match batch {
-                    Ok(batch) => under_way.push(
-                        Settling::of(self, ledger, Arc::clone(events), batch, Form::Whole, now).run(),
-                    ),
+                    Ok(batch) => under_way.push(Settling::of(self, ledger, batch, Form::Whole, now).run()),
                     Err(error) => failure = Some(error.into()),
                 },
                 else => break,
@@ -273,21 +259,15 @@ impl Client {
     }
 
     /// Sends the outstanding events: first those that no doubt touches, then those in doubt.
-    pub(super) async fn attempt(
-        &self,
-        ledger: &Ledger<'_>,
-        events: &Arc<[Event]>,
-        batches: Batches,
-        now: Timestamp,
-    ) -> Result<(), Error> {
+    pub(super) async fn attempt(&self, ledger: &Ledger<'_>, batches: Batches, now: Timestamp) -> Result<(), Error> {
         let before = ledger.tally().accepted;
-        let sent = self.send_batches(ledger, events, batches, now).await;
-        ledger.write_letters(&self.dead_letters, events, now).await?;
-        let examination = Examination::new(self, ledger, events, now);
+        let sent = self.send_batches(ledger, batches, now).await;
+        ledger.write_letters(&self.dead_letters, now).await?;
+        let examination = Examination::new(self, ledger, now);
         match sent {
             Ok(()) => {
                 examination.run().await?;
-                ledger.write_letters(&self.dead_letters, events, now).await
+                ledger.write_letters(&self.dead_letters, now).await
             }
             // Rule out the entries before blaming the key or the address.
             Err(Stopped { error, again: Some(_) }) if !matches!(error.class(), Class::Retryable { .. }) => {
@@ -312,18 +292,4 @@ fn no_answer(error: http::Error) -> Setback {
     };
     let about = about.then(|| crate::failure::Chain(&error).to_string());
     Setback::Failed { error: error.into(), about }
-}
-
-fn below(base: &Url, path: &str) -> Url {
-    let mut url = base.clone();
-    url.set_path(&format!("{}/{path}", base.path().trim_end_matches('/')));
-    url
-}
-
-/// The key as a header value. The configuration takes only keys that a header can carry; any other would be sent empty,
-/// and rejected.
-fn sensitive(key: &SecretString) -> HeaderValue {
-    let mut value = HeaderValue::from_str(key.expose_secret()).unwrap_or_else(|_| HeaderValue::from_static(""));
-    value.set_sensitive(true);
-    value
 }

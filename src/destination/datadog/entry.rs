@@ -162,20 +162,19 @@ impl EntryWriter {
 
 /// The time that an entry carries: the event's own if it is current `now`, else `now`.
 pub fn stamp(event: &Event, now: Timestamp) -> Timestamp {
-    event.time().filter(|time| is_current(*time, now)).unwrap_or(now)
+    event.time().filter(|time| is_within(OLDEST.sent, *time, now)).unwrap_or(now)
 }
 
 /// Whether the intake keeps an entry with the time `stamp` when its own clock shows `now`.
 pub fn is_kept(stamp: Timestamp, now: Timestamp) -> bool {
-    let age = now.duration_since(stamp);
-    let oldest = SignedDuration::try_from(OLDEST.accepted).unwrap_or_default();
-    (-SignedDuration::from_hours(2)..=oldest).contains(&age)
+    is_within(OLDEST.accepted, stamp, now)
 }
 
-fn is_current(time: Timestamp, now: Timestamp) -> bool {
+/// Whether `time` is at most this old `now`, and not too far ahead.
+fn is_within(oldest: Duration, time: Timestamp, now: Timestamp) -> bool {
     let age = now.duration_since(time);
-    age <= jiff::SignedDuration::try_from(OLDEST.sent).unwrap_or_default()
-        && -age <= jiff::SignedDuration::try_from(FURTHEST_AHEAD).unwrap_or_default()
+    let signed = |time| SignedDuration::try_from(time).unwrap_or_default();
+    age <= signed(oldest) && -age <= signed(FURTHEST_AHEAD)
 }
 
 /// Appends the message for people, in at most `room` bytes. It is `[service] action: details` as far as the record has

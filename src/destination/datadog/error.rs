@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::dead_letter;
 use crate::failure::{Class, Failure};
 use crate::http::{self, Address, Excerpt};
-use crate::secret::SecretError;
+use crate::secret::Outdated;
 use crate::variable_name::VariableName;
 
 /// A reason why the intake did not take every entry.
@@ -38,22 +38,12 @@ pub enum Error {
         /// The Datadog site, and the variable that chose the address.
         site: String,
     },
-    /// The intake rejected the key, but the key's file holds another one by now.
-    #[error("{address} rejected the API key; {variable} names a newer one, which is tried next")]
-    KeyRotated {
+    /// The intake rejected the key, which is not the one in the key's file any more.
+    #[error("{address} rejected the API key; {cause}")]
+    KeyOutdated {
         address: Address,
-        /// The variable that names the file.
-        variable: VariableName,
-    },
-    /// The intake rejected the key, and the key's file cannot be read again.
-    #[error("{address} rejected the API key, and {variable} cannot be read again")]
-    KeyGone {
-        address: Address,
-        /// The variable that names the file.
-        variable: VariableName,
-        /// What is wrong with the file.
         #[source]
-        cause: SecretError,
+        cause: Outdated,
     },
     /// The intake refuses every entry.
     #[error(
@@ -128,14 +118,14 @@ impl Error {
             Self::Http(http::Error::TooLarge { .. })
             | Self::Batch(_)
             | Self::Unwritten(_)
-            | Self::KeyRotated { .. }
+            | Self::KeyOutdated { cause: Outdated::Rotated(_), .. }
             | Self::NotTheIntake { .. }
             | Self::RefusesSome { .. }
             | Self::Misdated { .. } => Class::Retryable { after: None },
             Self::Http(error) => error.class(),
             Self::RefusesAll { .. } => Class::Refused,
             Self::Unavailable { after, .. } => Class::Retryable { after: *after },
-            Self::KeyRejected { .. } | Self::KeyGone { .. } => Class::CredentialsRejected,
+            Self::KeyRejected { .. } | Self::KeyOutdated { .. } => Class::CredentialsRejected,
         }
     }
 }

@@ -5,7 +5,6 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::Arc;
 
 use jiff::Timestamp;
 
@@ -13,7 +12,6 @@ use super::client::Client;
 use super::error::Error;
 use super::isolate::{Settling, Stopped};
 use super::ledger::Ledger;
-use crate::event::Event;
 
 /// The rounds in one call; each sends every single entry. Later calls gather the rest of the evidence, after the
 /// engine's backoff.
@@ -43,7 +41,6 @@ enum Tried {
 pub(super) struct Examination<'e, 'd> {
     client: &'e Client,
     ledger: &'e Ledger<'d>,
-    events: &'e Arc<[Event]>,
     now: Timestamp,
     requests: u32,
     /// Failures since something was accepted.
@@ -52,8 +49,8 @@ pub(super) struct Examination<'e, 'd> {
 }
 
 impl<'e, 'd> Examination<'e, 'd> {
-    pub(super) fn new(client: &'e Client, ledger: &'e Ledger<'d>, events: &'e Arc<[Event]>, now: Timestamp) -> Self {
-        Self { client, ledger, events, now, requests: 0, unexplained: 0, has_accepted: false }
+    pub(super) fn new(client: &'e Client, ledger: &'e Ledger<'d>, now: Timestamp) -> Self {
+        Self { client, ledger, now, requests: 0, unexplained: 0, has_accepted: false }
     }
 
     /// Sends doubted ranges until none is left, or until this call can find out no more.
@@ -106,7 +103,7 @@ impl<'e, 'd> Examination<'e, 'd> {
                     let reason = format!("{} ({} times, while notices were accepted)", doubt.reason, doubt.failures());
                     self.ledger.refused(doubt.range.start, reason);
                 }
-                self.ledger.write_letters(&self.client.dead_letters, self.events, self.now).await
+                self.ledger.write_letters(&self.client.dead_letters, self.now).await
             }
             Err(setback) => {
                 self.ledger.remember(|work| work.doubts.notice_failed());
@@ -120,18 +117,15 @@ impl<'e, 'd> Examination<'e, 'd> {
     async fn try_by_lot(&mut self, range: Range<usize>) -> Result<Vec<Range<usize>>, Error> {
         let mut left = if range.len() == 1 { fastrand::u32(1..=MOST_IN_A_ROW) } else { 1 };
         loop {
-            let tried = self.attempt(range.clone()).await?;
             left -= 1;
-            if let (Tried::Failed(_), 1..) = (&tried, left) {
-                continue;
-            }
-            return Ok(match tried {
-                Tried::Accepted(next) => next,
+            match self.attempt(range.clone()).await? {
+                Tried::Accepted(next) => return Ok(next),
+                Tried::Failed(_) if left > 0 => {}
                 Tried::Failed(next) => {
                     self.unexplained += 1;
-                    next
+                    return Ok(next);
                 }
-            });
+            }
         }
     }
 
@@ -139,12 +133,12 @@ impl<'e, 'd> Examination<'e, 'd> {
     async fn attempt(&mut self, range: Range<usize>) -> Result<Tried, Error> {
         let form = self.ledger.remember(|work| work.doubts.about(&range).map(|doubt| doubt.form));
         let Some(form) = form else { return Ok(Tried::Accepted(Vec::new())) };
-        let batch = self.client.packer.pack(self.events, range.clone(), form, self.now).await?;
+        let batch = self.client.packer.pack(&self.ledger.events, range.clone(), form, self.now).await?;
         let sent = batch.range.clone();
         self.ledger.remember(|work| work.doubts.cut_at(&range, sent.end));
         let rest = Some(sent.end..range.end).filter(|rest| !rest.is_empty());
         self.requests += 1;
-        let settling = Settling::of(self.client, self.ledger, Arc::clone(self.events), batch, form, self.now);
+        let settling = Settling::of(self.client, self.ledger, batch, form, self.now);
         match settling.run().await {
             Ok(()) => {
                 (self.unexplained, self.has_accepted) = (0, true);

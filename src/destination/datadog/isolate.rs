@@ -5,7 +5,6 @@
 //! entry is left, auditsync sends a notice of its own to find out.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use jiff::Timestamp;
 
@@ -16,7 +15,6 @@ use super::error::Error;
 use super::ledger::Ledger;
 use super::misdated::Misdated;
 use super::response::Meaning;
-use crate::event::Event;
 
 /// Why a batch is not settled.
 #[derive(Debug)]
@@ -42,7 +40,6 @@ struct Suspect {
 pub(super) struct Settling<'a, 'd> {
     client: &'a Client,
     ledger: &'a Ledger<'d>,
-    events: Arc<[Event]>,
     now: Timestamp,
     /// The batch packed ahead, which is sent first.
     first: Option<Batch>,
@@ -53,16 +50,9 @@ pub(super) struct Settling<'a, 'd> {
 
 impl<'a, 'd> Settling<'a, 'd> {
     /// Starts with a batch whose entries have this form.
-    pub(super) fn of(
-        client: &'a Client,
-        ledger: &'a Ledger<'d>,
-        events: Arc<[Event]>,
-        batch: Batch,
-        form: Form,
-        now: Timestamp,
-    ) -> Self {
+    pub(super) fn of(client: &'a Client, ledger: &'a Ledger<'d>, batch: Batch, form: Form, now: Timestamp) -> Self {
         let work = vec![(batch.range.clone(), form)];
-        Self { client, ledger, events, now, first: Some(batch), work, suspects: Vec::new() }
+        Self { client, ledger, now, first: Some(batch), work, suspects: Vec::new() }
     }
 
     /// Sends until every entry is settled or an error stops it.
@@ -82,15 +72,15 @@ impl<'a, 'd> Settling<'a, 'd> {
     async fn send(&mut self, range: Range<usize>, form: Form) -> Result<(), Stopped> {
         let mut batch = match self.first.take() {
             Some(batch) => batch,
-            None => self.client.packer.pack(&self.events, range.clone(), form, self.now).await?,
+            None => self.client.packer.pack(&self.ledger.events, range.clone(), form, self.now).await?,
         };
         let sent = batch.range.clone();
         let body = Body { sent: std::mem::take(&mut batch.body), uncompressed: batch.uncompressed };
         let begun = self.client.clock.local();
         let setback = match self.client.send(self.ledger, sent.len(), body).await {
             Ok(()) => {
-                let misdated = Misdated::of(self.client, &self.events, &sent, self.now, begun);
-                self.ledger.accepted(&batch, "larger than the intake takes", &misdated);
+                let misdated = Misdated::of(self.client, &self.ledger.events, &sent, self.now, begun);
+                self.ledger.accepted(&batch, &misdated);
                 self.refuse_suspects();
                 misdated.check(self.client)?;
                 None

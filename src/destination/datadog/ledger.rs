@@ -41,6 +41,7 @@ impl Work {
 #[derive(Debug)]
 pub(super) struct Ledger<'a> {
     work: Mutex<&'a mut Work>,
+    pub(super) events: Arc<[Event]>,
     heart: &'a Heartbeat,
     metrics: &'a Metrics,
 }
@@ -48,7 +49,8 @@ pub(super) struct Ledger<'a> {
 impl<'a> Ledger<'a> {
     /// Makes the ledger of one attempt. Each answered request is a beat of `heart`.
     pub(super) fn of(work: &'a mut Work, heart: &'a Heartbeat, metrics: &'a Metrics) -> Self {
-        Self { work: Mutex::new(work), heart, metrics }
+        let events = Arc::clone(work.progress.events());
+        Self { work: Mutex::new(work), events, heart, metrics }
     }
 
     /// Reads or changes the delivery's state.
@@ -68,12 +70,12 @@ impl<'a> Ledger<'a> {
     }
 
     /// Notes that the intake accepted `batch`. Its `misdated` entries are still to be sent.
-    pub(super) fn accepted(&self, batch: &Batch, reason_to_cut: &str, misdated: &Misdated) {
+    pub(super) fn accepted(&self, batch: &Batch, misdated: &Misdated) {
         let Batch { range, restamped, cut, .. } = batch;
         let cut: Vec<_> = cut.iter().copied().filter(|index| !misdated.has(*index)).collect();
         let (accepted, truncated) = (range.len() - misdated.len(), cut.len());
         let restamped = (*restamped).min(accepted);
-        let newest = self.remember(|work| {
+        self.remember(|work| {
             if misdated.len() == 0 {
                 work.progress.settle(range);
             } else {
@@ -83,10 +85,10 @@ impl<'a> Ledger<'a> {
             work.progress.count(Tally { accepted, restamped, truncated, ..Tally::default() });
             work.doubts.settled(range);
             work.doubts.others_accepted();
-            work.letters
-                .add(cut.into_iter().map(|index| Letter::new(index, Fate::Truncated, reason_to_cut.to_owned())));
-            work.progress.events().get(range.clone()).unwrap_or_default().iter().filter_map(Event::time).max()
+            let reason = || "larger than the intake takes".to_owned();
+            work.letters.add(cut.into_iter().map(|index| Letter::new(index, Fate::Truncated, reason())));
         });
+        let newest = self.events.get(range.clone()).unwrap_or_default().iter().filter_map(Event::time).max();
         self.metrics.accepted(accepted, restamped, truncated, newest);
     }
 
@@ -100,15 +102,11 @@ impl<'a> Ledger<'a> {
 
     /// Writes the dead letters that are due. The first may be one that an earlier call began to write. After an error,
     /// the rest is still due.
-    pub(super) async fn write_letters(
-        &self,
-        dead_letters: &DeadLetters,
-        events: &Arc<[Event]>,
-        now: Timestamp,
-    ) -> Result<(), Error> {
+    pub(super) async fn write_letters(&self, dead_letters: &DeadLetters, now: Timestamp) -> Result<(), Error> {
         loop {
-            let next =
-                poll_fn(|context| self.remember(|work| work.letters.poll_next(dead_letters, events, now, context)));
+            let next = poll_fn(|context| {
+                self.remember(|work| work.letters.poll_next(dead_letters, &self.events, now, context))
+            });
             let Some(written) = next.await else { return Ok(()) };
             let Letter { index, fate, .. } = written?;
             if fate == Fate::Refused {

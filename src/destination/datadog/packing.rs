@@ -7,15 +7,14 @@
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-
-use parking_lot::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::batch::{Batch, Workbench};
+use super::batch::{Batch, LARGEST_BODY, Workbench};
 use super::entry::{EntryWriter, Form};
 use super::error::Error;
 use super::{Compression, IN_FLIGHT};
@@ -29,9 +28,6 @@ const FRESH: Duration = Duration::from_secs(300);
 /// The most bytes of a page's bodies that are packed but not answered. Two pages are under way at a time, so all bodies
 /// take less than twice as much memory, however well the entries compress.
 const MOST_BYTES_AHEAD: usize = 12_000_000;
-
-/// The bytes of the largest body, in the semaphore's type.
-const LARGEST_BODY: u32 = 5_000_000;
 
 /// The number of workbenches that are kept: one for the page being sent, one for the next.
 const MOST_IDLE: usize = 2;
@@ -49,15 +45,11 @@ impl Packer {
         Self { entries: Arc::new(entries), compression, idle: Arc::default() }
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Workbench>> {
-        self.idle.lock()
-    }
-
     fn fill(&self, events: &[Event], range: Range<usize>, form: Form, now: Timestamp) -> io::Result<Batch> {
-        let kept = self.idle().pop();
+        let kept = self.idle.lock().pop();
         let mut workbench = kept.map_or_else(|| Workbench::new(self.compression), Ok)?;
         let batch = Batch::fill(&mut workbench, &self.entries, events, range, form, now);
-        let mut idle = self.idle();
+        let mut idle = self.idle.lock();
         if idle.len() < MOST_IDLE {
             idle.push(workbench);
         }
@@ -98,11 +90,12 @@ impl Batches {
         let (packer, events, ranges) = (packer.clone(), Arc::clone(events), ranges.to_vec());
         let packing = AbortOnDropHandle::new(tokio::spawn(async move {
             let bytes = Arc::new(Semaphore::new(MOST_BYTES_AHEAD));
+            let largest_body = u32::try_from(LARGEST_BODY).unwrap_or(u32::MAX);
             for mut range in ranges {
                 while !range.is_empty() {
                     let Ok(room) = out.reserve().await else { return };
                     // The semaphore is never closed.
-                    let largest = Arc::clone(&bytes).acquire_many_owned(LARGEST_BODY).await.ok();
+                    let largest = Arc::clone(&bytes).acquire_many_owned(largest_body).await.ok();
                     let batch = packer.pack(&events, range.clone(), Form::Whole, now).await;
                     let Ok(batch) = batch else { return room.send(batch) };
                     range.start = batch.range.end;

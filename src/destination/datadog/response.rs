@@ -1,10 +1,12 @@
 //! The meaning of the intake's answers.
 
 use reqwest::StatusCode;
-use reqwest::header::{CONTENT_TYPE, HeaderMap};
+use reqwest::header::HeaderMap;
 use serde::Deserialize;
 use serde_json::Value;
 use url::Url;
+
+use crate::http::is_web_page;
 
 /// Whose intake takes the entries, which decides what answers accept them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +30,7 @@ impl Intake {
 }
 
 /// The domains of all Datadog sites (`docs.datadoghq.com/getting_started/site`).
-const DOMAINS: [&str; 3] = ["datadoghq.com", "datadoghq.eu", "ddog-gov.com"];
+pub(super) const DOMAINS: [&str; 3] = ["datadoghq.com", "datadoghq.eu", "ddog-gov.com"];
 
 /// The meaning of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,14 +130,10 @@ pub fn may_be_about_content(status: u16) -> bool {
     !matches!(status, 401 | 407 | 425 | 429)
 }
 
-/// Whether the answer's type is HTML, which no intake sends.
-pub fn is_web_page(headers: &HeaderMap) -> bool {
-    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    kind.trim_start().get(..9).is_some_and(|start| start.eq_ignore_ascii_case("text/html"))
-}
-
 #[cfg(test)]
 mod tests {
+    use reqwest::header::CONTENT_TYPE;
+
     use super::*;
 
     const BOTH: [Intake; 2] = [Intake::Datadog, Intake::Other];

@@ -37,7 +37,7 @@ fn meant(text: &str) -> Option<String> {
     let host = lower.split_once("://").map_or(lower.as_str(), |(_, rest)| rest);
     let host = host.split(['/', '?', '#', ':']).next()?.trim_end_matches('.');
     let site = HOSTS.iter().find_map(|prefix| host.strip_prefix(prefix)).unwrap_or(host);
-    let known = ["datadoghq.com", "datadoghq.eu", "ddog-gov.com"].iter().any(|known| site.ends_with(known));
+    let known = super::response::DOMAINS.iter().any(|known| site.ends_with(known));
     (known && is_host_name(site)).then(|| site.to_owned())
 }
 

@@ -128,7 +128,7 @@ impl Client {
             (200..=299, Some(error @ (http::Error::BrokenOff { .. } | http::Error::TimedOut { .. }))) => {
                 Err(Error::from(error).into())
             }
-            (status @ 200..=299, _) if is_web_page(&reply) => {
+            (status @ 200..=299, _) if http::is_web_page(&reply.headers) => {
                 Err(Error::NotTheReceiver { address, status, variable: variable.clone() }.into())
             }
             (200..=299, _) => Ok(()),
@@ -191,9 +191,4 @@ impl Client {
 
 fn excerpt(reply: &Reply) -> Excerpt {
     Excerpt::of(&reply.body, &Redaction::none())
-}
-
-fn is_web_page(reply: &Reply) -> bool {
-    let kind = reply.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    kind.trim_start().to_ascii_lowercase().starts_with("text/html")
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use reqwest::StatusCode;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
-use secrecy::{ExposeSecret as _, SecretString};
+use reqwest::header::{ACCEPT, CONTENT_TYPE};
+use secrecy::SecretString;
 use tokio::time::Instant;
 use url::Url;
 
@@ -19,7 +19,7 @@ use super::{Names, Settings};
 use crate::clock::Clock;
 use crate::component::{Component, Context};
 use crate::failure::Class;
-use crate::http::{self, Address, Excerpt, Method, Redaction, Reply};
+use crate::http::{self, Address, Excerpt, Method, Redaction, Reply, sensitive};
 use crate::secret::Secret;
 use crate::server_time::ServerClock;
 
@@ -123,7 +123,7 @@ impl Api {
         let reply = self.call(Method::GET, url, &address).await?;
         serde_json::from_slice(&reply.body).map_err(|cause| {
             let beginning = Excerpt::of(&reply.body, &Redaction::of([&self.key.current()]));
-            let cause = Excerpt::of(cause.to_string().as_bytes(), &Redaction::of([&self.key.current()]));
+            let cause = self.quotes.text(&cause.to_string());
             self.not_the_api(address, format!("{cause}; it begins with {beginning}"))
         })
     }
@@ -215,14 +215,10 @@ impl Api {
         let status = reply.status.as_u16();
         let reason = Excerpt::of(&reply.body, &Redaction::of([key]));
         match status {
-            401 | 403 => {
-                let variable = self.key.variable().clone();
-                match self.key.renewed_since(key) {
-                    Ok(true) => Error::KeyRotated { address, variable },
-                    Ok(false) => Error::KeyRejected { address, status, reason, variable },
-                    Err(cause) => Error::KeyGone { address, variable, cause },
-                }
-            }
+            401 | 403 => match self.key.outdated(key) {
+                Some(cause) => Error::KeyOutdated { address, cause },
+                None => Error::KeyRejected { address, status, reason, variable: self.key.variable().clone() },
+            },
             429 => {
                 let after = Some(reply.retry_after().unwrap_or(AFTER_TOO_MANY));
                 Error::Unavailable { address, status, after, reason }
@@ -253,12 +249,4 @@ impl Api {
         }
         url
     }
-}
-
-/// The key as a header value. The configuration takes only keys that a header can carry; any other would be sent empty,
-/// and rejected.
-fn sensitive(key: &SecretString) -> HeaderValue {
-    let mut value = HeaderValue::from_str(key.expose_secret()).unwrap_or_else(|_| HeaderValue::from_static(""));
-    value.set_sensitive(true);
-    value
 }

@@ -3,11 +3,11 @@
 use super::cursor::Baseline;
 use super::error::Unread;
 use super::history::{Shown, Status};
+use super::quotes::Quotes;
 use super::reading;
 use super::{Cut, Digicert};
 use crate::component::Check;
 use crate::failure::{Class, Failure};
-use crate::http::{Excerpt, Redaction};
 
 const REPORT: &str = "report";
 const COLUMNS: &str = "columns";
@@ -26,7 +26,7 @@ impl Digicert {
             let seen = format!("no run of the report {id} is in the history; the first sync starts one");
             return vec![key, Check::unknown(REPORT, seen)];
         };
-        let report = Check::works(REPORT, described(newest, &self.hidden()));
+        let report = Check::works(REPORT, described(newest, &self.api.quotes));
         let columns = match runs.iter().rfind(|shown| is_ready(shown)) {
             Some(ready) => self.check_columns(ready).await,
             None => Check::unknown(COLUMNS, "no run of the report is ready"),
@@ -47,11 +47,10 @@ impl Digicert {
     }
 }
 
-fn described(shown: &Shown, hidden: &Redaction) -> String {
+fn described(shown: &Shown, quotes: &Quotes) -> String {
     let Shown { run, status, report, report_name, formats, .. } = shown;
-    let excerpt = |text: &str| Excerpt::of(text.as_bytes(), hidden);
-    let name = report_name.as_ref().map(|name| format!("{}, ", excerpt(name))).unwrap_or_default();
+    let name = report_name.as_ref().map(|name| format!("{}, ", quotes.text(name))).unwrap_or_default();
     let status = format!("{status:?}").to_uppercase();
-    let formats = excerpt(&formats.join(" and "));
+    let formats = quotes.text(&formats.join(" and "));
     format!("{name}{report}, format {formats}; newest run {}, began {}, {status}", run.id, run.began)
 }

@@ -76,24 +76,31 @@ pub(super) enum Step {
     /// The source starts a run after the baseline, and waits until it is ready.
     Waiting(Waiting),
     /// The source reads a run.
-    Reading {
-        /// The run.
-        run: Run,
-        /// The time when the source found it ready.
-        found: Timestamp,
-        /// The number of its rows, in its order, that are before the cursor.
-        rows: u64,
-        /// The sum of the fingerprints of the delivered ones, which shows whether they are still the same.
-        #[serde(default, skip_serializing_if = "is_zero")]
-        sum: u64,
-        /// The step to return to if the run cannot be read.
-        waiting: Waiting,
-    },
+    Reading(Stand),
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_zero(sum: &u64) -> bool {
-    *sum == 0
+/// How far a run has been read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Stand {
+    /// The run.
+    pub(super) run: Run,
+    /// The time when the source found it ready.
+    pub(super) found: Timestamp,
+    /// The number of its rows, in its order, that are before the cursor.
+    pub(super) rows: u64,
+    /// The sum of the fingerprints of the delivered ones, which shows whether they are still the same.
+    #[serde(default, skip_serializing_if = "crate::source::is_default")]
+    pub(super) sum: u64,
+    /// The step to return to if the run cannot be read.
+    pub(super) waiting: Waiting,
+}
+
+impl Stand {
+    /// Begins with the first row of `run`.
+    pub(super) fn at(run: Run, found: Timestamp, waiting: Waiting) -> Self {
+        Self { run, found, rows: 0, sum: 0, waiting }
+    }
 }
 
 /// The wait for a run after the baseline.

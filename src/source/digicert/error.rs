@@ -7,7 +7,7 @@ use super::TimeColumn;
 use super::api::LARGEST_RUN;
 use crate::failure::{Class, Failure};
 use crate::http::{self, Address, Excerpt};
-use crate::secret::SecretError;
+use crate::secret::Outdated;
 use crate::variable_name::VariableName;
 
 /// A reason why there is no page of rows.
@@ -42,24 +42,14 @@ pub enum Error {
         /// The variable that carries the key.
         variable: VariableName,
     },
-    /// The API rejected the key, but the key's file holds another one by now.
-    #[error("{address} rejected the API key; {variable} names a newer one, which is tried next")]
-    KeyRotated {
+    /// The API rejected the key, which is not the one in the key's file any more.
+    #[error("{address} rejected the API key; {cause}")]
+    KeyOutdated {
         /// The URL of the request.
         address: Address,
-        /// The variable that names the file.
-        variable: VariableName,
-    },
-    /// The API rejected the key, and the key's file cannot be read.
-    #[error("{address} rejected the API key, and {variable} cannot be read again")]
-    KeyGone {
-        /// The URL of the request.
-        address: Address,
-        /// The variable that names the file.
-        variable: VariableName,
-        /// What is wrong with the file.
+        /// What the file shows.
         #[source]
-        cause: SecretError,
+        cause: Outdated,
     },
     /// The API does not take such requests.
     #[error("{address} answered {status}: {reason}; check {report_variable} and {url_variable}")]
@@ -291,8 +281,8 @@ impl Error {
             },
             Self::BadRun { cause, .. } if cause.is_configuration() => Class::Refused,
             Self::Unavailable { after, .. } | Self::BadRun { after, .. } => Class::Retryable { after: *after },
-            Self::KeyRejected { .. } | Self::KeyGone { .. } => Class::CredentialsRejected,
-            Self::KeyRotated { .. } => Class::TokenRejected,
+            Self::KeyOutdated { cause: Outdated::Rotated(_), .. } => Class::TokenRejected,
+            Self::KeyRejected { .. } | Self::KeyOutdated { .. } => Class::CredentialsRejected,
             Self::Refused { .. } | Self::OtherType { .. } => Class::Refused,
             Self::NotTheApi { .. } | Self::Spool(_) | Self::Interrupted => Class::Retryable { after: None },
             Self::EndlessHistory { .. } | Self::Failing { .. } | Self::TooSlow { .. } | Self::NoRun { .. } => {

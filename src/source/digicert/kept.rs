@@ -1,12 +1,12 @@
 //! The memory of delivered rows: hashes of the newest ones, by which the source recognises them in the next run.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::fingerprint::{Fingerprint, Fingerprints};
+use crate::fingerprint::{Expected, Fingerprint, Fingerprints};
 
 /// The most hashes that the state keeps, in about 180 KiB.
 pub(super) const MOST: usize = 16 * 1024;
@@ -30,13 +30,9 @@ impl Kept {
         Self { since, minutes: BTreeMap::new() }
     }
 
-    /// How many times each hash is remembered.
-    pub(super) fn counts(&self) -> HashMap<Fingerprint, u32> {
-        let mut counts = HashMap::new();
-        for fingerprint in self.minutes.values().flat_map(Fingerprints::iter) {
-            *counts.entry(fingerprint).or_default() += 1;
-        }
-        counts
+    /// The hashes that should come again.
+    pub(super) fn expected(&self) -> Expected {
+        self.minutes.values().flat_map(Fingerprints::iter).collect()
     }
 
     /// Whether anything is remembered.
@@ -119,12 +115,7 @@ impl Keeping {
     /// Makes the memory for the next run, when this one has been read. `before` is the memory that this run began with.
     /// `unmet` are its hashes that did not come again, and `undated` are the run's rows without a time. True if the
     /// overlap had to shrink.
-    pub(super) fn finish(
-        mut self,
-        before: &Kept,
-        mut unmet: HashMap<Fingerprint, u32>,
-        undated: &[Fingerprint],
-    ) -> (Kept, bool) {
+    pub(super) fn finish(mut self, before: &Kept, mut unmet: Expected, undated: &[Fingerprint]) -> (Kept, bool) {
         let Some(newest) = self.newest else {
             // No row with a time was ever delivered.
             return (before.clone(), false);
@@ -135,8 +126,7 @@ impl Keeping {
         }
         for (minute, prints) in &before.minutes {
             for fingerprint in prints.iter() {
-                if let Some(count) = unmet.get_mut(&fingerprint).filter(|count| **count > 0) {
-                    *count -= 1;
+                if unmet.meet(fingerprint) {
                     self.insert(*minute, fingerprint);
                 }
             }
@@ -169,7 +159,7 @@ mod tests {
         for (n, second) in (0..).zip(times) {
             keeping.push(at(second), print(n));
         }
-        keeping.finish(&Kept::nothing(Timestamp::UNIX_EPOCH), HashMap::new(), &[])
+        keeping.finish(&Kept::nothing(Timestamp::UNIX_EPOCH), Expected::default(), &[])
     }
 
     #[test]
@@ -179,11 +169,11 @@ mod tests {
             let order: Vec<i64> = if reversed { seconds.iter().rev().copied().collect() } else { seconds.clone() };
             let (kept, shrunk) = kept_of(order.iter().copied());
             assert_eq!(kept.since, at(1_000_000 + 999 * 600 - 86_400));
-            let counts = kept.counts();
+            let mut expected = kept.expected();
+            assert!(!shrunk && expected.len() < 160, "{}", expected.len());
             for (n, second) in (0..).zip(&order) {
-                assert!(at(*second) <= kept.since || counts.contains_key(&print(n)), "{second}");
+                assert!(at(*second) <= kept.since || expected.meet(print(n)), "{second}");
             }
-            assert!(!shrunk && counts.len() < 160, "{}", counts.len());
         }
     }
 
@@ -191,10 +181,10 @@ mod tests {
     fn more_rows_than_the_state_holds_shrink_the_overlap_and_forget_none_behind_it() {
         let order = (0..100_000).map(|n| 1_000_000 + (n * 7919) % 80_000);
         let (kept, shrunk) = kept_of(order.clone());
-        let counts = kept.counts();
-        assert!(shrunk && counts.values().sum::<u32>() <= u32::try_from(MOST).unwrap());
+        let mut expected = kept.expected();
+        assert!(shrunk && expected.len() <= MOST);
         for (n, second) in (0..).zip(order) {
-            assert!(at(second) <= kept.since || counts.contains_key(&print(n)), "{second}");
+            assert!(at(second) <= kept.since || expected.meet(print(n)), "{second}");
         }
         assert!(serde_json::to_string(&kept).unwrap().len() < 300 * 1024);
     }
@@ -209,23 +199,23 @@ mod tests {
     fn equal_rows_are_remembered_as_often_as_they_were_delivered() {
         let mut keeping = Keeping::new(DAY, Timestamp::MAX, None);
         (0..3).for_each(|_| keeping.push(at(1000), print(1)));
-        let (kept, _) = keeping.finish(&Kept::nothing(at(0)), HashMap::new(), &[]);
-        assert_eq!(kept.counts()[&print(1)], 3);
+        let (kept, _) = keeping.finish(&Kept::nothing(at(0)), Expected::default(), &[]);
+        assert_eq!(kept.expected().len(), 3);
     }
 
     #[test]
     fn a_row_from_the_future_does_not_make_the_present_look_old() {
         let mut keeping = Keeping::new(DAY, at(1_000_000), None);
         keeping.push(at(9_000_000), print(1));
-        let (kept, _) = keeping.finish(&Kept::nothing(at(0)), HashMap::new(), &[]);
-        assert_eq!((kept.since, kept.counts().len()), (at(1_000_000 - 86_400), 1));
+        let (kept, _) = keeping.finish(&Kept::nothing(at(0)), Expected::default(), &[]);
+        assert_eq!((kept.since, kept.expected().len()), (at(1_000_000 - 86_400), 1));
     }
 
     #[test]
     fn what_a_run_does_not_show_is_remembered_for_the_next() {
         let (before, _) = kept_of(1_000_000..1_000_010);
         let keeping = Keeping::new(DAY, Timestamp::MAX, Some(at(1_000_009)));
-        let (kept, _) = keeping.finish(&before, before.counts(), &[]);
+        let (kept, _) = keeping.finish(&before, before.expected(), &[]);
         assert_eq!(kept, before);
     }
 }

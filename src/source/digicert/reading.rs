@@ -2,7 +2,6 @@
 //!
 //! It hands out nothing before it has read all of the run once. So a run that is damaged anywhere delivers nothing.
 
-use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -182,7 +181,7 @@ impl Fresh {
 /// Goes through all rows to find the new ones, and what to remember. None if the source no longer wants them.
 fn survey(spools: &[Spool], plan: &Plan, is_unwanted: &dyn Fn() -> bool) -> Result<Option<(Fresh, Summary)>, Unread> {
     let Progress { kept, high, .. } = &plan.progress;
-    let mut expected = kept.counts();
+    let mut expected = kept.expected();
     let mut keeping = Keeping::new(plan.overlap, plan.run.began, *high);
     let (mut fresh, mut rows) = (Fresh::default(), 0_u64);
     let (mut undated, mut dateless): (Vec<Fingerprint>, u64) = (Vec::new(), 0);
@@ -210,7 +209,7 @@ fn survey(spools: &[Spool], plan: &Plan, is_unwanted: &dyn Fn() -> bool) -> Resu
                     None if undated.len() < MOST_UNDATED => undated.push(print),
                     None => {}
                 }
-                let is_fresh = !met(&mut expected, print);
+                let is_fresh = !expected.meet(print);
                 if is_fresh && rows < plan.rows {
                     behind += 1;
                     sum = print.bits().wrapping_add(sum);
@@ -276,17 +275,6 @@ fn survey(spools: &[Spool], plan: &Plan, is_unwanted: &dyn Fn() -> bool) -> Resu
         oldest,
     };
     Ok(Some((fresh, summary)))
-}
-
-/// Whether this hash is expected once more, so that its row was delivered before.
-fn met(expected: &mut HashMap<Fingerprint, u32>, print: Fingerprint) -> bool {
-    match expected.get_mut(&print) {
-        Some(count) if *count > 0 => {
-            *count -= 1;
-            true
-        }
-        _ => false,
-    }
 }
 
 /// Hands out the new rows after the cursor, page by page.

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 
-use super::cursor::{Baseline, Progress, Step, Waiting};
+use super::cursor::{Baseline, Progress, Stand, Step, Waiting};
 use super::error::{Content, Error, Unread};
 use super::history::Run;
 use super::reading::{self, Part, Plan, Reading, Summary};
@@ -44,24 +44,14 @@ impl Tries {
     }
 }
 
-/// How far a run has been read: the fields of [`Step::Reading`].
-pub(super) struct Stand {
-    pub(super) run: Run,
-    pub(super) found: Timestamp,
-    pub(super) rows: u64,
-    pub(super) sum: u64,
-    pub(super) waiting: Waiting,
-}
-
 impl Digicert {
     /// Delivers the next part of a run.
     pub(super) async fn read(&self, progress: Progress, stand: Stand, begun: LocalTime) -> Result<Page, Error> {
-        let Stand { run, found, rows, sum, waiting } = stand;
-        let under_way = self.reading.lock().take().filter(|reading| reading.is_at(&run, rows));
+        let under_way = self.reading.lock().take().filter(|reading| reading.is_at(&stand.run, stand.rows));
         let mut reading = under_way.unwrap_or_else(|| {
             let (overlap, time_column) = (self.settings.overlap, self.settings.time_column.clone());
             let (most_in_one_file, quotes) = (reading::MOST_IN_ONE_FILE, self.api.quotes.clone());
-            let (run, progress) = (run.clone(), progress.clone());
+            let (Stand { run, rows, sum, .. }, progress) = (stand.clone(), progress.clone());
             let plan = Plan { run, rows, sum, most_in_one_file, quotes, progress, overlap, time_column };
             Reading::begin(Arc::clone(&self.api), plan)
         });
@@ -76,13 +66,13 @@ impl Digicert {
         match part {
             Ok(Part::Rows { events, rows, sum }) => {
                 *self.reading.lock() = Some(reading);
-                let next = progress.at(Step::Reading { run, found, rows, sum, waiting });
+                let next = progress.at(Step::Reading(Stand { rows, sum, ..stand }));
                 let next = Cursor::encode(&next).map_err(Error::Cursor)?;
                 Ok(Page { events, deduplicated: 0, next, progressed: true, then: Then::Now })
             }
-            Ok(Part::End(summary)) => self.finish(progress, &run, *summary, begun),
-            Err(Unread::Other(cause)) => self.not_arrived(progress, run, found, waiting, cause).await,
-            Err(Unread::Content(cause)) => self.unreadable(progress, run, found, waiting, cause),
+            Ok(Part::End(summary)) => self.finish(progress, &stand.run, *summary, begun),
+            Err(Unread::Other(cause)) => self.not_arrived(progress, stand, cause).await,
+            Err(Unread::Content(cause)) => self.unreadable(progress, stand, cause),
         }
     }
 
@@ -134,53 +124,39 @@ impl Digicert {
     }
 
     /// Handles a run with wrong content. It is read again for some time; then another run takes its place.
-    fn unreadable(
-        &self,
-        progress: Progress,
-        run: Run,
-        found: Timestamp,
-        waiting: Waiting,
-        cause: Content,
-    ) -> Result<Page, Error> {
-        let tries = self.tries.lock().one_more(&run);
-        let age = self.now().duration_since(found);
+    fn unreadable(&self, progress: Progress, stand: Stand, cause: Content) -> Result<Page, Error> {
+        let tries = self.tries.lock().one_more(&stand.run);
+        let age = self.now().duration_since(stand.found);
         if !is_hopeless(age, tries) {
             let after = (tries > 1).then_some(BETWEEN_TRIES);
-            return Err(Error::BadRun { run: run.id, cause, after });
+            return Err(Error::BadRun { run: stand.run.id, cause, after });
         }
-        self.give_up(progress, &run, waiting, &cause)
+        self.give_up(progress, stand, &cause)
     }
 
     /// Handles a failed download. It is repeated; after an hour in which other calls work, another run takes the run's
     /// place.
-    async fn not_arrived(
-        &self,
-        progress: Progress,
-        run: Run,
-        found: Timestamp,
-        waiting: Waiting,
-        cause: Error,
-    ) -> Result<Page, Error> {
-        let after = between(self.broken.lock().one_more(&run));
-        let is_hopeless = cause.may_be_of_a_run() && self.now().duration_since(found) >= UNREADABLE_ANYWAY;
+    async fn not_arrived(&self, progress: Progress, stand: Stand, cause: Error) -> Result<Page, Error> {
+        let after = between(self.broken.lock().one_more(&stand.run));
+        let is_hopeless = cause.may_be_of_a_run() && self.now().duration_since(stand.found) >= UNREADABLE_ANYWAY;
         if is_hopeless && self.api.history(|_| true).await.is_ok() {
-            return self.give_up(progress, &run, waiting, &cause);
+            return self.give_up(progress, stand, &cause);
         }
-        Err(Error::NotArrived { run: run.id, cause: Box::new(cause), after })
+        Err(Error::NotArrived { run: stand.run.id, cause: Box::new(cause), after })
     }
 
     fn give_up(
         &self,
         progress: Progress,
-        run: &Run,
-        mut waiting: Waiting,
+        stand: Stand,
         cause: &(dyn std::error::Error + 'static),
     ) -> Result<Page, Error> {
+        let Stand { run, waiting, .. } = stand;
         tracing::error!(run = run.id, error = %Chain(cause), "the run cannot be read and is given up; the next run shows its rows");
         if !self.settings.starts_runs {
-            return nothing_but(&after(progress, run), Then::Now);
+            return nothing_but(&after(progress, &run), Then::Now);
         }
-        waiting.given_up = Some(run.began);
+        let waiting = Waiting { given_up: Some(run.began), ..waiting };
         nothing_but(&progress.at(Step::Waiting(waiting)), Then::Now)
     }
 }
@@ -207,6 +183,8 @@ pub(super) fn after(progress: Progress, run: &Run) -> Progress {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
 
     #[test]

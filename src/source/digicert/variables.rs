@@ -163,7 +163,7 @@ mod tests {
 
     fn read<T>(pairs: &[(&str, &str)], read: impl FnOnce(&mut Reader<'_>) -> Result<T, Noted>) -> Result<T, String> {
         let environment = Environment::from_pairs(pairs.iter().map(|(name, value)| (name.into(), value.into())));
-        read_for(&environment, &owner(), &[], read).map_err(|error| error.to_string())
+        read_for(&environment, &owner(), read).map_err(|error| error.to_string())
     }
 
     #[test]

@@ -12,13 +12,12 @@ use super::error::Error;
 use super::moment::Moment;
 use super::page;
 use super::range::PageToken;
-use super::variables::Names;
+use super::{Names, Settings};
 use crate::clock::{Clock, LocalTime};
 use crate::component::{Component, Context};
 use crate::failure::Class;
 use crate::http::{self, Address, Excerpt, Method, Reply};
 use crate::oauth::{self, AccessToken, ClientCredentials};
-use crate::secret::Secret;
 
 /// The largest page, in bytes after decompression. Together with [`page::MOST_RECORDS`] it bounds the memory of the
 /// whole process.
@@ -61,15 +60,11 @@ pub(super) enum PageAnswer {
         call: (LocalTime, LocalTime),
     },
     /// A 4xx for a page's token: the API refuses the token, or has a passing fault.
-    PageTokenRefused(Refusal),
-}
-
-/// The refusal of a page.
-#[derive(Debug)]
-pub(super) struct Refusal {
-    pub(super) status: u16,
-    /// The beginning of the answer's body.
-    pub(super) reason: Excerpt,
+    PageTokenRefused {
+        status: u16,
+        /// The beginning of the answer's body.
+        reason: Excerpt,
+    },
 }
 
 #[derive(Debug)]
@@ -86,21 +81,18 @@ pub(super) struct Api {
 }
 
 impl Api {
-    pub(super) fn new(
-        context: &Context,
-        base: &Url,
-        token_url: Option<Url>,
-        client_id: String,
-        client_secret: Secret,
-        names: Names,
-    ) -> Self {
-        let mut records = base.clone();
-        records.set_path(&format!("{}/api/v1/records", base.path().trim_end_matches('/')));
+    pub(super) fn new(context: &Context, settings: Settings) -> Self {
+        let Settings { api_url, client_id, client_secret, token_url, names, .. } = settings;
         Self {
             http: Arc::clone(&context.http),
             clock: context.clock.clone(),
-            records,
-            credentials: ClientCredentials::new(client_id, names.client_id.clone(), client_secret),
+            records: http::below(&api_url, "api/v1/records"),
+            credentials: ClientCredentials::new(
+                client_id,
+                names.client_id.clone(),
+                client_secret,
+                names.token_url.clone(),
+            ),
             configured_endpoint: token_url,
             discovered_endpoint: Mutex::new(None),
             names,
@@ -121,7 +113,7 @@ impl Api {
         };
         url.query_pairs_mut().append_pair(start, &value).append_pair("to", &page.until.to_string());
         let endpoint = self.token_endpoint(&url).await?;
-        let access = self.credentials.token(&self.http, &endpoint, &self.names.token_url).await?;
+        let access = self.credentials.token(&self.http, &endpoint).await?;
         let asked = self.clock.local();
         let reply = self.call(url, Some(&access)).await?;
         if reply.status == StatusCode::OK {
@@ -136,7 +128,7 @@ impl Api {
         let from = now.before(std::time::Duration::from_secs(60));
         url.query_pairs_mut().append_pair("from", &from.to_string()).append_pair("to", &now.to_string());
         let endpoint = self.token_endpoint(&url).await?;
-        self.credentials.token(&self.http, &endpoint, &self.names.token_url).await?;
+        self.credentials.token(&self.http, &endpoint).await?;
         Ok(Address::of(&endpoint).to_string())
     }
 
@@ -191,7 +183,7 @@ impl Api {
             }
             400.. => match Class::of_status(status, reply.retry_after()) {
                 Class::Retryable { after } => Error::Unavailable { address, status, after, reason },
-                _ if paged => return Ok(PageAnswer::PageTokenRefused(Refusal { status, reason })),
+                _ if paged => return Ok(PageAnswer::PageTokenRefused { status, reason }),
                 _ => Error::Refused { address, status, reason, variable: self.names.api_url.clone() },
             },
             // No other success holds a page, and no status that HTTP may define later.

@@ -1,6 +1,6 @@
 //! Decides which records of a range were delivered with the one before, and which to remember for the next.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -31,49 +31,6 @@ pub struct Tail {
     /// Whether one of them needed a repair, so that the next range must be read with repairs, too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub repaired: bool,
-}
-
-/// Fingerprints of records that should come again, each as often as it was delivered.
-///
-/// It counts them, because two records may be equal: only as many are dropped as were delivered.
-#[derive(Debug)]
-pub struct Expected {
-    counts: HashMap<Fingerprint, usize>,
-    left: usize,
-}
-
-impl Expected {
-    /// Expects each fingerprint of `delivered` once more.
-    pub fn new(delivered: &Fingerprints) -> Self {
-        let mut counts = HashMap::with_capacity(delivered.len());
-        for fingerprint in delivered.iter() {
-            *counts.entry(fingerprint).or_insert(0) += 1;
-        }
-        Self { counts, left: delivered.len() }
-    }
-
-    /// Whether every one has come again.
-    pub fn is_empty(&self) -> bool {
-        self.left == 0
-    }
-
-    /// Notes that `fingerprint` came. True if it was still expected.
-    pub fn meet(&mut self, fingerprint: Fingerprint) -> bool {
-        match self.counts.get_mut(&fingerprint) {
-            Some(count) if *count > 0 => {
-                *count -= 1;
-                self.left -= 1;
-                true
-            }
-            _ => false,
-        }
-    }
-
-    /// The fingerprints of `delivered` that have not come again, in its order.
-    pub fn remaining(mut self, delivered: &Fingerprints) -> Fingerprints {
-        // `meet` is true for exactly the fingerprints that are still expected.
-        delivered.iter().filter(|fingerprint| self.meet(*fingerprint)).collect()
-    }
 }
 
 /// The tail of a range that is being read: a [`Tail`] in the making.
@@ -168,17 +125,6 @@ mod tests {
 
     fn print(n: usize) -> Fingerprint {
         Fingerprint::of_parts([n.to_be_bytes().as_slice()])
-    }
-
-    #[test]
-    fn equal_records_are_left_out_as_often_as_they_were_delivered() {
-        let delivered: Fingerprints = [print(1), print(1), print(2)].into_iter().collect();
-        let mut expected = Expected::new(&delivered);
-        assert!(expected.meet(print(1)));
-        assert!(expected.meet(print(1)));
-        assert!(!expected.meet(print(1)));
-        assert!(!expected.meet(print(3)));
-        assert_eq!(expected.remaining(&delivered), [print(2)].into_iter().collect());
     }
 
     #[test]

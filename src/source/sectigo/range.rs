@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use super::cursor::{Cut, SectigoCursor};
 use super::moment::Moment;
-use super::overlap::{Expected, Keep, MOST, Tail};
+use super::overlap::{Keep, MOST, Tail};
 use super::trail::Trail;
 use crate::event::Event;
-use crate::fingerprint::{Fingerprint, Fingerprints};
+use crate::fingerprint::{Expected, Fingerprint, Fingerprints};
 
 /// The least number of known records of which a page must repeat one. A page that repeats none of them shows that the
 /// records are not stable.
@@ -51,7 +51,7 @@ pub struct InRange {
     /// The number of pages since the first.
     pages: u32,
     /// Those pages, to notice a circle.
-    #[serde(default, skip_serializing_if = "is_empty")]
+    #[serde(default, skip_serializing_if = "crate::source::is_default")]
     trail: Box<Trail>,
     /// Whether an earlier answer refused the page's token, so that the next run does not count from one again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -266,7 +266,7 @@ impl InRange {
         self.refused = false;
         self.repaired |= records.iter().any(Event::is_repaired);
         let delivered = std::mem::take(&mut self.expected);
-        let mut expected = Expected::new(&delivered);
+        let mut expected: Expected = delivered.iter().collect();
         let (mut deduplicated, mut shrunk) = (0, false);
         let mut doubtful = 0;
         let mut fresh = records;
@@ -298,7 +298,8 @@ impl InRange {
         if deduplicated > 0 {
             self.sure = 0;
         }
-        self.expected = expected.remaining(&delivered);
+        // `meet` is true for exactly the fingerprints that have not come again.
+        self.expected = delivered.iter().filter(|fingerprint| expected.meet(*fingerprint)).collect();
         let next = if let Some(token) = token {
             SectigoCursor::InRange(Self { token: Some(token), ..self })
         } else {
@@ -328,10 +329,6 @@ impl InRange {
         let has_room = || times().filter(|time| is_old(*time)).count() >= self.sure;
         if !more || (self.token.is_none() && leads_over() && has_room()) { self.sure } else { 0 }
     }
-}
-
-fn is_empty(trail: &Trail) -> bool {
-    trail.is_empty()
 }
 
 #[cfg(test)]

@@ -36,11 +36,6 @@ pub struct Trail {
 }
 
 impl Trail {
-    /// Whether nothing is remembered.
-    pub fn is_empty(&self) -> bool {
-        self.recent.is_empty()
-    }
-
     /// Adds the page `number`, counted from 1. False if it closes a circle. `same_token` means that the page names the
     /// token that it was requested with.
     pub fn step(&mut self, number: u32, records: &[Event], same_token: bool) -> bool {

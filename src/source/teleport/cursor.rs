@@ -83,7 +83,7 @@ pub(super) struct Window {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) key: Option<String>,
     /// Whether the window reaches the end of the history.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "crate::source::is_default")]
     is_last: bool,
     /// The newest time of an event in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -92,13 +92,8 @@ pub(super) struct Window {
     #[serde(default, skip_serializing_if = "Fingerprints::is_empty")]
     fruitless: Fingerprints,
     /// Whether the window is read again because a key was refused, and has had no new event since.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "crate::source::is_default")]
     pub(super) is_again: bool,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-fn is_false(flag: &bool) -> bool {
-    !flag
 }
 
 /// The result of reading a page.

@@ -40,7 +40,7 @@ pub(super) struct Session {
     /// The time at which its recording was stored.
     stored: Timestamp,
     /// The highest index of its delivered events.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "crate::source::is_default")]
     at: i64,
     /// Its delivered events with that index.
     #[serde(default, skip_serializing_if = "Fingerprints::is_empty")]
@@ -58,18 +58,8 @@ struct Failing {
     /// The earliest time of the next attempt.
     due: Timestamp,
     /// Whether the last failure can pass by itself.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "crate::source::is_default")]
     may_pass: bool,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-fn is_false(flag: &bool) -> bool {
-    !flag
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-fn is_zero(number: &i64) -> bool {
-    *number == 0
 }
 
 impl Sessions {

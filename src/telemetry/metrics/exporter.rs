@@ -74,11 +74,10 @@ fn announce(pipelines: &[PipelineName]) {
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
 }
 
-/// Every combination of the values of a metric's labels; one empty combination if it has no labels.
+/// Every combination of a pipeline and the values of a metric's labels.
 fn combinations(metric: &Metric, pipelines: &[PipelineName]) -> Vec<Vec<metrics::Label>> {
     let of_pipeline = |name: &PipelineName| vec![metrics::Label::new(PIPELINE, name.shared())];
-    let begun = if metric.by_pipeline { pipelines.iter().map(of_pipeline).collect() } else { vec![Vec::new()] };
-    metric.labels.iter().fold(begun, |begun, label| {
+    metric.labels.iter().fold(pipelines.iter().map(of_pipeline).collect(), |begun, label| {
         let with = |before: &Vec<metrics::Label>, value| {
             let mut labels = before.clone();
             labels.push(metrics::Label::from_static_parts(label.name, value));

@@ -11,8 +11,6 @@ pub struct Metric {
     pub unit: &'static str,
     /// The labels apart from `pipeline`.
     pub labels: &'static [Label],
-    /// Whether each pipeline has a series of its own.
-    pub by_pipeline: bool,
     /// One or two sentences for an operator.
     pub help: &'static str,
 }
@@ -131,86 +129,65 @@ const fn row(
     labels: &'static [Label],
     help: &'static str,
 ) -> Metric {
-    Metric { name, kind, unit, labels, by_pipeline: true, help }
+    Metric { name, kind, unit, labels, help }
+}
+
+const fn counter(name: &'static str, unit: &'static str, help: &'static str) -> Metric {
+    counter_by(&[], name, unit, help)
+}
+
+const fn counter_by(labels: &'static [Label], name: &'static str, unit: &'static str, help: &'static str) -> Metric {
+    row(name, Kind::Counter, unit, labels, help)
 }
 
 /// Every metric there is.
 pub const METRICS: &[Metric] = &[
-    row(
+    counter(
         READ,
-        Kind::Counter,
         "events",
-        &[],
         "Events read from the source, including deduplicated ones and those that a filter leaves out.",
     ),
-    row(
+    counter(
         DEDUPLICATED,
-        Kind::Counter,
         "events",
-        &[],
         "Events dropped because they were delivered before: they were read again where ranges of the source overlap.",
     ),
-    row(
-        FILTERED,
-        Kind::Counter,
-        "events",
-        &[],
-        "Events that the configuration leaves out, by their types or by a filter.",
-    ),
-    row(
+    counter(FILTERED, "events", "Events that the configuration leaves out, by their types or by a filter."),
+    counter(
         DELIVERED,
-        Kind::Counter,
         "events",
-        &[],
         "Events that the destination accepted. One that is sent again after a lost answer counts once, when it is answered.",
     ),
-    row(
+    counter(
         RESTAMPED,
-        Kind::Counter,
         "events",
-        &[],
         "Delivered events that carry the time of sending, because the destination does not take their own.",
     ),
-    row(
+    counter(
         TRUNCATED,
-        Kind::Counter,
         "events",
-        &[],
         "Delivered events of which the destination has only the beginning. The whole record is a dead letter.",
     ),
-    row(
+    counter(
         DEAD_LETTERED,
-        Kind::Counter,
         "events",
-        &[],
         "Dead letters: events that the destination refuses by themselves, and records of the source that are missing or unreadable.",
     ),
-    row(
+    counter(
         POSSIBLY_DUPLICATED,
-        Kind::Counter,
         "events",
-        &[],
         "Events that are sent again and may have been accepted before, by a request without an answer or in a run that was interrupted.",
     ),
-    row(
+    counter(
         BODY_BYTES,
-        Kind::Counter,
         "bytes",
-        &[],
         "Size of the request bodies for the destination before compression, retries included.",
     ),
-    row(
-        SENT_BYTES,
-        Kind::Counter,
-        "bytes",
-        &[],
-        "Size of the request bodies for the destination as sent, retries included.",
-    ),
-    row(
-        REQUESTS,
-        Kind::Counter,
-        "requests",
+    counter(SENT_BYTES, "bytes", "Size of the request bodies for the destination as sent, retries included."),
+    counter_by(
         &[SERVER, ANSWER],
+        REQUESTS,
+        "requests",
         "HTTP requests by the class of their answer's status; none means that there was no whole answer.",
     ),
     row(
@@ -220,19 +197,17 @@ pub const METRICS: &[Metric] = &[
         &[SERVER],
         "Time from a request to the end of its answer, or of the wait for it.",
     ),
-    row(
-        RETRIES,
-        Kind::Counter,
-        "calls",
+    counter_by(
         &[CALLED, MEANING],
+        RETRIES,
+        "calls",
         "Calls that failed and were retried, by the meaning of the failure.",
     ),
     row(SYNC_DURATION, WORK, "seconds", &[SYNC], "Time that a sync took, without the rest between two syncs."),
-    row(
-        SAVES,
-        Kind::Counter,
-        "saves",
+    counter_by(
         &[SAVE],
+        SAVES,
+        "saves",
         "Attempts to save the state. A conflict means that another writer saved first.",
     ),
     row(
@@ -264,32 +239,27 @@ pub const METRICS: &[Metric] = &[
         "1 while this instance is the active one, by its lease or its lock; 0 on standby.",
     ),
     row(READY, AT_ONCE, "0 or 1", &[], "1 if the pipeline is ready at the moment of the scrape."),
-    row(
-        QUEUE_MESSAGES,
-        Kind::Counter,
-        "messages",
+    counter_by(
         &[MESSAGE],
+        QUEUE_MESSAGES,
+        "messages",
         "Messages of the source's queue: deleted, ignored (irrelevant, so also deleted), or left in it because they could not be read.",
     ),
-    row(
+    counter(
         SWEPT,
-        Kind::Counter,
         "files",
-        &[],
         "Files that a sweep of the bucket delivered because no message of the source's queue had brought them.",
     ),
-    row(
-        VERIFIED,
-        Kind::Counter,
-        "files",
+    counter_by(
         &[FILE],
+        VERIFIED,
+        "files",
         "Files that digests list: proven, content_only (perhaps not delivered), fetched (late), missing, mismatched, unreadable; and unlisted: no digest lists the file.",
     ),
-    row(
-        DIGESTS,
-        Kind::Counter,
-        "files",
+    counter_by(
         &[DIGEST],
+        DIGESTS,
+        "files",
         "Digest files: proven; untrusted (proves nothing); broken or unlinked (the file before is missing or changed, or unreadable); restarted (a second chain).",
     ),
     row(SPOOL_ENTRIES, AT_ONCE, "entries", &[], "Entries that senders pushed and that wait for delivery."),
@@ -307,49 +277,35 @@ pub const METRICS: &[Metric] = &[
         &[],
         "When the oldest of these entries arrived; 0 while none waits.",
     ),
-    row(
+    counter(
         SPOOL_DAMAGED,
-        Kind::Counter,
         "places",
-        &[],
         "Damaged parts of the spool that could not be read. The log names the file and the bytes.",
     ),
-    row(
-        RECEIVED,
-        Kind::Counter,
-        "entries",
-        &[],
-        "Entries that senders pushed and that were safe on the disk before the answer.",
-    ),
-    row(
+    counter(RECEIVED, "entries", "Entries that senders pushed and that were safe on the disk before the answer."),
+    counter(
         RECEIVED_AGAIN,
-        Kind::Counter,
         "entries",
-        &[],
         "Entries that were dropped because a sender did not wait for its answer and pushed them again.",
     ),
-    row(
+    counter(
         RECEIVED_UNKNOWN,
-        Kind::Counter,
         "events",
-        &[],
         "Events of a sender that the rules know, with an attribute that they do not know. They are delivered as info.",
     ),
-    row(
-        RECEIVED_REQUESTS,
-        Kind::Counter,
-        "requests",
+    counter_by(
         &[RECEPTION],
+        RECEIVED_REQUESTS,
+        "requests",
         "Requests of senders. A stranger has no valid key; full means no room in the spool; unsafe means that it cannot be written.",
     ),
-    row(
+    counter(
         FAILURES,
-        Kind::Counter,
         "failures",
-        &[],
         "Failures that ended the pipeline in a process that goes on. It starts again after 5 minutes.",
     ),
-    Metric { by_pipeline: false, ..row(BUILD_INFO, AT_ONCE, "always 1", &[VERSION], "The version of auditsync.") },
+    // No pipeline's, so it is set by itself.
+    row(BUILD_INFO, ONCE_KNOWN, "always 1", &[VERSION], "The version of auditsync."),
 ];
 
 #[cfg(test)]
