@@ -199,15 +199,16 @@ async fn a_server_that_was_restarted_has_what_it_kept() {
 async fn a_server_that_became_a_replica_is_not_written_to_and_not_held_on_to() {
     let (server, nobody) = (RedisServer::start(), Port::free());
     let store = Redis::new(at(&server));
-    let version = store.save(&document(1), None).await.unwrap();
-    // Nobody listens on that port, so no other data ever replace the server's own.
+    let own = document(1);
+    let version = store.save(&own, None).await.unwrap();
+    // Nobody listens on that port, so no other data replaces the server's own.
     assert_eq!(server.command(&["REPLICAOF", "127.0.0.1", &nobody.number().to_string()]), "OK");
     let refused = store.save(&document(2), Some(&version)).await;
     assert!(matches!(&refused, Err(Error::Unavailable { .. })), "{refused:?}");
     assert!(store.probe().await.is_err());
     assert_eq!(server.command(&["REPLICAOF", "NO", "ONE"]), "OK");
     // The connection is a new one.
-    assert_eq!(held(&store).await, (document(1), version));
+    assert_eq!(held(&store).await, (own, version));
 }
 
 #[tokio::test]
