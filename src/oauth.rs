@@ -58,7 +58,7 @@ pub enum Error {
         /// The variables to correct.
         variables: String,
     },
-    /// The token endpoint rejected the client secret, which is not the one in the secret's file any more.
+    /// The token endpoint rejected the client secret. The secret's file holds another one by now, or cannot be read.
     #[error("{address} rejected the client secret; {cause}")]
     SecretOutdated {
         /// The address of the call.
@@ -222,7 +222,7 @@ impl ClientCredentials {
 
     /// Makes the error for rejected credentials, depending on whether their file has newer ones.
     fn rejected(&self, address: Address, status: u16, reason: Excerpt, rejected: &SecretString) -> Error {
-        if let Some(cause) = self.secret.outdated(rejected) {
+        if let Some(cause) = self.secret.after_rejection(rejected) {
             return Error::SecretOutdated { address, cause };
         }
         let variables = format!("{} and {}", self.id_variable, self.secret.variable());

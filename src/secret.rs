@@ -76,7 +76,7 @@ impl Secret {
     }
 
     /// Reads the file again after a server rejected `rejected`. None if that secret itself is at fault.
-    pub fn outdated(&self, rejected: &SecretString) -> Option<Outdated> {
+    pub fn after_rejection(&self, rejected: &SecretString) -> Option<Outdated> {
         if let Err(cause) = self.reload() {
             return Some(Outdated::Gone(self.variable.clone(), cause));
         }
@@ -146,8 +146,8 @@ mod tests {
         std::fs::write(&path, "old").unwrap();
         let secret = Secret::from_file("DD_API_KEY_FILE", path.clone()).unwrap();
         let old = secret.current();
-        let is_rotated = || matches!(secret.outdated(&old), Some(Outdated::Rotated(_)));
-        assert!(secret.outdated(&old).is_none());
+        let is_rotated = || matches!(secret.after_rejection(&old), Some(Outdated::Rotated(_)));
+        assert!(secret.after_rejection(&old).is_none());
         std::fs::write(&path, "new\n").unwrap();
         assert!(is_rotated());
         assert!(is_rotated(), "for each request that was refused with the old one");

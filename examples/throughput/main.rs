@@ -6,6 +6,8 @@
 //! Two yardsticks run beside the program. The *floor* fetches the same pages, then compresses and posts as many bytes as the
 //! program, but reads no record. `gzip -6` compresses the same bytes from a file.
 //!
+//! `throughput -- trail` measures files of `CloudTrail` instead, and `throughput -- receiver` senders that push.
+//!
 //! A full run needs Linux, and 3 GiB of memory, in which the servers keep everything. `--quick` measures less and writes no plot.
 #![allow(clippy::print_stdout, reason = "a tool for people, at a terminal")]
 #![allow(clippy::cast_precision_loss, reason = "the figures are for people")]

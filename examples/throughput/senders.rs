@@ -1,7 +1,7 @@
 //! Measures the receiver: senders on loopback push entries, which go to standard output.
 //!
 //! The senders share the processors with the program. An entry counts once its request was answered with 202, which means
-//! that it is on the disk. Each counted entry must come out of the program once.
+//! that it is on the disk. The program must print as many entries as it accepted.
 
 use std::io::{Read as _, Write as _};
 use std::path::Path;

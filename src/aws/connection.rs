@@ -124,7 +124,7 @@ impl Connection {
         // The engine retries. A retried conditional write would also conflict with its own first attempt.
         shared.set_retry_config(Some(RetryConfig::disabled()));
         shared.set_identity_cache(Some(IdentityCache::lazy().load_timeout(LOADING).build()));
-        // None if it could not be sent.
+        // The name for the User-Agent; none if a header cannot carry it.
         shared.set_app_name(AppName::new(concat!(env!("CARGO_PKG_NAME"), "-", env!("CARGO_PKG_VERSION"))).ok());
         Ok(made.configuration.insert(shared.build()).clone())
     }

@@ -28,7 +28,7 @@ const KINDS: [(&str, Encryption); 3] = [
     ("aws:kms:dsse", Encryption::KmsDsse { key_id: None }),
 ];
 
-/// Parses the kind of an encryption, with the account's own key.
+/// Parses the kind of an encryption. It names no key, so KMS takes the account's own.
 pub(crate) fn kind(text: &str) -> Result<Encryption, String> {
     parse::choice(text, &KINDS)
 }

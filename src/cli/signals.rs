@@ -11,7 +11,7 @@ use crate::failure::Chain;
 use crate::secret::Secret;
 use crate::systemd::Notifier;
 
-/// Obeys signals from now on, and none of them ends the process by itself. A shutdown may take up to `timeout`; a second request ends it at
+/// Obeys signals from now on. None of them ends the process by itself. A shutdown may take up to `timeout`, and a second request ends it at
 /// once. The error is the exit code of a failure that was logged.
 pub(super) fn obey(
     shutdown: Shutdown,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
@@ -55,11 +55,19 @@ pub(crate) async fn run(pipelines: Vec<Supervised>, shutdown: &Shutdown) -> Vec<
     }
     let ended = running.join_all().await;
     stop.cancel();
-    tasks.close();
-    if timeout(LAST_TASKS, tasks.wait()).await.is_err() {
-        tracing::warn!(requests = tasks.len(), "requests were cut off: they took too long after the shutdown");
-    }
+    finish(&tasks, shutdown).await;
     ended
+}
+
+/// Waits for the last tasks of sources, until they take too long or a second request for the shutdown comes.
+async fn finish(tasks: &TaskTracker, shutdown: &Shutdown) {
+    tasks.close();
+    tokio::select! {
+        () = tasks.wait() => return,
+        () = sleep(LAST_TASKS) => {}
+        () = shutdown.expired(LAST_TASKS) => {}
+    }
+    tracing::warn!(connections = tasks.len(), "senders were cut off: their requests took too long after the shutdown");
 }
 
 /// Runs a pipeline. One that failed for good starts again later in a daemon with several pipelines, and in one whose source has begun to

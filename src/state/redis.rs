@@ -149,7 +149,7 @@ impl Redis {
     async fn log_in(&self, connection: &mut MultiplexedConnection, password: &Secret) -> Result<(), Failure> {
         let tried = password.current();
         let Err(refusal) = self.authenticate(connection, &tried).await else { return Ok(()) };
-        if is_refused_login(&refusal) && matches!(password.outdated(&tried), Some(Outdated::Rotated(_))) {
+        if is_refused_login(&refusal) && matches!(password.after_rejection(&tried), Some(Outdated::Rotated(_))) {
             return self.authenticate(connection, &password.current()).await.map_err(Failure::Login);
         }
         Err(Failure::Login(refusal))

@@ -209,7 +209,7 @@ impl Client {
     }
 
     fn key_rejected(&self, address: Address, reply: &Reply, rejected: &SecretString) -> Error {
-        match self.key.outdated(rejected) {
+        match self.key.after_rejection(rejected) {
             Some(cause) => Error::KeyOutdated { address, cause },
             None => Error::KeyRejected {
                 address,

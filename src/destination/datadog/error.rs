@@ -38,7 +38,7 @@ pub enum Error {
         /// The Datadog site, and the variable that chose the address.
         site: String,
     },
-    /// The intake rejected the key, which is not the one in the key's file any more.
+    /// The intake rejected the key. The key's file holds another one by now, or cannot be read.
     #[error("{address} rejected the API key; {cause}")]
     KeyOutdated {
         address: Address,

@@ -128,3 +128,21 @@ async fn a_receiver_alone_that_cannot_open_its_door_ends() {
     let ended = run(pipelines, &Shutdown::default()).await.remove(0).1;
     assert!(matches!(ended, Ended::Run(Err(Error::Unopened(_)))), "{ended:?}");
 }
+
+/// How long the wait for a sender lasts that never ends its request.
+async fn wait_for_a_silent_sender(shutdown: &Shutdown) -> Duration {
+    let (tasks, begun) = (TaskTracker::new(), tokio::time::Instant::now());
+    tasks.spawn(std::future::pending::<()>());
+    finish(&tasks, shutdown).await;
+    Duration::from_secs(begun.elapsed().as_secs())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_sender_holds_up_the_end_for_ten_seconds_and_with_a_second_request_not_at_all() {
+    let shutdown = Shutdown::default();
+    assert_eq!(wait_for_a_silent_sender(&shutdown).await, LAST_TASKS);
+    shutdown.request();
+    assert_eq!(wait_for_a_silent_sender(&shutdown).await, LAST_TASKS);
+    shutdown.request();
+    assert_eq!(wait_for_a_silent_sender(&shutdown).await, Duration::ZERO);
+}

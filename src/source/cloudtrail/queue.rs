@@ -20,7 +20,7 @@ use fastrand::Rng;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use url::Url;
 
@@ -48,6 +48,10 @@ mod sweep;
 
 /// A message that cannot be hidden again is tried again this often within its time.
 const TRIES: u32 = 8;
+
+/// How long a process tries to give messages back. The queue shows them later in any case. It is short, since a supervisor or Lambda may wait
+/// for the end.
+const GIVING_BACK: Duration = Duration::from_secs(2);
 
 /// How far the queue was read. It is of use to the very process that made it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -100,7 +104,7 @@ pub(super) struct Queue {
     sweep: Option<Sweep>,
     /// Extends the visibility of what is in flight.
     extending: Mutex<Option<AbortOnDropHandle<()>>>,
-    /// The tasks that give messages back, for which the process waits at its end.
+    /// The tasks that give messages back. A process waits for them at its end, except in a dry run.
     tasks: OnceLock<TaskTracker>,
 }
 
@@ -193,7 +197,9 @@ impl Queue {
         let shared = Arc::clone(&self.shared);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let tasks = self.tasks.get_or_init(TaskTracker::new);
-            runtime.spawn(tasks.track_future(async move { shared.sqs.hide(handles, Duration::ZERO).await }));
+            runtime.spawn(tasks.track_future(async move {
+                let _ = timeout(GIVING_BACK, shared.sqs.hide(handles, Duration::ZERO)).await;
+            }));
         }
     }
 

@@ -215,7 +215,7 @@ impl Api {
         let status = reply.status.as_u16();
         let reason = Excerpt::of(&reply.body, &Redaction::of([key]));
         match status {
-            401 | 403 => match self.key.outdated(key) {
+            401 | 403 => match self.key.after_rejection(key) {
                 Some(cause) => Error::KeyOutdated { address, cause },
                 None => Error::KeyRejected { address, status, reason, variable: self.key.variable().clone() },
             },

@@ -42,7 +42,7 @@ pub enum Error {
         /// The variable that carries the key.
         variable: VariableName,
     },
-    /// The API rejected the key, which is not the one in the key's file any more.
+    /// The API rejected the key. The key's file holds another one by now, or cannot be read.
     #[error("{address} rejected the API key; {cause}")]
     KeyOutdated {
         /// The URL of the request.

@@ -304,7 +304,7 @@ pub const METRICS: &[Metric] = &[
         "failures",
         "Failures that ended the pipeline in a process that goes on. It starts again after 5 minutes.",
     ),
-    // No pipeline's, so it is set by itself.
+    // It belongs to no pipeline, so it is set once, at the start.
     row(BUILD_INFO, ONCE_KNOWN, "always 1", &[VERSION], "The version of auditsync."),
 ];
 
