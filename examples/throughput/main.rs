@@ -65,7 +65,7 @@ enum Mode {
     #[cfg(feature = "receiver")]
     Receiver {
         /// How many seconds for each size of request.
-        #[arg(long, default_value_t = 10)]
+        #[arg(long, default_value_t = 4)]
         seconds: u64,
     },
     /// Be the floor, in a process of its own.

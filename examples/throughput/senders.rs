@@ -92,6 +92,8 @@ impl Receiver {
                 ("AUDITSYNC_LOG_LEVEL", "warn"),
                 ("RECEIVER_AUDIT_LISTEN", &address),
                 ("RECEIVER_AUDIT_API_KEYS", KEY),
+                // The senders are faster than the program's output.
+                ("RECEIVER_AUDIT_SPOOL_SIZE", "4GiB"),
             ])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
