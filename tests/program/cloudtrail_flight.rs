@@ -106,7 +106,7 @@ async fn an_instance_that_lost_its_lease_deletes_no_message_whose_rows_it_gave_u
         .with("CLOUDTRAIL_AUDIT_LEASE_TTL", "15s")
         // No held message becomes visible by itself during the test.
         .with("CLOUDTRAIL_AUDIT_SQS_VISIBILITY", "10m")
-        // No instance asks for messages after its sync. So a stopped instance receives none.
+        // No instance requests messages after its sync, so a stopped instance receives none.
         .with("CLOUDTRAIL_AUDIT_SYNC_INTERVAL", "1h")
         .with("AUDITSYNC_SYNC_LOOP", "true");
     let mut expected = Vec::new();
