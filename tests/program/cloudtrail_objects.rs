@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::cloudtrail::{ACCOUNT, Trail, lines};
 use crate::memory::peak;
-use crate::support::{FakeTrail, REGION, TrailFault, log_file, log_key, minutes_ago, trail_record, within};
+use crate::support::{FakeTrail, REGION, TrailFault, log_file, log_key, minutes_ago, trail_record, until};
 
 /// Puts a file of these bytes into the bucket, and returns its key.
 fn put(trail: &Trail, n: usize, bytes: impl Into<bytes::Bytes>) -> String {
@@ -159,12 +159,7 @@ async fn a_process_that_is_killed_within_a_large_file_goes_on_within_it() {
     let mut out = child.stdout.take().unwrap();
     let mut read = vec![0; 6 * 1024 * 1024];
     tokio::io::AsyncReadExt::read_exact(&mut out, &mut read).await.unwrap();
-    let within_the_file = async {
-        while !stored().contains("\"current\"") {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    };
-    within("a cursor within the file", within_the_file).await;
+    until("a cursor within the file", || stored().contains("\"current\"")).await;
     child.kill().await.unwrap();
     let first = String::from_utf8_lossy(&read).lines().count();
     let rest = trail.printed().await;

@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::support::{FakeIntake, FakeScm, IntakeOptions, PATIENCE, ScmOptions};
+use crate::support::{FakeIntake, FakeScm, IntakeOptions, PATIENCE, ScmOptions, until};
 
 /// How to start `auditsync`: its variables, and a folder that is its current folder and holds its state.
 #[derive(Debug)]
@@ -86,6 +86,12 @@ impl Setup {
     pub fn state(&self) -> Option<serde_json::Value> {
         let bytes = std::fs::read(self.folder().join("auditsync-sectigo-datadog.json")).ok()?;
         Some(serde_json::from_slice(&bytes).expect("the state document is JSON"))
+    }
+
+    /// Waits until the stored cursor is behind this many pages of a range.
+    pub async fn has_stored_pages(&self, pages: usize) {
+        let is_behind = |state: serde_json::Value| state["cursor"]["pages"] == pages;
+        until("the pages to be stored", || self.state().is_some_and(is_behind)).await;
     }
 
     /// The lines of the dead-letter file.

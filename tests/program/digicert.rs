@@ -12,7 +12,7 @@ use crate::memory::peak;
 use crate::stage::{ago, sorted, stop};
 use crate::support::{
     Called, CertCentralOptions, FakeCertCentral, FakeIntake, FakeRun, Fault, Form, IntakeOptions, Outcome, REPORT,
-    report_row, within,
+    report_row, until,
 };
 
 /// The fake, and the binary's setup before standard output.
@@ -87,12 +87,7 @@ impl Reports {
 
     /// Waits until the stored cursor is as `wanted`.
     async fn stores(&self, wanted: impl Fn(&Value) -> bool) {
-        let stored = async {
-            while !wanted(&self.cursor()) {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        within("the cursor in the state", stored).await;
+        until("the cursor in the state", || wanted(&self.cursor())).await;
     }
 
     /// Changes the cursor in the state, as time would.

@@ -1,10 +1,8 @@
 //! Tests several instances on one state: one works, and the others wait for it or give up.
 
-use std::time::Duration;
-
 use crate::daemon::{Daemon, Setup};
 use crate::stage::recent;
-use crate::support::{ApiRequest, FakeIntake, FakeScm, Fault, IntakeOptions, ScmOptions, within};
+use crate::support::{ApiRequest, FakeIntake, FakeScm, Fault, IntakeOptions, ScmOptions};
 
 const STANDBY: &str = "another instance is active; this one is on standby";
 const FAILOVER: &str = "the other instance has ended; failover";
@@ -27,16 +25,6 @@ fn folder(setup: &Setup) -> Vec<(String, Vec<u8>)> {
         .collect();
     files.sort();
     files
-}
-
-/// Waits until the stored cursor is behind this many pages of a range.
-async fn has_stored_pages(setup: &Setup, pages: u64) {
-    let stored = async {
-        while setup.state().is_none_or(|state| state["cursor"]["pages"] != pages) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    within("the pages to be stored", stored).await;
 }
 
 async fn idle(setup: &Setup) -> Daemon {
@@ -64,7 +52,7 @@ async fn a_standby_becomes_active_when_the_active_instance_is_killed() {
     let first = setup.start(&[]);
     intake.wait_for_requests(4).await;
     // The third page hangs. Until the first instance has stored two pages and read five, it still works.
-    has_stored_pages(&setup, 2).await;
+    setup.has_stored_pages(2).await;
     let read = |request: &&ApiRequest| request.status == Some(200);
     scm.wait_until("five pages to be read", |requests| requests.iter().filter(read).count() >= 5).await;
     let (hits, state) = (scm.hits(), setup.state());

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::daemon::{Daemon, Ended, Setup};
 use crate::stage::{recent, since};
-use crate::support::{ApiRequest, FakeIntake, FakeScm, Fault, IntakeOptions, Record, ScmOptions, within};
+use crate::support::{ApiRequest, FakeIntake, FakeScm, Fault, IntakeOptions, Record, ScmOptions};
 
 const STATE: &str = "auditsync-sectigo-datadog.json";
 /// The file of a new document before it gets its name.
@@ -68,16 +68,6 @@ impl World {
         let daemon = self.setup.start(&[]);
         self.intake.wait_for_requests(1).await;
         (self, daemon)
-    }
-
-    /// Waits until the document holds the cursor after this many pages of the present range.
-    async fn has_stored(&self, pages: usize) {
-        let stored = async {
-            while self.setup.state().unwrap()["cursor"]["pages"] != pages {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        within("the pages to be stored", stored).await;
     }
 
     async fn stopped(&self, daemon: Daemon) -> Ended {
@@ -255,7 +245,7 @@ async fn the_document_is_no_larger_in_the_midst_of_a_range() {
     let daemon = world.setup.start(&[]);
     world.intake.wait_for_requests(DELIVERED / 100 + 1).await;
     // The daemon sends a page while it still stores the cursor after the page before.
-    world.has_stored(DELIVERED / 100).await;
+    world.setup.has_stored_pages(DELIVERED / 100).await;
     let document = world.setup.state().unwrap();
     assert_eq!(document["cursor"]["at"], "in_range");
     let (bytes, hashes) = (world.bytes().len(), BOUND_FOR_EACH * DELIVERED);
@@ -359,7 +349,7 @@ async fn a_document_put_back_from_a_copy_is_written_forward() {
     // The source holds the fourth page, so the daemon stores nothing after the third.
     world.scm.hold();
     world.intake.release();
-    world.has_stored(3).await;
+    world.setup.has_stored_pages(3).await;
     fs::write(world.path(), &old).unwrap();
     world.scm.release();
     daemon.says("synced").await;

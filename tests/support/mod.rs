@@ -102,4 +102,4 @@ pub use trail::{
     Asked, FakeTrail, REGION, TrailFault, TrailObject, TrailObjects, TrailRequest, log_file, log_key, minutes_ago,
     trail_record,
 };
-pub use within::{PATIENCE, within};
+pub use within::{PATIENCE, until, within};
