@@ -661,10 +661,12 @@ async fn each_sync_has_one_line_with_its_counts() {
     let counts = |sync: &Value| {
         ["read", "delivered", "dead_lettered", "restamped", "truncated"].map(|name| sync[name].as_u64().unwrap())
     };
-    assert_eq!(counts(syncs[0]), [250, 250, 0, 0, 0]);
+    // A slow sync reads the last five minutes again by itself.
+    let again = |sync: &Value| sync["deduplicated"].as_u64().unwrap();
+    assert_eq!(counts(syncs[0]), [250 + again(syncs[0]), 250, 0, 0, 0]);
     // Others may have followed before the signal came.
     let second = syncs.iter().find(|sync| sync["delivered"] == 1).unwrap();
-    let again = second["deduplicated"].as_u64().unwrap();
+    let again = again(second);
     assert_eq!(counts(second), [again + 1, 1, 0, 0, 0]);
     assert!(again >= 20, "the last five of fifty minutes were read again: {again}");
     delivered_once(&intake, 251);
