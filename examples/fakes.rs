@@ -29,6 +29,8 @@ async fn main() {
     println!("export SECTIGO_AUDIT_SYNC_LOOKBACK=7h");
     println!("export DD_LOGS_CONFIG_LOGS_DD_URL={}", intake.url());
     println!("export DD_API_KEY={key}");
+    // A state on the disk would let the first sync with a real source begin where this one ended.
+    println!("export AUDITSYNC_STORAGE_BACKEND=memory");
 
     let mut told = 0;
     loop {

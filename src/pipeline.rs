@@ -87,7 +87,13 @@ pub(crate) enum Purpose {
 
 /// The pipelines that the environment names.
 pub(crate) fn wanted(environment: &Environment) -> Result<Vec<Wanted>, ConfigError> {
-    config::read(environment, &Owner::process(), |reader| reader.get(&PIPELINES))
+    config::read(environment, &Owner::process(), |reader| {
+        // Other empty variables count as not set. Here the default pipeline would run although nobody chose it.
+        if reader.is_blank(&PIPELINES.spec) {
+            return Err(reader.refuse(&PIPELINES.spec, "names no pipeline; remove it for the default"));
+        }
+        reader.get(&PIPELINES)
+    })
 }
 
 /// The environment of this process.

@@ -65,8 +65,8 @@ pub(super) async fn run(config: Config, once: bool) -> Exit {
         if let (Ended::Run(Err(error)), Some(supervisor)) = (ended, &supervisor) {
             supervisor.failed(format_args!("ended with exit code {}: {}", exit.code(), Chain(error)));
         }
-        // Only a signal ends a daemon, and that is its success. A one-shot beside it has logged its failure.
-        if is_daemon && one_shots.contains(name) { Exit::Done } else { exit }
+        // Only a signal ends a daemon with several pipelines, and to end at a signal is success. What failed meanwhile is in the log.
+        if is_daemon && (shutdown.is_requested() || one_shots.contains(name)) { Exit::Done } else { exit }
     });
     let exit = exits.max().unwrap_or(Exit::Done);
     if let Some(supervisor) = &supervisor {

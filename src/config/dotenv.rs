@@ -157,9 +157,12 @@ fn changed(text: &str, pairs: &[(String, String)], known: impl Fn(&str) -> Optio
     bad
 }
 
-/// The name that `line` sets, if it looks like a line that sets one.
+/// The name that `line` sets, if it looks like a line that sets one and is no comment.
 fn name_of(line: &str) -> Option<&str> {
     let name = line.split_once('=')?.0.trim();
+    if name.starts_with('#') {
+        return None;
+    }
     Some(name.strip_prefix("export ").map_or(name, str::trim_start))
 }
 
@@ -238,6 +241,14 @@ mod tests {
         let text = "\u{feff}# first\r\n\r\nDD_SITE = datadoghq.eu # why\r\n  export DD_ENV=prod\nDD_TAGS=\n\nDD_SERVICE=\"a b\"  ";
         let expected = [("DD_SITE", "datadoghq.eu"), ("DD_ENV", "prod"), ("DD_TAGS", ""), ("DD_SERVICE", "a b")];
         assert_eq!(read(text).unwrap(), expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+
+    #[test]
+    fn a_variable_in_a_comment_is_not_set() {
+        // A source's prefix hides the `#`.
+        let known = |_: &str| Some(Known::Secret);
+        let pairs = vet("#SECTIGO_AUDIT_SYNC_DELAY=1m\n # DD_API_KEY=$x\nDD_ENV=prod\n", known);
+        assert_eq!(pairs.map_err(|lines| list(&lines)).unwrap(), [("DD_ENV".to_owned(), "prod".to_owned())]);
     }
 
     #[test]

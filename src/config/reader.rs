@@ -162,6 +162,11 @@ impl<'a> Reader<'a> {
         super::proxy::check(self.environment, self.mistakes)
     }
 
+    /// Tells whether the variable is set to nothing but blanks.
+    pub fn is_blank(&self, spec: &Spec) -> bool {
+        self.environment.raw(spec.name).is_some_and(|value| value.to_string_lossy().trim().is_empty())
+    }
+
     fn given(&mut self, spec: &Spec) -> Result<Option<Given>, Noted> {
         for name in self.owner.names(spec) {
             match self.environment.value(&name, spec) {

@@ -447,6 +447,10 @@ fn a_list_of_pipelines_names_known_components_and_none_twice() {
         let message = complete(&[("AUDITSYNC_PIPELINES", list)]).unwrap_err().to_string();
         assert!(message.contains("AUDITSYNC_PIPELINES=") && message.contains(rule), "{list}: {message}");
     }
+    for blank in ["", " "] {
+        let message = complete(&[("AUDITSYNC_PIPELINES", blank)]).unwrap_err().to_string();
+        assert!(message.contains("AUDITSYNC_PIPELINES names no pipeline"), "{message}");
+    }
 }
 
 #[test]

@@ -41,7 +41,7 @@ use error::Error;
 use key::{Files, Filter};
 use letters::Letters;
 use listing::{Listing, Round};
-use queue::{Place, Queue};
+use queue::{Queue, QueueCursor};
 use survey::Terrain;
 
 mod ahead;
@@ -170,16 +170,16 @@ fn first_cursor(start: Option<Timestamp>, lookback: Duration, queue: Option<supe
     let since = start.unwrap_or_else(|| now.checked_sub(lookback).unwrap_or(now));
     let cursor = match queue {
         None => Cursor::encode(&Progress::since(since)),
-        Some(queue) if queue.is_the_cursor => Cursor::encode(&Place::first(now)),
-        Some(_) => Place::first_swept(since).and_then(|place| Cursor::encode(&place)),
+        Some(queue) if queue.is_the_cursor => Cursor::encode(&QueueCursor::first(now)),
+        Some(_) => QueueCursor::first_swept(since).and_then(|decoded| Cursor::encode(&decoded)),
     };
     cursor.unwrap_or_default()
 }
 
 /// The time up to which every file is delivered; needs no connection.
 fn reached(cursor: &Cursor) -> Result<Timestamp, Failure> {
-    if let Ok(place) = cursor.decode::<Place>() {
-        return Ok(place.reached);
+    if let Ok(decoded) = cursor.decode::<QueueCursor>() {
+        return Ok(decoded.reached);
     }
     let progress: Progress = cursor.decode().map_err(Error::Cursor)?;
     Ok(progress.reached())

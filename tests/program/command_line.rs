@@ -257,6 +257,53 @@ async fn the_vendors_env_file_alone_is_enough() {
     assert!(setup.state().is_some(), "the state is in the current folder");
 }
 
+/// `.env.example` with the variables of the default pipeline filled in.
+fn filled_in(scm: &FakeScm, intake: &FakeIntake) -> String {
+    let example = include_str!("../../.env.example");
+    let (url, key) = (scm.url(), IntakeOptions::default().api_key);
+    let values = [
+        ("SECTIGO_AUDIT_API_URL=", url.as_str()),
+        ("SECTIGO_AUDIT_API_CLIENT_ID=", "audit-client"),
+        ("SECTIGO_AUDIT_API_CLIENT_SECRET='", VENDORS_SECRET),
+        ("DD_API_KEY='", key.as_str()),
+    ];
+    let text =
+        example.replace("\n#DD_LOGS_CONFIG_LOGS_DD_URL=", &format!("\nDD_LOGS_CONFIG_LOGS_DD_URL={}", intake.url()));
+    values.iter().fold(text, |text, (before, value)| {
+        assert_eq!(text.matches(&format!("\n{before}")).count(), 1, "{before}");
+        text.replace(&format!("\n{before}"), &format!("\n{before}{value}"))
+    })
+}
+
+#[tokio::test]
+async fn the_example_file_works_with_the_four_variables_filled_in() {
+    let (scm, intake) = vendors_fakes().await;
+    scm.push(recent(2, 5));
+    let setup = Setup::bare();
+    std::fs::write(setup.folder().join(".env"), filled_in(&scm, &intake)).unwrap();
+    let ended = setup.run(&["run", "--once"]).await;
+    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    delivered_once(&intake, 5);
+}
+
+#[tokio::test]
+async fn every_default_in_the_example_file_can_be_set() {
+    let (scm, intake) = vendors_fakes().await;
+    scm.push(recent(2, 5));
+    let is_default = |line: &str| line.split_once('=').is_some_and(|(name, value)| is_name(name) && !value.is_empty());
+    let is_set = |line: &str| line.strip_prefix('#').filter(|rest| is_default(rest)).unwrap_or(line).to_owned() + "\n";
+    let setup = Setup::bare();
+    let file: String = filled_in(&scm, &intake).lines().map(is_set).collect();
+    std::fs::write(setup.folder().join(".env"), file).unwrap();
+    let ended = setup.run(&["run", "--once"]).await;
+    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    delivered_once(&intake, 5);
+}
+
+fn is_name(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
 #[tokio::test]
 async fn the_environment_wins_over_the_env_file() {
     let (scm, intake) = vendors_fakes().await;

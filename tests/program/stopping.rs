@@ -328,6 +328,23 @@ async fn a_stop_that_can_commit_again_within_the_shutdown_timeout_repeats_nothin
 }
 
 #[tokio::test]
+async fn a_stop_exits_with_0_even_if_the_key_is_refused_meanwhile() {
+    let world = World::with_pages(18, 2).await;
+    let mut daemon = world.with_a_page_held().await;
+    ask(&mut daemon, "TERM").await;
+    world.intake.answer_always(Some(Fault::Status(403)));
+    // The request is cut off, and tried again.
+    world.intake.go_down().await;
+    world.intake.come_back().await;
+    world.intake.release();
+    let ended = daemon.ended().await;
+    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    assert!(ended.stderr.contains("ERROR") && ended.stderr.contains("DD_API_KEY"), "{}", ended.stderr);
+    world.intake.answer_always(None);
+    world.finished_by_the_next_run(200, 0).await;
+}
+
+#[tokio::test]
 async fn a_one_shot_run_that_is_stopped_asks_to_be_tried_again() {
     let world = World::with_pages(17, 3).await.with("SECTIGO_AUDIT_SYNC_LOOP", "false");
     let mut run = world.with_a_page_held().await;

@@ -56,7 +56,7 @@ const GIVING_BACK: Duration = Duration::from_secs(2);
 /// How far the queue was read. It is of use to the very process that made it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Place {
+pub(super) struct QueueCursor {
     /// The reader whose pages these are.
     queue: String,
     /// The reader's last page.
@@ -68,21 +68,21 @@ pub(super) struct Place {
     sweep: Option<Cursor>,
 }
 
-impl Place {
-    /// The place before the first page of any reader.
+impl QueueCursor {
+    /// The cursor before the first page of any reader.
     pub(super) fn first(now: Timestamp) -> Self {
         Self { queue: String::new(), page: 0, reached: now, sweep: None }
     }
 
-    /// The place before the first page of any reader, if sweeps look for files from `since` on.
+    /// The cursor before the first page of any reader, if sweeps look for files from `since` on.
     pub(super) fn first_swept(since: Timestamp) -> Result<Self, serde_json::Error> {
         Ok(Self { sweep: Some(Cursor::encode(&Progress::since(since))?), ..Self::first(since) })
     }
 
     /// Reads the cursor of a queue, or of a listing that was there before the queue.
     fn of(cursor: &Cursor, now: Timestamp) -> Self {
-        if let Ok(place) = cursor.decode() {
-            return place;
+        if let Ok(decoded) = cursor.decode() {
+            return decoded;
         }
         match cursor.decode::<Progress>() {
             Ok(progress) => Self { sweep: Some(cursor.clone()), ..Self::first(progress.reached()) },
@@ -155,11 +155,11 @@ impl Queue {
 
     /// Deletes the messages whose records are all before `cursor`, and so delivered.
     pub(super) async fn committed(&self, cursor: &Cursor) -> Result<(), Error> {
-        let Ok(place) = cursor.decode::<Place>() else { return Ok(()) };
-        if place.queue != self.id {
+        let Ok(decoded) = cursor.decode::<QueueCursor>() else { return Ok(()) };
+        if decoded.queue != self.id {
             return Ok(());
         }
-        let done = self.shared.flight.lock().deletable(place.page);
+        let done = self.shared.flight.lock().deletable(decoded.page);
         if done.is_empty() {
             return Ok(());
         }

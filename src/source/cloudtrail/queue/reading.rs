@@ -18,7 +18,7 @@ use super::flight::{Handle, MessageNumber};
 use super::message::{self, Content};
 use super::sqs::Message;
 use super::sweep::Sweeping;
-use super::{Place, Queue};
+use super::{Queue, QueueCursor};
 use crate::aws::call::CallError;
 use crate::clock::LocalTime;
 use crate::failure::Chain;
@@ -110,10 +110,10 @@ impl Reading {
         (self.receiving, self.reader, self.pending) = (None, None, None);
     }
 
-    /// Returns the page after which nothing is delivered, if the reader `id` continues at `place`; none if everything is delivered. The
-    /// place of another reader says nothing of this reader's pages: another instance was active meanwhile.
-    fn undelivered_behind(&self, place: &Place, id: &str) -> Option<u64> {
-        let delivered = if place.queue == id { place.page } else { 0 };
+    /// Returns the page after which nothing is delivered, if the reader `id` continues at `decoded`; none if everything is delivered. The
+    /// cursor of another reader says nothing of this reader's pages: another instance was active meanwhile.
+    fn undelivered_behind(&self, decoded: &QueueCursor, id: &str) -> Option<u64> {
+        let delivered = if decoded.queue == id { decoded.page } else { 0 };
         let (from, to) = self.given_back;
         let delivered = if (from..=to).contains(&delivered) { to } else { delivered };
         (self.is_making || delivered < self.page).then_some(delivered)
@@ -124,12 +124,12 @@ impl Queue {
     /// Reads the page after `cursor`.
     pub(in super::super) async fn next_page(&self, cursor: &Cursor, begun: LocalTime) -> Result<Page, Error> {
         let reading = &mut *self.reading.lock().await;
-        let place = Place::of(cursor, begun.wall);
-        self.release(self.rewind(reading, &place));
+        let decoded = QueueCursor::of(cursor, begun.wall);
+        self.release(self.rewind(reading, &decoded));
         if let Some(error) = reading.pending.take() {
             return Err(error);
         }
-        if let Some(page) = self.sweep_page(reading, cursor, &place, begun).await? {
+        if let Some(page) = self.sweep_page(reading, cursor, &decoded, begun).await? {
             return Ok(page);
         }
         reading.is_making = true;
@@ -142,7 +142,7 @@ impl Queue {
             Err(error @ (Error::DeadLetter(_) | Error::Letter(_))) => {
                 // The records read are not returned. They come again when the queue no longer hides their messages.
                 reading.is_making = true;
-                self.rewind(reading, &place);
+                self.rewind(reading, &decoded);
                 return Err(error);
             }
             Err(error) if !making.has_any => return Err(error),
@@ -154,19 +154,19 @@ impl Queue {
         if making.has_any {
             reading.page = making.page;
         }
-        let reached = if then == Then::CaughtUp { begun.wall } else { place.reached };
+        let reached = if then == Then::CaughtUp { begun.wall } else { decoded.reached };
         let sweep = reading.sweeping.encode()?;
-        let next = Cursor::encode(&Place { queue: self.id.clone(), page: reading.page, reached, sweep })
+        let next = Cursor::encode(&QueueCursor { queue: self.id.clone(), page: reading.page, reached, sweep })
             .map_err(Error::Cursor)?;
         reading.sweeping.goes_with(&next);
         let Filling { events, deduplicated, .. } = making.filling;
         Ok(Page { events, deduplicated, next, progressed: making.has_any, then })
     }
 
-    /// Forgets everything read after `place`: it was not delivered, and comes again from the queue. Returns its messages, which are no
+    /// Forgets everything read after `decoded`: it was not delivered, and comes again from the queue. Returns its messages, which are no
     /// longer in flight.
-    fn rewind(&self, reading: &mut Reading, place: &Place) -> Vec<Handle> {
-        let Some(page) = reading.undelivered_behind(place, &self.id) else { return Vec::new() };
+    fn rewind(&self, reading: &mut Reading, decoded: &QueueCursor) -> Vec<Handle> {
+        let Some(page) = reading.undelivered_behind(decoded, &self.id) else { return Vec::new() };
         reading.stop();
         let (from, to) = reading.given_back;
         (reading.is_making, reading.given_back) = (false, (if page == to { from } else { page }, reading.page));
@@ -311,8 +311,8 @@ impl Queue {
         }
         object.is_ahead = false;
         // Others come first before it is read again.
-        let place = if object.records > 0 { 0 } else { reading.objects.len() };
-        reading.objects.insert(place, object);
+        let index = if object.records > 0 { 0 } else { reading.objects.len() };
+        reading.objects.insert(index, object);
         Err(error)
     }
 
@@ -411,37 +411,37 @@ impl Object {
 mod tests {
     use super::*;
 
-    fn place(queue: &str, page: u64) -> Place {
-        Place { queue: queue.to_owned(), page, ..Place::first(Timestamp::UNIX_EPOCH) }
+    fn after(queue: &str, page: u64) -> QueueCursor {
+        QueueCursor { queue: queue.to_owned(), page, ..QueueCursor::first(Timestamp::UNIX_EPOCH) }
     }
 
     #[test]
     fn behind_the_place_of_another_reader_nothing_of_this_one_is_delivered() {
         let mut reading = Reading::default();
-        assert_eq!(reading.undelivered_behind(&place("", 0), "own"), None, "nothing is read");
+        assert_eq!(reading.undelivered_behind(&after("", 0), "own"), None, "nothing is read");
         reading.page = 7;
-        assert_eq!(reading.undelivered_behind(&place("own", 7), "own"), None);
-        assert_eq!(reading.undelivered_behind(&place("own", 3), "own"), Some(3));
-        for other in [place("other", 2), place("other", 9), place("", 0)] {
+        assert_eq!(reading.undelivered_behind(&after("own", 7), "own"), None);
+        assert_eq!(reading.undelivered_behind(&after("own", 3), "own"), Some(3));
+        for other in [after("other", 2), after("other", 9), after("", 0)] {
             assert_eq!(reading.undelivered_behind(&other, "own"), Some(0));
         }
         // Messages that were given back are no longer in flight. So only those read since then are given back.
         reading.given_back = (3, 7);
-        assert_eq!(reading.undelivered_behind(&place("own", 3), "own"), None);
-        assert_eq!(reading.undelivered_behind(&place("own", 2), "own"), Some(2));
+        assert_eq!(reading.undelivered_behind(&after("own", 3), "own"), None);
+        assert_eq!(reading.undelivered_behind(&after("own", 2), "own"), Some(2));
         reading.page = 9;
-        assert_eq!(reading.undelivered_behind(&place("own", 3), "own"), Some(7));
-        assert_eq!(reading.undelivered_behind(&place("own", 8), "own"), Some(8));
-        assert_eq!(reading.undelivered_behind(&place("other", 8), "own"), Some(0));
+        assert_eq!(reading.undelivered_behind(&after("own", 3), "own"), Some(7));
+        assert_eq!(reading.undelivered_behind(&after("own", 8), "own"), Some(8));
+        assert_eq!(reading.undelivered_behind(&after("other", 8), "own"), Some(0));
         // The page that was given back was never returned. The pages before it may still be on their way.
         reading.given_back = (9, 9);
-        assert_eq!(reading.undelivered_behind(&place("own", 8), "own"), Some(8));
+        assert_eq!(reading.undelivered_behind(&after("own", 8), "own"), Some(8));
     }
 
     #[test]
     fn a_page_that_was_being_made_when_the_reading_stopped_is_not_delivered() {
         let mut reading = Reading { page: 7, is_making: true, ..Reading::default() };
         reading.stop();
-        assert_eq!(reading.undelivered_behind(&place("own", 7), "own"), Some(7));
+        assert_eq!(reading.undelivered_behind(&after("own", 7), "own"), Some(7));
     }
 }

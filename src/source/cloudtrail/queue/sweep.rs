@@ -15,7 +15,7 @@ use super::super::key::{Class, LogKey};
 use super::super::known::Known;
 use super::super::listing::{Listing, Round};
 use super::reading::{Object, Reading};
-use super::{Place, Queue};
+use super::{Queue, QueueCursor};
 use crate::aws::call::CallError;
 use crate::aws::digest::Sha256;
 use crate::clock::LocalTime;
@@ -110,11 +110,17 @@ impl Sweep {
     }
 
     /// Reads `cursor`, and decides whether a round is due.
-    fn prepare(&self, sweeping: &mut Sweeping, cursor: &Cursor, place: &Place, begun: LocalTime) -> Result<(), Error> {
+    fn prepare(
+        &self,
+        sweeping: &mut Sweeping,
+        cursor: &Cursor,
+        decoded: &QueueCursor,
+        begun: LocalTime,
+    ) -> Result<(), Error> {
         if sweeping.known.as_ref().is_none_or(|(known, _)| known != cursor) {
-            let from = match &place.sweep {
+            let from = match &decoded.sweep {
                 Some(sweep) => sweep.clone(),
-                None => Cursor::encode(&super::Progress::since(place.reached)).map_err(Error::Cursor)?,
+                None => Cursor::encode(&super::Progress::since(decoded.reached)).map_err(Error::Cursor)?,
             };
             sweeping.known = Some((cursor.clone(), self.listing.known(&from)?));
         }
@@ -127,7 +133,7 @@ impl Sweep {
             None if known.progress.is_sweep_due(now) => Some(Round::Files),
             None if self.verifies && are_digests_due() => {
                 let on_its_way = now.checked_sub(LONGEST_WAY).unwrap_or(now);
-                Some(Round::Digests(place.reached.max(on_its_way)))
+                Some(Round::Digests(decoded.reached.max(on_its_way)))
             }
             None => None,
         };
@@ -141,11 +147,11 @@ impl Queue {
         &self,
         reading: &mut Reading,
         cursor: &Cursor,
-        place: &Place,
+        decoded: &QueueCursor,
         begun: LocalTime,
     ) -> Result<Option<Page>, Error> {
         let Some(sweep) = &self.sweep else { return Ok(None) };
-        sweep.prepare(&mut reading.sweeping, cursor, place, begun)?;
+        sweep.prepare(&mut reading.sweeping, cursor, decoded, begun)?;
         let is_ready = reading.sweeping.is_wanted() && reading.is_held() && reading.receiving.is_none();
         let (Some(round), true) = (reading.sweeping.round, is_ready) else { return Ok(None) };
         let Some(from) = reading.sweeping.encode()? else { return Ok(None) };
@@ -154,10 +160,10 @@ impl Queue {
             Ok(page) => page,
             Err(error) => return reading.round_failed(error).map(|()| None),
         };
-        let next = Place {
+        let next = QueueCursor {
             queue: self.id.clone(),
             page: reading.page,
-            reached: place.reached,
+            reached: decoded.reached,
             sweep: Some(page.next.clone()),
         };
         let next = Cursor::encode(&next).map_err(Error::Cursor)?;
