@@ -65,13 +65,13 @@ pub(crate) fn short(time: Duration) -> String {
     }
 }
 
-/// Parses a time such as `90s`, `5m` or `1h 30m`.
+/// Parses a time such as `90s`, `5m` or `1h30m`.
 pub(crate) fn duration(text: &str, bounds: Bounds) -> Result<Duration, String> {
     // Longer numbers are out of every bound, and humantime panics if their sum overflows.
     let too_long = text.len() > 64 || text.split(|c: char| !c.is_ascii_digit()).any(|digits| digits.len() > 9);
     let time = if too_long { None } else { humantime::parse_duration(text).ok() };
     time.filter(|time| bounds.hold(*time))
-        .ok_or_else(|| format!("must be a time {bounds}, with its unit, such as 90s, 5m or 1h 30m"))
+        .ok_or_else(|| format!("must be a time {bounds}, with its unit, such as 90s, 5m or 1h30m"))
 }
 
 /// Checks a key for a header. Anything but visible ASCII got into it by accident.

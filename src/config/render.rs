@@ -17,14 +17,14 @@ const UNBROKEN: char = '\u{a0}';
 
 const HELP_HEAD: &str = "\
 Variables configure auditsync: from the environment, or from the file .env in the current folder. The environment wins over the file.
-An empty value means that the variable is not set. A time has a unit: 90s, 5m, 1h 30m. A variable of a destination, and one that begins
+An empty value means that the variable is not set. A time has a unit: 90s, 5m, 1h30m. A variable of a destination, and one that begins
 with AUDITSYNC_, can be set for one source alone. Its name then begins with the source's prefix: SOURCE_AUDIT_DD_TAGS wins over DD_TAGS,
 and SOURCE_AUDIT_SYNC_INTERVAL over AUDITSYNC_SYNC_INTERVAL.
 ";
 
 const ENV_HEAD: &str = "\
 # Copy this file to .env in the folder where auditsync starts. The environment wins over the file. An
-# empty value means that the variable is not set. A time has a unit: 90s, 5m, 1h 30m.
+# empty value means that the variable is not set. A time has a unit: 90s, 5m, 1h30m.
 #
 # Fill in the variables of your sources and destinations. All others can stay empty.
 #
@@ -32,10 +32,11 @@ const ENV_HEAD: &str = "\
 # Its name then begins with the source's prefix: SOURCE_AUDIT_DD_TAGS wins over DD_TAGS, and
 # SOURCE_AUDIT_SYNC_INTERVAL over AUDITSYNC_SYNC_INTERVAL.
 #
-# Put every secret in single quotes: between them auditsync takes every character as it is. Outside
-# quotes, $name becomes the value of another variable, a # after a blank begins a comment, and quotes
-# and backslashes disappear. auditsync refuses a secret that these rules would change. If a secret
-# contains a single quote or ends in a backslash, put it into a file and name the file in NAME_FILE.
+# Put every secret, and every value with blanks, in single quotes: between them auditsync takes every
+# character as it is. Outside quotes, $name becomes the value of another variable, a # after a blank
+# begins a comment, and quotes and backslashes disappear. auditsync refuses a secret that these rules
+# would change. If a secret contains a single quote or ends in a backslash, put it into a file and
+# name the file in NAME_FILE.
 # `docker run --env-file` does not know quotes and keeps them as part of the value: leave them out there.
 #
 # docs/CONFIGURATION.md describes all of this.
@@ -108,9 +109,11 @@ pub fn env_example(sections: &[Section]) -> String {
             }
             let off = if row.preset == Preset::Required { "" } else { "#" };
             let value = match row.preset {
-                Preset::Value(value) => value,
-                _ if row.has_file => "''",
-                _ => "",
+                // `.env` takes a value with blanks only in quotes.
+                Preset::Value(value) if value.contains(' ') => format!("'{value}'"),
+                Preset::Value(value) => value.to_owned(),
+                _ if row.has_file => "''".to_owned(),
+                _ => String::new(),
             };
             let _ = writeln!(text, "{off}{}={value}", row.name);
         }

@@ -249,7 +249,7 @@ mod tests {
         assert_eq!(TTL.spec.description(), "How long it is. From 15s to 10m.");
         assert_eq!(
             TTL.parse("14s").unwrap_err(),
-            "must be a time from 15s to 10m, with its unit, such as 90s, 5m or 1h 30m"
+            "must be a time from 15s to 10m, with its unit, such as 90s, 5m or 1h30m"
         );
     }
 }

@@ -399,6 +399,20 @@ mod tests {
     }
 
     #[test]
+    fn the_example_file_gives_each_default_when_its_line_is_uncommented() {
+        let text = env_example(&sections());
+        let uncommented = text.lines().map(|line| line.strip_prefix('#').unwrap_or(line));
+        // A comment has a blank behind its #.
+        let assignments = uncommented.filter(|line| !line.starts_with(' ')).collect::<Vec<_>>().join("\n");
+        let pairs: Vec<_> = dotenvy::from_read_iter(assignments.as_bytes()).map(Result::unwrap).collect();
+        for spec in variables() {
+            if let Preset::Value(value) = spec.preset {
+                assert!(pairs.contains(&(spec.name.to_owned(), value.to_owned())), "{}", spec.name);
+            }
+        }
+    }
+
+    #[test]
     fn the_help_names_every_variable_within_its_width() {
         let text = help_text(&sections());
         for spec in variables() {

@@ -449,7 +449,7 @@ fn a_list_of_pipelines_names_known_components_and_none_twice() {
     }
     for blank in ["", " "] {
         let message = complete(&[("AUDITSYNC_PIPELINES", blank)]).unwrap_err().to_string();
-        assert!(message.contains("AUDITSYNC_PIPELINES names no pipeline"), "{message}");
+        assert!(message.contains("AUDITSYNC_PIPELINES: names no pipeline"), "{message}");
     }
 }
 

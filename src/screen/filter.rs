@@ -65,7 +65,7 @@ pub enum Invalid {
     #[error("has == in condition {0}; write = or !=, and ? for an = at the beginning of a pattern")]
     Doubled(usize),
     /// A pattern matches no severity.
-    #[error("compares the severity with no name of one in condition {0}; they are {names}", names = SEVERITIES.map(Severity::name).join(", "))]
+    #[error("names an unknown severity in condition {0}; known are {names}", names = SEVERITIES.map(Severity::name).join(", "))]
     Severity(usize),
     /// A condition has no pattern.
     #[error("has no pattern in condition {0}; * stands for any value")]
@@ -200,8 +200,8 @@ mod tests {
             ("action=a,actor=b;actor=", "no pattern in condition 3"),
             ("action=a;outcome==failure", "has == in condition 2"),
             ("outcome!= =failure", "has == in condition 1"),
-            ("severity=warning", "no name of one in condition 1; they are error, warn, notice, info"),
-            ("action=a,severity!=ERROR", "no name of one in condition 2"),
+            ("severity=warning", "unknown severity in condition 1; known are error, warn, notice, info"),
+            ("action=a,severity!=ERROR", "unknown severity in condition 2"),
         ] {
             let message = filter.parse::<Filter>().unwrap_err().to_string();
             assert!(message.contains(mistake), "{filter}: {message}");

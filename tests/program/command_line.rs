@@ -278,30 +278,14 @@ fn filled_in(scm: &FakeScm, intake: &FakeIntake) -> String {
 #[tokio::test]
 async fn the_example_file_works_with_the_four_variables_filled_in() {
     let (scm, intake) = vendors_fakes().await;
-    scm.push(recent(2, 5));
+    // Older than the default delay.
+    let ago = |seconds| Timestamp::now() - Duration::from_secs(seconds);
+    scm.push(Records::seeded(2).between(ago(3000), ago(60), 5));
     let setup = Setup::bare();
     std::fs::write(setup.folder().join(".env"), filled_in(&scm, &intake)).unwrap();
     let ended = setup.run(&["run", "--once"]).await;
     assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
     delivered_once(&intake, 5);
-}
-
-#[tokio::test]
-async fn every_default_in_the_example_file_can_be_set() {
-    let (scm, intake) = vendors_fakes().await;
-    scm.push(recent(2, 5));
-    let is_default = |line: &str| line.split_once('=').is_some_and(|(name, value)| is_name(name) && !value.is_empty());
-    let is_set = |line: &str| line.strip_prefix('#').filter(|rest| is_default(rest)).unwrap_or(line).to_owned() + "\n";
-    let setup = Setup::bare();
-    let file: String = filled_in(&scm, &intake).lines().map(is_set).collect();
-    std::fs::write(setup.folder().join(".env"), file).unwrap();
-    let ended = setup.run(&["run", "--once"]).await;
-    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
-    delivered_once(&intake, 5);
-}
-
-fn is_name(text: &str) -> bool {
-    text.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
 }
 
 #[tokio::test]
