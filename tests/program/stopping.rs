@@ -335,6 +335,7 @@ async fn a_stop_exits_with_0_even_if_the_key_is_refused_meanwhile() {
     world.intake.answer_always(Some(Fault::Status(403)));
     // The request is cut off, and tried again.
     world.intake.go_down().await;
+    daemon.says("the destination failed").await;
     world.intake.come_back().await;
     world.intake.release();
     let ended = daemon.ended().await;
