@@ -477,6 +477,24 @@ mod tests {
     }
 
     #[test]
+    fn the_same_records_in_another_order_with_each_fresh_token_are_noticed() {
+        let mut random = fastrand::Rng::with_seed(7);
+        for count in [13, 150] {
+            let mut range = enter(SectigoCursor::starting_at(at("11:00:00")), "12:00:00");
+            let refused_at = (1..100).find(|page| {
+                let mut shuffled = records("11:10:00", 0..count);
+                random.shuffle(&mut shuffled);
+                match range.clone().take(shuffled, Some(token(&page.to_string()))) {
+                    Ok(sifted) => range = in_range(sifted),
+                    Err(contradiction) => return matches!(contradiction, Contradiction::Looping { .. }),
+                }
+                false
+            });
+            assert!(refused_at.is_some_and(|page| page <= 3), "{count}: {refused_at:?}");
+        }
+    }
+
+    #[test]
     fn a_server_that_leaves_its_circle_is_read_on_behind_it() {
         let page = |n: u64| records("11:10:00", n * 20..n * 20 + 20);
         let range = enter(SectigoCursor::starting_at(at("11:00:00")), "12:00:00");
