@@ -1,6 +1,7 @@
 //! Secrets, which are never shown. They come from a variable or a file, and a file is read again when a server rejects its secret.
 
 use std::fmt;
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use crate::variable_name::VariableName;
 pub struct Secret {
     variable: VariableName,
     file: Option<PathBuf>,
+    rule: fn(&str) -> Result<(), String>,
     value: Arc<RwLock<SecretString>>,
 }
 
@@ -40,6 +42,20 @@ pub enum SecretError {
         /// The file that the variable names.
         path: PathBuf,
     },
+    /// A pipe or the like gives its content once.
+    #[error("{} is not a regular file", path.display())]
+    Passing {
+        /// What the variable names.
+        path: PathBuf,
+    },
+    /// The secret breaks the rule of its variable.
+    #[error("the secret in {} {rule}", path.display())]
+    Unfit {
+        /// The file that the variable names.
+        path: PathBuf,
+        /// The rule that the secret breaks.
+        rule: String,
+    },
 }
 
 /// What the file of a rejected secret shows, unless it still has that secret.
@@ -56,13 +72,19 @@ pub enum Outdated {
 impl Secret {
     /// Makes a secret from the value of `variable`.
     pub fn from_value(variable: impl Into<VariableName>, value: SecretString) -> Self {
-        Self { variable: variable.into(), file: None, value: Arc::new(RwLock::new(value)) }
+        Self { variable: variable.into(), file: None, rule: |_| Ok(()), value: Arc::new(RwLock::new(value)) }
     }
 
     /// Reads a secret from the file that `variable` (`…_FILE`) names. One line end at the end of the file is not part of the secret.
     pub fn from_file(variable: impl Into<VariableName>, path: PathBuf) -> Result<Self, SecretError> {
         let value = read(&path)?;
-        Ok(Self { variable: variable.into(), file: Some(path), value: Arc::new(RwLock::new(value)) })
+        Ok(Self { file: Some(path), ..Self::from_value(variable, value) })
+    }
+
+    /// Applies `rule` to the secret, and to each that [`Self::reload`] reads later. Returns the rule that it breaks, without the secret.
+    pub fn checked(self, rule: fn(&str) -> Result<(), String>) -> Result<Self, String> {
+        rule(self.current().expose_secret())?;
+        Ok(Self { rule, ..self })
     }
 
     /// The variable that an operator has to correct when this secret is rejected.
@@ -92,7 +114,12 @@ impl Secret {
     /// Reads the file again, if there is one. True if the value has changed. After an error the old value stays.
     pub fn reload(&self) -> Result<bool, SecretError> {
         let Some(path) = &self.file else { return Ok(false) };
+        if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+            // To read a pipe again could block for ever.
+            return Err(SecretError::Passing { path: path.clone() });
+        }
         let new = read(path)?;
+        (self.rule)(new.expose_secret()).map_err(|rule| SecretError::Unfit { path: path.clone(), rule })?;
         let mut value = self.value.write();
         let is_changed = value.expose_secret() != new.expose_secret();
         *value = new;
@@ -107,8 +134,7 @@ impl fmt::Debug for Secret {
 }
 
 fn read(path: &Path) -> Result<SecretString, SecretError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|cause| SecretError::Unreadable { path: path.to_owned(), cause })?;
+    let text = fs::read_to_string(path).map_err(|cause| SecretError::Unreadable { path: path.to_owned(), cause })?;
     let line = text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
     if line.is_empty() {
         return Err(SecretError::Empty { path: path.to_owned() });
@@ -152,6 +178,36 @@ mod tests {
         assert!(is_rotated());
         assert!(is_rotated(), "for each request that was refused with the old one");
         assert_eq!(secret.current().expose_secret(), "new");
+    }
+
+    #[test]
+    fn what_the_start_would_refuse_does_not_replace_the_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("salt");
+        std::fs::write(&path, "0123456789abcdef").unwrap();
+        let rule = |salt: &str| if salt.len() < 16 { Err("is too short".to_owned()) } else { Ok(()) };
+        let secret = || Secret::from_file("AUDITSYNC_REDACT_SALT_FILE", path.clone()).unwrap();
+        let in_use = secret().checked(rule).unwrap();
+        std::fs::write(&path, "x").unwrap();
+        assert_eq!(secret().checked(rule).unwrap_err(), "is too short");
+        let error = in_use.reload().unwrap_err().to_string();
+        assert!(error.ends_with("salt is too short") && error.starts_with("the secret in "), "{error}");
+        let old = in_use.current();
+        assert!(matches!(in_use.after_rejection(&old), Some(Outdated::Gone(_, SecretError::Unfit { .. }))));
+        assert_eq!(old.expose_secret(), "0123456789abcdef");
+    }
+
+    #[test]
+    fn a_pipe_is_not_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        std::fs::write(&path, "old").unwrap();
+        let secret = Secret::from_file("DD_API_KEY_FILE", path.clone()).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        // Nobody writes into it.
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        assert!(matches!(secret.reload(), Err(SecretError::Passing { .. })));
+        assert_eq!(secret.current().expose_secret(), "old");
     }
 
     #[test]

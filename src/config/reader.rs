@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path};
 
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 
 use super::environment::{Environment, file_name};
 use super::mistakes::{Mistakes, Noted};
@@ -113,9 +113,8 @@ impl<'a> Reader<'a> {
     /// name goes before all three of a more general one.
     pub fn find_secret(&mut self, variable: &SecretVariable) -> Result<Option<Secret>, Noted> {
         let Some(secret) = self.given_secret(&variable.spec)? else { return Ok(None) };
-        (variable.check)(secret.current().expose_secret())
-            .map_err(|rule| self.mistakes.refuse_hidden(secret.variable(), rule))?;
-        Ok(Some(secret))
+        let name = secret.variable().clone();
+        secret.checked(variable.check).map(Some).map_err(|rule| self.mistakes.refuse_hidden(&name, rule))
     }
 
     /// Reads a secret that must exist.
@@ -228,6 +227,7 @@ impl<'a> Reader<'a> {
             let rule = match error {
                 SecretError::Unreadable { cause, .. } => format!("the file cannot be read: {cause}"),
                 SecretError::Empty { .. } => "the file is empty".to_owned(),
+                again @ (SecretError::Passing { .. } | SecretError::Unfit { .. }) => again.to_string(),
             };
             if is_surely_a_path(path) {
                 self.mistakes.refuse_shown(name, &path.display().to_string(), rule)

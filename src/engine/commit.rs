@@ -218,9 +218,13 @@ impl Committer {
         }
     }
 
-    /// Tries once to save the pending cursor without our lease, which releases it.
+    /// Tries once to save the pending cursor without our lease, which releases it. Without a lease it also stores a removed document again.
     pub(super) async fn release(&mut self) -> Result<(), Error> {
-        let Some(lease) = self.lease.take() else { return self.write().await };
+        let Some(lease) = self.lease.take() else {
+            self.write().await?;
+            // Nobody renews the document beside a lock, so it may have been removed since the last commit.
+            return if matches!(self.store.load().await, Ok(None)) { self.renew().await } else { Ok(()) };
+        };
         let released = self.renew().await;
         match released {
             Ok(()) => self.lease_clock.ended(),

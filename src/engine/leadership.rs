@@ -106,6 +106,7 @@ impl Engine {
         let begun = Instant::now();
         let mut watch = Watch::default();
         let mut standby_for = None;
+        let mut seen = begun;
         let mut call = self.retries.call(Component::StateStore);
         let is_first = loop {
             let calling = call.begins();
@@ -115,6 +116,7 @@ impl Engine {
                 Ok(Look::Ours { is_first }) => break is_first,
                 Ok(Look::Theirs { holder, look_in }) => {
                     call.succeeded();
+                    seen = Instant::now();
                     // Being on standby is no failure. It must not use up the retry budget.
                     self.retries.progress();
                     self.retries.liveness.is_standby(&holder);
@@ -135,6 +137,11 @@ impl Engine {
                 Err(Halt::Failed(Error::State(cause))) => cause,
                 Err(halt) => return Err(halt),
             };
+            if standby_for.is_some() && seen.elapsed() >= self.lease.length() {
+                self.retries
+                    .liveness
+                    .failed("the state store fails, so nothing shows whether the other instance is active");
+            }
             let decision = call.failed(cause.class());
             if call.wait(decision, &cause).await?.is_some() {
                 return Err(cause.into());

@@ -63,6 +63,8 @@ pub(crate) async fn run(pipelines: Vec<Supervised>, shutdown: &Shutdown) -> Vec<
 async fn finish(tasks: &TaskTracker, shutdown: &Shutdown) {
     tasks.close();
     tokio::select! {
+        // After a second signal both may be ready.
+        biased;
         () = tasks.wait() => return,
         () = sleep(LAST_TASKS) => {}
         () = shutdown.expired(LAST_TASKS) => {}

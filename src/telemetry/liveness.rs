@@ -199,7 +199,8 @@ impl Liveness {
 
     /// Notes that another instance is active and this one is on standby.
     pub fn is_standby(&self, holder: &str) {
-        self.signs.lock().holder = Some(holder.to_owned());
+        let mut signs = self.signs.lock();
+        (signs.holder, signs.failed) = (Some(holder.to_owned()), None);
     }
 
     /// Notes that this instance is active now.
@@ -225,7 +226,7 @@ impl Liveness {
         (signs.holder, signs.is_over) = (None, true);
     }
 
-    /// Notes that the pipeline failed for this reason. Until it is active again, it is alive and not ready.
+    /// Notes that the pipeline failed for this reason. Until it is active or on standby again, it is alive and not ready.
     pub fn failed(&self, reason: impl Display) {
         let mut signs = self.signs.lock();
         (signs.holder, signs.failed) = (None, Some(reason.to_string()));
