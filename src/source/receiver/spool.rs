@@ -197,7 +197,9 @@ struct State {
     /// Pages that were read and are not delivered yet: their last sequence number, entries, bytes, and a time. The
     /// entry after them arrived no earlier than that.
     unconfirmed: VecDeque<(u64, u64, u64, i64)>,
-    /// The last sequence number that was read, or that the spool had when it was opened.
+    /// The last sequence number that the spool had when it was opened.
+    opened: u64,
+    /// The last sequence number that was read or is delivered.
     known: u64,
     /// The bytes of a write that failed, until as much can be written.
     failed: Option<u64>,
@@ -356,7 +358,7 @@ impl Spool {
         }
         let next = state.last.max(segments.last().map_or(0, |last| last.first)) + 1;
         state.segments = segments;
-        state.known = state.last;
+        (state.opened, state.known) = (state.last, position.sequence);
         let backlog = state.backlog;
         let shared = Arc::new(Shared { state: Mutex::new(state), size, notify });
         shared.notify.backlog(backlog);
@@ -412,10 +414,39 @@ impl Spool {
         self.shared.state.lock().last
     }
 
-    /// Whether entries up to `sequence` were read, or in the spool when it was opened. If not, another, later copy of this
-    /// spool had them.
-    pub(super) fn knows(&self, sequence: u64) -> bool {
-        sequence <= self.shared.state.lock().known
+    /// Whether this spool had the entry `sequence`, which arrived no later than `arrived`. If not, another, later copy
+    /// of this spool had it. Blocks.
+    pub(super) fn knows(&self, sequence: u64, arrived: i64) -> io::Result<bool> {
+        let segments = {
+            let state = self.shared.state.lock();
+            if sequence <= state.known || sequence > state.opened {
+                return Ok(sequence <= state.known);
+            }
+            state.segments.clone()
+        };
+        // An earlier process may have taken entries with the same numbers, and ended before it saw the cursor.
+        let bounds = Bounds { entries: 1, bytes: 1 };
+        let page = Pages::default().read(&segments, sequence.saturating_sub(1), sequence, bounds)?;
+        let is_known = page.entries.iter().any(|entry| entry.arrived <= arrived);
+        if is_known {
+            let mut state = self.shared.state.lock();
+            state.known = state.known.max(sequence);
+        }
+        Ok(is_known)
+    }
+
+    /// Gives the spool another identifier than `old`, so that no cursor with `old` applies to it again. False if it has
+    /// another one already. Blocks.
+    pub(super) fn rename(&self, old: u64) -> io::Result<bool> {
+        let mut file = self.position.lock();
+        let known = self.position();
+        if known.spool != old {
+            return Ok(false);
+        }
+        let new = Position { spool: fastrand::u64(1..), ..known };
+        file.write(new)?;
+        *self.reached.lock() = new;
+        Ok(true)
     }
 
     /// Whether the last write failed, and none has shown since that the disk takes as much again.
