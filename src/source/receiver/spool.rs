@@ -320,6 +320,8 @@ impl Spool {
             }
         }
         let position = if let Some(position) = position {
+            // On a full disk the next commit reports the error, and until then the spool works without.
+            let _ = position_file.fill(position);
             position
         } else {
             if !segments.is_empty() {
@@ -329,7 +331,7 @@ impl Spool {
                 );
             }
             let position = Position { spool: fastrand::u64(1..), sequence: 0, arrived: now() };
-            position_file.write(position).map_err(failed)?;
+            position_file.fill(position).map_err(failed)?;
             folder::sync(folder).map_err(failed)?;
             position
         };
@@ -483,10 +485,17 @@ impl Spool {
             return Ok(());
         }
         let new = Position { sequence, arrived, ..known };
-        file.write(new)?;
+        if let Err(cause) = file.write(new) {
+            if !matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+                return Err(cause);
+            }
+            // A file system that copies what it changes needs room even here. Delivered segments can make it: without
+            // them, a restart begins with the entries that are left.
+            self.remove_delivered(sequence);
+            file.write(new)?;
+        }
         *self.reached.lock() = new;
         drop(file);
-        let mut done = Vec::new();
         self.shared.change(|state| {
             while let Some((last, entries, bytes, at)) = state.unconfirmed.front().copied()
                 && last <= sequence
@@ -503,18 +512,25 @@ impl Spool {
             if state.backlog.entries == 0 {
                 state.backlog.oldest = None;
             }
-            // The writer still writes to the last one.
+        });
+        self.remove_delivered(sequence);
+        Ok(())
+    }
+
+    /// Removes the segments that hold nothing after `sequence`. The last one stays: the writer still writes to it, and the
+    /// next process numbers new entries after its entries.
+    fn remove_delivered(&self, sequence: u64) {
+        let (done, damaged) = {
+            let mut state = self.shared.state.lock();
             let gone = state.segments.iter().take(state.segments.len().saturating_sub(1));
             let gone = gone.take_while(|segment| segment.last <= sequence).count();
-            done.extend(state.segments.drain(..gone));
-        });
-        let damaged = self.shared.state.lock().damaged.clone();
+            (state.segments.drain(..gone).collect::<Vec<_>>(), state.damaged.clone())
+        };
         for segment in done {
             if let Err(error) = folder::remove(&segment, damaged.contains(&segment.first)) {
                 tracing::warn!(%error, file = %segment.path.display(), "a delivered segment of the spool cannot be removed; it takes space");
             }
         }
-        Ok(())
     }
 }
 
