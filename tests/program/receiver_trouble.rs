@@ -391,7 +391,7 @@ async fn a_notice_tells_of_dead_letters_and_a_webhook_that_fails_is_tried_again(
 }
 
 /// Answers one request to a webhook, and returns the request.
-async fn notice(listener: &tokio::net::TcpListener, status: &str) -> String {
+pub async fn notice(listener: &tokio::net::TcpListener, status: &str) -> String {
     let answered = async {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut request = Vec::new();
