@@ -251,7 +251,7 @@ impl Engine {
         };
         match ended {
             Ok(()) => Ok(Outcome::Done),
-            Err(Halt::Stopped | Halt::Superseded) if self.ledger.lock().to_confirm().is_some() => {
+            Err(Halt::Stopped | Halt::Superseded) if self.ledger.lock().is_unconfirmed() => {
                 tracing::warn!(
                     "stopped, but the source has not confirmed the last committed cursor; the next run may deliver events again"
                 );
