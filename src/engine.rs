@@ -93,7 +93,8 @@ pub enum Outcome {
     Done,
     /// A shutdown was requested, and everything delivered is committed.
     Stopped,
-    /// A shutdown was requested, and its timeout expired before everything was answered and committed.
+    /// A shutdown was requested. Its timeout expired before everything was answered and committed, or the source did not confirm the last
+    /// committed cursor.
     Interrupted {
         /// How many events the next run may send again.
         uncertain: usize,
@@ -250,6 +251,12 @@ impl Engine {
         };
         match ended {
             Ok(()) => Ok(Outcome::Done),
+            Err(Halt::Stopped | Halt::Superseded) if self.ledger.lock().is_unconfirmed() => {
+                tracing::warn!(
+                    "stopped, but the source has not confirmed the last committed cursor; the next run may deliver events again"
+                );
+                Ok(Outcome::Interrupted { uncertain: 0 })
+            }
             Err(Halt::Stopped | Halt::Superseded) => Ok(Outcome::Stopped),
             Err(Halt::Failed(error)) => {
                 let uncertain = self.ledger.lock().uncertain();

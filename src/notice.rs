@@ -9,7 +9,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use reqwest::header::CONTENT_TYPE;
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::component::Component;
@@ -46,6 +48,9 @@ const MOST_WAITING: usize = 50;
 /// The most bytes of an answer. A webhook answers with a word.
 const LARGEST_ANSWER: usize = 64 * 1024;
 
+/// How long the end of the process waits for the last notices.
+const LAST_LOOK: Duration = Duration::from_secs(10);
+
 /// The longest pause after a notice that could not be sent. The first pause is `LOOK_EVERY`, and each one doubles it.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
@@ -80,48 +85,78 @@ pub(crate) struct Watched {
     pub(crate) dead_letters: DeadLetters,
 }
 
-/// Watches the pipelines until the runtime ends.
-pub(crate) fn watch(pipelines: Vec<Watched>, url: Secret, settings: http::Settings) {
-    tokio::spawn(async move {
-        // The requests do not count for any configured pipeline.
-        let client = Client::new(settings, Metrics::of(&"notices".into()));
-        let mut due = Due::new(pipelines.len());
-        let (mut waiting, mut complained) = (VecDeque::new(), None::<Instant>);
-        let (mut again_at, mut pause) = (Instant::now(), LOOK_EVERY);
-        let mut looks = interval(LOOK_EVERY);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            looks.tick().await;
-            let (now, wall) = (Instant::now(), Timestamp::now());
-            let seen: Vec<_> = pipelines.iter().map(|watched| watched.look(wall)).collect();
-            waiting.extend(due.notices(&seen, now));
-            let excess = waiting.len().saturating_sub(MOST_WAITING);
-            if excess > 0 {
-                // The newest notices say most about the present.
-                waiting.drain(..excess);
-                tracing::warn!(
-                    notices = excess,
-                    "the oldest notices are dropped, because the webhook does not take them"
-                );
-            }
-            if now < again_at {
-                continue;
-            }
-            while let Some(text) = waiting.front() {
-                if let Err(error) = send(&client, &url, text).await {
-                    again_at = Instant::now() + pause;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                    if complained.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
-                        complained = Some(Instant::now());
-                        tracing::warn!(error, variable = %url.variable(), "a notice could not be sent; auditsync retries it");
-                    }
-                    break;
-                }
-                (complained, pause) = (None, LOOK_EVERY);
-                waiting.pop_front();
-            }
+/// The task that watches the pipelines and sends notices.
+pub(crate) struct Notices {
+    /// Cancelled when the pipelines have ended.
+    end: CancellationToken,
+    watching: JoinHandle<()>,
+    url: Secret,
+}
+
+impl Notices {
+    /// Looks at the pipelines for the last time, and sends what is due. A webhook that does not answer holds up nothing for long.
+    pub(crate) async fn finish(self) {
+        self.end.cancel();
+        let abort = self.watching.abort_handle();
+        if timeout(LAST_LOOK, self.watching).await.is_err() {
+            abort.abort();
+            unsent(&format!("no answer within {}", humantime::format_duration(LAST_LOOK)), &self.url);
         }
-    });
+    }
+}
+
+fn unsent(error: &str, url: &Secret) {
+    tracing::warn!(error, variable = %url.variable(), "the last notices could not be sent; auditsync ends without them");
+}
+
+/// Watches the pipelines until [`Notices::finish`].
+pub(crate) fn watch(pipelines: Vec<Watched>, url: Secret, settings: http::Settings) -> Notices {
+    let end = CancellationToken::new();
+    let watching = tokio::spawn(watch_until(end.clone(), pipelines, url.clone(), settings));
+    Notices { end, watching, url }
+}
+
+async fn watch_until(end: CancellationToken, pipelines: Vec<Watched>, url: Secret, settings: http::Settings) {
+    // The requests do not count for any configured pipeline.
+    let client = Client::new(settings, Metrics::of(&"notices".into()));
+    let mut due = Due::new(pipelines.len());
+    let (mut waiting, mut complained) = (VecDeque::new(), None::<Instant>);
+    let (mut again_at, mut pause) = (Instant::now(), LOOK_EVERY);
+    let mut looks = interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let is_last = end.run_until_cancelled(looks.tick()).await.is_none();
+        let (now, wall) = (Instant::now(), Timestamp::now());
+        let seen: Vec<_> = pipelines.iter().map(|watched| watched.look(wall)).collect();
+        waiting.extend(due.notices(&seen, now));
+        let excess = waiting.len().saturating_sub(MOST_WAITING);
+        if excess > 0 {
+            // The newest notices say most about the present.
+            waiting.drain(..excess);
+            tracing::warn!(notices = excess, "the oldest notices are dropped, because the webhook does not take them");
+        }
+        if now < again_at && !is_last {
+            continue;
+        }
+        while let Some(text) = waiting.front() {
+            if let Err(error) = send(&client, &url, text).await {
+                again_at = Instant::now() + pause;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                if is_last {
+                    unsent(&error, &url);
+                } else if complained.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
+                    complained = Some(Instant::now());
+                    tracing::warn!(error, variable = %url.variable(), "a notice could not be sent; auditsync retries it");
+                }
+                break;
+            }
+            (complained, pause) = (None, LOOK_EVERY);
+            waiting.pop_front();
+        }
+        if is_last {
+            return;
+        }
+    }
 }
 
 impl Watched {

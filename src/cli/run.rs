@@ -45,20 +45,25 @@ pub(super) async fn run(config: Config, once: bool) -> Exit {
     {
         return exit;
     }
-    if let (Some(url), [first, ..]) = (notice, pipelines.as_slice()) {
+    let notices = if let (Some(url), [first, ..]) = (notice, pipelines.as_slice()) {
         let settings = first.pipeline.http.clone();
         let watched = observed.iter().zip(&pipelines).map(|(observed, Supervised { pipeline, .. })| Watched {
             observed: observed.clone(),
             dead_letters: pipeline.dead_letters.clone(),
         });
-        notice::watch(watched.collect(), url, settings);
-    }
+        Some(notice::watch(watched.collect(), url, settings))
+    } else {
+        None
+    };
     if let Some(supervisor) = &supervisor {
         // Ready even if sources and destinations do not answer: the engine waits for the end of an outage.
         supervisor.ready();
         supervised::attend(supervisor, observed);
     }
     let ended = supervisor::run(pipelines, &shutdown).await;
+    if let Some(notices) = notices {
+        notices.finish().await;
+    }
     let exits = ended.iter().map(|(name, ended)| {
         let _span = tracing::info_span!("pipeline", %name).entered();
         let exit = exit_of(ended, is_daemon);

@@ -36,6 +36,13 @@ impl Bounds {
         Self { whole_seconds: true, ..self }
     }
 
+    /// The time within the bounds that is nearest to `time`, without a fraction of a second where none may be.
+    pub fn nearest(&self, time: Duration) -> Duration {
+        let time = if self.whole_seconds { Duration::from_secs(time.as_secs()) } else { time };
+        let least = if self.above_zero { self.least.max(Duration::from_secs(1)) } else { self.least };
+        time.clamp(least, self.most)
+    }
+
     fn hold(&self, time: Duration) -> bool {
         (self.least..=self.most).contains(&time)
             && !(self.above_zero && time.is_zero())

@@ -164,6 +164,11 @@ impl<T> Variable<T> {
     pub(super) fn parse(&self, text: &str) -> Result<T, String> {
         (self.parse)(text, &self.spec)
     }
+
+    /// Checks whether `text` is a value of the variable. The error is the rule that it breaks.
+    pub fn check(&self, text: &str) -> Result<(), String> {
+        self.parse(text).map(drop)
+    }
 }
 
 impl Variable<String> {

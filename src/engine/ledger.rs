@@ -197,6 +197,11 @@ impl Ledger {
         self.acknowledged.is_none() && (self.to_confirm.is_none() || self.confirmation_failed)
     }
 
+    /// Whether the source failed to confirm the stored cursor, or takes long.
+    pub(super) fn is_unconfirmed(&self) -> bool {
+        self.to_confirm.is_some() && self.confirmation_failed
+    }
+
     /// Notes that the source failed to confirm a cursor, or takes long. Nothing waits for it until it succeeds.
     pub(super) fn not_confirmed(&mut self) {
         self.confirmation_failed = true;

@@ -111,21 +111,24 @@ fn first_cursor(folder: &Path, now: Timestamp) -> Cursor {
 
 impl Reached {
     /// Whether the cursor belongs to the content of `spool`. A cursor of another spool does not, nor one of entries that
-    /// this spool never had: new entries have their numbers, and must not be taken for delivered.
-    fn applies_to(&self, spool: &Spool) -> bool {
+    /// this spool never had: new entries have their numbers, and must not be taken for delivered. Blocks.
+    fn applies_to(&self, spool: &Spool) -> Result<bool, Error> {
         if self.spool != spool.position().spool {
-            return false;
+            return Ok(false);
         }
-        let is_known = spool.knows(self.sequence);
-        if !is_known {
+        if spool.knows(self.sequence, self.arrived.as_millisecond()).map_err(Error::Unread)? {
+            return Ok(true);
+        }
+        let last = spool.last();
+        if spool.rename(self.spool).map_err(Error::Position)? {
             tracing::error!(
                 cursor = self.sequence,
-                spool = spool.last(),
-                "the stored cursor is ahead of the spool, as after the spool was restored from a copy; auditsync delivers the whole spool, \
-                 some of it perhaps again"
+                spool = last,
+                "the stored cursor counts entries that the spool never had, as after the spool was restored from a copy; auditsync delivers \
+                 the whole spool, some of it perhaps again"
             );
         }
-        is_known
+        Ok(false)
     }
 }
 
@@ -217,8 +220,12 @@ impl Receiver {
             });
             return task::outcome(looked.await).flatten().map_err(Error::Unread);
         };
+        let judged = tokio::task::spawn_blocking({
+            let spool = Arc::clone(&spool);
+            move || given.applies_to(&spool)
+        });
+        let applies = task::outcome(judged.await).map_err(Error::Unread)??;
         let own = spool.position();
-        let applies = given.applies_to(&spool);
         let after = if applies { given.sequence.max(own.sequence) } else { own.sequence };
         let up_to = self.end_of_sync(&spool, begun);
         let read = tokio::task::spawn_blocking(move || spool.page(after, up_to)).await;
@@ -354,12 +361,13 @@ impl Source for Receiver {
     async fn committed(&self, cursor: &Cursor) -> Result<(), Failure> {
         let delivered: Reached = cursor.decode().map_err(Error::Cursor)?;
         let Some(spool) = self.running.lock().await.clone() else { return Ok(()) };
-        if !delivered.applies_to(&spool) {
-            return Ok(());
-        }
-        let Reached { sequence, arrived, .. } = delivered;
-        let written = tokio::task::spawn_blocking(move || spool.committed(sequence, arrived.as_millisecond()));
-        Ok(task::outcome(written.await).flatten().map_err(Error::Position)?)
+        let written = tokio::task::spawn_blocking(move || {
+            if !delivered.applies_to(&spool)? {
+                return Ok(());
+            }
+            spool.committed(delivered.sequence, delivered.arrived.as_millisecond()).map_err(Error::Position)
+        });
+        Ok(task::outcome(written.await).map_err(Error::Position)??)
     }
 
     async fn check(&self, _now: LocalTime) -> Vec<Check> {
@@ -398,6 +406,16 @@ mod tests {
         (receiver, spool)
     }
 
+    fn numbered(numbers: std::ops::Range<usize>, arrived: Timestamp) -> Batch {
+        let records = numbers.map(|n| format!("{{\"n\":{n}}}").into()).collect();
+        Batch { records, ..Batch::test(arrived) }
+    }
+
+    async fn events_after(receiver: &Receiver, cursor: &Cursor) -> (usize, Cursor) {
+        let page = receiver.next_page(cursor, Clock::system().local()).await.unwrap();
+        (page.events.len(), page.next)
+    }
+
     /// After a spool was restored from an older copy, it gives numbers again that the cursor takes for delivered.
     #[tokio::test]
     async fn a_cursor_ahead_of_its_spool_hides_no_new_entry() {
@@ -406,13 +424,38 @@ mod tests {
         let ahead = Reached { spool: spool.position().spool, sequence: 100, arrived: Timestamp::UNIX_EPOCH };
         let ahead = Cursor::encode(&ahead).unwrap();
         // More of them than the cursor counts, before it is read for the first time.
-        let records = (0..200).map(|n| format!("{{\"n\":{n}}}").into()).collect();
-        spool.append(Batch { records, ..Batch::test(Timestamp::UNIX_EPOCH) }).await.unwrap();
+        spool.append(numbered(0..200, Timestamp::UNIX_EPOCH)).await.unwrap();
         receiver.committed(&ahead).await.unwrap();
         assert_eq!(spool.position().sequence, 0);
-        let page = receiver.next_page(&ahead, Clock::system().local()).await.unwrap();
-        assert_eq!(page.events.len(), 200);
-        receiver.committed(&page.next).await.unwrap();
+        assert_eq!(events_after(&receiver, &ahead).await.0, 200);
+        // The process ends before it commits that.
+        drop((receiver, spool));
+        let (receiver, spool) = opened(&folder).await;
+        let (events, next) = events_after(&receiver, &ahead).await;
+        assert_eq!(events, 200);
+        receiver.committed(&ahead).await.unwrap();
+        assert_eq!(spool.position().sequence, 0);
+        receiver.committed(&next).await.unwrap();
         assert_eq!(spool.position().sequence, 200);
+    }
+
+    /// A process may end after it took entries, but before it has read its cursor from a state that cannot be reached.
+    #[tokio::test]
+    async fn a_cursor_of_entries_that_arrived_before_those_with_its_numbers_hides_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let (receiver, spool) = opened(&folder).await;
+        let second = Timestamp::from_second(1).unwrap();
+        let of_then = |sequence| Reached { spool: spool.position().spool, sequence, arrived: Timestamp::UNIX_EPOCH };
+        let (own, stale) = (Cursor::encode(&of_then(5)).unwrap(), Cursor::encode(&of_then(10)).unwrap());
+        spool.append(numbered(0..5, Timestamp::UNIX_EPOCH)).await.unwrap();
+        spool.append(numbered(5..15, second)).await.unwrap();
+        drop((receiver, spool));
+        let (receiver, spool) = opened(&folder).await;
+        assert_eq!(events_after(&receiver, &own).await.0, 10, "the entry with its number arrived in time");
+        drop((receiver, spool));
+        let (receiver, spool) = opened(&folder).await;
+        receiver.committed(&stale).await.unwrap();
+        assert_eq!(spool.position().sequence, 0);
+        assert_eq!(events_after(&receiver, &stale).await.0, 15);
     }
 }

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::receiver_trouble::notice;
 use crate::stage::{Stage, ago, stop};
 use crate::support::{Fault, IntakeOptions, Predicate, Record, ScmOptions};
 
@@ -346,4 +347,23 @@ async fn an_entry_that_a_firewall_answers_with_403_is_dead_lettered_and_the_key_
     assert_the_others_once(&stage, &["bad"]);
     let rejected = stage.setup.dead_letters();
     assert_eq!((rejected.len(), &rejected[0]["id"]), (1, &"bad".into()));
+}
+
+/// A run that ends within seconds leaves no time for a look at an interval.
+#[tokio::test]
+async fn a_single_run_sends_the_notice_of_its_dead_letters_before_it_ends() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let stage = with_intake(refusing(&["bad"], true)).await.with("AUDITSYNC_NOTICE_URL", url);
+    push_with(&stage, 30, &[(17, "bad")]);
+    let (ended, text) = tokio::join!(stage.run_to(0), notice(&listener, "200 OK"));
+    assert!(text.contains("the pipeline sectigo:datadog has 1 new dead letters"), "{text}");
+    assert!(!ended.stderr.contains("notices could not be sent"), "{}", ended.stderr);
+    // A webhook that is gone harms nothing.
+    let gone = format!("http://{}/", listener.local_addr().unwrap());
+    drop(listener);
+    let stage = with_intake(refusing(&["bad"], true)).await.with("AUDITSYNC_NOTICE_URL", gone);
+    push_with(&stage, 30, &[(17, "bad")]);
+    let ended = stage.run_to(0).await;
+    assert_eq!(ended.stderr.matches("the last notices could not be sent").count(), 1, "{}", ended.stderr);
 }

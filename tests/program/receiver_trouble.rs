@@ -154,6 +154,21 @@ async fn on_a_full_disk_nothing_is_called_safe_and_no_try_of_a_connection_succee
 }
 
 #[tokio::test]
+async fn a_stop_does_not_call_committed_what_the_disk_could_not_note() {
+    let reception = Reception::usual();
+    reception.setup.run_to(0).await;
+    // 4 KiB for each file: the next position lies behind them.
+    let mut daemon = reception.setup.start_with_files_limited(8);
+    daemon.says(OPEN).await;
+    reception.push(1..2).await;
+    daemon.says("the source could not confirm a stored cursor").await;
+    let ended = stop(daemon).await;
+    assert!(ended.stderr.contains("the source has not confirmed the last committed cursor"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("everything delivered is committed"), "{}", ended.stderr);
+    assert_eq!(numbers(&reception.setup.run_to(0).await.stdout), [1], "it is delivered again");
+}
+
+#[tokio::test]
 async fn every_entry_that_was_answered_on_a_disk_that_fails_again_and_again_arrives() {
     let reception = Reception::usual();
     // Each file may have 128 KiB, less than the size that a segment may reach.
@@ -376,7 +391,7 @@ async fn a_notice_tells_of_dead_letters_and_a_webhook_that_fails_is_tried_again(
 }
 
 /// Answers one request to a webhook, and returns the request.
-async fn notice(listener: &tokio::net::TcpListener, status: &str) -> String {
+pub async fn notice(listener: &tokio::net::TcpListener, status: &str) -> String {
     let answered = async {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut request = Vec::new();

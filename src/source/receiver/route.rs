@@ -45,7 +45,7 @@ pub(super) fn route<'a>(method: &Method, path: &'a str) -> Route<'a> {
     if let Some(logs) = logs(end) {
         return if *method == Method::POST { logs } else { Route::Method("POST") };
     }
-    let is_foreign = ["/api/", "/v1/", "/intake"].iter().any(|start| path.starts_with(start));
+    let is_foreign = end == "/intake" || ["/api/", "/v1/", "/intake/"].iter().any(|start| path.starts_with(start));
     match tag(end) {
         Some(tag) if *method == Method::POST && !is_foreign => Route::Tagged(tag),
         _ => Route::Nothing,
@@ -94,6 +94,10 @@ mod tests {
             (Method::DELETE, "/api/v1/validate", Route::Method("GET, HEAD")),
             (Method::POST, "/test.log", Route::Tagged("test.log".to_owned())),
             (Method::POST, "/session/8d38-a.log", Route::Tagged("session.8d38-a.log".to_owned())),
+            (Method::POST, "/intake.log", Route::Tagged("intake.log".to_owned())),
+            (Method::POST, "/intake", Route::Nothing),
+            (Method::POST, "/intake/", Route::Nothing),
+            (Method::POST, "/intake/v2/events", Route::Nothing),
             (Method::GET, "/test.log", Route::Nothing),
             (Method::POST, "/api/v1/series", Route::Nothing),
             (Method::POST, "/v1/inputs", Route::Nothing),

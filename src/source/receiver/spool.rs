@@ -197,7 +197,9 @@ struct State {
     /// Pages that were read and are not delivered yet: their last sequence number, entries, bytes, and a time. The
     /// entry after them arrived no earlier than that.
     unconfirmed: VecDeque<(u64, u64, u64, i64)>,
-    /// The last sequence number that was read, or that the spool had when it was opened.
+    /// The last sequence number that the spool had when it was opened.
+    opened: u64,
+    /// The last sequence number that was read or is delivered.
     known: u64,
     /// The bytes of a write that failed, until as much can be written.
     failed: Option<u64>,
@@ -318,6 +320,8 @@ impl Spool {
             }
         }
         let position = if let Some(position) = position {
+            // On a full disk the next commit reports the error, and until then the spool works without.
+            let _ = position_file.fill(position);
             position
         } else {
             if !segments.is_empty() {
@@ -327,7 +331,7 @@ impl Spool {
                 );
             }
             let position = Position { spool: fastrand::u64(1..), sequence: 0, arrived: now() };
-            position_file.write(position).map_err(failed)?;
+            position_file.fill(position).map_err(failed)?;
             folder::sync(folder).map_err(failed)?;
             position
         };
@@ -356,7 +360,7 @@ impl Spool {
         }
         let next = state.last.max(segments.last().map_or(0, |last| last.first)) + 1;
         state.segments = segments;
-        state.known = state.last;
+        (state.opened, state.known) = (state.last, position.sequence);
         let backlog = state.backlog;
         let shared = Arc::new(Shared { state: Mutex::new(state), size, notify });
         shared.notify.backlog(backlog);
@@ -412,10 +416,39 @@ impl Spool {
         self.shared.state.lock().last
     }
 
-    /// Whether entries up to `sequence` were read, or in the spool when it was opened. If not, another, later copy of this
-    /// spool had them.
-    pub(super) fn knows(&self, sequence: u64) -> bool {
-        sequence <= self.shared.state.lock().known
+    /// Whether this spool had the entry `sequence`, which arrived no later than `arrived`. If not, another, later copy
+    /// of this spool had it. Blocks.
+    pub(super) fn knows(&self, sequence: u64, arrived: i64) -> io::Result<bool> {
+        let segments = {
+            let state = self.shared.state.lock();
+            if sequence <= state.known || sequence > state.opened {
+                return Ok(sequence <= state.known);
+            }
+            state.segments.clone()
+        };
+        // An earlier process may have taken entries with the same numbers, and ended before it saw the cursor.
+        let bounds = Bounds { entries: 1, bytes: 1 };
+        let page = Pages::default().read(&segments, sequence.saturating_sub(1), sequence, bounds)?;
+        let is_known = page.entries.iter().any(|entry| entry.arrived <= arrived);
+        if is_known {
+            let mut state = self.shared.state.lock();
+            state.known = state.known.max(sequence);
+        }
+        Ok(is_known)
+    }
+
+    /// Gives the spool another identifier than `old`, so that no cursor with `old` applies to it again. False if it has
+    /// another one already. Blocks.
+    pub(super) fn rename(&self, old: u64) -> io::Result<bool> {
+        let mut file = self.position.lock();
+        let known = self.position();
+        if known.spool != old {
+            return Ok(false);
+        }
+        let new = Position { spool: fastrand::u64(1..), ..known };
+        file.write(new)?;
+        *self.reached.lock() = new;
+        Ok(true)
     }
 
     /// Whether the last write failed, and none has shown since that the disk takes as much again.
@@ -452,10 +485,17 @@ impl Spool {
             return Ok(());
         }
         let new = Position { sequence, arrived, ..known };
-        file.write(new)?;
+        if let Err(cause) = file.write(new) {
+            if !matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+                return Err(cause);
+            }
+            // A file system that copies what it changes needs room even here. Delivered segments can make it: without
+            // them, a restart begins with the entries that are left.
+            self.remove_delivered(sequence);
+            file.write(new)?;
+        }
         *self.reached.lock() = new;
         drop(file);
-        let mut done = Vec::new();
         self.shared.change(|state| {
             while let Some((last, entries, bytes, at)) = state.unconfirmed.front().copied()
                 && last <= sequence
@@ -472,18 +512,25 @@ impl Spool {
             if state.backlog.entries == 0 {
                 state.backlog.oldest = None;
             }
-            // The writer still writes to the last one.
+        });
+        self.remove_delivered(sequence);
+        Ok(())
+    }
+
+    /// Removes the segments that hold nothing after `sequence`. The last one stays: the writer still writes to it, and the
+    /// next process numbers new entries after its entries.
+    fn remove_delivered(&self, sequence: u64) {
+        let (done, damaged) = {
+            let mut state = self.shared.state.lock();
             let gone = state.segments.iter().take(state.segments.len().saturating_sub(1));
             let gone = gone.take_while(|segment| segment.last <= sequence).count();
-            done.extend(state.segments.drain(..gone));
-        });
-        let damaged = self.shared.state.lock().damaged.clone();
+            (state.segments.drain(..gone).collect::<Vec<_>>(), state.damaged.clone())
+        };
         for segment in done {
             if let Err(error) = folder::remove(&segment, damaged.contains(&segment.first)) {
                 tracing::warn!(%error, file = %segment.path.display(), "a delivered segment of the spool cannot be removed; it takes space");
             }
         }
-        Ok(())
     }
 }
 

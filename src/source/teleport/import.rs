@@ -14,8 +14,11 @@ use super::cursor::Progress;
 use super::variables::{
     ADDRESS, CA, CERT, IDENTITY, KEY, SESSIONS, SKIP_SESSION_TYPES, SKIP_TYPES, START, TYPES, WINDOW,
 };
+use crate::config::{Bounds, Spec, parse};
+use crate::engine::variables::{INTERVAL, LOOP};
 use crate::http::{Excerpt, Redaction};
 use crate::source::Cursor;
+use crate::telemetry::variables::LOG_LEVEL;
 
 /// The imported settings and progress.
 #[derive(Debug)]
@@ -68,10 +71,10 @@ pub(crate) enum ImportError {
 /// The translation of a setting.
 #[derive(Clone, Copy)]
 enum Fate {
-    /// Copies the value to this variable of ours.
-    Same(&'static str),
-    /// Translates a Go duration for this variable of ours.
-    Time(&'static str),
+    /// Copies the value to this variable of ours, which has this check.
+    Same(&'static str, fn(&str) -> Result<(), String>),
+    /// Translates a Go duration for this variable of ours, within its bounds.
+    Time(&'static Spec),
     /// Sets this variable of ours to this value if the setting is `true`.
     Flag(&'static str, &'static str),
     /// Has no counterpart, for this reason.
@@ -80,30 +83,30 @@ enum Fate {
 
 /// The settings, by the names of the flags.
 const SETTINGS: &[(&str, Fate)] = &[
-    ("teleport-addr", Fate::Same(ADDRESS.spec.name)),
-    ("teleport-identity", Fate::Same(IDENTITY.spec.name)),
-    ("teleport-ca", Fate::Same(CA.spec.name)),
-    ("teleport-cert", Fate::Same(CERT.spec.name)),
-    ("teleport-key", Fate::Same(KEY.spec.name)),
+    ("teleport-addr", Fate::Same(ADDRESS.spec.name, |text| ADDRESS.check(text))),
+    ("teleport-identity", Fate::Same(IDENTITY.spec.name, |text| IDENTITY.check(text))),
+    ("teleport-ca", Fate::Same(CA.spec.name, |text| CA.check(text))),
+    ("teleport-cert", Fate::Same(CERT.spec.name, |text| CERT.check(text))),
+    ("teleport-key", Fate::Same(KEY.spec.name, |text| KEY.check(text))),
     ("teleport-refresh-enabled", Fate::None("the identity is always read again when it changes")),
     ("teleport-refresh-interval", Fate::None("the identity is always read again when it changes")),
     ("teleport-debug", Fate::None("auditsync has one log level")),
     ("storage", Fate::None("to continue from it, give the folder to `auditsync import` with --storage")),
     ("batch", Fate::None("the server decides on the size of a page")),
-    ("timeout", Fate::Time("AUDITSYNC_SYNC_INTERVAL")),
-    ("window-size", Fate::Time(WINDOW.spec.name)),
-    ("types", Fate::Same(TYPES.spec.name)),
-    ("skip-event-types", Fate::Same(SKIP_TYPES.spec.name)),
-    ("skip-session-types", Fate::Same(SKIP_SESSION_TYPES.spec.name)),
-    ("start-time", Fate::Same(START.spec.name)),
+    ("timeout", Fate::Time(&INTERVAL.spec)),
+    ("window-size", Fate::Time(&WINDOW.spec)),
+    ("types", Fate::Same(TYPES.spec.name, |text| TYPES.check(text))),
+    ("skip-event-types", Fate::Same(SKIP_TYPES.spec.name, |text| SKIP_TYPES.check(text))),
+    ("skip-session-types", Fate::Same(SKIP_SESSION_TYPES.spec.name, |text| SKIP_SESSION_TYPES.check(text))),
+    ("start-time", Fate::Same(START.spec.name, |text| START.check(text))),
     ("concurrency", Fate::None("sessions are read one after the other, beside the audit log")),
     ("dry-run", Fate::None("use `auditsync run --dry-run`")),
-    ("exit-on-last-event", Fate::Flag("AUDITSYNC_SYNC_LOOP", "false")),
+    ("exit-on-last-event", Fate::Flag(LOOP.spec.name, "false")),
     ("lock-enabled", Fate::None("auditsync locks no users: that needs write access")),
     ("lock-failed-attempts-count", Fate::None("auditsync locks no users: that needs write access")),
     ("lock-period", Fate::None("auditsync locks no users: that needs write access")),
     ("lock-for", Fate::None("auditsync locks no users: that needs write access")),
-    ("debug", Fate::Flag("AUDITSYNC_LOG_LEVEL", "debug")),
+    ("debug", Fate::Flag(LOG_LEVEL.spec.name, "debug")),
     ("config", Fate::None("auditsync reads its environment and .env")),
 ];
 
@@ -123,16 +126,28 @@ pub(crate) fn read(
         let fate = SETTINGS.iter().find(|(known, _)| *known == name).map(|(_, fate)| *fate);
         let fate = fate.or_else(|| {
             let (_, variable) = destination.iter().find(|(known, _)| *known == name)?;
-            Some(variable.map_or(Fate::None("the destination needs no such setting"), Fate::Same))
+            let without = Fate::None("the destination needs no such setting");
+            Some(variable.map_or(without, |variable| Fate::Same(variable, |_| Ok(()))))
         });
         let text = text_of(&key, &value)?;
         match fate {
             _ if text.is_empty() => {}
-            Some(Fate::Same(variable)) => lines.push((variable, text)),
-            Some(Fate::Time(variable)) => {
-                let time = humantime::parse_duration(&text)
+            Some(Fate::Same(variable, check)) => {
+                if let Err(rule) = check(&text) {
+                    let shown = Excerpt::of(text.as_bytes(), &Redaction::none());
+                    notes.push(format!("{variable}={shown} {rule}; correct it"));
+                }
+                lines.push((variable, text));
+            }
+            Some(Fate::Time(spec)) => {
+                let time = parse::duration(&text, Bounds::seconds(0, u64::MAX))
                     .map_err(|_| ImportError::Unfit { key: key.clone(), rule: "is not a time such as 24h or 90s" })?;
-                lines.push((variable, humantime::format_duration(time).to_string()));
+                let nearest = spec.bounds.map_or(time, |bounds| bounds.nearest(time));
+                if let (Some(bounds), true) = (spec.bounds, nearest != time) {
+                    let (ours, nearest) = (spec.name, humantime::format_duration(nearest));
+                    notes.push(format!("{name} is {text}, but {ours} must be a time {bounds}; it is set to {nearest}"));
+                }
+                lines.push((spec.name, humantime::format_duration(nearest).to_string()));
             }
             Some(Fate::Flag(variable, ours)) => {
                 if text == "true" {
@@ -355,11 +370,37 @@ mod tests {
     }
 
     #[test]
+    fn a_value_that_auditsync_refuses_is_corrected_or_named() {
+        for (text, line, noted) in [
+            (
+                "window-size = '720h'",
+                ("TELEPORT_AUDIT_WINDOW", "7days"),
+                "window-size is 720h, but TELEPORT_AUDIT_WINDOW",
+            ),
+            ("window-size = '90500ms'", ("TELEPORT_AUDIT_WINDOW", "1m 30s"), "in whole seconds; it is set to 1m 30s"),
+            ("timeout = '500ms'", ("AUDITSYNC_SYNC_INTERVAL", "5s"), "from 5s to 7d; it is set to 5s"),
+            (
+                "[teleport]\naddr = 'h'",
+                ("TELEPORT_AUDIT_ADDRESS", "h"),
+                "TELEPORT_AUDIT_ADDRESS=\"h\" must be a host and a port",
+            ),
+            ("types = 'session.*'", ("TELEPORT_AUDIT_TYPES", "session.*"), "without wildcards; correct it"),
+            ("start-time = 2026-03-01", ("TELEPORT_AUDIT_START", "2026-03-01"), "must be a time in RFC 3339"),
+        ] {
+            let Imported { lines, notes, .. } = read(text, DESTINATION, None).unwrap();
+            assert!(lines.contains(&(line.0, line.1.to_owned())), "{text}: {lines:?}");
+            assert!(notes.len() == 1 && notes[0].contains(noted), "{text}: {notes:?}");
+        }
+        assert!(matches!(read("timeout = '99999999999h'", DESTINATION, None), Err(ImportError::Unfit { .. })));
+    }
+
+    #[test]
     fn every_setting_has_a_fate_and_an_unknown_one_is_named() {
         let all: Vec<_> = SETTINGS.iter().map(|(name, _)| format!("{name} = '1s'\n")).collect();
         let imported = read(&all.concat(), DESTINATION, None).unwrap();
         let without = SETTINGS.iter().filter(|(_, fate)| matches!(fate, Fate::None(_))).count();
-        assert_eq!(imported.notes.len(), without);
+        let counted = imported.notes.iter().filter(|note| note.contains("has no counterpart")).count();
+        assert_eq!(counted, without);
         let notes = read("typo-key = 1\n[lock]\nenabled = true", DESTINATION, None).unwrap().notes;
         assert!(notes[0].contains("lock-enabled has no counterpart") || notes[1].contains("lock-enabled"), "{notes:?}");
         let of_there = read("[forward.there]\nconnections = 3", DESTINATION, None).unwrap().notes;

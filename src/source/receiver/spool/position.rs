@@ -40,6 +40,16 @@ impl PositionFile {
         Ok((Self { file, generation }, position))
     }
 
+    /// Writes `position` to a slot that holds none. A full disk takes a later write only to a slot that has its block.
+    pub(super) fn fill(&mut self, position: Position) -> io::Result<()> {
+        for _ in [0, SLOT] {
+            if [0, SLOT].into_iter().any(|at| slot(&self.file, at).is_none()) {
+                self.write(position)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Writes `position` and syncs it to disk.
     pub(super) fn write(&mut self, position: Position) -> io::Result<()> {
         let generation = self.generation.wrapping_add(1);

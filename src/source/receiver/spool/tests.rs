@@ -250,6 +250,41 @@ async fn a_disk_that_refused_entries_works_again_only_when_it_takes_as_much() {
     assert!(!spool.is_failing());
 }
 
+/// A full disk takes the first commit only if its slot is not a hole.
+#[test]
+fn both_slots_of_the_position_are_written_before_the_first_entry_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let position = open(&folder).position();
+    let path = folder.path().join("spool/position");
+    let beginning = || std::fs::read(&path).unwrap()[..8].to_vec();
+    assert_ne!(beginning(), [0; 8]);
+    // An earlier version wrote the second slot alone.
+    File::options().write(true).open(&path).unwrap().write_all_at(&[0; 4096], 0).unwrap();
+    assert_eq!(open(&folder).position(), position);
+    assert_ne!(beginning(), [0; 8]);
+}
+
+#[tokio::test]
+async fn a_disk_without_room_for_the_position_gets_it_from_what_is_delivered() {
+    let folder = tempfile::tempdir().unwrap();
+    for first in [0, 10] {
+        // Each process begins its own segment.
+        open(&folder).append(numbered(first..first + 10)).await.unwrap();
+    }
+    let spool = open(&folder);
+    assert_eq!(read(&spool).0.len(), 20);
+    let [_, last] = files(&folder, "spool").try_into().unwrap();
+    let (full, _) = PositionFile::open(Path::new("/dev/full")).unwrap();
+    let file = std::mem::replace(&mut *spool.position.lock(), full);
+    assert_eq!(spool.committed(15, 7).unwrap_err().kind(), io::ErrorKind::StorageFull);
+    assert_eq!((files(&folder, "spool"), spool.position().sequence), (vec![last], 0));
+    drop(spool);
+    // A crash before the position finds room costs nothing but duplicates.
+    let spool = open(&folder);
+    assert_eq!(read(&spool), ((10..20).collect(), Vec::new()));
+    drop(file);
+}
+
 #[tokio::test]
 async fn a_spool_has_one_owner() {
     let folder = tempfile::tempdir().unwrap();
