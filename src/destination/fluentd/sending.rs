@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::batch::Batch;
-use super::client::{Client, Setback};
+use super::client::{Client, LARGEST_USUAL, Setback};
 use super::error::Error;
 use super::evidence::{ByAddress, Evidence, Step, Suspect};
 use super::{Compression, record};
@@ -65,9 +65,10 @@ impl Sending {
                     let middle = sent.start + sent.len() / 2;
                     work.extend([middle..sent.end, sent.start..middle]);
                 }
-                Err(Setback::Refused { reason, .. }) => {
+                Err(Setback::Refused { reason, is_too_large }) => {
                     let evidence = evidence.get_mut(is_of_sessions);
-                    evidence.refused(Suspect { index: sent.start, reason });
+                    let is_oversized = is_too_large && size > LARGEST_USUAL;
+                    evidence.refused(Suspect { index: sent.start, reason, is_oversized });
                     if !work.is_empty() {
                         self.examine(evidence, false, heart).await?;
                     }
@@ -129,7 +130,7 @@ impl Sending {
     /// other records there.
     async fn examine(&mut self, evidence: &mut Evidence, is_last: bool, heart: &Heartbeat) -> Result<(), Error> {
         let (step, suspect) = (evidence.step(is_last), evidence.last().cloned());
-        let Some(Suspect { index, reason }) = suspect.filter(|_| step != Step::GoOn) else { return Ok(()) };
+        let Some(Suspect { index, reason, .. }) = suspect.filter(|_| step != Step::GoOn) else { return Ok(()) };
         let (mut refused, mut session) = (Vec::new(), None);
         if let Some(event) = self.progress.events().get(index) {
             record::write(&mut refused, event);
@@ -141,7 +142,8 @@ impl Sending {
                 return Ok(());
             }
             let convicted = evidence.stand_in_accepted();
-            if !convicted.is_empty() && !self.has_accepted.get(session.is_some()) {
+            let is_any_usual = convicted.iter().any(|suspect| !suspect.is_oversized);
+            if is_any_usual && !self.has_accepted.get(session.is_some()) {
                 self.client.has_convicted_alone.get(session.is_some()).store(true, Ordering::Relaxed);
             }
             self.convict(convicted);
@@ -173,7 +175,7 @@ impl Sending {
 
     /// Makes dead letters of records that are at fault.
     fn convict(&mut self, suspects: Vec<Suspect>) {
-        let letter = |Suspect { index, reason }| Letter::new(index, Fate::Refused, reason);
+        let letter = |Suspect { index, reason, .. }| Letter::new(index, Fate::Refused, reason);
         self.letters.add(suspects.into_iter().map(letter));
     }
 
@@ -307,7 +309,7 @@ mod tests {
     async fn a_dead_letter_whose_writing_is_cut_off_is_written_once() {
         let (server, folder) = (server(ResponseTemplate::new(200)).await, tempfile::tempdir().unwrap());
         let mut sending = delivery(&server, Some(folder.path()), vec![event(None); 2]);
-        sending.convict(vec![Suspect { index: 1, reason: "400".to_owned() }]);
+        sending.convict(vec![Suspect { index: 1, reason: "400".to_owned(), is_oversized: false }]);
         // Begins the writing without waiting for its end.
         assert!(futures_util::future::poll_immediate(Box::pin(sending.write_letters(NOW))).await.is_none());
         sending.attempt(NOW, &Heartbeat::default()).await.unwrap();
