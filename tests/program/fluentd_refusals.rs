@@ -176,3 +176,24 @@ async fn records_over_the_receivers_limit_that_are_alone_in_two_pages_are_both_d
     let kept: Vec<_> = stand.dead_letters().into_iter().map(|letter| letter["record"]["id"].clone()).collect();
     assert_eq!(kept, ["first", "second"]);
 }
+
+#[tokio::test]
+async fn a_record_on_which_the_receiver_always_closes_the_connection_is_a_dead_letter() {
+    let options = FluentdOptions {
+        kind: FluentdKind::FluentBit,
+        max_body_bytes: 4_000_000,
+        closes_when_too_large: true,
+        ..FluentdOptions::default()
+    };
+    for (n, index) in [(1, 0), (3, 1)] {
+        let stand = Stand::of(options.clone()).await;
+        let mut records = Records::seeded(1).between(ago(1500), ago(2), n);
+        records[index] = large("large", records[index].at, 4_100_000);
+        stand.push_all(records);
+        stand.run_to(0).await;
+        stand.assert_all_once_but(&[index]);
+        let letters = stand.dead_letters();
+        assert_eq!((letters.len(), &letters[0]["record"]["id"]), (1, &"large".into()));
+        assert!(letters[0]["reason"].as_str().unwrap().contains("no answer"), "{}", letters[0]["reason"]);
+    }
+}

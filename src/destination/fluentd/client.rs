@@ -25,7 +25,7 @@ const IDLE: Duration = Duration::from_secs(8);
 
 /// The size from which a body may be too large, in bytes as sent. Fluent Bit up to some version closes the connection
 /// on a body over its `buffer_max_size` (4M by default) instead of answering 413.
-const PERHAPS_TOO_LARGE: usize = 3_000_000;
+pub(super) const PERHAPS_TOO_LARGE: usize = 3_000_000;
 
 /// The size of the largest body with one usual record, in bytes before compression. A receiver that refuses smaller ones
 /// for their size has a wrong limit.
