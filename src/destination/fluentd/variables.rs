@@ -25,7 +25,7 @@ pub(crate) const URL: Variable<Url> = Variable::new(
 pub(crate) const SESSION_URL: Variable<Url> = Variable::new(
     Scope::Destination,
     "FLUENTD_SESSION_URL",
-    Preset::Derived("FLUENTD_URL"),
+    Preset::Derived(URL.spec.name),
     |text, _| address(text, false),
     "Address for events of recorded sessions, such as https://fluentd.example.com:8888/session. auditsync adds .ID.log.",
 );
