@@ -260,6 +260,12 @@ mod tests {
     }
 
     #[test]
+    fn an_address_with_a_password_in_a_files_place_is_not_shown() {
+        let message = read(&[("FLUENTD_CA", "https://me:sentinel@host/")]).unwrap_err();
+        assert!(message.contains("FLUENTD_CA=[hidden]: [hidden]: the file cannot be read"), "{message}");
+    }
+
+    #[test]
     fn plain_http_needs_this_machine_or_a_clear_word() {
         assert!(read(&[("FLUENTD_URL", "http://127.0.0.1:8888/x")]).is_ok());
         assert!(read(&[("FLUENTD_URL", "http://f.example.com/x"), ("FLUENTD_INSECURE", "true")]).is_ok());
