@@ -96,6 +96,7 @@ fn pipeline(scm: &FakeScm, intake: &FakeIntake, folder: &std::path::Path) -> Eng
         client_id: client.client_id,
         client_secret: Secret::from_value("SECTIGO_AUDIT_API_CLIENT_SECRET", SecretString::from(client.client_secret)),
         token_url: None,
+        tls: http::Tls::default(),
         lookback: 7 * HOUR,
         delay: Duration::from_secs(30),
         window: HOUR,
@@ -108,6 +109,7 @@ fn pipeline(scm: &FakeScm, intake: &FakeIntake, folder: &std::path::Path) -> Eng
         intake_variable: "DD_LOGS_CONFIG_LOGS_DD_URL".into(),
         site: "datadoghq.com".into(),
         api_url: Url::parse(&intake.url()).unwrap(),
+        tls: http::Tls::default(),
         api_key: Secret::from_value("DD_API_KEY", SecretString::from(key)),
         compression: Compression::Gzip,
         labels: Labels {

@@ -4,7 +4,7 @@
 //! means.
 
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -247,6 +247,14 @@ impl Client {
     /// Makes a client of the same pipeline for one component, with such connections.
     pub fn with(&self, connections: Connections) -> Self {
         Self::of(self.settings.clone(), self.metrics.clone(), connections)
+    }
+
+    /// The client for a component with these TLS files: this one if there are none.
+    pub(crate) fn with_tls(self: &Arc<Self>, tls: Tls) -> Arc<Self> {
+        if tls.is_default() {
+            return Arc::clone(self);
+        }
+        Arc::new(self.with(Connections { tls, ..Connections::default() }))
     }
 
     /// Makes a request to `url`, for the caller to complete and pass to [`Self::exchange`].

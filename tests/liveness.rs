@@ -187,6 +187,7 @@ async fn each_answer_of_the_intake_is_a_sign_of_life() {
         intake_variable: "DD_SITE".into(),
         site: text(),
         api_url: address,
+        tls: http::Tls::default(),
         api_key: Secret::from_value("DD_API_KEY", "key".into()),
         compression: Compression::Identity,
         labels: Labels { source: text(), service: text(), hostname: text(), tags: text() },

@@ -78,10 +78,13 @@ impl Mistakes {
         if spec.secret { self.refuse_hidden(name, rule) } else { self.refuse_shown(name, value, rule) }
     }
 
-    /// Notes that the value of a variable without a secret breaks `rule`. A value that looks like a misplaced secret is hidden all the same.
+    /// Notes that the value of a variable without a secret breaks `rule`. A value that looks like a misplaced secret is hidden all the same, in
+    /// the rule as well.
     pub(super) fn refuse_shown(&mut self, name: &VariableName, value: &str, rule: impl Into<String>) -> Noted {
-        let shown = if may_be_secret(value) { HIDDEN.to_owned() } else { quoted(value) };
-        self.add(name, Some(shown), rule.into())
+        if may_be_secret(value) {
+            return self.refuse_hidden(name, rule.into().replace(value, HIDDEN));
+        }
+        self.add(name, Some(quoted(value)), rule.into())
     }
 
     /// Notes that the value of the variable breaks `rule`, and hides the value.

@@ -21,6 +21,7 @@ use super::{Acknowledged, Delivery, Destination, Kind, PageNumber, Printer, Ship
 use crate::clock::LocalTime;
 use crate::component::{Check, Configured, Context};
 use crate::failure::{Chain, Class, Failure};
+use crate::http::Tls;
 use crate::secret::Secret;
 use crate::telemetry::liveness::Heartbeat;
 use crate::variable_name::VariableName;
@@ -94,6 +95,8 @@ pub struct Settings {
     pub api_url: Url,
     /// The API key.
     pub api_key: Secret,
+    /// The files of TLS, for the server at `intake_url`.
+    pub tls: Tls,
     /// How request bodies are compressed.
     pub compression: Compression,
     /// What every entry carries.

@@ -149,7 +149,7 @@ impl Tls {
     }
 
     /// Whether there are no files.
-    fn is_default(&self) -> bool {
+    pub(super) fn is_default(&self) -> bool {
         self.ca.is_none() && self.identity.is_none()
     }
 

@@ -177,9 +177,9 @@ pub(crate) fn certificates_guide(host: &str, folder: &std::path::Path) -> String
 const HANDLER: &[(&str, Option<&str>)] = &[
     ("fluentd-url", Some(destination::fluentd::variables::URL.spec.name)),
     ("fluentd-session-url", Some(destination::fluentd::variables::SESSION_URL.spec.name)),
-    ("fluentd-ca", Some(destination::fluentd::variables::CA.spec.name)),
-    ("fluentd-cert", Some(destination::fluentd::variables::CERT.spec.name)),
-    ("fluentd-key", Some(destination::fluentd::variables::KEY.spec.name)),
+    ("fluentd-ca", Some(destination::fluentd::variables::TLS.ca.spec.name)),
+    ("fluentd-cert", Some(destination::fluentd::variables::TLS.certificate.spec.name)),
+    ("fluentd-key", Some(destination::fluentd::variables::TLS.key.spec.name)),
     // No counterpart: auditsync uses one connection, which keeps the order of events.
     ("fluentd-max-connections", None),
 ];

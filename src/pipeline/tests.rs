@@ -87,6 +87,12 @@ const BROKEN: &[(&str, &str)] = &[
     ("SECTIGO_AUDIT_API_CLIENT_SECRET", ""),
     ("SECTIGO_AUDIT_API_CLIENT_SECRET_FILE", "/etc/no-such-file"),
     ("SECTIGO_AUDIT_API_TOKEN_URL", "auth.example.com"),
+    ("SECTIGO_AUDIT_TLS_CA", "/etc/no-such-file"),
+    ("SECTIGO_AUDIT_TLS_CERT", "/etc/no-such-file"),
+    ("SECTIGO_AUDIT_TLS_KEY", "/etc/no-such-file"),
+    ("DD_TLS_CA", "/etc/no-such-file"),
+    ("DD_TLS_CERT", "/etc/no-such-file"),
+    ("DD_TLS_KEY", "/etc/no-such-file"),
     ("DD_API_KEY", ""),
     ("DD_API_KEY_FILE", "/etc/no-such-file"),
     ("DD_SITE", "app.datadoghq.com"),
@@ -176,7 +182,10 @@ fn every_mistake_is_reported_at_once() {
     let many_tags = "t ".repeat(101);
     broken.push(("DD_TAGS", &many_tags));
     // An unknown backend has no folder that could be missing, and a secret's file needs no value beside it.
-    broken.retain(|(name, _)| *name != "AUDITSYNC_LOCAL_STORAGE_PATH" && !name.ends_with("_FILE"));
+    // Of a component's TLS files, the first that cannot be used is reported.
+    let is_apart =
+        |name: &str| ["LOCAL_STORAGE_PATH", "_FILE", "_TLS_CERT", "_TLS_KEY"].iter().any(|end| name.ends_with(end));
+    broken.retain(|(name, _)| !is_apart(name));
     let error = from_pairs(os(&broken)).unwrap_err();
     let text = error.to_string();
     let names = names();

@@ -17,6 +17,7 @@ use super::{Cursor, Kind, Page, Product, Source, Then};
 use crate::clock::{Clock, LocalTime};
 use crate::component::{Check, Configured, Context};
 use crate::failure::{Chain, Failure};
+use crate::http::Tls;
 use crate::secret::Secret;
 use crate::variable_name::VariableName;
 use api::{Api, History};
@@ -76,6 +77,8 @@ pub struct Settings {
     pub api_key: Secret,
     /// The report's identifier.
     pub report_id: String,
+    /// The files of TLS.
+    pub tls: Tls,
     /// How often auditsync reads the history.
     pub poll_interval: Duration,
     /// Whether auditsync starts runs, or reads those that the server schedules.

@@ -20,7 +20,7 @@ use crate::clock::{Clock, LocalTime};
 use crate::component::{Check, Configured, Context};
 use crate::event::Event;
 use crate::failure::Failure;
-use crate::http::{Excerpt, Reply};
+use crate::http::{Excerpt, Reply, Tls};
 use crate::oauth::AccessToken;
 use crate::secret::Secret;
 use crate::server_time::{ServerClock, TOLERANCE};
@@ -96,6 +96,8 @@ pub struct Settings {
     pub client_secret: Secret,
     /// The token endpoint; none to discover it.
     pub token_url: Option<Url>,
+    /// The files of TLS, for the API and the token endpoint.
+    pub tls: Tls,
     /// How far back the very first sync goes.
     pub lookback: Duration,
     /// How long a record may take to become visible. The newest stretch of this length is not requested yet.

@@ -219,6 +219,7 @@ fn destination(intake: &FakeIntake) -> Datadog {
         intake_variable: "DD_SITE".into(),
         site: text(),
         api_url: address,
+        tls: http::Tls::default(),
         api_key: Secret::from_value("DD_API_KEY", IntakeOptions::default().api_key.into()),
         compression: Compression::Identity,
         labels: Labels { source: text(), service: text(), hostname: text(), tags: text() },

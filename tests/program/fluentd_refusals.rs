@@ -156,3 +156,44 @@ async fn a_record_over_the_receivers_limit_is_a_dead_letter_among_others() {
     stand.assert_all_once_but(&[20]);
     assert_eq!(stand.dead_letters()[0]["record"]["id"], "large");
 }
+
+/// A record with a member of this many bytes.
+fn large(id: &str, at: jiff::Timestamp, bytes: usize) -> Record {
+    Record::raw(at, format!(r#"{{"id":"{id}","created":"{at}","details":"{}"}}"#, "x".repeat(bytes)))
+}
+
+#[tokio::test]
+async fn records_over_the_receivers_limit_that_are_alone_in_two_pages_are_both_dead_letters() {
+    let stand = Stand::of(FluentdOptions { max_body_bytes: 100_000, ..FluentdOptions::default() }).await;
+    let stand = stand.with("SECTIGO_AUDIT_SYNC_LOOP", "true");
+    stand.push_all(vec![large("first", ago(120), 200_000)]);
+    let mut daemon = stand.setup.start(&[]);
+    daemon.says_so_often("it is a dead letter", 1).await;
+    stand.push_all(vec![large("second", ago(100), 200_000)]);
+    daemon.says_so_often("it is a dead letter", 2).await;
+    daemon.signal("TERM").await;
+    assert_eq!(daemon.ended().await.code(), Some(0));
+    let kept: Vec<_> = stand.dead_letters().into_iter().map(|letter| letter["record"]["id"].clone()).collect();
+    assert_eq!(kept, ["first", "second"]);
+}
+
+#[tokio::test]
+async fn a_record_on_which_the_receiver_always_closes_the_connection_is_a_dead_letter() {
+    let options = FluentdOptions {
+        kind: FluentdKind::FluentBit,
+        max_body_bytes: 4_000_000,
+        closes_when_too_large: true,
+        ..FluentdOptions::default()
+    };
+    for (n, index) in [(1, 0), (3, 1)] {
+        let stand = Stand::of(options.clone()).await;
+        let mut records = Records::seeded(1).between(ago(1500), ago(2), n);
+        records[index] = large("large", records[index].at, 4_100_000);
+        stand.push_all(records);
+        stand.run_to(0).await;
+        stand.assert_all_once_but(&[index]);
+        let letters = stand.dead_letters();
+        assert_eq!((letters.len(), &letters[0]["record"]["id"]), (1, &"large".into()));
+        assert!(letters[0]["reason"].as_str().unwrap().contains("no answer"), "{}", letters[0]["reason"]);
+    }
+}

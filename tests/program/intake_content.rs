@@ -40,6 +40,7 @@ pub fn datadog(intake: &FakeIntake, dead_letters: &Path) -> Datadog {
         intake_variable: "DD_LOGS_CONFIG_LOGS_DD_URL".into(),
         site: text(),
         api_url: address,
+        tls: http::Tls::default(),
         api_key: Secret::from_value("DD_API_KEY", IntakeOptions::default().api_key.into()),
         compression: Compression::Identity,
         labels: Labels { source: text(), service: text(), hostname: text(), tags: text() },

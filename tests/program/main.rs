@@ -25,6 +25,7 @@ mod cloudtrail_queue;
 mod cloudtrail_sweep;
 mod cloudtrail_trouble;
 mod command_line;
+mod component_tls;
 mod contradiction;
 mod daemon;
 mod digicert;

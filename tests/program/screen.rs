@@ -3,9 +3,11 @@
 use bytes::Bytes;
 use serde_json::Value;
 
+use crate::archive::{Archive, PREFIX};
+use crate::daemon::Ended;
 use crate::digicert::Reports;
 use crate::stage::{Stage, ago};
-use crate::support::{Fault, IntakeOptions, Outcome, Predicate, Record, ScmOptions};
+use crate::support::{FakeFluentd, Fault, FluentdOptions, IntakeOptions, Outcome, Predicate, Record, ScmOptions};
 
 const INCLUDE: &str = "AUDITSYNC_INCLUDE";
 const EXCLUDE: &str = "SECTIGO_AUDIT_EXCLUDE";
@@ -17,6 +19,9 @@ const LONG_SALT: &str = "0123456789abcdef0123456789abcdef";
 /// A value that must not leave the process.
 const MAIL: &str = "ann.secret@example.org";
 
+/// `printf '%s%s' 0123456789abcdef0123456789abcdef ann.secret@example.org | sha256sum`
+const HASH: &str = "sha256:5d7367cd979a81bd78aeee6ad502a006e6e72b30386e670f5912dfd5f68a41a6";
+
 /// This many records of an action, each with a person's address.
 fn push(stage: &Stage, action: &str, count: u64) {
     let record = |n: u64| {
@@ -27,6 +32,15 @@ fn push(stage: &Stage, action: &str, count: u64) {
         Record::raw(at, json)
     };
     stage.push_all((0..count).map(record).collect());
+}
+
+/// Checks that the address is in none of these texts, in no file of the stage, and in no output.
+fn assert_hidden(stage: &Stage, ended: &Ended, texts: impl IntoIterator<Item = String>) {
+    let files = std::fs::read_dir(stage.setup.folder()).unwrap();
+    let files = files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap());
+    for text in texts.into_iter().chain(files).chain([ended.everything()]) {
+        assert!(!text.contains(MAIL) && !text.contains("ann.secret"), "{text}");
+    }
 }
 
 #[tokio::test]
@@ -104,17 +118,32 @@ async fn a_redacted_value_appears_in_no_destination_dead_letter_state_or_log() {
     assert_eq!((stage.intake.ids().len(), letters.len()), (19, 1), "{}", ended.stderr);
 
     let bodies = stage.intake.bodies().into_iter().map(|body| String::from_utf8(body.to_vec()).unwrap());
-    let files =
-        std::fs::read_dir(stage.setup.folder()).unwrap().map(|file| std::fs::read_to_string(file.unwrap().path()));
-    let everything: Vec<_> =
-        bodies.chain(files.map(Result::unwrap)).chain([ended.stdout.clone(), ended.stderr.clone()]).collect();
-    for text in &everything {
-        assert!(!text.contains(MAIL) && !text.contains("ann.secret"), "{text}");
+    assert_hidden(&stage, &ended, bodies);
+    assert_eq!(letters[0]["record"]["user"]["email"], HASH);
+    assert!(stage.intake.entries().iter().filter(|entry| entry["sectigo"]["user"]["email"] == HASH).count() == 19);
+}
+
+#[tokio::test]
+async fn a_redacted_value_appears_in_none_of_the_other_destinations() {
+    let refuses = Some(Predicate::new(|record| record["id"] == "login3"));
+    let fluentd = FakeFluentd::start(FluentdOptions { refuses, ..FluentdOptions::default() }).await;
+    let Archive { stage, bucket, gate: _gate } = Archive::usual()
+        .await
+        .with("AUDITSYNC_PIPELINES", "sectigo:stdout,sectigo:fluentd,sectigo:s3")
+        .with("FLUENTD_URL", &fluentd.url("audit.log"))
+        .with(REDACT, "/user/email")
+        .with(SALT, LONG_SALT)
+        .with("AUDITSYNC_LOG_LEVEL", "debug");
+    push(&stage, "login", 20);
+    let ended = stage.run_to(0).await;
+    let printed: Vec<_> = ended.stdout.lines().map(str::to_owned).collect();
+    let events: Vec<_> = fluentd.events().into_iter().map(|(_, event)| event.to_string()).collect();
+    let rows = bucket.archived(PREFIX).await;
+    for (texts, count) in [(&printed, 20), (&events, 19), (&rows, 20)] {
+        assert_eq!(texts.iter().filter(|text| text.contains(HASH)).count(), count, "{texts:?}");
     }
-    // printf '%s%s' 0123456789abcdef0123456789abcdef ann.secret@example.org | sha256sum
-    let hash = "sha256:5d7367cd979a81bd78aeee6ad502a006e6e72b30386e670f5912dfd5f68a41a6";
-    assert_eq!(letters[0]["record"]["user"]["email"], hash);
-    assert!(stage.intake.entries().iter().filter(|entry| entry["sectigo"]["user"]["email"] == hash).count() == 19);
+    let others = fluentd.notices().into_iter().chain(bucket.manifests().await).map(|value| value.to_string());
+    assert_hidden(&stage, &ended, events.into_iter().chain(rows).chain(others));
 }
 
 #[tokio::test]

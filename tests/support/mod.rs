@@ -65,6 +65,8 @@ mod server;
 mod sqs;
 #[cfg(all(feature = "teleport", feature = "s3"))]
 mod teleport;
+#[cfg(feature = "tls")]
+mod tls_front;
 mod trail;
 mod undated;
 mod watched;
@@ -98,6 +100,8 @@ pub use sqs::{Queue, s3_event};
 pub use teleport::{
     AuditEvent, ConnectProxy, FakeAuth, FakeTeleportProxy, PageKeys, Recording, SearchRequest, TeleportOptions, Trouble,
 };
+#[cfg(feature = "tls")]
+pub use tls_front::TlsFront;
 pub use trail::{
     Asked, FakeTrail, REGION, TrailFault, TrailObject, TrailObjects, TrailRequest, log_file, log_key, minutes_ago,
     trail_record,

@@ -35,6 +35,8 @@ const ENOUGH_OF_AN_ANSWER: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Client {
     http: Arc<http::Client>,
+    /// The client for the API.
+    api: Arc<http::Client>,
     intake: Url,
     answers_as: Intake,
     intake_variable: VariableName,
@@ -86,8 +88,12 @@ impl Setback {
 impl Client {
     /// Makes the client of the pipeline in `context`. It puts records at `place` in their entries.
     pub(super) fn new(settings: Settings, place: RecordPlace, context: &Context) -> Self {
+        let http = context.http.with_tls(settings.tls);
+        // The files for another intake, such as a relay, are not for Datadog's API.
+        let api = if settings.intake == Intake::Other { &context.http } else { &http };
         Self {
-            http: Arc::clone(&context.http),
+            api: Arc::clone(api),
+            http,
             intake: below(&settings.intake_url, "api/v2/logs"),
             answers_as: settings.intake,
             intake_variable: settings.intake_variable,
@@ -106,9 +112,9 @@ impl Client {
     pub(super) async fn check_key(&self) -> Result<(), Error> {
         let address = Address::of(&self.validate);
         let key = self.key.current();
-        let request = self.http.request(Method::GET, self.validate.clone())?.header("DD-API-KEY", sensitive(&key));
+        let request = self.api.request(Method::GET, self.validate.clone())?.header("DD-API-KEY", sensitive(&key));
         let hidden = Redaction::of([&key]);
-        let reply = self.http.exchange(Component::Destination, request, &address, ENOUGH_OF_AN_ANSWER, &hidden).await?;
+        let reply = self.api.exchange(Component::Destination, request, &address, ENOUGH_OF_AN_ANSWER, &hidden).await?;
         match reply.status.as_u16() {
             _ if response::is_valid_key(reply.status, &reply.body) => Ok(()),
             401 | 403 => Err(self.key_rejected(address, &reply, &key)),
@@ -294,4 +300,35 @@ fn no_answer(error: http::Error) -> Setback {
     };
     let about = about.then(|| crate::failure::Chain(&error).to_string());
     Setback::Failed { error: error.into(), about }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::read_pairs;
+    use crate::destination::datadog::variables;
+    use crate::http::{PemFile, Tls};
+    use crate::source::Product;
+
+    #[test]
+    fn the_tls_files_for_a_relay_are_not_for_datadogs_api() {
+        const PRODUCT: Product = Product { name: "here", service: "here-service", is_flat: false };
+        const RELAY: (&str, &str) = ("DD_LOGS_CONFIG_LOGS_DD_URL", "relay.example.com:8443");
+        let timeout_variable = VariableName::from("AUDITSYNC_HTTP_TIMEOUT");
+        let http = http::Settings { timeout: Duration::from_secs(60), timeout_variable };
+        let letters = DeadLetters::new("here:datadog".into(), None, "AUDITSYNC_DEAD_LETTER_PATH".into());
+        let context = Context::new("here:datadog".into(), http, letters);
+        let client = |more: &[(&str, &str)]| {
+            let pairs = [&[("DD_API_KEY", "0123abc")], more].concat();
+            let mut settings = read_pairs(&pairs, |reader| variables::settings(&PRODUCT, reader)).unwrap();
+            let ca = PemFile { path: "ca.pem".into(), variable: "DD_TLS_CA".into() };
+            settings.tls = Tls { ca: Some(ca), identity: None };
+            Client::new(settings, RecordPlace::of(&PRODUCT), &context)
+        };
+        let (own, relay) = (client(&[]), client(&[RELAY]));
+        assert!(Arc::ptr_eq(&own.api, &own.http) && !Arc::ptr_eq(&own.http, &context.http));
+        assert!(Arc::ptr_eq(&relay.api, &context.http) && !Arc::ptr_eq(&relay.http, &context.http));
+    }
 }

@@ -6,6 +6,7 @@ use super::site::{self, Site};
 use super::{Compression, Intake, Labels, Settings, intake_url, tags};
 use crate::config::{Noted, Preset, Reader, Scope, SecretVariable, Spec, Variable, parse};
 use crate::http::is_loopback;
+use crate::http::variables::TlsVariables;
 use crate::source::Product;
 
 const COMPRESSIONS: [(&str, Compression); 3] =
@@ -87,6 +88,9 @@ pub(crate) const INTAKE: Variable<Url> = Variable::new(
     "Another intake, as host:port or as an address, such as a relay of your own.",
 );
 
+/// The files of TLS.
+pub(crate) const TLS: TlsVariables = TlsVariables::new(Scope::Destination, ["DD_TLS_CA", "DD_TLS_CERT", "DD_TLS_KEY"]);
+
 /// How request bodies are compressed.
 pub(crate) const COMPRESSION: Variable<Compression> = Variable::new(
     Scope::Destination,
@@ -107,6 +111,9 @@ pub(crate) const VARIABLES: &[&Spec] = &[
     &SOURCE.spec,
     &INTAKE.spec,
     &NO_SSL.spec,
+    &TLS.ca.spec,
+    &TLS.certificate.spec,
+    &TLS.key.spec,
     &COMPRESSION.spec,
 ];
 
@@ -119,6 +126,7 @@ pub(crate) fn settings(product: &Product, reader: &mut Reader<'_>) -> Result<Set
     // If NO_SSL cannot be read, report only that, and not that plain http needs it.
     let allow_http = no_ssl.unwrap_or(true);
     let other = reader.find_with(&INTAKE, |text| intake_url::parse(text, allow_http));
+    let tls = TLS.read(reader);
     let compression = reader.get(&COMPRESSION);
     let (site_variable, other_variable) = (reader.name(&SITE.spec), reader.name(&INTAKE.spec));
 
@@ -137,6 +145,7 @@ pub(crate) fn settings(product: &Product, reader: &mut Reader<'_>) -> Result<Set
         site: site.name,
         api_url,
         api_key: api_key?,
+        tls: tls?,
         compression: compression?,
         labels: labels?,
     })
@@ -260,6 +269,8 @@ mod tests {
         for (name, value, rule) in [
             ("DD_SITE", "app.datadoghq.com", "write datadoghq.com"),
             (INTAKE_NAME, "http://relay.internal:8282", "DD_LOGS_CONFIG_LOGS_NO_SSL"),
+            ("DD_TLS_CA", "/etc/hostname", "holds no certificate in PEM"),
+            ("DD_TLS_CERT", "/etc/hostname", "needs DD_TLS_KEY"),
             ("DD_LOGS_CONFIG_COMPRESSION_KIND", "deflate", "gzip, zstd, none"),
             ("DD_ENV", "prod, eu", "must be one word"),
         ] {

@@ -25,7 +25,11 @@ const IDLE: Duration = Duration::from_secs(8);
 
 /// The size from which a body may be too large, in bytes as sent. Fluent Bit up to some version closes the connection
 /// on a body over its `buffer_max_size` (4M by default) instead of answering 413.
-const PERHAPS_TOO_LARGE: usize = 3_000_000;
+pub(super) const PERHAPS_TOO_LARGE: usize = 3_000_000;
+
+/// The size of the largest body with one usual record, in bytes before compression. A receiver that refuses smaller ones
+/// for their size has a wrong limit.
+pub(super) const LARGEST_USUAL: usize = 64 * 1024;
 
 /// The receiver, as one pipeline calls it.
 #[derive(Debug)]
@@ -37,7 +41,8 @@ pub(super) struct Client {
     /// The largest body of several events before compression, in bytes: less than the settings allow once the receiver
     /// refused one.
     largest: AtomicUsize,
-    /// For each address, whether a stand-in alone has convicted a record since the address last accepted a record.
+    /// For each address, whether a stand-in alone has convicted a record of usual size since the address last accepted a
+    /// record.
     pub(super) has_convicted_alone: ByAddress<AtomicBool>,
 }
 

@@ -109,6 +109,11 @@ impl Error {
         matches!(self, Self::Http(error) if error.may_have_arrived())
     }
 
+    /// Whether the connection closed before an answer began.
+    pub(super) fn is_closed_connection(&self) -> bool {
+        matches!(self, Self::Http(http::Error::Unanswered { .. }))
+    }
+
     fn class(&self) -> Class {
         match self {
             Self::Http(http::Error::TooLarge { .. })

@@ -7,6 +7,9 @@
 //! record of the same page. Otherwise it can convict only a single suspect. After a long row of suspects, the receiver
 //! is at fault.
 //!
+//! An oversized suspect needs an accepted stand-in alone, however many there are. The receiver refused it for a size that
+//! usual records do not have, so this cannot empty a log.
+//!
 //! Recorded sessions may have an address of their own. The answers of one address are no evidence about the other.
 
 /// The most records in a row that may be at fault themselves.
@@ -41,6 +44,8 @@ pub(super) struct Suspect {
     pub(super) index: usize,
     /// The receiver's answer.
     pub(super) reason: String,
+    /// Whether the receiver refused it for its size, and usual records are smaller.
+    pub(super) is_oversized: bool,
 }
 
 /// The next step for the suspects.
@@ -60,8 +65,8 @@ pub(super) struct Evidence {
     suspects: Vec<Suspect>,
     /// Whether the receiver has accepted a record of this page.
     has_accepted: bool,
-    /// Whether a stand-in may convict a suspect on a page without an accepted record. It may, if it convicted none
-    /// since the last accepted record.
+    /// Whether a stand-in may convict a suspect of usual size on a page without an accepted record. It may, if it
+    /// convicted none since the last accepted record.
     may_convict_alone: bool,
 }
 
@@ -83,19 +88,24 @@ impl Evidence {
 
     /// The next step for the suspects. `is_last` means that no other record follows.
     pub(super) fn step(&self, is_last: bool) -> Step {
-        match self.suspects.len() {
-            0 => Step::GoOn,
-            length if length > LONGEST_ROW => Step::BlameReceiver,
+        match self.of_usual_size() {
+            _ if self.is_clear() => Step::GoOn,
+            row if row > LONGEST_ROW => Step::BlameReceiver,
             // The second suspect is tried at once, to detect early a receiver that refuses everything.
-            length if is_last || length == 2 => Step::SendStandIn,
+            row if is_last || row == 2 => Step::SendStandIn,
             _ => Step::GoOn,
         }
+    }
+
+    /// The number of suspects that are not oversized.
+    fn of_usual_size(&self) -> usize {
+        self.suspects.iter().filter(|suspect| !suspect.is_oversized).count()
     }
 
     /// Notes that the receiver accepted a stand-in when no other record follows. Returns the suspects that are
     /// therefore at fault; none if that evidence is not enough.
     pub(super) fn stand_in_accepted(&mut self) -> Vec<Suspect> {
-        let is_enough = self.has_accepted || (self.may_convict_alone && self.suspects.len() == 1);
+        let is_enough = self.has_accepted || self.of_usual_size() <= usize::from(self.may_convict_alone);
         if is_enough { std::mem::take(&mut self.suspects) } else { Vec::new() }
     }
 
@@ -115,7 +125,11 @@ mod tests {
     use super::*;
 
     fn suspect(index: usize) -> Suspect {
-        Suspect { index, reason: String::new() }
+        Suspect { index, reason: String::new(), is_oversized: false }
+    }
+
+    fn oversized(index: usize) -> Suspect {
+        Suspect { is_oversized: true, ..suspect(index) }
     }
 
     #[test]
@@ -154,6 +168,22 @@ mod tests {
         let mut another = Evidence::new(false, false);
         another.refused(suspect(0));
         assert_eq!(another.stand_in_accepted(), []);
+    }
+
+    #[test]
+    fn a_stand_in_convicts_any_number_of_oversized_records_but_none_of_usual_size_with_them() {
+        let mut evidence = Evidence::new(false, false);
+        for index in 0..20 {
+            evidence.refused(oversized(index));
+            assert_eq!(evidence.step(false), Step::GoOn);
+        }
+        assert_eq!(evidence.step(true), Step::SendStandIn);
+        assert_eq!(evidence.stand_in_accepted().len(), 20);
+
+        let mut mixed = Evidence::new(false, false);
+        mixed.refused(oversized(0));
+        mixed.refused(suspect(1));
+        assert_eq!(mixed.stand_in_accepted(), []);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! An attempt may be cut off at any await. So the delivery notes each answer at once, and the next attempt finishes a
 //! dead letter that is being written.
 
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::batch::Batch;
-use super::client::{Client, Setback};
+use super::client::{Client, LARGEST_USUAL, PERHAPS_TOO_LARGE, Setback};
 use super::error::Error;
 use super::evidence::{ByAddress, Evidence, Step, Suspect};
 use super::{Compression, record};
@@ -20,10 +21,13 @@ use crate::dead_letter::Fate;
 use crate::destination::letters::{Letter, Letters};
 use crate::destination::{Acknowledged, Delivery, PageNumber, Progress, Shipment, Tally};
 use crate::event::Event;
-use crate::failure::Failure;
+use crate::failure::{Chain, Failure};
 use crate::http::Address;
 use crate::task;
 use crate::telemetry::liveness::Heartbeat;
+
+/// The number of times after which a connection that closes on a large record means the same as a 413.
+const OFTEN_ENOUGH: u32 = 4;
 
 pub(super) struct Sending {
     client: Arc<Client>,
@@ -34,13 +38,15 @@ pub(super) struct Sending {
     letters: Letters,
     /// Whether each address has accepted a record of the page.
     has_accepted: ByAddress<bool>,
+    /// For each large event that was sent alone, by its index, how often the connection closed without an answer.
+    closed: HashMap<usize, u32>,
 }
 
 impl Sending {
     pub(super) fn new(client: Arc<Client>, shipment: Shipment) -> Self {
         let progress = Progress::new(shipment.events);
-        let (letters, has_accepted) = (Letters::default(), ByAddress::default());
-        Self { client, page: shipment.page, progress, under_way: 0, letters, has_accepted }
+        let (letters, has_accepted, closed) = (Letters::default(), ByAddress::default(), HashMap::new());
+        Self { client, page: shipment.page, progress, under_way: 0, letters, has_accepted, closed }
     }
 
     async fn send_all(&mut self, now: Timestamp, heart: &Heartbeat) -> Result<(), Error> {
@@ -65,9 +71,10 @@ impl Sending {
                     let middle = sent.start + sent.len() / 2;
                     work.extend([middle..sent.end, sent.start..middle]);
                 }
-                Err(Setback::Refused { reason, .. }) => {
+                Err(Setback::Refused { reason, is_too_large }) => {
                     let evidence = evidence.get_mut(is_of_sessions);
-                    evidence.refused(Suspect { index: sent.start, reason });
+                    let is_oversized = is_too_large && size > LARGEST_USUAL;
+                    evidence.refused(Suspect { index: sent.start, reason, is_oversized });
                     if !work.is_empty() {
                         self.examine(evidence, false, heart).await?;
                     }
@@ -100,12 +107,23 @@ impl Sending {
     async fn send(&mut self, batch: Batch, heart: &Heartbeat) -> Result<(), Setback> {
         let Batch { range, session, body, uncompressed } = batch;
         let is_of_sessions = session.is_some();
+        let may_be_too_large = range.len() == 1 && body.len() > PERHAPS_TOO_LARGE;
         self.progress.count(Tally { requests: 1, bytes: body.len() as u64, ..Tally::default() });
         self.under_way = range.len();
         let client = Arc::clone(&self.client);
         let answer = client.post(session.as_deref(), body, uncompressed).await;
-        if matches!(&answer, Err(Setback::Failed(error)) if error.may_have_arrived()) {
+        if let Err(Setback::Failed(error)) = &answer
+            && error.may_have_arrived()
+        {
             self.note_unanswered();
+            if may_be_too_large && error.is_closed_connection() {
+                let times = self.closed.entry(range.start).or_default();
+                *times += 1;
+                if *times >= OFTEN_ENOUGH {
+                    let reason = format!("{times} requests with this event alone: {}", Chain(error));
+                    return Err(Setback::Refused { reason, is_too_large: true });
+                }
+            }
             return answer;
         }
         self.under_way = 0;
@@ -129,7 +147,7 @@ impl Sending {
     /// other records there.
     async fn examine(&mut self, evidence: &mut Evidence, is_last: bool, heart: &Heartbeat) -> Result<(), Error> {
         let (step, suspect) = (evidence.step(is_last), evidence.last().cloned());
-        let Some(Suspect { index, reason }) = suspect.filter(|_| step != Step::GoOn) else { return Ok(()) };
+        let Some(Suspect { index, reason, .. }) = suspect.filter(|_| step != Step::GoOn) else { return Ok(()) };
         let (mut refused, mut session) = (Vec::new(), None);
         if let Some(event) = self.progress.events().get(index) {
             record::write(&mut refused, event);
@@ -141,7 +159,8 @@ impl Sending {
                 return Ok(());
             }
             let convicted = evidence.stand_in_accepted();
-            if !convicted.is_empty() && !self.has_accepted.get(session.is_some()) {
+            let is_any_usual = convicted.iter().any(|suspect| !suspect.is_oversized);
+            if is_any_usual && !self.has_accepted.get(session.is_some()) {
                 self.client.has_convicted_alone.get(session.is_some()).store(true, Ordering::Relaxed);
             }
             self.convict(convicted);
@@ -173,7 +192,7 @@ impl Sending {
 
     /// Makes dead letters of records that are at fault.
     fn convict(&mut self, suspects: Vec<Suspect>) {
-        let letter = |Suspect { index, reason }| Letter::new(index, Fate::Refused, reason);
+        let letter = |Suspect { index, reason, .. }| Letter::new(index, Fate::Refused, reason);
         self.letters.add(suspects.into_iter().map(letter));
     }
 
@@ -234,8 +253,8 @@ mod tests {
         event.with_derived(session.map(|id| (Field::SessionId, id.into())).into_iter().collect())
     }
 
-    fn delivery(server: &MockServer, letters: Option<&std::path::Path>, events: Vec<Event>) -> Sending {
-        let (url, sessions) = (format!("{}/audit.log", server.uri()), format!("{}/session", server.uri()));
+    fn delivery(server: &str, letters: Option<&std::path::Path>, events: Vec<Event>) -> Sending {
+        let (url, sessions) = (format!("{server}/audit.log"), format!("{server}/session"));
         let settings = read_pairs(&[("FLUENTD_URL", &url), ("FLUENTD_SESSION_URL", &sessions)], variables::settings);
         let http =
             http::Settings { timeout: Duration::from_secs(60), timeout_variable: "AUDITSYNC_HTTP_TIMEOUT".into() };
@@ -257,7 +276,7 @@ mod tests {
     async fn events_of_a_recorded_session_go_to_an_address_of_their_own() {
         let server = server(ResponseTemplate::new(200)).await;
         let session = Some("8d38-44");
-        let mut sending = delivery(&server, None, vec![event(None), event(session), event(session), event(None)]);
+        let mut sending = delivery(&server.uri(), None, vec![event(None), event(session), event(session), event(None)]);
         sending.attempt(NOW, &Heartbeat::default()).await.unwrap();
         let requests = server.received_requests().await.unwrap();
         let sent: Vec<_> =
@@ -275,7 +294,7 @@ mod tests {
         refuses.mount(&server).await;
         let session = || event(Some("8d38"));
         for events in [vec![session(), event(None), session(), event(None)], vec![event(None), session()]] {
-            let mut sending = delivery(&server, Some(folder.path()), events);
+            let mut sending = delivery(&server.uri(), Some(folder.path()), events);
             for _ in 0..3 {
                 let failure = sending.attempt(NOW, &Heartbeat::default()).await.unwrap_err();
                 assert!(failure.to_string().contains("/session.8d38.log"), "{failure}");
@@ -286,9 +305,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_receiver_that_closes_every_connection_makes_no_dead_letter_of_a_large_event() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = format!("http://{}", listener.local_addr().unwrap());
+        let closing = tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+        let large = Bytes::from(format!(r#"{{"details":"{}"}}"#, "x".repeat(PERHAPS_TOO_LARGE)));
+        let mut sending = delivery(&server, None, vec![Event::new(large, None, Fields::default())]);
+        for _ in 0..=2 * OFTEN_ENOUGH {
+            let failure = sending.attempt(NOW, &Heartbeat::default()).await.unwrap_err();
+            assert!(failure.to_string().contains("no answer"), "{failure}");
+        }
+        assert_eq!(sending.tally().dead_lettered, 0);
+        closing.abort();
+    }
+
+    #[tokio::test]
     async fn a_request_that_is_cut_off_counts_as_one_without_an_answer() {
         let server = server(ResponseTemplate::new(200).set_delay(Duration::from_secs(60))).await;
-        let mut sending = delivery(&server, None, vec![event(None); 3]);
+        let mut sending = delivery(&server.uri(), None, vec![event(None); 3]);
         let heart = Heartbeat::default();
         let cut_off = async {
             while server.received_requests().await.unwrap().is_empty() {
@@ -306,8 +340,8 @@ mod tests {
     #[tokio::test]
     async fn a_dead_letter_whose_writing_is_cut_off_is_written_once() {
         let (server, folder) = (server(ResponseTemplate::new(200)).await, tempfile::tempdir().unwrap());
-        let mut sending = delivery(&server, Some(folder.path()), vec![event(None); 2]);
-        sending.convict(vec![Suspect { index: 1, reason: "400".to_owned() }]);
+        let mut sending = delivery(&server.uri(), Some(folder.path()), vec![event(None); 2]);
+        sending.convict(vec![Suspect { index: 1, reason: "400".to_owned(), is_oversized: false }]);
         // Begins the writing without waiting for its end.
         assert!(futures_util::future::poll_immediate(Box::pin(sending.write_letters(NOW))).await.is_none());
         sending.attempt(NOW, &Heartbeat::default()).await.unwrap();

@@ -1,13 +1,12 @@
 //! Fluentd's variables.
 
-use std::path::PathBuf;
-
 use bytesize::ByteSize;
 use url::Url;
 
 use super::{Compression, Settings};
 use crate::config::{Noted, Preset, Reader, Scope, Spec, Variable, parse};
-use crate::http::{PemFile, Tls, is_loopback};
+use crate::http::is_loopback;
+use crate::http::variables::TlsVariables;
 use crate::variable_name::VariableName;
 
 const COMPRESSIONS: [(&str, Compression); 2] = [("none", Compression::None), ("gzip", Compression::Gzip)];
@@ -25,37 +24,14 @@ pub(crate) const URL: Variable<Url> = Variable::new(
 pub(crate) const SESSION_URL: Variable<Url> = Variable::new(
     Scope::Destination,
     "FLUENTD_SESSION_URL",
-    Preset::Derived("FLUENTD_URL"),
+    Preset::Derived(URL.spec.name),
     |text, _| address(text, false),
     "Address for events of recorded sessions, such as https://fluentd.example.com:8888/session. auditsync adds .ID.log.",
 );
 
-/// The certificate authorities to trust.
-pub(crate) const CA: Variable<PathBuf> = Variable::new(
-    Scope::Destination,
-    "FLUENTD_CA",
-    Preset::Derived("the system's"),
-    |text, _| Ok(text.into()),
-    "File with the certificate authorities of the server, in PEM. Only these are trusted then.",
-);
-
-/// The client certificate.
-pub(crate) const CERT: Variable<PathBuf> = Variable::new(
-    Scope::Destination,
-    "FLUENTD_CERT",
-    Preset::Nothing,
-    |text, _| Ok(text.into()),
-    "File with the client certificate, in PEM. auditsync re-reads it when it changes.",
-);
-
-/// The key of the client certificate.
-pub(crate) const KEY: Variable<PathBuf> = Variable::new(
-    Scope::Destination,
-    "FLUENTD_KEY",
-    Preset::Nothing,
-    |text, _| Ok(text.into()),
-    "File with the key of the client certificate, in PEM, not encrypted.",
-);
+/// The files of TLS.
+pub(crate) const TLS: TlsVariables =
+    TlsVariables::new(Scope::Destination, ["FLUENTD_CA", "FLUENTD_CERT", "FLUENTD_KEY"]);
 
 /// Whether auditsync may send plain http to another machine.
 pub(crate) const INSECURE: Variable<bool> = Variable::flag(
@@ -96,9 +72,9 @@ pub(crate) const COMPRESSION: Variable<Compression> = Variable::new(
 pub(crate) const VARIABLES: &[&Spec] = &[
     &URL.spec,
     &SESSION_URL.spec,
-    &CA.spec,
-    &CERT.spec,
-    &KEY.spec,
+    &TLS.ca.spec,
+    &TLS.certificate.spec,
+    &TLS.key.spec,
     &INSECURE.spec,
     &BATCH_RECORDS.spec,
     &BATCH_BYTES.spec,
@@ -112,7 +88,7 @@ pub(super) fn settings(reader: &mut Reader<'_>) -> Result<Settings, Noted> {
     let allow_http = insecure.unwrap_or(true);
     let url = reader.find_with(&URL, |text| address(text, allow_http));
     let session_url = reader.find_with(&SESSION_URL, |text| address(text, allow_http));
-    let tls = tls(reader);
+    let tls = TLS.read(reader);
     let records = reader.get(&BATCH_RECORDS);
     let bytes = reader.get(&BATCH_BYTES);
     let compression = reader.get(&COMPRESSION);
@@ -137,8 +113,8 @@ pub(super) fn settings(reader: &mut Reader<'_>) -> Result<Settings, Noted> {
     Ok(Settings {
         url_variable: name(&URL.spec),
         session_variable: name(&SESSION_URL.spec),
-        ca_variable: name(&CA.spec),
-        certificate_variable: name(&CERT.spec),
+        ca_variable: name(&TLS.ca.spec),
+        certificate_variable: name(&TLS.certificate.spec),
         compression_variable: name(&COMPRESSION.spec),
         url,
         session_url,
@@ -147,36 +123,6 @@ pub(super) fn settings(reader: &mut Reader<'_>) -> Result<Settings, Noted> {
         bytes: bytes?,
         compression: compression?,
     })
-}
-
-/// Reads the TLS files, each of which must be usable now.
-fn tls(reader: &mut Reader<'_>) -> Result<Tls, Noted> {
-    let ca = reader.find(&CA);
-    let certificate = reader.find(&CERT);
-    let key = reader.find(&KEY);
-    let file = |variable: &Variable<PathBuf>, path: PathBuf| PemFile { path, variable: reader.name(&variable.spec) };
-    let ca = ca?.map(|path| file(&CA, path));
-    let identity = match (certificate?, key?) {
-        (Some(certificate), Some(key)) => Some((file(&CERT, certificate), file(&KEY, key))),
-        (None, None) => None,
-        (Some(_), None) => {
-            let other = reader.name(&KEY.spec);
-            return Err(reader.refuse(&CERT.spec, format!("needs {other} beside it")));
-        }
-        (None, Some(_)) => {
-            let other = reader.name(&CERT.spec);
-            return Err(reader.refuse(&KEY.spec, format!("needs {other} beside it")));
-        }
-    };
-    let tls = Tls { ca, identity };
-    if tls.ca.is_some() || tls.identity.is_some() {
-        tls.verify().map_err(|error| {
-            let spec =
-                [&CA.spec, &CERT.spec, &KEY.spec].into_iter().find(|spec| reader.name(spec) == *error.variable());
-            reader.refuse(spec.unwrap_or(&CERT.spec), crate::failure::Chain(&error).to_string())
-        })?;
-    }
-    Ok(tls)
 }
 
 /// Reads an address whose path is a tag. Without a path, Fluentd gives the events an empty tag, which hardly any match
@@ -257,6 +203,12 @@ mod tests {
             let message = read(&[(name, value)]).unwrap_err();
             assert!(message.contains(&format!("{name}={value:?}: ")) && message.contains(rule), "{message}");
         }
+    }
+
+    #[test]
+    fn an_address_with_a_password_in_a_files_place_is_not_shown() {
+        let message = read(&[("FLUENTD_CA", "https://me:sentinel@host/")]).unwrap_err();
+        assert!(message.contains("FLUENTD_CA=[hidden]: [hidden]: the file cannot be read"), "{message}");
     }
 
     #[test]

@@ -71,10 +71,10 @@ pub(super) struct Api {
 
 impl Api {
     pub(super) fn new(context: &Context, settings: &Settings) -> Self {
-        let Settings { api_url, api_key, report_id, names, .. } = settings.clone();
+        let Settings { api_url, api_key, report_id, tls, names, .. } = settings.clone();
         let quotes = Quotes::new(api_key.clone(), context);
         Self {
-            http: Arc::clone(&context.http),
+            http: context.http.with_tls(tls),
             clock: context.clock.clone(),
             server_clock: ServerClock::default(),
             base: api_url,

@@ -7,6 +7,7 @@ use url::Url;
 
 use super::{Names, Settings, TimeColumn};
 use crate::config::{Alias, Bounds, Noted, Preset, Reader, Scope, SecretVariable, Spec, Variable, parse};
+use crate::http::variables::TlsVariables;
 
 const HOUR: u64 = 3600;
 
@@ -36,6 +37,10 @@ pub(crate) const REPORT_ID: Variable<String> = Variable::new(
     |text, _| report_id(text),
     "Identifier of the audit-log report. Its format is JSON, and its date range longer than the time between two runs.",
 );
+
+/// The files of TLS.
+pub(crate) const TLS: TlsVariables =
+    TlsVariables::new(Scope::Source, ["DIGICERT_AUDIT_TLS_CA", "DIGICERT_AUDIT_TLS_CERT", "DIGICERT_AUDIT_TLS_KEY"]);
 
 pub(crate) const POLL_INTERVAL: Variable<Duration> = Variable::time(
     Scope::Source,
@@ -93,6 +98,9 @@ pub(crate) const VARIABLES: &[&Spec] = &[
     &API_KEY.spec,
     &REPORT_ID.spec,
     &API_URL.spec,
+    &TLS.ca.spec,
+    &TLS.certificate.spec,
+    &TLS.key.spec,
     &START_RUNS.spec,
     &POLL_INTERVAL.spec,
     &MAX_WAIT.spec,
@@ -115,6 +123,7 @@ pub(crate) fn settings(reader: &mut Reader<'_>) -> Result<Settings, Noted> {
     let api_url = reader.get(&API_URL);
     let api_key = reader.get_secret(&API_KEY);
     let report_id = reader.get(&REPORT_ID);
+    let tls = TLS.read(reader);
     let poll_interval = reader.get(&POLL_INTERVAL);
     let starts_runs = reader.get(&START_RUNS);
     let max_wait = reader.get(&MAX_WAIT);
@@ -125,6 +134,7 @@ pub(crate) fn settings(reader: &mut Reader<'_>) -> Result<Settings, Noted> {
         api_url: parse::without_trailing_slash(api_url?),
         api_key: api_key?,
         report_id: report_id?,
+        tls: tls?,
         poll_interval: poll_interval?,
         starts_runs: starts_runs?,
         max_wait: max_wait?,
@@ -209,6 +219,8 @@ mod tests {
             ("API_URL", "http://api.digicert.com/reports/v1", "must begin with https://"),
             ("REPORT_ID", "https://www.digicert.com/secure/reports/1", "identifier alone"),
             ("POLL_INTERVAL", "11m", "from 1s to 10m"),
+            ("TLS_CA", "/etc/hostname", "holds no certificate in PEM"),
+            ("TLS_CERT", "/etc/hostname", "needs DIGICERT_AUDIT_TLS_KEY"),
             ("MAX_WAIT", "25h", "from 1s to 24h"),
             ("START", "yesterday", "RFC 3339"),
             ("START_RUNS", "maybe", "true or false"),

@@ -82,9 +82,9 @@ pub(super) struct Api {
 
 impl Api {
     pub(super) fn new(context: &Context, settings: Settings) -> Self {
-        let Settings { api_url, client_id, client_secret, token_url, names, .. } = settings;
+        let Settings { api_url, client_id, client_secret, token_url, tls, names, .. } = settings;
         Self {
-            http: Arc::clone(&context.http),
+            http: context.http.with_tls(tls),
             clock: context.clock.clone(),
             records: http::below(&api_url, "api/v1/records"),
             credentials: ClientCredentials::new(

@@ -6,6 +6,7 @@ use url::Url;
 
 use super::Settings;
 use crate::config::{Bounds, Noted, Preset, Reader, Scope, SecretVariable, Spec, Variable, parse};
+use crate::http::variables::TlsVariables;
 use crate::source::variables::LOOKBACK;
 use crate::variable_name::VariableName;
 
@@ -41,6 +42,10 @@ pub(crate) const API_TOKEN_URL: Variable<Url> = Variable::new(
     "Address of the token endpoint. Needed only if the API names one that auditsync does not trust.",
 );
 
+/// The files of TLS.
+pub(crate) const TLS: TlsVariables =
+    TlsVariables::new(Scope::Source, ["SECTIGO_AUDIT_TLS_CA", "SECTIGO_AUDIT_TLS_CERT", "SECTIGO_AUDIT_TLS_KEY"]);
+
 pub(crate) const DELAY: Variable<Duration> = Variable::time(
     Scope::Source,
     "SECTIGO_AUDIT_SYNC_DELAY",
@@ -72,6 +77,9 @@ pub(crate) const VARIABLES: &[&Spec] = &[
     &API_CLIENT_ID.spec,
     &API_CLIENT_SECRET.spec,
     &API_TOKEN_URL.spec,
+    &TLS.ca.spec,
+    &TLS.certificate.spec,
+    &TLS.key.spec,
     &DELAY.spec,
     &WINDOW.spec,
     &OVERLAP.spec,
@@ -112,6 +120,7 @@ pub(crate) fn settings(reader: &mut Reader<'_>) -> Result<Settings, Noted> {
     let client_id = reader.get(&API_CLIENT_ID);
     let client_secret = reader.get_secret(&API_CLIENT_SECRET);
     let token_url = reader.find(&API_TOKEN_URL);
+    let tls = TLS.read(reader);
     let delay = reader.get(&DELAY);
     let window = reader.get(&WINDOW);
     let overlap = reader.get(&OVERLAP);
@@ -121,6 +130,7 @@ pub(crate) fn settings(reader: &mut Reader<'_>) -> Result<Settings, Noted> {
         client_id: client_id?,
         client_secret: client_secret?,
         token_url: token_url?,
+        tls: tls?,
         lookback: lookback?,
         delay: delay?,
         window: window?,
@@ -189,6 +199,9 @@ mod tests {
             ("API_URL", "http://audit.example.com", "must begin with https://"),
             ("API_TOKEN_URL", "audit.example.com", "must be an address"),
             ("API_TOKEN_URL", "http://auth.example.com/token", "must begin with https://"),
+            ("TLS_CA", "/etc/hostname", "holds no certificate in PEM"),
+            ("TLS_CERT", "/etc/hostname", "needs SECTIGO_AUDIT_TLS_KEY"),
+            ("TLS_KEY", "/etc/hostname", "needs SECTIGO_AUDIT_TLS_CERT"),
             ("SYNC_DELAY", "61m", "from 0s to 1h"),
             ("SYNC_WINDOW", "0s", "from 1s to 24h in whole seconds"),
             ("SYNC_WINDOW", "25h", "from 1s to 24h in whole seconds"),

@@ -124,7 +124,7 @@ impl Pair {
     }
 
     /// TLS for a server with this pair, which requires a client certificate of these `authorities`, in PEM. Without authorities it requires none.
-    pub(super) fn server_config(&self, authorities: &[String]) -> Arc<ServerConfig> {
+    pub(in super::super) fn server_config(&self, authorities: &[String]) -> Arc<ServerConfig> {
         let provider = Arc::new(default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
         let builder = builder.with_safe_default_protocol_versions().expect("TLS 1.2 and 1.3");
