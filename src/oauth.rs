@@ -211,7 +211,8 @@ impl ClientCredentials {
         }
         let status = reply.status.as_u16();
         let reason = Excerpt::of(&reply.body, &hidden);
-        if matches!(status, 400 | 401 | 403) {
+        // Only an OAuth error is the token endpoint's own word. A proxy may answer 400 or 403 in its place for a moment.
+        if status == 401 || (matches!(status, 400 | 403) && is_oauth_error(&reply.body)) {
             return Err(self.rejected(address, status, reason, &secret));
         }
         Err(match Class::of_status(status, reply.retry_after()) {
@@ -228,6 +229,12 @@ impl ClientCredentials {
         let variables = format!("{} and {}", self.id_variable, self.secret.variable());
         Error::CredentialsRejected { address, status, reason, variables }
     }
+}
+
+/// Whether the body is an OAuth error: a JSON object with `error` (RFC 6749, 5.2).
+fn is_oauth_error(body: &[u8]) -> bool {
+    serde_json::from_slice::<serde_json::Value>(body)
+        .is_ok_and(|body| body.get("error").is_some_and(serde_json::Value::is_string))
 }
 
 /// Parses the token in an answer, and its life. The error does not quote the answer, which may contain a token.
@@ -321,6 +328,14 @@ mod tests {
             assert_eq!(authorization_uri(&headers).as_deref(), Some("https://auth.example.com/t"), "{challenge}");
         }
         assert_eq!(authorization_uri(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn an_oauth_error_is_told_from_a_page_of_a_proxy() {
+        assert!(is_oauth_error(br#"{"error_description":"no such client","error":"invalid_client"}"#));
+        for body in ["", "<html>400 Bad Request</html>", "{}", "[]", r#"{"error":null}"#, r#"{"error":{"code":400}}"#] {
+            assert!(!is_oauth_error(body.as_bytes()), "{body}");
+        }
     }
 
     #[test]

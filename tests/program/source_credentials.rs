@@ -178,6 +178,21 @@ async fn client_credentials_refused_at_first_contact_name_their_variables() {
 }
 
 #[tokio::test]
+async fn a_proxy_that_answers_for_the_token_endpoint_rejects_no_credentials() {
+    let stage = Stage::usual().await.with("SECTIGO_AUDIT_SYNC_LOOP", "true");
+    stage.push(20, 1500, 2);
+    for status in [400, 403] {
+        stage.scm.script_token(Fault::Typed(status, Some("text/html"), "<html><h1>Bad Request</h1></html>"));
+    }
+    let daemon = stage.setup.start(&[]);
+    stage.intake.wait_for_ids(20).await;
+    let ended = stop(daemon).await;
+    assert!(ended.stderr.contains("Bad Request") && ended.stderr.contains(TOKEN_URL), "{}", ended.stderr);
+    assert_eq!(stage.scm.token_requests(), 3);
+    stage.assert_all_once();
+}
+
+#[tokio::test]
 async fn a_refused_secret_from_a_file_names_the_files_variable() {
     let stage = Stage::usual().await.without(SECRET).with(SECRET_FILE, "secret");
     std::fs::write(stage.setup.folder().join("secret"), "not it\n").unwrap();
