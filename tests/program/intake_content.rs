@@ -137,7 +137,9 @@ fn faults_of_a_firewall() -> Vec<Fault> {
     let statuses = [400, 403, 404, 405, 406, 408, 409, 418, 451, 500, 501, 502, 503, 504];
     let page = Fault::Typed(200, Some("text/plain"), "blocked: incident 17");
     let redirect = Fault::Redirect("https://blocked.example/".into());
-    statuses.into_iter().map(Fault::Status).chain([page, Fault::NotJson, Fault::Reset, redirect]).collect()
+    let with_wait = [408, 500, 503].map(|status| Fault::StatusWithRetryAfter(status, "7".into()));
+    let others = [page, Fault::NotJson, Fault::Reset, redirect].into_iter().chain(with_wait);
+    statuses.into_iter().map(Fault::Status).chain(others).collect()
 }
 
 #[tokio::test]
@@ -156,6 +158,10 @@ async fn an_entry_that_a_firewall_dislikes_is_dead_lettered_alone_whatever_the_a
         for error in errors {
             assert!(matches!(error.class(), Class::Retryable { .. }), "{fault:?}: {error}");
             assert!(!error.to_string().contains("API key"), "{fault:?}: {error}");
+            if matches!(fault, Fault::StatusWithRetryAfter(..)) {
+                let after = Some(Duration::from_secs(7));
+                assert_eq!(error.class(), Class::Retryable { after }, "{fault:?}: the engine waits as long");
+            }
         }
     }
 }
@@ -218,13 +224,15 @@ async fn a_key_that_is_revoked_is_blamed() {
 async fn a_throttle_is_never_about_content() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("dead-letters.ndjson");
-    let intake = FakeIntake::start(firewall(Fault::Status(429))).await;
-    let datadog = datadog(&intake, &path);
-    let mut delivery = open(&datadog, events(1, &BTreeSet::from([0]), &BTreeSet::new()));
-    for _ in 0..60 {
-        assert!(delivery.attempt(Timestamp::now(), &Heartbeat::default()).await.is_err());
+    for fault in [Fault::Status(429), Fault::StatusWithRetryAfter(429, "7".into())] {
+        let intake = FakeIntake::start(firewall(fault)).await;
+        let datadog = datadog(&intake, &path);
+        let mut delivery = open(&datadog, events(1, &BTreeSet::from([0]), &BTreeSet::new()));
+        for _ in 0..60 {
+            assert!(delivery.attempt(Timestamp::now(), &Heartbeat::default()).await.is_err());
+        }
+        assert_eq!((dead_letters(&path).len(), notices(&intake)), (0, 0));
     }
-    assert_eq!((dead_letters(&path).len(), notices(&intake)), (0, 0));
 }
 
 #[tokio::test]
@@ -235,7 +243,9 @@ async fn a_balancer_with_ill_servers_that_takes_them_in_turn_has_nothing_dead_le
         let intake = FakeIntake::start(IntakeOptions::default()).await;
         for slot in 0..3000 {
             let is_ill = pattern >> (slot % length) & 1 == 1;
-            intake.script(if is_ill { Fault::Status(500) } else { Fault::PASS });
+            // Servers shed load in the same way.
+            let shed = || Fault::StatusWithRetryAfter(503, "7".into());
+            intake.script(if is_ill { shed() } else { Fault::PASS });
         }
         let mut delivery = open(&datadog(&intake, &path), events(1, &BTreeSet::new(), &BTreeSet::new()));
         deliver(delivery.as_mut(), 1000).await;
@@ -243,10 +253,14 @@ async fn a_balancer_with_ill_servers_that_takes_them_in_turn_has_nothing_dead_le
     }
 }
 
-/// Every 4xx and 5xx that may be about the content. An entry that is too large (413) is cut first, which has its own
-/// tests.
-fn refusing_status() -> impl Strategy<Value = u16> {
-    select((400..600).filter(|status| !matches!(status, 401 | 407 | 413 | 425 | 429)).collect::<Vec<_>>())
+/// Every 4xx and 5xx that may be about the content, with and without a `Retry-After`. An entry that is too large (413) is
+/// cut first, which has its own tests.
+fn refusing_status() -> impl Strategy<Value = Fault> {
+    let status = select((400..600).filter(|status| !matches!(status, 401 | 407 | 413 | 425 | 429)).collect::<Vec<_>>());
+    let with_wait = |(status, wait): (u16, bool)| {
+        if wait { Fault::StatusWithRetryAfter(status, "7".into()) } else { Fault::Status(status) }
+    };
+    (status, any::<bool>()).prop_map(with_wait)
 }
 
 fn random_faults() -> Vec<Fault> {
@@ -256,6 +270,7 @@ fn random_faults() -> Vec<Fault> {
         Fault::Status(403),
         Fault::Status(503),
         Fault::Status(429),
+        Fault::StatusWithRetryAfter(503, "7".into()),
         Fault::Reset,
     ]
 }
@@ -275,7 +290,7 @@ proptest! {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("dead-letters.ndjson");
             let intake = FakeIntake::start(IntakeOptions::default()).await;
-            let faults = if one_status { vec![Fault::Status(500)] } else { random_faults() };
+            let faults = if one_status { vec![Fault::StatusWithRetryAfter(503, "7".into())] } else { random_faults() };
             intake.fail_randomly(seed, f64::from(percent) / 100.0, faults);
             let mut delivery = open(&datadog(&intake, &path), events(count, &BTreeSet::new(), &BTreeSet::new()));
             deliver(delivery.as_mut(), 3000).await;
@@ -289,7 +304,7 @@ proptest! {
         percent in select(vec![0_u32, 0, 10, 30]),
         bad in btree_set(0_usize..120, 0..6),
         bad_whole in btree_set(0_usize..120, 0..4),
-        fault in prop_oneof![select(faults_of_a_firewall()), refusing_status().prop_map(Fault::Status)],
+        fault in prop_oneof![select(faults_of_a_firewall()), refusing_status()],
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {

@@ -1,6 +1,7 @@
 //! Calls to Datadog: one request, what its answer means, and the requests of a page, up to eight at a time.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use jiff::Timestamp;
@@ -202,8 +203,8 @@ impl Client {
             }
             Meaning::Refused => Error::RefusesAll { address, reason: shown(), variable },
         };
-        // An answer with a `Retry-After` is about load. A key that was changed, or that is gone, is the cause itself.
-        let explains_itself = matches!(error, Error::Unavailable { after: Some(_), .. } | Error::KeyOutdated { .. });
+        // A key that was changed, or that is gone, is the cause itself.
+        let explains_itself = matches!(error, Error::KeyOutdated { .. });
         let about = (!explains_itself && response::may_be_about_content(status)).then(shown);
         Err(Setback::Failed { error, about })
     }
@@ -232,8 +233,9 @@ impl Client {
         Error::RefusesAll { address: self.address(), reason, variable: self.intake_variable.clone() }
     }
 
-    pub(super) fn refuses_some(&self, reason: String) -> Error {
-        Error::RefusesSome { address: self.address(), reason }
+    /// The error that the intake refuses some entries, the last one for this `reason`, and wants us to wait until `after`.
+    pub(super) fn refuses_some(&self, reason: String, after: Option<Duration>) -> Error {
+        Error::RefusesSome { address: self.address(), reason, after }
     }
 
     /// Sends these batches, up to eight at a time, until one fails.
@@ -274,7 +276,7 @@ impl Client {
                 let reason = ledger.remember(|work| work.doubts.all().first().map(|doubt| doubt.reason.clone()));
                 let accepts_others = ledger.tally().accepted > before || examination.accepts_a_notice().await;
                 Err(match reason {
-                    Some(reason) if accepts_others => self.refuses_some(reason),
+                    Some(reason) if accepts_others => self.refuses_some(reason, None),
                     _ => error,
                 })
             }

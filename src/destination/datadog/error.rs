@@ -65,6 +65,8 @@ pub enum Error {
         address: Address,
         /// The last refusal.
         reason: String,
+        /// The longest wait that a `Retry-After` among the refusals names.
+        after: Option<Duration>,
     },
     /// A success that the intake itself would not answer with.
     #[error(
@@ -120,11 +122,10 @@ impl Error {
             | Self::Unwritten(_)
             | Self::KeyOutdated { cause: Outdated::Rotated(_), .. }
             | Self::NotTheIntake { .. }
-            | Self::RefusesSome { .. }
             | Self::Misdated { .. } => Class::Retryable { after: None },
             Self::Http(error) => error.class(),
             Self::RefusesAll { .. } => Class::Refused,
-            Self::Unavailable { after, .. } => Class::Retryable { after: *after },
+            Self::Unavailable { after, .. } | Self::RefusesSome { after, .. } => Class::Retryable { after: *after },
             Self::KeyRejected { .. } | Self::KeyOutdated { .. } => Class::CredentialsRejected,
         }
     }

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -12,6 +13,7 @@ use super::client::Client;
 use super::error::Error;
 use super::isolate::{Settling, Stopped};
 use super::ledger::Ledger;
+use crate::failure::Class;
 
 /// The rounds in one call; each sends every single entry. Later calls gather the rest of the evidence, after the
 /// engine's backoff.
@@ -46,11 +48,13 @@ pub(super) struct Examination<'e, 'd> {
     /// Failures since something was accepted.
     unexplained: u32,
     has_accepted: bool,
+    /// The longest `Retry-After` of a failure. Only the engine waits, after this call.
+    after: Option<Duration>,
 }
 
 impl<'e, 'd> Examination<'e, 'd> {
     pub(super) fn new(client: &'e Client, ledger: &'e Ledger<'d>, now: Timestamp) -> Self {
-        Self { client, ledger, now, requests: 0, unexplained: 0, has_accepted: false }
+        Self { client, ledger, now, requests: 0, unexplained: 0, has_accepted: false, after: None }
     }
 
     /// Sends doubted ranges until none is left, or until this call can find out no more.
@@ -145,14 +149,19 @@ impl<'e, 'd> Examination<'e, 'd> {
                 self.ledger.remember(|work| work.doubts.settled(&sent));
                 Ok(Tried::Accepted(rest.into_iter().collect()))
             }
-            Err(Stopped { again: Some(again), .. }) => Ok(Tried::Failed(again.into_iter().chain(rest).collect())),
+            Err(Stopped { error, again: Some(again) }) => {
+                if let Class::Retryable { after } = error.class() {
+                    self.after = self.after.max(after);
+                }
+                Ok(Tried::Failed(again.into_iter().chain(rest).collect()))
+            }
             Err(Stopped { error, again: None }) => Err(error),
         }
     }
 
     fn ends(&self) -> Result<(), Error> {
         match self.ledger.remember(|work| work.doubts.all().first().cloned()) {
-            Some(doubt) => Err(self.client.refuses_some(doubt.reason)),
+            Some(doubt) => Err(self.client.refuses_some(doubt.reason, self.after)),
             None => Ok(()),
         }
     }
