@@ -182,12 +182,16 @@ impl DeadLetters {
 }
 
 fn append(path: &Path, line: Vec<u8>) -> io::Result<()> {
-    append_by(path, line, |file, line| file.write_all(line).and_then(|()| file.sync_data()))
+    append_by(path, line, |file, line| file.write_all(line).and_then(|()| file.sync_data()), sync_folder)
 }
 
-/// Appends `line` with `write`.
-fn append_by(path: &Path, mut line: Vec<u8>, write: impl FnOnce(&mut File, &[u8]) -> io::Result<()>) -> io::Result<()> {
-    let is_new = !path.exists();
+/// Appends `line` with `write`. If it is the first line, makes the file's entry in its folder durable with `sync_folder`.
+fn append_by(
+    path: &Path,
+    mut line: Vec<u8>,
+    write: impl FnOnce(&mut File, &[u8]) -> io::Result<()>,
+    sync_folder: impl FnOnce(&Path) -> io::Result<()>,
+) -> io::Result<()> {
     let mut file = open(path)?;
     // A failed write is undone by truncating the file to its earlier length. Meanwhile no other pipeline may append a line, in this
     // process or another one.
@@ -202,12 +206,18 @@ fn append_by(path: &Path, mut line: Vec<u8>, write: impl FnOnce(&mut File, &[u8]
         }
     }
     line.push(b'\n');
-    if let Err(error) = write(&mut file, &line) {
+    // Only a line proves that the entry is durable. An empty file may come from a write that failed.
+    let written = write(&mut file, &line).and_then(|()| if before == 0 { sync_folder(path) } else { Ok(()) });
+    if let Err(error) = written {
         // The engine retries the record, so remove the written part. If that fails too, the next record begins a new line.
         let _ = file.set_len(before);
         return Err(error);
     }
-    match path.parent().filter(|_| is_new) {
+    Ok(())
+}
+
+fn sync_folder(path: &Path) -> io::Result<()> {
+    match path.parent() {
         Some(folder) if folder.as_os_str().is_empty() => File::open(".")?.sync_all(),
         Some(folder) => File::open(folder)?.sync_all(),
         None => Ok(()),
@@ -309,16 +319,37 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("dead-letters.ndjson");
         append(&path, b"{}".to_vec()).unwrap();
-        let failed = append_by(&path, b"[1, 2]".to_vec(), |file, line| {
+        let full = |file: &mut File, line: &[u8]| {
             file.write_all(&line[..3])?;
             // Another opening of the file is as far from this one as another process is.
             let other = open(&path)?.try_lock();
             assert!(matches!(other, Err(TryLockError::WouldBlock)), "{other:?}");
             Err(io::Error::other("the disk is full"))
-        });
+        };
+        let failed = append_by(&path, b"[1, 2]".to_vec(), full, sync_folder);
         assert_eq!(failed.unwrap_err().to_string(), "the disk is full");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{}\n");
         open(&path).unwrap().try_lock().expect("the lock ends with the write");
+    }
+
+    #[test]
+    fn the_first_line_is_only_kept_together_with_the_entry_of_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dead-letters.ndjson");
+        let fails = || Err(io::Error::other("the disk is full"));
+        let write = |file: &mut File, line: &[u8]| file.write_all(line);
+        append_by(&path, b"{}".to_vec(), |_, _| fails(), |_| panic!("there is no line")).unwrap_err();
+        append_by(&path, b"{}".to_vec(), write, |_| fails()).unwrap_err();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "", "the engine writes it again");
+        let mut synced = 0;
+        for _ in 0..2 {
+            append_by(&path, b"{}".to_vec(), write, |path| {
+                synced += 1;
+                sync_folder(path)
+            })
+            .unwrap();
+        }
+        assert_eq!((synced, std::fs::read_to_string(&path).unwrap()), (1, "{}\n{}\n".to_owned()));
     }
 
     #[test]
