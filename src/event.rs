@@ -177,7 +177,7 @@ impl Event {
         Self { derived: Some(fields.into_boxed_slice()), ..self }
     }
 
-    /// Marks the event as repaired: its record is not byte for byte what the source sent.
+    /// Marks the event as repaired: its record, or what stood just before it, is not byte for byte what the source sent.
     #[must_use]
     pub fn repaired(self) -> Self {
         Self { repaired: true, ..self }
@@ -205,7 +205,7 @@ impl Event {
         self.is_entry
     }
 
-    /// Whether bytes of the record were replaced, because the source sent invalid JSON.
+    /// Whether bytes of the record or just before it were replaced or dropped, because the source sent invalid JSON.
     pub fn is_repaired(&self) -> bool {
         self.repaired
     }

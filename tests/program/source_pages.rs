@@ -325,7 +325,8 @@ async fn a_record_that_never_parses_holds_up_nothing_before_it_and_ends_a_one_sh
     stage.assert_all_once();
 }
 
-/// Two records of one second. The first one holds, among others, a byte that is not UTF-8 and a raw control character.
+/// Two records of one second. The first one holds, among others, a byte that is not UTF-8 and a raw control character,
+/// within a text and between tokens.
 async fn a_broken_text_is_delivered_repaired(options: ScmOptions) {
     let stage = Stage::of(options, IntakeOptions::default()).await.with(DELAY, "0s");
     let second = Timestamp::from_second(Timestamp::now().as_second()).unwrap() - Duration::from_secs(6);
@@ -335,10 +336,10 @@ async fn a_broken_text_is_delivered_repaired(options: ScmOptions) {
     let plain = |id: &str, millis| {
         Record::raw(at(millis), format!(r#"{{ "id":"{id}","created":"{}","n":1.50 }}"#, time(millis)))
     };
-    let broken = format!(r#"{{"id":"broken","created":"{}","details":"a<ff>b<01>c"}}"#, time(300));
+    let broken = format!(r#"{{"id":"broken","created":"{}","details":"a<ff>b<01>c"<00>}}"#, time(300));
     stage.push_all(vec![plain("before", -1500), plain("beside", 200), plain("beside-too", 400), plain("behind", 2500)]);
     stage.push_all(vec![Record { id: "broken".into(), ..Record::raw(at(300), broken) }]);
-    stage.scm.corrupt(&[("<ff>", b"\xff"), ("<01>", b"\x01")]);
+    stage.scm.corrupt(&[("<ff>", b"\xff"), ("<01>", b"\x01"), ("<00>", b"\x00")]);
     let ended = stage.run_to(0).await;
     assert!(ended.stderr.contains("`auditsync.repaired`"), "{}", ended.stderr);
     // A page delivered before the broken one is after the end of the halved range, and comes again with its own.

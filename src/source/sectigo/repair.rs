@@ -1,7 +1,7 @@
 //! Reads a page that is not valid JSON as far as possible, because it would otherwise hold up everything after it.
 //!
-//! It repairs only the content of strings: bytes that are not UTF-8, raw control characters, and escapes that JSON does
-//! not have. Any other flaw, such as an array without an end, remains an error.
+//! Within strings it replaces bytes that are not UTF-8, raw control characters, and escapes that JSON does not have.
+//! Between tokens it drops such bytes and characters. Any other flaw, such as an array without an end, remains an error.
 
 use bytes::Bytes;
 
@@ -16,19 +16,21 @@ pub fn records(body: &Bytes) -> Result<Vec<Event>, Error> {
         read => return read,
     };
     let Repaired { body, changes } = repaired(body);
-    let Ok(events) = page::records(&body) else { return Err(cause) };
+    // A page that only became empty by the repair held something that nobody could read.
+    let events = page::records(&body).ok().filter(|events| !events.is_empty()).ok_or(cause)?;
     let start = body.as_ptr() as usize;
-    let mark = |event: Event| {
-        // A record is a slice of the body, so the difference of their addresses is its offset.
-        let from = event.raw().as_ptr() as usize - start;
-        let until = from + event.raw().len();
-        let next = changes.get(changes.partition_point(|change| *change < from));
-        if next.is_some_and(|change| *change < until) { event.repaired() } else { event }
+    let (last, mut seen) = (events.len() - 1, 0);
+    let mark = |(nth, event): (usize, Event)| {
+        // A record is a slice of the body, so the difference of their addresses is its offset. A change between two
+        // records counts for the second, so that no change is silent.
+        let until = event.raw().as_ptr() as usize - start + event.raw().len();
+        let before = std::mem::replace(&mut seen, changes.partition_point(|change| *change < until || nth == last));
+        if seen > before { event.repaired() } else { event }
     };
-    Ok(events.into_iter().map(mark).collect())
+    Ok(events.into_iter().enumerate().map(mark).collect())
 }
 
-/// A body with valid strings.
+/// A body with valid strings, and without foreign bytes between tokens.
 struct Repaired {
     body: Bytes,
     /// The offsets of the changes, in order.
@@ -53,9 +55,12 @@ struct Repair {
 }
 
 impl Repair {
+    /// Replaces what cannot stay within a string, and drops it elsewhere.
     fn change(&mut self, replacement: &[u8]) {
         self.changes.push(self.out.len());
-        self.out.extend_from_slice(replacement);
+        if self.is_string {
+            self.out.extend_from_slice(replacement);
+        }
     }
 
     fn text(&mut self, text: &[u8]) {
@@ -78,7 +83,8 @@ impl Repair {
                     // JSON has no such escape, so the backslash stands for itself.
                     _ => self.change(b"\\\\"),
                 },
-                control @ 0..0x20 if self.is_string => self.change(format!("\\u{control:04x}").as_bytes()),
+                b'\t' | b'\n' | b'\r' if !self.is_string => self.out.push(*byte),
+                control @ 0..0x20 => self.change(format!("\\u{control:04x}").as_bytes()),
                 other => self.out.push(*other),
             }
         }
@@ -111,6 +117,21 @@ mod tests {
     }
 
     #[test]
+    fn bytes_between_tokens_are_dropped_and_the_record_behind_them_is_marked() {
+        let body = b"[\t{\"a\":\x01 1},\r\n{\"b\"\xff:2},{\"c\":3}\x00 ,{\"d\":\n4},{\"e\":t\x00rue}\xc3]";
+        let expected: [(&[u8], bool); 5] = [
+            (b"{\"a\": 1}", true),
+            (b"{\"b\":2}", true),
+            (b"{\"c\":3}", false),
+            (b"{\"d\":\n4}", true),
+            (b"{\"e\":true}", true),
+        ];
+        let expected: Vec<_> = expected.iter().map(|(raw, repaired)| (raw.to_vec(), *repaired)).collect();
+        assert_eq!(read(body).unwrap(), expected);
+        assert_eq!(read(b"[{}]\x00").unwrap(), [(b"{}".to_vec(), true)], "behind the last one");
+    }
+
+    #[test]
     fn what_has_no_end_or_is_no_array_stays_an_error() {
         for body in [
             &b""[..],
@@ -122,6 +143,8 @@ mod tests {
             b"[{\"a\":\x01}]",
             b"[{\"id\": broken]",
             b"[\xff]",
+            b"[\x00]",
+            b"[{\"a\":\"x\"y\"}]",
         ] {
             assert_eq!(read(body), None, "{}", String::from_utf8_lossy(body));
         }
