@@ -139,6 +139,15 @@ impl ServerTime {
     pub fn at_least(&self, now: LocalTime) -> Option<Timestamp> {
         self.reading.map(|reading| reading.earliest(now))
     }
+
+    /// Whether [`Self::at_least`] may be far behind for good: no `Date` has come for [`LIFETIME`], and since the last one
+    /// the wall clock advanced more than the monotonic one. The host was suspended, or its clock was set ahead.
+    pub fn is_lost(&self, now: LocalTime) -> bool {
+        self.reading.is_some_and(|Reading { answered, .. }| {
+            let monotonic = elapsed(answered.monotonic, now);
+            monotonic > signed(LIFETIME) && now.wall.duration_since(answered.wall) - monotonic > signed(TOLERANCE)
+        })
+    }
 }
 
 /// A server's clock. It logs each change in how that clock compares with ours.
@@ -189,6 +198,12 @@ impl ServerClock {
     /// The earliest time that the server's clock can show `now`. Its last `Date` counts at any age.
     pub fn at_least(&self, now: LocalTime) -> Option<Timestamp> {
         self.0.lock().at_least(now)
+    }
+
+    /// Whether [`Self::at_least`] may be far behind for good, because this machine was suspended and no `Date` has come
+    /// since.
+    pub fn is_lost(&self, now: LocalTime) -> bool {
+        self.0.lock().is_lost(now)
     }
 }
 
@@ -291,6 +306,23 @@ mod tests {
         }
         assert_eq!(known(machine).at_least(machine.after(216_000, 216_000)), Some(at(216_000)));
         assert_eq!(ServerTime::default().at_least(machine.after(0, 0)), None);
+    }
+
+    #[test]
+    fn a_reading_is_lost_after_a_suspension_and_ten_minutes_without_a_date() {
+        let machine = Machine::ahead(0);
+        // The last answer came after one second.
+        let is_lost = |wall, monotonic| known(machine).is_lost(machine.after(wall, monotonic));
+        assert!(is_lost(20 * 3600, 602), "suspended for the night");
+        assert!(!is_lost(20 * 3600, 601), "the next answer may carry a date");
+        assert!(is_lost(602 + 121, 602) && !is_lost(602 + 120, 602));
+        assert!(!is_lost(216_000, 216_000), "after sixty quiet hours");
+        assert!(!is_lost(-3600, 602), "a clock that jumped back requests nothing too late");
+        assert!(!ServerTime::default().is_lost(machine.after(216_000, 602)), "this machine's clock counts");
+        let mut server = known(machine);
+        let (asked, answered) = (machine.after(72_000, 602), machine.after(72_001, 603));
+        server.dated(Reading { date: at(72_001), asked, answered });
+        assert!(!server.is_lost(machine.after(74_000, 2603)));
     }
 
     #[test]

@@ -465,6 +465,11 @@ impl Sectigo {
                 None if !is_idle => Err(self.ahead(since, theirs)),
                 None => {
                     self.not_ahead(since)?;
+                    let now = self.clock.local();
+                    if self.server_clock.is_lost(now) {
+                        // To this machine's clock there is more, but only the API's clock could show that it is right.
+                        return Err(Error::LostClock { address: self.api.address(), earliest: theirs, ours: now.wall });
+                    }
                     Ok(nothing(cursor, Then::CaughtUp))
                 }
             };

@@ -6,21 +6,23 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 
+use auditsync::clock::Clock;
 use auditsync::component::Context;
 use auditsync::dead_letter::DeadLetters;
 use auditsync::destination::datadog::{Compression, Datadog, Intake, Labels, Settings};
 use auditsync::destination::{Delivery, Destination as _, PageNumber, Shipment};
 use auditsync::event::{Event, Fields};
-use auditsync::failure::Failure;
+use auditsync::failure::{Class, Failure};
 use auditsync::http;
 use auditsync::pipeline_name::PipelineName;
 use auditsync::secret::Secret;
-use auditsync::source::Cursor;
+use auditsync::source::sectigo::{self, Sectigo};
+use auditsync::source::{Cursor, Source as _, Then};
 use auditsync::telemetry::liveness::Heartbeat;
 
 use crate::probe::{LISTEN, Probe};
 use crate::stage::{Stage, stop, ten_a_page};
-use crate::support::{FakeIntake, Fault, IntakeOptions, Record, Records, ScmOptions};
+use crate::support::{FakeIntake, FakeScm, Fault, IntakeOptions, Record, Records, ScmOptions};
 
 const BUDGET: &str = "SECTIGO_AUDIT_RETRY_BUDGET";
 const AHEAD: &str = "ahead of the clock of";
@@ -164,6 +166,47 @@ async fn entries_that_the_intake_drops_for_a_wrong_clock_are_sent_again_with_its
     stage.assert_all_once();
     assert_eq!(stage.intake.dropped(), 5);
     assert!(ended.stderr.contains("auditsync sends them again with the intake's time"), "{}", ended.stderr);
+}
+
+#[tokio::test]
+async fn a_host_that_was_suspended_and_then_gets_no_date_is_not_caught_up() {
+    let scm = FakeScm::start(ScmOptions::default()).await;
+    let options = ScmOptions::default();
+    let settings = sectigo::Settings {
+        api_url: scm.url().parse().unwrap(),
+        client_id: options.client_id,
+        client_secret: Secret::from_value("SECRET", options.client_secret.into()),
+        token_url: Some(scm.token_url().parse().unwrap()),
+        lookback: Duration::from_mins(5),
+        delay: Duration::ZERO,
+        window: Duration::from_hours(1),
+        overlap: Duration::ZERO,
+        names: sectigo::Names::default(),
+    };
+    let pipeline = PipelineName::of("sectigo", "datadog");
+    let letters = DeadLetters::new(pipeline.clone(), None, "LETTERS".into());
+    let http = http::Settings { timeout: Duration::from_secs(60), timeout_variable: "TIMEOUT".into() };
+    let clock = Clock::starting_at(Timestamp::now());
+    let source = Sectigo::new(settings, &Context { clock: clock.clone(), ..Context::new(pipeline, http, letters) });
+    let sync = async |mut cursor: Cursor| loop {
+        let page = source.next_page(&cursor, clock.local()).await?;
+        cursor = page.next;
+        if page.then == Then::CaughtUp {
+            return Ok::<_, Failure>(cursor);
+        }
+    };
+    let cursor = sync(source.first_cursor(clock.now())).await.unwrap();
+
+    scm.lose_clock();
+    clock.set_ahead(20 * 3600);
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_mins(11)).await;
+    tokio::time::resume();
+    let error = sync(cursor.clone()).await.unwrap_err();
+    assert!(error.class() == Class::Stalled && error.to_string().contains("no longer carry a `Date`"), "{error}");
+    scm.set_date_offset(20 * 3600 + 660);
+    let reached = source.reached(&sync(cursor).await.unwrap()).unwrap();
+    assert!(clock.now().duration_since(reached) < SignedDuration::from_mins(5), "{reached}");
 }
 
 /// The destination itself, without a process, so that hours can pass.

@@ -217,6 +217,9 @@ impl ModelSource {
                 None if !is_idle => Err(failure(Class::Stalled, "the cursor lies ahead of the server's clock")),
                 None => {
                     self.not_ahead(since)?;
+                    if self.server_clock.is_lost(self.clock.local()) {
+                        return Err(failure(Class::Stalled, "the model's server sends no time any more"));
+                    }
                     Ok(nothing(cursor, Then::CaughtUp))
                 }
             };

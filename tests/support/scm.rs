@@ -137,7 +137,8 @@ struct Shared {
 
 struct ScmState {
     client_secret: String,
-    date_offset: i64,
+    /// None if the `Date` of the answers is no date.
+    date_offset: Option<i64>,
     access_tokens: HashMap<String, Instant>,
     records: Vec<Stored>,
     paging: Paging,
@@ -158,7 +159,7 @@ impl FakeScm {
     pub async fn start(options: ScmOptions) -> Self {
         let state = ScmState {
             client_secret: options.client_secret.clone(),
-            date_offset: options.date_offset,
+            date_offset: Some(options.date_offset),
             access_tokens: HashMap::new(),
             records: Vec::new(),
             paging: Paging::new(&options),
@@ -311,7 +312,12 @@ impl FakeScm {
 
     /// Sets the server's clock, as its `Date` header shows it, this many seconds ahead of the real time.
     pub fn set_date_offset(&self, seconds: i64) {
-        self.update(|state| state.date_offset = seconds);
+        self.update(|state| state.date_offset = Some(seconds));
+    }
+
+    /// The `Date` of the answers is no date any more.
+    pub fn lose_clock(&self) {
+        self.update(|state| state.date_offset = None);
     }
 
     /// Holds back the answers to all requests for records until `release`.

@@ -126,6 +126,19 @@ pub enum Error {
         /// The time of day on this machine.
         ours: Timestamp,
     },
+    /// The API sends no time any more, and this machine was suspended since it sent one.
+    #[error(
+        "the answers of {address} no longer carry a `Date`. Since the last one, this machine was suspended or its clock was set. The API's clock \
+         shows {earliest} or later, and this machine's shows {ours}. auditsync requests nothing after the earlier time, and the cursor stays. If \
+         this machine's clock is right, restart auditsync"
+    )]
+    LostClock {
+        address: Address,
+        /// The earliest time that the API's clock can show.
+        earliest: Timestamp,
+        /// The time of day on this machine.
+        ours: Timestamp,
+    },
     /// The answer holds no page at all: another server may have sent it.
     #[error("the answer from {address} is not a page of records: {reason}; if this persists, check {variable}")]
     NotAPage {
@@ -153,7 +166,10 @@ impl Error {
             Self::PageRefused { after, .. } => Class::Retryable { after: Some(*after) },
             Self::TokenRejected { .. } => Class::TokenRejected,
             Self::CredentialsRejected { .. } => Class::CredentialsRejected,
-            Self::Looping { .. } | Self::AheadOfTheSource { .. } | Self::AheadOfThisMachine { .. } => Class::Stalled,
+            Self::Looping { .. }
+            | Self::AheadOfTheSource { .. }
+            | Self::AheadOfThisMachine { .. }
+            | Self::LostClock { .. } => Class::Stalled,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::Response;
 use axum::routing::any;
 
@@ -32,7 +32,12 @@ async fn unknown_path(State(scm): State<Arc<Shared>>, request: Request) -> Respo
 impl Shared {
     /// Dates an answer by the server's clock.
     pub(super) fn finish(&self, answer: Answer) -> Response {
-        dated(answer.into_response(), self.state.read().date_offset)
+        let mut response = answer.into_response();
+        if let Some(ahead) = self.state.read().date_offset {
+            return dated(response, ahead);
+        }
+        response.headers_mut().insert(header::DATE, HeaderValue::from_static("unknown"));
+        response
     }
 }
 
