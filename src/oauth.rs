@@ -234,7 +234,7 @@ impl ClientCredentials {
 /// Whether the body is an OAuth error: a JSON object with `error` (RFC 6749, 5.2).
 fn is_oauth_error(body: &[u8]) -> bool {
     serde_json::from_slice::<serde_json::Value>(body)
-        .is_ok_and(|body| body.get("error").is_some_and(|error| error.is_string()))
+        .is_ok_and(|body| body.get("error").is_some_and(serde_json::Value::is_string))
 }
 
 /// Parses the token in an answer, and its life. The error does not quote the answer, which may contain a token.

@@ -33,13 +33,11 @@ impl Shared {
     /// Dates an answer by the server's clock.
     pub(super) fn finish(&self, answer: Answer) -> Response {
         let mut response = answer.into_response();
-        match self.state.read().date_offset {
-            Some(ahead) => dated(response, ahead),
-            None => {
-                response.headers_mut().insert(header::DATE, HeaderValue::from_static("unknown"));
-                response
-            }
+        if let Some(ahead) = self.state.read().date_offset {
+            return dated(response, ahead);
         }
+        response.headers_mut().insert(header::DATE, HeaderValue::from_static("unknown"));
+        response
     }
 }
 
