@@ -125,6 +125,18 @@ async fn a_file_whose_message_was_lost_is_delivered_by_the_next_sweep_and_nothin
 }
 
 #[tokio::test]
+async fn a_sweep_delivers_each_record_of_an_announced_file_however_old_it_is() {
+    // The lookback is six hours, and a sweep reads the files of the seventh, too.
+    let announced = Announced::swept().await;
+    let ago = |n: usize| 460 - 10 * i64::try_from(n).unwrap();
+    let files: Vec<_> = (0..45).map(|n| announced.write(ACCOUNT, n * 100, ago(n), 3)).collect();
+    for file in &files {
+        announced.announce(file, 0);
+    }
+    assert_eq!(announced.printed().await, records(&files));
+}
+
+#[tokio::test]
 async fn a_message_that_comes_after_the_sweep_is_deleted_and_its_file_is_not_delivered_again() {
     let announced = Announced::swept().await;
     let files = [

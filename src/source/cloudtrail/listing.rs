@@ -61,8 +61,16 @@ pub(super) struct Listing {
     verifier: Option<tokio::sync::Mutex<Verifier>>,
     /// Beside a queue, the listing sweeps: it delivers and counts the files that it shows for sure and that no message has named. None
     /// without a queue.
-    sweeps: Option<Metrics>,
+    sweeps: Option<BesideQueue>,
     session: tokio::sync::Mutex<Option<Session>>,
+}
+
+/// What a listing beside a queue needs.
+pub(super) struct BesideQueue {
+    pub(super) metrics: Metrics,
+    /// No record before this time is delivered, whether a message names its file or a sweep finds it. A message whose file a sweep has
+    /// read is deleted, so a sweep must deliver each record that the queue would deliver.
+    pub(super) since: Timestamp,
 }
 
 /// The purpose of a round of listing.
@@ -117,7 +125,7 @@ impl Listing {
         letters: Arc<Letters>,
         deduplicates: bool,
         verifier: Option<Verifier>,
-        sweeps: Option<Metrics>,
+        sweeps: Option<BesideQueue>,
     ) -> Self {
         let verifier = verifier.map(tokio::sync::Mutex::new);
         Self { terrain, letters, deduplicates, verifier, sweeps, session: tokio::sync::Mutex::default() }
@@ -194,7 +202,8 @@ impl Listing {
     fn session(&self, cursor: &Cursor, known: Option<Known>) -> Result<Session, Error> {
         let known = known.map_or_else(|| self.known(cursor), Ok)?;
         let buckets = Arc::clone(&self.terrain.buckets);
-        let reader = Reader::new(buckets, known.progress.since, self.deduplicates, known.verified.is_some());
+        let since = self.sweeps.as_ref().map_or(known.progress.since, |beside| beside.since);
+        let reader = Reader::new(buckets, since, self.deduplicates, known.verified.is_some());
         let (cursor, failing) = (cursor.clone(), Failing::default());
         Ok(Session { cursor, known, reader, work: Work::None, pending: None, failing })
     }
@@ -411,7 +420,7 @@ impl Listing {
 
     /// Counts a delivered file, if this is a sweep beside a queue. No message has named the file.
     fn swept(&self, progress: &mut Progress, key: &str) {
-        if let Some(metrics) = &self.sweeps {
+        if let Some(BesideQueue { metrics, .. }) = &self.sweeps {
             progress.swept(key);
             metrics.swept();
             tracing::debug!(
@@ -493,7 +502,7 @@ fn current(wanted: &Wanted, file: &Planned, records: u64) -> Current {
 impl Session {
     fn filled(&self, page: Filling, progressed: bool, then: Then) -> Result<Page, Error> {
         if page.too_old > 0 {
-            tracing::debug!(records = page.too_old, since = %self.known.progress.since, "records from before the start are left out");
+            tracing::debug!(records = page.too_old, since = %self.reader.since, "records from before the start are left out");
         }
         let next = self.known.encode()?;
         Ok(Page { events: page.events, deduplicated: page.deduplicated, next, progressed, then })
