@@ -418,6 +418,8 @@ async fn by_queue_a_file_that_a_digest_lists_and_no_message_named_is_delivered_a
     let ended = signed.run().await;
     assert_eq!((lines(&ended).len(), errors(&ended)), (5, Vec::new()), "{}", ended.stderr);
     signed.digest(100, &[&named, &changed, &lost, &deleted]);
+    // The first read only looks whether the file is there, and the second one finds it broken.
+    signed.trail.fake.fail_reads(&lost.key, TrailFault::Half, 2);
     let ended = signed.run().await;
     assert_eq!(lines(&ended), lost.records, "{}", ended.stderr);
     assert!(ended.stderr.contains("was not delivered; it is read now"), "{}", ended.stderr);

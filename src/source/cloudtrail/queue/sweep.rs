@@ -195,11 +195,13 @@ impl Reading {
     }
 
     /// Handles a listing that failed. Returns the error for the engine if nothing could be read so far, or if the queue cannot go on
-    /// without a sweep.
+    /// without a sweep, or if a file's content is broken. The same session must try such a file again, because the session counts the
+    /// tries, and the last one makes it a dead letter.
     fn round_failed(&mut self, error: Error) -> Result<(), Error> {
         let has_succeeded = self.sweeping.has_succeeded || self.succeeded.is_some();
         let is_refused = matches!(error, Error::Call(CallError::Refused { .. }));
-        if error.is_about_dead_letters() || self.sweeping.is_full() || (is_refused && !has_succeeded) {
+        let is_broken = matches!(error, Error::Object { .. });
+        if error.is_about_dead_letters() || is_broken || self.sweeping.is_full() || (is_refused && !has_succeeded) {
             return Err(error);
         }
         self.sweeping.rests_until = Some(Instant::now() + REST);
