@@ -5,6 +5,7 @@
 //! that counts undelivered records as delivered would lose them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -97,11 +98,18 @@ struct Session {
 #[derive(Default)]
 struct Failing(Option<(String, u32)>);
 
+/// A survey that runs.
+struct Surveying {
+    task: AbortOnDropHandle<(Survey, Result<(), Error>)>,
+    /// Whether the bucket has answered since the last page.
+    has_answered: Arc<AtomicBool>,
+}
+
 /// The work under way.
 enum Work {
     /// Nothing: the bucket must be listed.
     None,
-    Surveying(AbortOnDropHandle<(Survey, Result<(), Error>)>),
+    Surveying(Surveying),
     /// A survey that an error stopped.
     Stopped(Box<Survey>),
     Planned(Plan),
@@ -221,14 +229,16 @@ impl Listing {
         if let Work::Verifying { listed, since } = session.work {
             return self.verify(session, listed, since).await;
         }
-        if !matches!(session.work, Work::Planned(_)) && !self.survey(session, begun).await? {
-            return Ok(session.empty(Then::Now));
+        if !matches!(session.work, Work::Planned(_))
+            && let Some(page) = self.survey(session, begun).await?
+        {
+            return Ok(page);
         }
         self.planned_page(session).await
     }
 
-    /// Lists the bucket. False if that takes longer than a call may.
-    async fn survey(&self, session: &mut Session, begun: LocalTime) -> Result<bool, Error> {
+    /// Lists the bucket. Returns a page without events if that takes longer than a call may.
+    async fn survey(&self, session: &mut Session, begun: LocalTime) -> Result<Option<Page>, Error> {
         let work = std::mem::replace(&mut session.work, Work::None);
         let mut surveying = match work {
             Work::Surveying(surveying) => surveying,
@@ -240,9 +250,11 @@ impl Listing {
                 begin(Survey::new(self.terrain.clone(), progress, class))
             }
         };
-        let Ok(ended) = timeout(LISTING_TIME, &mut surveying).await else {
+        let Ok(ended) = timeout(LISTING_TIME, &mut surveying.task).await else {
+            // The survey continues after an error. So each answer is progress, although the cursor stays where it is.
+            let progressed = surveying.has_answered.swap(false, Ordering::Relaxed);
             session.work = Work::Surveying(surveying);
-            return Ok(false);
+            return Ok(Some(Page { progressed, ..session.empty(Then::Now) }));
         };
         let (survey, ended) = task::outcome(ended).map_err(Error::Interrupted)?;
         if let Err(error) = ended {
@@ -259,7 +271,7 @@ impl Listing {
             );
         }
         session.work = Work::Planned(survey.into_plan());
-        Ok(true)
+        Ok(None)
     }
 
     /// A page of the files that are planned.
@@ -488,11 +500,13 @@ fn note(verified: &mut Option<Verified>, taken: &Result<Taken, Error>, key: &str
     }
 }
 
-fn begin(mut survey: Survey) -> AbortOnDropHandle<(Survey, Result<(), Error>)> {
-    AbortOnDropHandle::new(tokio::spawn(async move {
+fn begin(mut survey: Survey) -> Surveying {
+    let has_answered = survey.has_answered();
+    let task = AbortOnDropHandle::new(tokio::spawn(async move {
         let ended = survey.run().await;
         (survey, ended)
-    }))
+    }));
+    Surveying { task, has_answered }
 }
 
 fn current(wanted: &Wanted, file: &Planned, records: u64) -> Current {
