@@ -282,6 +282,29 @@ async fn the_cursor_of_a_listing_and_that_of_a_queue_with_a_sweep_go_on_from_eac
 }
 
 #[tokio::test]
+async fn a_sweep_and_a_listing_go_on_from_the_cursor_of_a_queue_without_a_sweep() {
+    let announced = Announced::swept().await;
+    let alone = |announced: &Announced| {
+        announced.trail.change_cursor(|cursor| {
+            cursor.as_object_mut().unwrap().remove("sweep").expect("a cursor of a sweep");
+        });
+    };
+    let first = announced.write(ACCOUNT, 100, 200, 3);
+    announced.announce(&first, 0);
+    assert_eq!(announced.printed().await, first.records);
+    alone(&announced);
+    let second = announced.write(ACCOUNT, 200, 20, 3);
+    assert_eq!(announced.printed().await, second.records, "by a sweep");
+    alone(&announced);
+    // Its records are older than the last sync.
+    let third = announced.write(ACCOUNT, 300, 2, 3);
+    let setup = announced.trail.setup.without("CLOUDTRAIL_AUDIT_SQS_QUEUE_URL");
+    let trail = Trail { setup, ..announced.trail };
+    assert_eq!(trail.printed().await, records([&second, &third]), "by listing, with the last hour");
+    assert_eq!(trail.printed().await, [""; 0]);
+}
+
+#[tokio::test]
 async fn with_a_sweep_one_instance_reads_the_queue_and_the_other_is_a_standby() {
     let (redis, intake) = (RedisServer::start(), FakeIntake::start(IntakeOptions::default()).await);
     let announced = Announced::swept().await;

@@ -118,11 +118,7 @@ impl Sweep {
         begun: LocalTime,
     ) -> Result<(), Error> {
         if sweeping.known.as_ref().is_none_or(|(known, _)| known != cursor) {
-            let from = match &decoded.sweep {
-                Some(sweep) => sweep.clone(),
-                None => Cursor::encode(&super::Progress::since(decoded.reached)).map_err(Error::Cursor)?,
-            };
-            sweeping.known = Some((cursor.clone(), self.listing.known(&from)?));
+            sweeping.known = Some((cursor.clone(), self.listing.known(cursor)?));
         }
         let Some((_, known)) = &sweeping.known else { return Ok(()) };
         let terrain = self.listing.terrain();
