@@ -147,7 +147,7 @@ impl Listing {
     /// Reads `cursor`. If the cursor says nothing of the digest files to verify, verifying begins now.
     pub(super) fn known(&self, cursor: &Cursor) -> Result<Known, Error> {
         let Known { progress, verified } = Known::of(cursor)?;
-        let beginning = || Verified::beginning(&progress, self.terrain.clock.now());
+        let beginning = || Verified::beginning(&progress);
         let verified = self.verifier.is_some().then(|| verified.unwrap_or_else(beginning));
         Ok(Known { progress, verified })
     }
