@@ -40,7 +40,7 @@ use digest::verifier::Verifier;
 use error::Error;
 use key::{Files, Filter};
 use letters::Letters;
-use listing::{Listing, Round};
+use listing::{BesideQueue, Listing, Round};
 use queue::{Queue, QueueCursor};
 use survey::Terrain;
 
@@ -123,6 +123,13 @@ pub(crate) struct Settings {
     digest_key: Option<PublicKeys>,
 }
 
+impl Settings {
+    /// The time of the oldest record that is delivered of a file that a message names.
+    fn first_record(&self) -> Timestamp {
+        self.start.unwrap_or(Timestamp::MIN)
+    }
+}
+
 /// Log files as a source.
 struct CloudTrail {
     settings: Settings,
@@ -155,7 +162,10 @@ impl CloudTrail {
             None => Keys::of(Api::new(Arc::clone(&terrain.buckets), Arc::clone(&context.http))),
         };
         let verifier = settings.verifies.then(|| Verifier::new(&terrain, keys(), context.metrics.clone()));
-        let sweeps = settings.queue_url.as_ref().map(|_| context.metrics.clone());
+        let sweeps = settings
+            .queue_url
+            .as_ref()
+            .map(|_| BesideQueue { metrics: context.metrics.clone(), since: settings.first_record() });
         let listing = Listing::new(terrain.clone(), Arc::clone(&letters), settings.deduplicates, verifier, sweeps);
         let listing = Arc::new(listing);
         let queue = settings.queue_url.clone().map(|url| {

@@ -19,7 +19,7 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use crate::cloudtrail::{ACCOUNT, Trail, lines};
 use crate::cloudtrail_queue::gzip;
-use crate::daemon::Ended;
+use crate::daemon::{Ended, Setup};
 use crate::probe::Probe;
 use crate::stage::{sorted, stop};
 use crate::support::{
@@ -313,6 +313,32 @@ async fn without_a_key_the_keys_of_the_region_are_fetched_from_cloudtrail() {
 }
 
 #[tokio::test]
+async fn while_the_credentials_for_the_keys_do_not_come_delivery_goes_on() {
+    let mut signed = Signed::usual().await;
+    let folder = signed.trail.setup.folder().to_owned();
+    // A program that gives the credentials, until the bucket is listed. Then it takes much longer than a request may.
+    let hanging = folder.join("hanging");
+    let credentials = "{\"Version\":1,\"AccessKeyId\":\"AKIAANYONE\",\"SecretAccessKey\":\"secret\"}";
+    let program = format!("if [ -e '{}' ]; then exec sleep 60; fi\necho '{credentials}'\n", hanging.display());
+    std::fs::write(folder.join("program"), program).unwrap();
+    let profile = format!("[default]\ncredential_process = /bin/sh {}\n", folder.join("program").display());
+    std::fs::write(folder.join("profile"), profile).unwrap();
+    let setup = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "CLOUDTRAIL_AUDIT_DIGEST_PUBLIC_KEY"]
+        .into_iter()
+        .fold(signed.trail.setup, Setup::without);
+    signed.trail.setup = setup
+        .with("AWS_CONFIG_FILE", folder.join("profile").to_str().unwrap())
+        .with("PATH", std::env::var("PATH").unwrap())
+        .with("AUDITSYNC_HTTP_TIMEOUT", "8s");
+    signed.trail.fake.after_lists(1, move |_| std::fs::write(hanging, "").unwrap());
+    let log = signed.written(120);
+    signed.digest(90, &[&log]);
+    let ended = signed.run().await;
+    assert_eq!(lines(&ended), log.records);
+    assert_error(&ended, "digest files cannot be read; delivery goes on", "AUDITSYNC_HTTP_TIMEOUT");
+}
+
+#[tokio::test]
 async fn a_log_file_that_was_in_an_archive_class_is_not_called_changed() {
     let mut signed = Signed::usual().await;
     let (archived, kept) = (signed.written(120), signed.written(110));
@@ -418,6 +444,8 @@ async fn by_queue_a_file_that_a_digest_lists_and_no_message_named_is_delivered_a
     let ended = signed.run().await;
     assert_eq!((lines(&ended).len(), errors(&ended)), (5, Vec::new()), "{}", ended.stderr);
     signed.digest(100, &[&named, &changed, &lost, &deleted]);
+    // The first read only looks whether the file is there, and the second one finds it broken.
+    signed.trail.fake.fail_reads(&lost.key, TrailFault::Half, 2);
     let ended = signed.run().await;
     assert_eq!(lines(&ended), lost.records, "{}", ended.stderr);
     assert!(ended.stderr.contains("was not delivered; it is read now"), "{}", ended.stderr);

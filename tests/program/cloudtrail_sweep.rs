@@ -56,6 +56,19 @@ impl Announced {
         Written { key, records, modified }
     }
 
+    /// Writes a log file that breaks off in its head, this many minutes ago. Returns its key.
+    fn write_broken(&self, n: usize, ago: i64) -> String {
+        let Written { key, records, modified } = self.write(ACCOUNT, n, ago, 3);
+        self.trail.fake.put(&key, log_file(&records)[..10].to_vec(), modified);
+        key
+    }
+
+    /// The keys of the files that became dead letters.
+    fn dead_letters(&self) -> Vec<String> {
+        let letters = self.trail.dead_letters().into_iter();
+        letters.map(|letter| letter["record"]["key"].as_str().expect("a file").to_owned()).collect()
+    }
+
     /// Sends a message about the file, this many minutes after it was written.
     fn announce(&self, file: &Written, after: i64) -> usize {
         let sent = file.modified + SignedDuration::from_mins(after);
@@ -125,6 +138,18 @@ async fn a_file_whose_message_was_lost_is_delivered_by_the_next_sweep_and_nothin
 }
 
 #[tokio::test]
+async fn a_sweep_delivers_each_record_of_an_announced_file_however_old_it_is() {
+    // The lookback is six hours, and a sweep reads the files of the seventh, too.
+    let announced = Announced::swept().await;
+    let ago = |n: usize| 460 - 10 * i64::try_from(n).unwrap();
+    let files: Vec<_> = (0..45).map(|n| announced.write(ACCOUNT, n * 100, ago(n), 3)).collect();
+    for file in &files {
+        announced.announce(file, 0);
+    }
+    assert_eq!(announced.printed().await, records(&files));
+}
+
+#[tokio::test]
 async fn a_message_that_comes_after_the_sweep_is_deleted_and_its_file_is_not_delivered_again() {
     let announced = Announced::swept().await;
     let files = [
@@ -183,6 +208,49 @@ async fn a_sweep_that_fails_holds_up_no_message_and_is_due_at_the_next_start() {
 }
 
 #[tokio::test]
+async fn a_broken_file_becomes_a_dead_letter_within_a_one_shot_and_its_sweep_goes_on() {
+    let announced = Announced::swept().await;
+    let broken = announced.write_broken(200, 120);
+    let (lost, named) = (announced.write(ACCOUNT, 300, 100, 3), announced.write(ACCOUNT, 400, 3, 3));
+    announced.announce(&named, 0);
+    assert_eq!(announced.printed().await, records([&lost, &named]));
+    assert_eq!(announced.dead_letters(), [broken]);
+}
+
+#[tokio::test]
+async fn a_broken_file_becomes_a_dead_letter_in_a_daemon_whose_queue_delivers_meanwhile() {
+    let announced = Announced::swept().await.with("AUDITSYNC_SYNC_LOOP", "true");
+    // The sweep has delivered a file when it finds the broken one.
+    let first = announced.write(ACCOUNT, 100, 140, 3);
+    let broken = announced.write_broken(200, 120);
+    let (lost, named) = (announced.write(ACCOUNT, 300, 100, 3), announced.write(ACCOUNT, 400, 3, 3));
+    announced.announce(&named, 0);
+    let mut daemon = announced.trail.setup.start(&[]);
+    daemon.prints(|text| text.lines().count() >= 9).await;
+    announced.queue.wait_until_empty().await;
+    let mut printed = lines(&stop(daemon).await);
+    printed.sort();
+    assert_eq!(printed, records([&first, &lost, &named]));
+    assert_eq!(announced.dead_letters(), [broken]);
+}
+
+#[tokio::test]
+async fn an_object_at_which_the_store_always_fails_holds_up_no_message_and_is_swept_at_a_later_start() {
+    let announced = Announced::swept().await;
+    let first = announced.write(ACCOUNT, 100, 180, 3);
+    assert_eq!(announced.printed().await, first.records);
+    announced.swept_before(25);
+    let (failing, named) = (announced.write(ACCOUNT, 200, 120, 3), announced.write(ACCOUNT, 300, 3, 3));
+    announced.announce(&named, 0);
+    let fault = TrailFault::Error(500, "InternalError", "We encountered an internal error.");
+    announced.trail.fake.fail_reads(&failing.key, fault, usize::MAX);
+    assert_eq!(announced.printed().await, named.records);
+    announced.trail.fake.recover();
+    assert_eq!(announced.printed().await, failing.records);
+    assert!(announced.dead_letters().is_empty());
+}
+
+#[tokio::test]
 async fn where_the_bucket_may_not_be_listed_the_start_ends_and_the_permission_is_named() {
     let announced = Announced::swept().await;
     let denied = TrailFault::Error(403, "AccessDenied", "Access Denied");
@@ -211,6 +279,29 @@ async fn the_cursor_of_a_listing_and_that_of_a_queue_with_a_sweep_go_on_from_eac
         announced.announce(file, 0);
     }
     assert_eq!(announced.printed().await, third.records);
+}
+
+#[tokio::test]
+async fn a_sweep_and_a_listing_go_on_from_the_cursor_of_a_queue_without_a_sweep() {
+    let announced = Announced::swept().await;
+    let alone = |announced: &Announced| {
+        announced.trail.change_cursor(|cursor| {
+            cursor.as_object_mut().unwrap().remove("sweep").expect("a cursor of a sweep");
+        });
+    };
+    let first = announced.write(ACCOUNT, 100, 200, 3);
+    announced.announce(&first, 0);
+    assert_eq!(announced.printed().await, first.records);
+    alone(&announced);
+    let second = announced.write(ACCOUNT, 200, 20, 3);
+    assert_eq!(announced.printed().await, second.records, "by a sweep");
+    alone(&announced);
+    // Its records are older than the last sync.
+    let third = announced.write(ACCOUNT, 300, 2, 3);
+    let setup = announced.trail.setup.without("CLOUDTRAIL_AUDIT_SQS_QUEUE_URL");
+    let trail = Trail { setup, ..announced.trail };
+    assert_eq!(trail.printed().await, records([&second, &third]), "by listing, with the last hour");
+    assert_eq!(trail.printed().await, [""; 0]);
 }
 
 #[tokio::test]

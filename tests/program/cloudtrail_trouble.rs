@@ -1,5 +1,7 @@
 //! Tests a bucket in trouble: throttled, denied, or changing while it is read. Nothing is lost, and nothing is silent.
 
+use std::time::Duration;
+
 use crate::cloudtrail::{ACCOUNT, OTHER, Trail, lines};
 use crate::killing::rounds;
 use crate::support::{
@@ -44,6 +46,24 @@ async fn a_bucket_that_throttles_is_read_when_it_recovers_and_a_survey_goes_on_w
     // Lists of folders of accounts, of regions and of files, and the failed ones.
     let lists = trail.fake.requests().iter().filter(|request| matches!(request.asked, Asked::List { .. })).count();
     assert_eq!(lists, 1 + 40 + 40 + 2, "nothing is listed twice but what failed");
+}
+
+/// Takes most of a minute, because the survey must take longer than the retry budget.
+#[tokio::test]
+async fn a_survey_that_takes_longer_than_the_retry_budget_survives_a_failure() {
+    let trail = Trail::usual().await.with("AUDITSYNC_RETRY_BUDGET", "25s");
+    trail.fake.set_page(1);
+    let mut expected = trail.file(ACCOUNT, 100, 60, 5, 1);
+    for n in 2..7 {
+        expected.extend(trail.file(OTHER, n * 100, 60 - i64::try_from(n).unwrap(), 5, 1));
+    }
+    // Two pages of accounts, a page of regions, and five pages of files come before the listing that fails.
+    trail.fake.slow_reads("trail", Duration::from_secs(4));
+    trail.fake.fail_lists(&format!("{ACCOUNT}/CloudTrail/{REGION}"), SLOW_DOWN, 1);
+    let ended = trail.run_to(0).await;
+    assert_eq!(lines(&ended), expected);
+    assert!(ended.stderr.contains("SlowDown"), "{}", ended.stderr);
+    assert_eq!(trail.fake.lists(), 2 + 2 + 5 + 1, "nothing is listed twice but what failed");
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::RequestPayer;
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::time::timeout;
@@ -164,7 +165,6 @@ impl Buckets {
         F: Future<Output = Result<T, SdkError<E>>> + Send,
     {
         let location = location(bucket, key);
-        let limit = self.http.timeout;
         let mut is_moved = false;
         loop {
             let region = self.regions.lock().get(bucket).cloned();
@@ -173,8 +173,7 @@ impl Buckets {
                 let client = self.client(action, &location, region.as_deref()).await?;
                 Ok(request(client, exchange.clone()).await)
             };
-            let answer = timeout(limit, call).await.unwrap_or_else(|_| Err(self.slow(&location, limit)))?;
-            let error = match answer {
+            let error = match self.within_timeout(&location, call).await? {
                 Ok(answer) => return Ok((answer, exchange)),
                 Err(error) => error,
             };
@@ -204,6 +203,16 @@ impl Buckets {
             );
             CallError::unconfigured(action.verb(), location.to_owned(), remedy, cause).into()
         })
+    }
+
+    /// Waits for `call`, for as long as a request may take.
+    pub(super) fn within_timeout<T>(
+        &self,
+        location: &str,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> impl Future<Output = Result<T, Error>> {
+        let limit = self.http.timeout;
+        timeout(limit, call).map(move |answer| answer.unwrap_or_else(|_| Err(self.slow(location, limit))))
     }
 
     fn slow(&self, location: &str, limit: Duration) -> Error {

@@ -179,8 +179,7 @@ impl Reached {
             && let Some((oldest, _)) = self.done.first_key_value()
         {
             let oldest = *oldest;
-            let end = oldest.saturating_add(1).saturating_mul(60);
-            let to = Timestamp::from_second(end).map_or(limit, |end| end.min(limit));
+            let to = end_of(oldest).min(limit);
             self.raise(Place { at: to, key: None });
             if minute(to) <= oldest {
                 return;
@@ -192,6 +191,10 @@ impl Reached {
 
 fn minute(time: Timestamp) -> i64 {
     time.as_second().div_euclid(60)
+}
+
+fn end_of(minute: i64) -> Timestamp {
+    Timestamp::from_second(minute.saturating_add(1).saturating_mul(60)).unwrap_or(Timestamp::MAX)
 }
 
 fn hash(key: &str) -> Fingerprint {
@@ -214,6 +217,15 @@ impl Progress {
     pub(super) fn reached(&self) -> Timestamp {
         let [regular, ..] = &self.classes;
         regular.place.as_ref().map_or(self.since, |place| place.at.max(self.since))
+    }
+
+    /// A time after the `LastModified` of each delivered file; none if no file is delivered.
+    pub(super) fn behind_all(&self) -> Option<Timestamp> {
+        let minutes = self.classes.iter().filter_map(|class| {
+            let place = class.place.as_ref().map(|place| minute(place.at));
+            place.max(class.done.last_key_value().map(|(minute, _)| *minute))
+        });
+        minutes.max().map(end_of)
     }
 
     /// The time up to which every record is delivered, if its slot is at most an hour later, and its file came at most an hour after the

@@ -5,6 +5,8 @@ use serde::Deserialize;
 use super::cursor::Progress;
 use super::digest::state::Verified;
 use super::error::Error;
+use super::key::Class;
+use super::queue::QueueCursor;
 use crate::source::Cursor;
 
 /// The contents of a cursor.
@@ -20,18 +22,21 @@ pub(super) struct Known {
 struct Beside {
     #[serde(default)]
     verified: Option<Verified>,
-    /// The whole cursor of the listing, in the cursor of a queue.
-    #[serde(default)]
-    sweep: Option<Cursor>,
 }
 
 impl Known {
     /// Reads a cursor of a listing or of a queue.
     pub(super) fn of(cursor: &Cursor) -> Result<Self, Error> {
-        let Beside { verified, sweep } = cursor.decode().map_err(Error::Cursor)?;
-        if let Some(sweep) = sweep {
-            return Self::of(&sweep);
+        match cursor.decode() {
+            Ok(QueueCursor { sweep: Some(sweep), .. }) => return Self::of(&sweep),
+            // A file that comes after this time may hold records from before it.
+            Ok(QueueCursor { reached, .. }) => {
+                let since = reached.checked_sub(Class::Regular.reach()).unwrap_or(reached);
+                return Ok(Self { progress: Progress::since(since), verified: None });
+            }
+            Err(_) => {}
         }
+        let Beside { verified } = cursor.decode().map_err(Error::Cursor)?;
         Ok(Self { progress: cursor.decode().map_err(Error::Cursor)?, verified })
     }
 

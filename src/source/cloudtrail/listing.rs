@@ -5,6 +5,7 @@
 //! that counts undelivered records as delivered would lose them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -61,8 +62,16 @@ pub(super) struct Listing {
     verifier: Option<tokio::sync::Mutex<Verifier>>,
     /// Beside a queue, the listing sweeps: it delivers and counts the files that it shows for sure and that no message has named. None
     /// without a queue.
-    sweeps: Option<Metrics>,
+    sweeps: Option<BesideQueue>,
     session: tokio::sync::Mutex<Option<Session>>,
+}
+
+/// What a listing beside a queue needs.
+pub(super) struct BesideQueue {
+    pub(super) metrics: Metrics,
+    /// No record before this time is delivered, whether a message names its file or a sweep finds it. A message whose file a sweep has
+    /// read is deleted, so a sweep must deliver each record that the queue would deliver.
+    pub(super) since: Timestamp,
 }
 
 /// The purpose of a round of listing.
@@ -89,11 +98,18 @@ struct Session {
 #[derive(Default)]
 struct Failing(Option<(String, u32)>);
 
+/// A survey that runs.
+struct Surveying {
+    task: AbortOnDropHandle<(Survey, Result<(), Error>)>,
+    /// Whether the bucket has answered since the last page.
+    has_answered: Arc<AtomicBool>,
+}
+
 /// The work under way.
 enum Work {
     /// Nothing: the bucket must be listed.
     None,
-    Surveying(AbortOnDropHandle<(Survey, Result<(), Error>)>),
+    Surveying(Surveying),
     /// A survey that an error stopped.
     Stopped(Box<Survey>),
     Planned(Plan),
@@ -117,7 +133,7 @@ impl Listing {
         letters: Arc<Letters>,
         deduplicates: bool,
         verifier: Option<Verifier>,
-        sweeps: Option<Metrics>,
+        sweeps: Option<BesideQueue>,
     ) -> Self {
         let verifier = verifier.map(tokio::sync::Mutex::new);
         Self { terrain, letters, deduplicates, verifier, sweeps, session: tokio::sync::Mutex::default() }
@@ -131,7 +147,7 @@ impl Listing {
     /// Reads `cursor`. If the cursor says nothing of the digest files to verify, verifying begins now.
     pub(super) fn known(&self, cursor: &Cursor) -> Result<Known, Error> {
         let Known { progress, verified } = Known::of(cursor)?;
-        let beginning = || Verified::beginning(&progress, self.terrain.clock.now());
+        let beginning = || Verified::beginning(&progress);
         let verified = self.verifier.is_some().then(|| verified.unwrap_or_else(beginning));
         Ok(Known { progress, verified })
     }
@@ -194,7 +210,8 @@ impl Listing {
     fn session(&self, cursor: &Cursor, known: Option<Known>) -> Result<Session, Error> {
         let known = known.map_or_else(|| self.known(cursor), Ok)?;
         let buckets = Arc::clone(&self.terrain.buckets);
-        let reader = Reader::new(buckets, known.progress.since, self.deduplicates, known.verified.is_some());
+        let since = self.sweeps.as_ref().map_or(known.progress.since, |beside| beside.since);
+        let reader = Reader::new(buckets, since, self.deduplicates, known.verified.is_some());
         let (cursor, failing) = (cursor.clone(), Failing::default());
         Ok(Session { cursor, known, reader, work: Work::None, pending: None, failing })
     }
@@ -212,14 +229,16 @@ impl Listing {
         if let Work::Verifying { listed, since } = session.work {
             return self.verify(session, listed, since).await;
         }
-        if !matches!(session.work, Work::Planned(_)) && !self.survey(session, begun).await? {
-            return Ok(session.empty(Then::Now));
+        if !matches!(session.work, Work::Planned(_))
+            && let Some(page) = self.survey(session, begun).await?
+        {
+            return Ok(page);
         }
         self.planned_page(session).await
     }
 
-    /// Lists the bucket. False if that takes longer than a call may.
-    async fn survey(&self, session: &mut Session, begun: LocalTime) -> Result<bool, Error> {
+    /// Lists the bucket. Returns a page without events if that takes longer than a call may.
+    async fn survey(&self, session: &mut Session, begun: LocalTime) -> Result<Option<Page>, Error> {
         let work = std::mem::replace(&mut session.work, Work::None);
         let mut surveying = match work {
             Work::Surveying(surveying) => surveying,
@@ -231,9 +250,11 @@ impl Listing {
                 begin(Survey::new(self.terrain.clone(), progress, class))
             }
         };
-        let Ok(ended) = timeout(LISTING_TIME, &mut surveying).await else {
+        let Ok(ended) = timeout(LISTING_TIME, &mut surveying.task).await else {
+            // The survey continues after an error. So each answer is progress, although the cursor stays where it is.
+            let progressed = surveying.has_answered.swap(false, Ordering::Relaxed);
             session.work = Work::Surveying(surveying);
-            return Ok(false);
+            return Ok(Some(Page { progressed, ..session.empty(Then::Now) }));
         };
         let (survey, ended) = task::outcome(ended).map_err(Error::Interrupted)?;
         if let Err(error) = ended {
@@ -250,7 +271,7 @@ impl Listing {
             );
         }
         session.work = Work::Planned(survey.into_plan());
-        Ok(true)
+        Ok(None)
     }
 
     /// A page of the files that are planned.
@@ -411,7 +432,7 @@ impl Listing {
 
     /// Counts a delivered file, if this is a sweep beside a queue. No message has named the file.
     fn swept(&self, progress: &mut Progress, key: &str) {
-        if let Some(metrics) = &self.sweeps {
+        if let Some(BesideQueue { metrics, .. }) = &self.sweeps {
             progress.swept(key);
             metrics.swept();
             tracing::debug!(
@@ -479,11 +500,13 @@ fn note(verified: &mut Option<Verified>, taken: &Result<Taken, Error>, key: &str
     }
 }
 
-fn begin(mut survey: Survey) -> AbortOnDropHandle<(Survey, Result<(), Error>)> {
-    AbortOnDropHandle::new(tokio::spawn(async move {
+fn begin(mut survey: Survey) -> Surveying {
+    let has_answered = survey.has_answered();
+    let task = AbortOnDropHandle::new(tokio::spawn(async move {
         let ended = survey.run().await;
         (survey, ended)
-    }))
+    }));
+    Surveying { task, has_answered }
 }
 
 fn current(wanted: &Wanted, file: &Planned, records: u64) -> Current {
@@ -493,7 +516,7 @@ fn current(wanted: &Wanted, file: &Planned, records: u64) -> Current {
 impl Session {
     fn filled(&self, page: Filling, progressed: bool, then: Then) -> Result<Page, Error> {
         if page.too_old > 0 {
-            tracing::debug!(records = page.too_old, since = %self.known.progress.since, "records from before the start are left out");
+            tracing::debug!(records = page.too_old, since = %self.reader.since, "records from before the start are left out");
         }
         let next = self.known.encode()?;
         Ok(Page { events: page.events, deduplicated: page.deduplicated, next, progressed, then })

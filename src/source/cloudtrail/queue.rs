@@ -65,7 +65,7 @@ pub(super) struct QueueCursor {
     pub(super) reached: Timestamp,
     /// The cursor of a listing, if the bucket is swept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    sweep: Option<Cursor>,
+    pub(super) sweep: Option<Cursor>,
 }
 
 impl QueueCursor {

@@ -129,7 +129,8 @@ pub(super) struct Reader {
     records: RecordReader,
     /// None if no record is dropped.
     window: Option<Window>,
-    since: Timestamp,
+    /// No record before this time is read.
+    pub(super) since: Timestamp,
     wants_digests: bool,
 }
 

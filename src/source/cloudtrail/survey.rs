@@ -4,6 +4,7 @@
 //! stops the survey, and the next call continues there. So a bucket that throttles now and then is still listed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
@@ -51,6 +52,8 @@ pub(super) struct Survey {
     is_begun: bool,
     gathering: Mutex<Gathering>,
     requests: Mutex<usize>,
+    /// Set at each answer.
+    has_answered: Arc<AtomicBool>,
 }
 
 /// A folder with folders of interest in it: its path, with a slash at its end.
@@ -107,6 +110,7 @@ impl Survey {
             is_begun: false,
             gathering: Mutex::default(),
             requests: Mutex::default(),
+            has_answered: Arc::default(),
             terrain,
         }
     }
@@ -121,6 +125,11 @@ impl Survey {
             self.unlisted = Some(self.folders.iter().enumerate().map(unlisted).collect());
         }
         self.list_all().await
+    }
+
+    /// The flag that is set at each answer.
+    pub(super) fn has_answered(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.has_answered)
     }
 
     /// The number of folders of log files.
@@ -274,6 +283,7 @@ impl Survey {
         *self.requests.lock() += 1;
         let asked = terrain.clock.local();
         let listing = terrain.buckets.list(&terrain.bucket, what).await?;
+        self.has_answered.store(true, Ordering::Relaxed);
         let bucket = location(&terrain.bucket, "");
         let answered = terrain.clock.local();
         terrain.server_clock.note(&bucket, listing.date, (asked, answered));

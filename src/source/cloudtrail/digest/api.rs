@@ -12,6 +12,7 @@ use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, si
 use aws_sigv4::sign::v4;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use futures_util::TryFutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use reqwest::Method;
 use secrecy::SecretString;
@@ -124,7 +125,9 @@ impl Api {
             let reply = self.http.exchange(Component::Source, request.body(body), &address, LARGEST, &hidden).await?;
             Ok::<_, Cause>((reply, address, hidden))
         };
-        let (reply, address, hidden) = asking.await.map_err(|cause| unavailable(region, cause))?;
+        let asking = asking.map_err(|cause| unavailable(region, cause));
+        // Some providers of credentials wait for ever.
+        let (reply, address, hidden) = self.buckets.within_timeout(&place(region), asking).await?;
         if reply.status.is_success() {
             return serde_json::from_slice(&reply.body).map_err(|cause| unavailable(region, cause.into()));
         }

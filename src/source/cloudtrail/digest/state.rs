@@ -79,11 +79,10 @@ pub(super) enum Known {
 }
 
 impl Verified {
-    /// The state before the first digest. It knows none of the files that `delivered` counts, which were written up to
-    /// `now`.
-    pub(in crate::source::cloudtrail) fn beginning(delivered: &Progress, now: Timestamp) -> Self {
-        let is_fresh = *delivered == Progress::since(delivered.since);
-        let complete_since = if is_fresh { Timestamp::UNIX_EPOCH } else { now };
+    /// The state before the first digest. It knows none of the files that `delivered` counts.
+    pub(in crate::source::cloudtrail) fn beginning(delivered: &Progress) -> Self {
+        // By the bucket's own clock, because a wrong clock here would take some of those files for undelivered.
+        let complete_since = delivered.behind_all().unwrap_or(Timestamp::UNIX_EPOCH);
         Self { digests: Progress::since(delivered.reached()), complete_since, files: Files::default() }
     }
 
@@ -251,6 +250,8 @@ impl TryFrom<Written<'static>> for Verified {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::cursor::Coverage;
+    use super::super::super::key::Class;
     use super::*;
 
     fn at(second: i64) -> Timestamp {
@@ -258,7 +259,7 @@ mod tests {
     }
 
     fn fresh() -> Verified {
-        Verified::beginning(&Progress::since(at(0)), at(0))
+        Verified::beginning(&Progress::since(at(0)))
     }
 
     #[test]
@@ -337,8 +338,12 @@ mod tests {
     #[test]
     fn where_files_were_delivered_before_those_are_not_taken_for_undelivered() {
         let mut delivered = Progress::since(at(0));
-        delivered.delivered_alone(super::super::super::key::Class::Regular, at(5), "k");
-        let verified = Verified::beginning(&delivered, at(100));
-        assert!(!verified.would_know(at(99)) && verified.would_know(at(100)));
+        delivered.delivered_alone(Class::Regular, at(5), "k");
+        let verified = Verified::beginning(&delivered);
+        assert!(!verified.would_know(at(5)) && verified.would_know(at(65)));
+        // A listing has passed everything that was written up to ten minutes before it.
+        delivered.finished(Coverage { class: Class::Regular, began: at(1200) }, Some(at(1200)));
+        let verified = Verified::beginning(&delivered);
+        assert!(!verified.would_know(at(600)) && verified.would_know(at(660)));
     }
 }

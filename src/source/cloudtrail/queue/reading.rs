@@ -243,7 +243,7 @@ impl Queue {
     }
 
     fn reader<'a>(&self, reader: &'a mut Option<Reader>) -> &'a mut Reader {
-        let since = self.settings.start.unwrap_or(Timestamp::MIN);
+        let since = self.settings.first_record();
         let Settings { deduplicates, verifies, .. } = self.settings;
         reader.get_or_insert_with(|| Reader::new(Arc::clone(&self.buckets), since, deduplicates, verifies))
     }

@@ -118,11 +118,7 @@ impl Sweep {
         begun: LocalTime,
     ) -> Result<(), Error> {
         if sweeping.known.as_ref().is_none_or(|(known, _)| known != cursor) {
-            let from = match &decoded.sweep {
-                Some(sweep) => sweep.clone(),
-                None => Cursor::encode(&super::Progress::since(decoded.reached)).map_err(Error::Cursor)?,
-            };
-            sweeping.known = Some((cursor.clone(), self.listing.known(&from)?));
+            sweeping.known = Some((cursor.clone(), self.listing.known(cursor)?));
         }
         let Some((_, known)) = &sweeping.known else { return Ok(()) };
         let terrain = self.listing.terrain();
@@ -195,11 +191,13 @@ impl Reading {
     }
 
     /// Handles a listing that failed. Returns the error for the engine if nothing could be read so far, or if the queue cannot go on
-    /// without a sweep.
+    /// without a sweep, or if a file's content is broken. The same session must try such a file again, because the session counts the
+    /// tries, and the last one makes it a dead letter.
     fn round_failed(&mut self, error: Error) -> Result<(), Error> {
         let has_succeeded = self.sweeping.has_succeeded || self.succeeded.is_some();
         let is_refused = matches!(error, Error::Call(CallError::Refused { .. }));
-        if error.is_about_dead_letters() || self.sweeping.is_full() || (is_refused && !has_succeeded) {
+        let is_broken = matches!(error, Error::Object { .. });
+        if error.is_about_dead_letters() || is_broken || self.sweeping.is_full() || (is_refused && !has_succeeded) {
             return Err(error);
         }
         self.sweeping.rests_until = Some(Instant::now() + REST);
