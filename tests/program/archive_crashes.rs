@@ -39,6 +39,25 @@ async fn killed_between_object_and_manifest_the_next_run_leaves_one_object() {
 }
 
 #[tokio::test]
+async fn a_listing_that_ignores_the_prefix_costs_nobody_an_object() {
+    const FOREIGN: &str = "other-team/backup.tar";
+    let archive = Archive::usual().await;
+    archive.run_with(5, 1500, 60).await;
+    archive.bucket.put(FOREIGN, b"theirs".to_vec()).await;
+    archive.bucket.begin_upload(FOREIGN).await;
+    let before = archive.bucket.keys("").await;
+    archive.gate.hold_so_many(usize::MAX, Held::Unprefixed, Method::GET, "prefix=");
+    archive.run_with(5, 40, 2).await;
+    let after = archive.bucket.keys("").await;
+    let lost: Vec<_> = before.iter().filter(|key| !after.contains(key)).collect();
+    assert!(lost.is_empty(), "{lost:?}");
+    assert_eq!(archive.bucket.open_uploads().await, 1);
+    archive.gate.release();
+    archive.assert_all_once().await;
+    archive.assert_proven().await;
+}
+
+#[tokio::test]
 async fn killed_between_manifest_and_state_the_next_run_adopts_the_manifest() {
     let archive = Archive::usual().await;
     archive.stage.push(25, 1500, 60);
@@ -47,8 +66,33 @@ async fn killed_between_manifest_and_state_the_next_run_adopts_the_manifest() {
     let ended = archive.run_with(5, 40, 2).await;
     let adopts = |line: &&str| line.contains("the destination already has events after the stored cursor");
     let told = ended.stderr.lines().find(adopts).unwrap_or_else(|| panic!("{}", ended.stderr));
-    assert!(told.contains(" up_to=20") && !told.contains("delivered"), "a time, and not a whole cursor: {told}");
+    assert!(
+        told.contains(" WARN ") && told.contains(" up_to=20") && !told.contains("delivered"),
+        "a time, and not a whole cursor: {told}"
+    );
     assert_eq!(archive.bucket.manifests().await.len(), 2);
+    archive.assert_all_once().await;
+    archive.assert_proven().await;
+}
+
+#[tokio::test]
+async fn a_manifest_without_its_object_is_not_adopted() {
+    let archive = Archive::usual().await;
+    archive.stage.push(25, 1500, 60);
+    killed_at(&archive, Held::Answer, "_manifests").await;
+    let key = archive.bucket.object_keys().await.remove(0);
+    let sound = archive.bucket.get(&key).await.bytes;
+    for stored in [None, Some(&sound[1..])] {
+        archive.bucket.delete(&key).await;
+        if let Some(stored) = stored {
+            archive.bucket.put(&key, stored.to_vec()).await;
+        }
+        let ended = archive.stage.run_to(74).await;
+        assert!(ended.stderr.contains("names an object that is not there in its size: s3://"), "{}", ended.stderr);
+        assert_eq!(archive.state()["mark"]["manifests"], 0);
+    }
+    archive.bucket.put(&key, sound).await;
+    archive.stage.run_to(0).await;
     archive.assert_all_once().await;
     archive.assert_proven().await;
 }
@@ -93,6 +137,20 @@ async fn lost_answers_to_an_upload_in_parts_cost_nothing() {
     archive.stage.run_to(0).await;
     archive.assert_all_once().await;
     archive.assert_proven().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_from_s3_stores_nothing_and_costs_nothing() {
+    for part in ["_manifests", ".json.zst", "partNumber=1"] {
+        let archive = Archive::with_pages_of(8).await.with("ARCHIVE_S3_COMPRESSION", "zstd");
+        let bytes = if part == "partNumber=1" { 900_000 } else { 100 };
+        archive.stage.push_all((0..16).map(|n| noisy_record(n, bytes)).collect());
+        archive.gate.hold(Held::Failed(200), Method::PUT, part);
+        let ended = archive.stage.run_to(0).await;
+        assert!(ended.stderr.contains("the answer has no ETag, so it does not come from S3"), "{}", ended.stderr);
+        archive.assert_all_once().await;
+        archive.assert_proven().await;
+    }
 }
 
 /// The second page makes the object larger than a part. The run then gives up, and closes the object for the first

@@ -8,7 +8,7 @@ use std::time::Duration;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::StorageClass;
+use aws_sdk_s3::types::{Object, StorageClass};
 use bytes::Bytes;
 use tokio::time::timeout;
 
@@ -129,8 +129,9 @@ impl Bucket {
                 .set_server_side_encryption(encryption.map(Encryption::header))
                 .set_ssekms_key_id(encryption.and_then(Encryption::key_id))
                 .body(ByteStream::from(bytes));
-            let Err(error) = Box::pin(request.customize().interceptor(exchange.clone()).send()).await else {
-                return Ok(true);
+            let error = match Box::pin(request.customize().interceptor(exchange.clone()).send()).await {
+                Ok(put) => return self.stored(key, put.e_tag).map(|_| true),
+                Err(error) => error,
             };
             match Failure::of(&error, &exchange.redaction()) {
                 Failure { meaning: Meaning::Mismatch, .. } => Ok(false),
@@ -155,7 +156,8 @@ impl Bucket {
                 .set_ssekms_key_id(encryption.and_then(Encryption::key_id))
                 .body(ByteStream::from(rows));
             let sent = Box::pin(request.customize().interceptor(exchange.clone()).send()).await;
-            self.done(Action::Write, key, sent, &exchange).await.map(drop)
+            let put = self.done(Action::Write, key, sent, &exchange).await?;
+            self.stored(key, put.e_tag).map(drop)
         };
         self.in_time(key, call).await
     }
@@ -167,13 +169,26 @@ impl Bucket {
 
     /// Lists the first thousand such keys that follow `after`.
     pub(super) async fn list_after(&self, beginning: &str, after: Option<&str>) -> Result<Vec<String>, Error> {
+        Ok(self.listed(beginning, after).await?.into_iter().map(|(key, _)| key).collect())
+    }
+
+    /// The size of the object under `key`; none if there is none. A listing also shows an object that nobody can read
+    /// before it is restored.
+    pub(super) async fn size(&self, key: &str) -> Result<Option<u64>, Error> {
+        Ok(self.listed(key, None).await?.into_iter().find_map(|(listed, size)| (listed == key).then_some(size)))
+    }
+
+    async fn listed(&self, beginning: &str, after: Option<&str>) -> Result<Vec<(String, u64)>, Error> {
         let exchange = Exchange::default();
         let call = async {
             let request = self.client(Action::List, beginning).await?.list_objects_v2();
             let request = request.bucket(&self.name).prefix(beginning).set_start_after(after.map(str::to_owned));
             let sent = Box::pin(request.customize().interceptor(exchange.clone()).send()).await;
             let listed = self.done(Action::List, beginning, sent, &exchange).await?;
-            Ok(listed.contents.unwrap_or_default().into_iter().filter_map(|object| object.key).collect())
+            let sized = |object: Object| Some((object.key?, object.size?.try_into().ok()?));
+            let objects = listed.contents.unwrap_or_default().into_iter().filter_map(sized);
+            // The archiver deletes keys from a listing, and a gateway may ignore the prefix.
+            Ok(objects.filter(|(key, _)| key.starts_with(beginning)).collect())
         };
         self.in_time(beginning, call).await
     }
@@ -259,6 +274,13 @@ impl Bucket {
         let failure = Failure::unanswered(Meaning::Unavailable, error, &exchange.redaction());
         CallError::Unavailable { action: Action::Read.verb(), location: self.location(key), cause: failure.cause }
             .into()
+    }
+
+    /// Checks that S3 itself answered a write: only then the answer has the ETag of what is stored. A proxy may answer
+    /// 200, too, and store nothing.
+    pub(super) fn stored(&self, key: &str, e_tag: Option<String>) -> Result<String, Error> {
+        let why = "the answer has no ETag, so it does not come from S3; check AWS_ENDPOINT_URL and the proxy";
+        e_tag.filter(|tag| !tag.is_empty()).ok_or_else(|| self.unavailable(Action::Write, key, why))
     }
 
     pub(super) fn unavailable(&self, action: Action, key: &str, why: &str) -> Error {
