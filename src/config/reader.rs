@@ -249,6 +249,8 @@ fn is_surely_a_path(path: &Path) -> bool {
 mod tests {
     use std::time::Duration;
 
+    use secrecy::ExposeSecret as _;
+
     use super::super::parse::Bounds;
     use super::super::variable::Preset;
     use super::*;

@@ -182,6 +182,7 @@ async fn a_host_that_was_suspended_and_then_gets_no_date_is_not_caught_up() {
         window: Duration::from_hours(1),
         overlap: Duration::ZERO,
         names: sectigo::Names::default(),
+        tls: http::Tls::default(),
     };
     let pipeline = PipelineName::of("sectigo", "datadog");
     let letters = DeadLetters::new(pipeline.clone(), None, "LETTERS".into());

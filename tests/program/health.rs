@@ -122,6 +122,28 @@ async fn a_standby_is_ready_and_reports_when_it_becomes_active() {
 }
 
 #[tokio::test]
+async fn a_standby_whose_store_fails_for_longer_than_a_lease_is_not_ready() {
+    let (server, beside) = (RedisServer::start(), Probe::new());
+    let stage = Stage::usual().await.with(LOOP, "true").with("SECTIGO_AUDIT_LEASE_TTL", "15s");
+    let stage = stage
+        .with("SECTIGO_AUDIT_STORAGE_BACKEND", "redis")
+        .with("SECTIGO_AUDIT_REDIS_ADDRESS", server.address());
+    let mut first = stage.setup.start(&[]);
+    first.says("synced").await;
+    let mut second = stage.setup.start_with(&[(LISTEN, &beside.address())], &[]);
+    second.says("standby").await;
+    // The host of both fails.
+    server.pause();
+    first.signal("KILL").await;
+    let told = beside.until("/readyz", |answer| answer.status == 503).await.json();
+    assert!(told["reason"].as_str().unwrap().starts_with("the state store fails"), "{told}");
+    server.resume();
+    second.says("failover").await;
+    beside.until("/readyz", |answer| answer.json()["status"] == "ready").await;
+    stop(second).await;
+}
+
+#[tokio::test]
 async fn an_instance_that_was_replaced_while_it_stood_still_counts_the_conflict_and_becomes_standby() {
     let (server, probe, beside) = (RedisServer::start(), Probe::new(), Probe::new());
     let slow = ScmOptions { latency: Duration::from_millis(20), ..ScmOptions::default() };

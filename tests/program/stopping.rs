@@ -328,6 +328,18 @@ async fn a_stop_that_can_commit_again_within_the_shutdown_timeout_repeats_nothin
 }
 
 #[tokio::test]
+async fn a_state_that_was_removed_meanwhile_is_stored_again_at_the_stop() {
+    let world = World::with_pages(19, 2).await;
+    let mut daemon = world.setup.start(&[]);
+    daemon.says("synced").await;
+    std::fs::remove_file(world.setup.folder().join("auditsync-sectigo-datadog.json")).unwrap();
+    ask(&mut daemon, "TERM").await;
+    ended_well(&daemon.ended().await);
+    assert!(world.setup.state().is_some());
+    world.finished_by_the_next_run(200, 0).await;
+}
+
+#[tokio::test]
 async fn a_stop_exits_with_0_even_if_the_key_is_refused_meanwhile() {
     let world = World::with_pages(18, 2).await;
     let mut daemon = world.with_a_page_held().await;
