@@ -165,6 +165,12 @@ impl Config {
         let listen_variable = reader.name(&telemetry::variables::LISTEN.spec);
         let notice = reader.find_secret(&notice::URL);
         let proxies = reader.check_proxies();
+        if matches!(purpose, Purpose::Lambda) {
+            let listens = matches!(listen, Ok(Some(_))).then_some(&telemetry::variables::LISTEN.spec);
+            let notifies = matches!(notice, Ok(Some(_))).then_some(&notice::URL.spec);
+            let unused = listens.into_iter().chain(notifies);
+            warnings.extend(unused.map(|spec| format!("an AWS Lambda function does not use {}", reader.name(spec))));
+        }
         let read = || {
             proxies?;
             let pipelines = pipelines.into_iter().collect::<Result<_, Noted>>()?;

@@ -1,11 +1,11 @@
-//! The store of a pipeline without a state: its source reads from a queue, which keeps undelivered records.
+//! The store of a pipeline without a state: its source keeps undelivered records, in a queue or a spool.
 
 use super::memory::Memory;
 
 /// Why there is no state, for messages.
-pub(crate) const WHY: &str = "the queue keeps undelivered records, so auditsync stores no state and needs no lease, and several instances may run at once";
+pub(crate) const WHY: &str = "the source keeps undelivered records, so auditsync stores no state and needs no lease";
 
 /// Makes the store. It keeps the engine's saves in this process.
 pub(crate) fn store() -> Memory {
-    Memory::at("nowhere (the queue keeps undelivered records)")
+    Memory::at("nowhere (the source keeps undelivered records)")
 }

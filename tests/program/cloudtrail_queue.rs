@@ -227,7 +227,7 @@ async fn two_instances_share_a_queue_without_a_lease_and_nothing_is_lost_or_come
     let mut outputs = Vec::new();
     for daemon in [first, second] {
         let ended = stop(daemon).await;
-        assert!(ended.stderr.contains("nowhere (the queue keeps undelivered records)"), "{}", ended.stderr);
+        assert!(ended.stderr.contains("nowhere (the source keeps undelivered records)"), "{}", ended.stderr);
         assert!(!ended.stderr.contains("standby"), "{}", ended.stderr);
         outputs.push(ended.stdout);
     }
@@ -280,7 +280,7 @@ async fn kill_9_at_random_moments_loses_nothing() {
 
 #[tokio::test]
 async fn there_is_no_state_and_each_command_says_why() {
-    const WHY: &str = "the queue keeps undelivered records, so auditsync stores no state and needs no lease";
+    const WHY: &str = "the source keeps undelivered records, so auditsync stores no state and needs no lease";
     let trail = Trail::usual().await;
     trail.deliver(0, 1).await;
     let shown = trail.setup.run(&["state", "show"]).await;

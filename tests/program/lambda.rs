@@ -121,7 +121,8 @@ async fn an_invocation_beside_an_active_instance_leaves_the_work_to_it() {
     let daemon = [("SECTIGO_AUDIT_SYNC_LOOP", "true"), ("SECTIGO_AUDIT_SYNC_INTERVAL", "1h")];
     let alone = stage.setup.start_without("AWS_LAMBDA_RUNTIME_API", &daemon);
     stage.scm.wait_for_requests(1).await;
-    let function = stage.setup.start(&[]);
+    let mut function = stage.setup.start_with(&[("AUDITSYNC_NOTICE_URL", "http://127.0.0.1:9/")], &[]);
+    function.says("an AWS Lambda function does not use AUDITSYNC_NOTICE_URL").await;
     lambda.invoke(json!({}), Duration::from_secs(15));
     let answer = response(lambda.answer(1).await);
     assert_eq!((&answer["more"], &answer["pipelines"][0]["result"]), (&json!(false), &json!("standby")), "{answer}");
