@@ -244,6 +244,26 @@ async fn sessions_in_the_state_are_not_read_while_sessions_are_off_and_none_is_f
 }
 
 #[tokio::test]
+async fn sessions_that_wait_are_read_after_an_operator_has_set_the_cursor() {
+    let cluster = with_sessions(TeleportOptions::default()).await;
+    let sessions = ["s1", "s2", "s3"];
+    cluster.auth.push(sessions.map(|session| upload(session, ago(900))));
+    cluster.run_to(0).await;
+    for session in sessions {
+        cluster.auth.set_recording(session, recording(session, 5));
+    }
+    let since = cluster.state()["cursor"]["log"]["since"].as_str().unwrap().to_owned();
+    let set = cluster.setup.run(&["state", "set", "--since", &since, "--yes"]).await;
+    assert_eq!(set.code(), Some(0), "{}", set.everything());
+    assert!(set.stderr.contains("recorded sessions that wait in the state stay in it"), "{}", set.stderr);
+    let printed = cluster.printed().await;
+    assert_eq!(sessions.map(|session| of_session(&printed, session)), [5; 3], "{:?}", ids(&printed));
+    assert_eq!(printed.len(), 15, "{:?}", ids(&printed));
+    let set = cluster.setup.run(&["state", "set", "--since", &since, "--yes"]).await;
+    assert!(!set.stderr.contains("recorded sessions"), "none waits: {}", set.stderr);
+}
+
+#[tokio::test]
 async fn a_session_that_may_not_be_read_is_kept_and_the_audit_log_goes_on() {
     let cluster = with_sessions(TeleportOptions::default()).await;
     cluster.auth.deny_sessions(true);

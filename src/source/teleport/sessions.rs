@@ -122,6 +122,20 @@ impl Sessions {
         self.0.retain(|session| session.id != id);
     }
 
+    /// The same sessions for a log that is read again after `since`, each due at once: a wrong clock may have set the
+    /// times of the next attempts. A recording that was stored after `since` is read from its start, like the log.
+    #[must_use]
+    pub(super) fn again_after(self, since: Timestamp) -> Self {
+        let again = |session: Session| {
+            if session.stored > since {
+                Session { at: 0, seen: Fingerprints::default(), failing: None, ..session }
+            } else {
+                Session { failing: None, ..session }
+            }
+        };
+        Self(self.0.into_iter().map(again).collect())
+    }
+
     /// Replaces a session by its newer state.
     pub(super) fn replace(&mut self, session: Session) {
         if let Some(known) = self.0.iter_mut().find(|known| known.id == session.id) {
@@ -262,6 +276,22 @@ mod tests {
         for (index, n, expected) in [(1, 1, true), (2, 2, true), (2, 3, true), (2, 4, false), (3, 5, false)] {
             assert_eq!(session.has(Some(index), print(n)), expected, "{index} {n}");
         }
+    }
+
+    #[test]
+    fn a_session_stays_when_an_operator_sets_the_cursor_and_a_newer_one_begins_again() {
+        let mut sessions = Sessions::default();
+        for (id, stored) in [("old", 10), ("new", 11)] {
+            sessions.add_at(3, id.to_owned(), at(stored));
+            let mut session = sessions.0.last().unwrap().clone();
+            session.read(Some(4), print(4));
+            session.failed(at(1_000_000), false);
+            sessions.replace(session);
+        }
+        let again = sessions.again_after(at(10));
+        assert_eq!(again.soonest(at(20)), Some(Duration::ZERO));
+        let begun: Vec<_> = again.0.iter().map(|session| (session.start(), session.has(Some(4), print(4)))).collect();
+        assert_eq!(begun, [(4, true), (0, false)]);
     }
 
     #[test]
