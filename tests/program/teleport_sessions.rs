@@ -58,6 +58,20 @@ async fn a_stored_recording_is_read_once_and_whole_without_what_is_skipped() {
 }
 
 #[tokio::test]
+async fn a_recording_that_is_uploaded_again_brings_only_what_is_new() {
+    let cluster = with_sessions(TeleportOptions::default()).await;
+    cluster.auth.set_recording("s1", recording("s1", 5));
+    cluster.auth.push([upload("s1", ago(60))]);
+    assert_eq!(of_session(&cluster.printed().await, "s1"), 5);
+    cluster.auth.set_recording("s1", recording("s1", 7));
+    cluster.auth.push([AuditEvent::upload("again", "s1", ago(50))]);
+    let mut found = cluster.printed_ids().await;
+    found.sort();
+    assert_eq!(found, ["again", "s1-10", "s1-12"]);
+    assert_eq!(cluster.auth.streams(), [("s1".to_owned(), 0), ("s1".to_owned(), 9)]);
+}
+
+#[tokio::test]
 async fn sessions_are_found_although_their_upload_is_not_of_a_wanted_type() {
     let cluster = with_sessions(TeleportOptions::default()).await.with("TELEPORT_AUDIT_TYPES", "user.login");
     cluster.auth.set_recording("s1", recording("s1", 3));
