@@ -186,8 +186,9 @@ pub struct Kind {
     /// Makes the cursor of a first sync that starts at a time, as [`Source::first_cursor`] does. It reads only the variables that decide it.
     pub(crate) first: fn(&mut Reader<'_>, Timestamp) -> Result<Cursor, Noted>,
     /// Makes the cursor after everything up to a time that an operator chose; none if the source cannot begin at a time. The second time
-    /// is the end of a range, whose events are before it. A source may leave later events for the caller to drop.
-    pub cursor_at: fn(Timestamp, Option<Timestamp>) -> Option<Cursor>,
+    /// is the end of a range, whose events are before it. A source may leave later events for the caller to drop. The new cursor keeps what
+    /// waits in the given one beside the log, such as recorded sessions.
+    pub cursor_at: fn(Timestamp, Option<Timestamp>, Option<&Cursor>) -> Option<Cursor>,
     /// [`Source::reached`], for commands that need no connection.
     pub reached: fn(&Cursor) -> Result<Timestamp, Failure>,
     /// The time up to which nothing is left to deliver. The source no longer looks for late events before it. A range that ends there is

@@ -84,7 +84,7 @@ pub(super) async fn backfill(arguments: BackfillArguments, wanted: Vec<Wanted>, 
     }
     // A cursor excludes events of its own time, but the range includes its start.
     let behind = from.checked_sub(SignedDuration::from_nanos(1)).unwrap_or(from);
-    let Some(begins) = (wanted.source.cursor_at)(behind, Some(to)) else {
+    let Some(begins) = (wanted.source.cursor_at)(behind, Some(to), None) else {
         say(&format!("auditsync: the source {} cannot begin at a time of your choice", wanted.source.name));
         return Exit::Usage;
     };

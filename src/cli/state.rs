@@ -56,7 +56,7 @@ pub(super) async fn state(command: StateCommand, states: Vec<StateConfig>, wante
             let environment = pipeline::environment();
             let first = |reader: &mut Reader<'_>| (wanted.source.first)(reader, now);
             match config::read(&environment, &wanted.owner(), first) {
-                Ok(cursor) => stored.put(cursor, yes, now).await,
+                Ok(cursor) => stored.put(cursor, |_| None, yes, now).await,
                 Err(error) => return mistaken(error),
             }
         }
@@ -81,7 +81,7 @@ pub(super) async fn begin_at(state: &StateConfig, cursor: Cursor, yes: bool) -> 
         Ok(held) => held.is_some(),
         Err(error) => return failed(&error),
     };
-    let done = stored.put(cursor, yes || !is_there, Timestamp::now()).await;
+    let done = stored.put(cursor, |_| None, yes || !is_there, Timestamp::now()).await;
     done.unwrap_or_else(|error| failed(&error))
 }
 
@@ -123,15 +123,22 @@ impl<'a> Stored<'a> {
     }
 
     async fn set(&self, since: Timestamp, yes: bool, now: Timestamp) -> Result<Exit, Error> {
-        if let Some(cursor) = (self.config.source.cursor_at)(since, None) {
-            return self.put(cursor, yes, now).await;
+        let cursor_at = self.config.source.cursor_at;
+        if let Some(cursor) = cursor_at(since, None, None) {
+            return self.put(cursor, |before| cursor_at(since, None, Some(before)), yes, now).await;
         }
         say(&format!("auditsync: the source {} cannot continue from a time of your choice", self.config.source.name));
         Ok(Exit::Usage)
     }
 
-    /// Stores `cursor`. It replaces an existing state only with `yes`.
-    async fn put(&self, cursor: Cursor, yes: bool, now: Timestamp) -> Result<Exit, Error> {
+    /// Stores `cursor`, or what `keeping` makes of the stored one. It replaces an existing state only with `yes`.
+    async fn put(
+        &self,
+        cursor: Cursor,
+        keeping: impl Fn(&Cursor) -> Option<Cursor>,
+        yes: bool,
+        now: Timestamp,
+    ) -> Result<Exit, Error> {
         let location = &self.location;
         let since = (self.config.source.reached)(&cursor);
         let since = since.map_or_else(|error| Chain(&error).to_string(), |since| since.to_string());
@@ -149,6 +156,12 @@ impl<'a> Stored<'a> {
         if let Some((document, _)) = &held {
             say(&format!("it was: {}", String::from_utf8_lossy(document.as_bytes()).trim_end()));
         }
+        let before = held.as_ref().and_then(|(document, _)| document.read_for(&self.config.name, location).ok());
+        let kept = before.and_then(|state| keeping(&state.cursor)).filter(|kept| *kept != cursor);
+        if kept.is_some() {
+            say("the recorded sessions that wait in the state stay in it");
+        }
+        let cursor = kept.unwrap_or(cursor);
         let state = State::new(self.config.name.clone(), cursor, Nonce::of_new_writer(), now);
         self.store.save(&Document::of(&state)?, held.as_ref().map(|(_, version)| version)).await?;
         say(&format!("the next run with the state at {location} continues from {since}"));

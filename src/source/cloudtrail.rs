@@ -81,7 +81,7 @@ pub const KIND: Kind = Kind {
         let queue = variables::queue(reader);
         Ok(first_cursor(start?, lookback?, queue?, now))
     },
-    cursor_at: |since, until| Cursor::encode(&Progress::between(since, until)).ok(),
+    cursor_at: |since, until, _| Cursor::encode(&Progress::between(since, until)).ok(),
     reached,
     settled: |cursor| {
         let progress: Progress = cursor.decode().map_err(Error::Cursor)?;

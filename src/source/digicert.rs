@@ -54,7 +54,7 @@ pub const KIND: Kind = Kind {
     server: None,
     queue: |_| Ok(None),
     first: |reader, _| Ok(first_cursor(reader.find(&variables::START)?)),
-    cursor_at: |since, _| Cursor::encode(&Progress::behind(Some(since))).ok(),
+    cursor_at: |since, _, _| Cursor::encode(&Progress::behind(Some(since))).ok(),
     reached,
     settled: reached,
     read: |reader| {

@@ -69,7 +69,7 @@ pub const KIND: Kind = Kind {
     server: Some(variables::claims),
     queue: |_| Ok(Some(Queue { is_the_cursor: true })),
     first: |reader, now| Ok(first_cursor(&reader.get(&variables::SPOOL_PATH)?, now)),
-    cursor_at: |_, _| None,
+    cursor_at: |_, _, _| None,
     reached,
     settled: reached,
     read: |reader| {

@@ -63,7 +63,7 @@ pub const KIND: Kind = Kind {
     server: None,
     queue: |_| Ok(None),
     first: |reader, now| Ok(first_cursor(reader.get(&LOOKBACK)?, now)),
-    cursor_at: |since, _| Cursor::encode(&SectigoCursor::starting_at(since.into())).ok(),
+    cursor_at: |since, _, _| Cursor::encode(&SectigoCursor::starting_at(since.into())).ok(),
     reached,
     settled: |cursor| {
         let cursor: SectigoCursor = cursor.decode().map_err(Error::Cursor)?;

@@ -73,7 +73,11 @@ pub const KIND: Kind = Kind {
         let (start, lookback) = (reader.find(&variables::START), reader.get(&LOOKBACK));
         Ok(first_cursor(start?, lookback?, now))
     },
-    cursor_at: |since, until| Cursor::encode(&Progress { until, ..Progress::behind(since) }).ok(),
+    cursor_at: |since, until, before| {
+        let before = before.and_then(|before| before.decode::<Progress>().ok());
+        let sessions = before.map(|before| before.sessions.again_after(since)).unwrap_or_default();
+        Cursor::encode(&Progress { until, sessions, ..Progress::behind(since) }).ok()
+    },
     reached,
     settled: |cursor| {
         let progress: Progress = cursor.decode().map_err(Error::Cursor)?;

@@ -96,6 +96,31 @@ async fn sessions_that_the_event_handler_had_not_finished_are_read_on_and_the_st
 }
 
 #[tokio::test]
+async fn an_imported_session_whose_upload_is_read_again_is_not_read_from_its_start() {
+    let options = FluentdOptions { has_default_parser: false, ..FluentdOptions::default() };
+    let (cluster, fluentd) = (Cluster::usual().await, FakeFluentd::start(options).await);
+    let event = |index| AuditEvent::of_session("session.command", "8d3f", index, ago(900));
+    cluster.auth.set_recording("8d3f", Recording { events: (0..10).map(event).collect(), ..Recording::default() });
+    let setup = Setup::bare();
+    let storage = setup.folder().join("storage");
+    std::fs::create_dir_all(&storage).unwrap();
+    std::fs::write(storage.join("window_time"), ago(3600).to_string()).unwrap();
+    std::fs::write(storage.join("session8d3f"), 6_u64.to_be_bytes()).unwrap();
+    std::fs::write(setup.folder().join("handler.toml"), settings(&cluster, &fluentd)).unwrap();
+    let imported = setup.run(&["import", "handler.toml", "--storage", "storage"]).await;
+    assert_eq!(imported.code(), Some(0), "{}", imported.everything());
+    let more = "TELEPORT_AUDIT_SYNC_DELAY=0s\nAUDITSYNC_RETRY_BUDGET=30s\n";
+    std::fs::write(setup.folder().join(".env"), format!("{}{more}", imported.stdout)).unwrap();
+    // The session is read to its end before its upload is found.
+    setup.run_to(0).await;
+    cluster.auth.push([AuditEvent::upload("upload", "8d3f", ago(900))]);
+    setup.run_to(0).await;
+    let delivered: Vec<_> = fluentd.events().into_iter().map(|(_, event)| event).collect();
+    assert_eq!(ids(&delivered), ["8d3f-6", "8d3f-7", "8d3f-8", "8d3f-9", "upload"]);
+    assert_eq!(cluster.auth.streams(), [("8d3f".to_owned(), 6), ("8d3f".to_owned(), 9)]);
+}
+
+#[tokio::test]
 async fn settings_that_cannot_be_read_change_nothing() {
     let setup = Setup::bare();
     std::fs::write(setup.folder().join("broken.toml"), "storage = ").unwrap();

@@ -58,6 +58,20 @@ async fn a_stored_recording_is_read_once_and_whole_without_what_is_skipped() {
 }
 
 #[tokio::test]
+async fn a_recording_that_is_uploaded_again_brings_only_what_is_new() {
+    let cluster = with_sessions(TeleportOptions::default()).await;
+    cluster.auth.set_recording("s1", recording("s1", 5));
+    cluster.auth.push([upload("s1", ago(60))]);
+    assert_eq!(of_session(&cluster.printed().await, "s1"), 5);
+    cluster.auth.set_recording("s1", recording("s1", 7));
+    cluster.auth.push([AuditEvent::upload("again", "s1", ago(50))]);
+    let mut found = cluster.printed_ids().await;
+    found.sort();
+    assert_eq!(found, ["again", "s1-10", "s1-12"]);
+    assert_eq!(cluster.auth.streams(), [("s1".to_owned(), 0), ("s1".to_owned(), 9)]);
+}
+
+#[tokio::test]
 async fn sessions_are_found_although_their_upload_is_not_of_a_wanted_type() {
     let cluster = with_sessions(TeleportOptions::default()).await.with("TELEPORT_AUDIT_TYPES", "user.login");
     cluster.auth.set_recording("s1", recording("s1", 3));
@@ -241,6 +255,26 @@ async fn sessions_in_the_state_are_not_read_while_sessions_are_off_and_none_is_f
     assert_eq!(ended.stderr.matches("recorded sessions wait in the state").count(), 1, "{}", ended.stderr);
     let cluster = cluster.with("TELEPORT_AUDIT_SESSIONS", "true");
     assert_eq!(of_session(&cluster.printed().await, "s1"), 5);
+}
+
+#[tokio::test]
+async fn sessions_that_wait_are_read_after_an_operator_has_set_the_cursor() {
+    let cluster = with_sessions(TeleportOptions::default()).await;
+    let sessions = ["s1", "s2", "s3"];
+    cluster.auth.push(sessions.map(|session| upload(session, ago(900))));
+    cluster.run_to(0).await;
+    for session in sessions {
+        cluster.auth.set_recording(session, recording(session, 5));
+    }
+    let since = cluster.state()["cursor"]["log"]["since"].as_str().unwrap().to_owned();
+    let set = cluster.setup.run(&["state", "set", "--since", &since, "--yes"]).await;
+    assert_eq!(set.code(), Some(0), "{}", set.everything());
+    assert!(set.stderr.contains("recorded sessions that wait in the state stay in it"), "{}", set.stderr);
+    let printed = cluster.printed().await;
+    assert_eq!(sessions.map(|session| of_session(&printed, session)), [5; 3], "{:?}", ids(&printed));
+    assert_eq!(printed.len(), 15, "{:?}", ids(&printed));
+    let set = cluster.setup.run(&["state", "set", "--since", &since, "--yes"]).await;
+    assert!(!set.stderr.contains("recorded sessions"), "none waits: {}", set.stderr);
 }
 
 #[tokio::test]

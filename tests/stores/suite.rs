@@ -29,7 +29,7 @@ pub(crate) trait Location {
 /// A state with a cursor of its own.
 pub(crate) fn state(second: i64) -> State {
     let at = Timestamp::from_second(second).unwrap();
-    State::new("sectigo:datadog".into(), (sectigo::KIND.cursor_at)(at, None).unwrap(), Nonce::of_new_writer(), at)
+    State::new("sectigo:datadog".into(), (sectigo::KIND.cursor_at)(at, None, None).unwrap(), Nonce::of_new_writer(), at)
 }
 
 pub(crate) fn document(second: i64) -> Document {

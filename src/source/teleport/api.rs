@@ -32,7 +32,7 @@ use super::dial::dial;
 use super::error::{Error, Refusal};
 use super::identity::{Identity, IdentityError, SERVER_NAME};
 use super::message::{PING, PingRequest, Pong, SEARCH, SESSION, SearchRequest, SessionRequest};
-use super::record::Answer;
+use super::record::{Answer, NoPage};
 use super::variables::Address;
 use crate::clock::Clock;
 use crate::component::{Component, Context};
@@ -273,7 +273,11 @@ impl Api {
     /// Reads one page of the audit log.
     pub(super) async fn search(&self, request: SearchRequest) -> Result<(Answer, usize), Error> {
         let bytes = self.unary(self.grpc().await?, SEARCH, request).await?;
-        let answer = Answer::read(&bytes).map_err(|_| Error::Unreadable { address: self.address().clone() })?;
+        let address = self.address();
+        let answer = Answer::read(&bytes).map_err(|fault| match fault {
+            NoPage::Malformed => Error::Unreadable { address: address.clone() },
+            NoPage::TooMany => Error::TooMany { address: address.clone() },
+        })?;
         Ok((answer, bytes.len()))
     }
 

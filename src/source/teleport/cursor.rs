@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::kept::Kept;
-use super::sessions::Sessions;
+use super::sessions::{self, Finished, Session, Sessions};
 use crate::fingerprint::{Fingerprint, Fingerprints};
 
 /// The longest window of a search that is repeated. The log was empty there before, so it holds hardly anything now.
@@ -31,6 +31,8 @@ pub(super) struct Progress {
     pub(super) log: Log,
     #[serde(default, skip_serializing_if = "Sessions::is_empty")]
     pub(super) sessions: Sessions,
+    #[serde(default, skip_serializing_if = "Finished::is_empty")]
+    pub(super) finished: Finished,
     /// The end of a backfill: events of this time and later are not wanted. With none, reading never ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) until: Option<Timestamp>,
@@ -114,7 +116,7 @@ impl Progress {
     /// Starts just after `since`, without knowledge of the time before, which is never read again.
     pub(super) fn behind(since: Timestamp) -> Self {
         let log = Log { since, searched: None, kept: Kept::nothing(since), window: None };
-        Self { log, sessions: Sessions::default(), until: None }
+        Self { log, sessions: Sessions::default(), finished: Finished::default(), until: None }
     }
 
     /// The time up to which everything is delivered, including late events and every recorded session. The overlap was
@@ -137,6 +139,27 @@ impl Progress {
     pub(super) fn proven(&self, window: &Window, overlap: Duration, proven: Timestamp) -> Timestamp {
         let is_ended = self.until.is_some() && self.end(Timestamp::MAX, overlap) <= window.until;
         if is_ended { Timestamp::MAX } else { proven }
+    }
+
+    /// Adds the session of a `session.upload`, unless it waits already. One that was read to its end continues from
+    /// there: this recording may hold more.
+    pub(super) fn add_session(&mut self, id: String, stored: Timestamp) {
+        match self.finished.take(&id, stored) {
+            Some(session) => self.sessions.put(session),
+            None => self.sessions.add(id, stored),
+        }
+    }
+
+    /// Notes that `session` was read to its end.
+    pub(super) fn finish(&mut self, session: Session) {
+        self.sessions.remove(&session.id);
+        self.finished.push(session);
+        self.forget_finished();
+    }
+
+    /// Forgets finished sessions whose `session.upload` can hardly come again, and those for which there is no room.
+    pub(super) fn forget_finished(&mut self) {
+        self.finished.forget(self.log.kept.from(), sessions::MOST.saturating_sub(self.sessions.len()));
     }
 
     /// Whether to read a recording that was stored at the time `stored`.
@@ -283,6 +306,36 @@ mod tests {
         assert_eq!(start.enter(end, LONGEST).unwrap().until, end);
         assert_eq!(start.enter(at(10_000), LONGEST), None);
         assert_eq!(start.enter(at(9000), LONGEST), None);
+    }
+
+    #[test]
+    fn a_finished_session_is_remembered_for_one_overlap_and_while_there_is_room() {
+        let mut progress = Progress::behind(at(10_000));
+        let finish = |progress: &mut Progress, id: &str, stored: i64| {
+            progress.add_session(id.to_owned(), at(stored));
+            let mut session = progress.sessions.due(at(0), Some(id)).unwrap().clone();
+            session.read(Some(7), Fingerprint::of_parts([id.as_bytes()]));
+            progress.finish(session);
+        };
+        let start = |progress: &Progress, id: &str| {
+            let mut progress = progress.clone();
+            progress.add_session(id.to_owned(), at(20_000));
+            progress.sessions.due(at(0), Some(id)).unwrap().start()
+        };
+        finish(&mut progress, "a", 10_001);
+        finish(&mut progress, "b", 10_002);
+        assert_eq!((start(&progress, "a"), start(&progress, "b"), start(&progress, "c")), (7, 7, 0));
+        let json = serde_json::to_string(&progress).unwrap();
+        assert_eq!(serde_json::from_str::<Progress>(&json).unwrap(), progress);
+        progress.log = Log { kept: progress.log.kept.behind(at(10_001)), ..progress.log };
+        progress.forget_finished();
+        assert_eq!((start(&progress, "a"), start(&progress, "b")), (0, 7));
+        (1..sessions::MOST).for_each(|n| progress.sessions.add(format!("s{n}"), at(10_002)));
+        progress.forget_finished();
+        assert_eq!(start(&progress, "b"), 7);
+        progress.sessions.add("full".to_owned(), at(10_002));
+        progress.forget_finished();
+        assert_eq!(progress.finished, Finished::default());
     }
 
     #[test]
@@ -437,7 +490,7 @@ mod tests {
         let start = log(10_000);
         let window = start.enter(at(20_000), LONGEST).unwrap();
         let log = page(start, window, &[(12_000, "a")], "key").unwrap();
-        let mut progress = Progress { log, sessions: Sessions::default(), until: None };
+        let mut progress = Progress { log, ..Progress::behind(at(0)) };
         progress.sessions.add("8d3f".to_owned(), at(12_000));
         let text = serde_json::to_string(&progress).unwrap();
         assert_eq!(serde_json::from_str::<Progress>(&text).unwrap(), progress);

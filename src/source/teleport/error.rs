@@ -9,6 +9,8 @@ use tonic::{Code, Status};
 use super::api::{Api, LARGEST_ANSWER, pushback};
 use super::dial::DialError;
 use super::identity::IdentityError;
+use super::log::MOST_EVENTS;
+use super::record::MOST_ITEMS;
 use super::variables::Address;
 use crate::dead_letter;
 use crate::failure::{Class, Failure};
@@ -133,6 +135,12 @@ pub(super) enum Error {
     /// The answer exceeds the limit.
     #[error("the answer from {address} is larger than {LARGEST_ANSWER} bytes")]
     TooLarge { address: Address },
+    /// The answer has far more events than auditsync requested.
+    #[error(
+        "the answer from {address} has more than {MOST_ITEMS} events, but auditsync requested at most {MOST_EVENTS}. Teleport never sends so \
+         many: check what answers at this address"
+    )]
+    TooMany { address: Address },
     /// The answer is not a page.
     #[error("the answer from {address} is not a page of events")]
     Unreadable { address: Address },
@@ -195,6 +203,7 @@ impl Error {
             | Self::TimedOut { .. }
             | Self::NoEvent { .. }
             | Self::NotFound { .. }
+            | Self::TooMany { .. }
             | Self::Unreadable { .. }
             | Self::Unwritten(_) => Class::Retryable { after: None },
         }

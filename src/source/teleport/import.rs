@@ -200,6 +200,8 @@ fn text_of(key: &str, value: &Value) -> Result<String, ImportError> {
 /// Reads how far the event handler got, in the audit log and in each recorded session.
 fn cursor(storage: &Path, notes: &mut Vec<String>) -> Result<Cursor, ImportError> {
     let since = place(storage)?;
+    // The log before this time may hold the `session.upload` of an imported session. It must not be read from its start.
+    let now = Timestamp::now();
     let mut progress = Progress::behind(since);
     for (id, index) in sessions(&folder(storage)?)? {
         let shown = Excerpt::of(id.as_bytes(), &Redaction::none());
@@ -213,7 +215,7 @@ fn cursor(storage: &Path, notes: &mut Vec<String>) -> Result<Cursor, ImportError
                 "the event handler's file on the recorded session {shown} is unreadable, so it is read from its start"
             ),
         });
-        progress.sessions.add_at(index.unwrap_or_default(), id, since);
+        progress.sessions.add_at(index.unwrap_or_default(), id, now);
     }
     Cursor::encode(&progress).map_err(ImportError::Unwritable)
 }
@@ -442,12 +444,14 @@ mod tests {
         write("sessionc", b"??");
         write("session", b"");
         write("missing_recordingd", br#"{"Index":3,"Attempt":2,"Timestamp":"2026-03-05T09:00:00Z"}"#);
+        let before = Timestamp::now();
         let imported = read("", DESTINATION, Some(folder.path())).unwrap();
         let progress: Progress = imported.cursor.unwrap().decode().unwrap();
         let mut expected = Progress::behind(progress.log.since);
         for (index, id) in [(7, "a"), (0, "b"), (0, "c"), (3, "d")] {
-            expected.sessions.add_at(index, id.to_owned(), progress.log.since);
+            expected.sessions.add_at(index, id.to_owned(), progress.sessions.oldest().unwrap());
         }
+        assert!(progress.sessions.oldest().unwrap() >= before);
         assert_eq!(progress.sessions.len(), 4);
         assert_eq!(serde_json::to_string(&progress).unwrap().matches("\"at\":3").count(), 1);
         for (id, rest) in [("a", "its event 7"), ("b", "its event 0"), ("c", "is unreadable"), ("d", "its event 3")] {

@@ -99,7 +99,7 @@ impl Teleport {
         for (session, stored) in sessions {
             let stored = stored.unwrap_or(window.from);
             if progress.wants_session(stored) {
-                progress.sessions.add(session, stored);
+                progress.add_session(session, stored);
             }
         }
         // Events that come again because a key was refused do not count as progress.
@@ -108,7 +108,9 @@ impl Teleport {
         let log = progress.log.after(window, brought, last_key, self.settings().overlap, proven);
         let log = log.map_err(|Circle| Error::Circling { address: self.api.address().clone() })?;
         self.warn_of_overlap(log.missing(self.settings().overlap).filter(|_| log.kept.is_full()));
-        self.page(&Progress { log, ..progress }, events, deduplicated, progressed, begun)
+        let mut next = Progress { log, ..progress };
+        next.forget_finished();
+        self.page(&next, events, deduplicated, progressed, begun)
     }
 
     /// A request for events, the oldest first.

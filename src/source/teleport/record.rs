@@ -43,11 +43,30 @@ pub(super) struct Answer {
     pub(super) last_key: String,
 }
 
+/// The most items of an answer. Teleport refuses a request for more (`EventsMaxIterationLimit`), and auditsync requests
+/// fewer. Without a limit, tiny items would take many times the memory of the answer.
+pub(super) const MOST_ITEMS: usize = 10_000;
+
+/// A reason why an answer is not a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoPage {
+    Malformed,
+    /// It has more than [`MOST_ITEMS`] items.
+    TooMany,
+}
+
+impl From<Malformed> for NoPage {
+    fn from(_: Malformed) -> Self {
+        Self::Malformed
+    }
+}
+
 impl Answer {
-    pub(super) fn read(bytes: &Bytes) -> Result<Self, Malformed> {
+    pub(super) fn read(bytes: &Bytes) -> Result<Self, NoPage> {
         let mut answer = Self::default();
         for field in WireFields(bytes.clone()) {
             match field? {
+                (1, Value::Bytes(_)) if answer.items.len() >= MOST_ITEMS => return Err(NoPage::TooMany),
                 (1, Value::Bytes(item)) => answer.items.push(item),
                 // A key that is not text could not be sent back.
                 (2, Value::Bytes(key)) => answer.last_key = String::from_utf8(key.to_vec()).map_err(|_| Malformed)?,
@@ -315,6 +334,14 @@ mod tests {
         assert_eq!(print, unreadable(&Bytes::from_static(&[0xff, 1])).print);
         assert_ne!(print, unreadable(&Bytes::from_static(&[0xff, 2])).print);
         assert!(serde_json::from_slice::<serde_json::Value>(event.raw()).is_ok());
+    }
+
+    #[test]
+    fn an_answer_with_far_too_many_items_is_refused() {
+        let answer = |items: usize| Answer::read(&Bytes::from([0x0a, 0].repeat(items)));
+        assert_eq!(answer(MOST_ITEMS).unwrap().items.len(), MOST_ITEMS);
+        assert_eq!(answer(MOST_ITEMS + 1).unwrap_err(), NoPage::TooMany);
+        assert_eq!(Answer::read(&Bytes::from_static(&[0x0a])).unwrap_err(), NoPage::Malformed);
     }
 
     #[test]

@@ -114,7 +114,7 @@ impl Teleport {
         match ended {
             Ended::Whole => {
                 tracing::debug!(session = %shown(&session.id), "read a recorded session to its end");
-                progress.sessions.remove(&session.id);
+                progress.finish(session);
             }
             Ended::Paused(open) => {
                 progress.sessions.replace(session);

@@ -12,7 +12,7 @@ use crate::fingerprint::{Fingerprint, Fingerprints};
 /// The number of waiting sessions from which due sessions come before the audit log.
 pub(super) const MANY: usize = 256;
 
-/// The most sessions that the state keeps, in about 150 KiB.
+/// The most sessions that the state keeps, waiting or finished, in about 150 KiB.
 pub(super) const MOST: usize = 1024;
 
 /// How long a failing session is tried.
@@ -32,12 +32,17 @@ const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 #[serde(transparent)]
 pub(super) struct Sessions(Vec<Session>);
 
-/// A session that has not been read to its end.
+/// Sessions that were read to their end, in the order of that, while another `session.upload` of them may come.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Finished(Vec<Session>);
+
+/// A recorded session, and how far it was read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Session {
     pub(super) id: String,
-    /// The time at which its recording was stored.
+    /// The time at which its recording was stored. An imported session has the time of the import.
     stored: Timestamp,
     /// The highest index of its delivered events.
     #[serde(default, skip_serializing_if = "crate::source::is_default")]
@@ -83,8 +88,13 @@ impl Sessions {
 
     /// Adds a session whose events before the index `at` are delivered, unless it is there.
     pub(super) fn add_at(&mut self, at: i64, id: String, stored: Timestamp) {
-        if !self.0.iter().any(|known| known.id == id) {
-            self.0.push(Session { id, stored, at, seen: Fingerprints::default(), failing: None });
+        self.put(Session { id, stored, at, seen: Fingerprints::default(), failing: None });
+    }
+
+    /// Adds a session with its progress, unless it is there.
+    pub(super) fn put(&mut self, session: Session) {
+        if !self.0.iter().any(|known| known.id == session.id) {
+            self.0.push(session);
         }
     }
 
@@ -122,11 +132,47 @@ impl Sessions {
         self.0.retain(|session| session.id != id);
     }
 
+    /// The same sessions for a log that is read again after `since`, each due at once: a wrong clock may have set the
+    /// times of the next attempts. A recording that was stored after `since` is read from its start, like the log.
+    #[must_use]
+    pub(super) fn again_after(self, since: Timestamp) -> Self {
+        let again = |session: Session| {
+            if session.stored > since {
+                Session { at: 0, seen: Fingerprints::default(), failing: None, ..session }
+            } else {
+                Session { failing: None, ..session }
+            }
+        };
+        Self(self.0.into_iter().map(again).collect())
+    }
+
     /// Replaces a session by its newer state.
     pub(super) fn replace(&mut self, session: Session) {
         if let Some(known) = self.0.iter_mut().find(|known| known.id == session.id) {
             *known = session;
         }
+    }
+}
+
+impl Finished {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn push(&mut self, session: Session) {
+        self.0.push(Session { failing: None, ..session });
+    }
+
+    /// Takes out a session whose recording was stored again at the time `stored`.
+    pub(super) fn take(&mut self, id: &str, stored: Timestamp) -> Option<Session> {
+        let place = self.0.iter().position(|session| session.id == id)?;
+        Some(Session { stored, ..self.0.remove(place) })
+    }
+
+    /// Forgets the recordings that were stored at `from` and before, and the first of more than `most`.
+    pub(super) fn forget(&mut self, from: Timestamp, most: usize) {
+        self.0.retain(|session| session.stored > from);
+        self.0.drain(..self.0.len().saturating_sub(most));
     }
 }
 
@@ -262,6 +308,22 @@ mod tests {
         for (index, n, expected) in [(1, 1, true), (2, 2, true), (2, 3, true), (2, 4, false), (3, 5, false)] {
             assert_eq!(session.has(Some(index), print(n)), expected, "{index} {n}");
         }
+    }
+
+    #[test]
+    fn a_session_stays_when_an_operator_sets_the_cursor_and_a_newer_one_begins_again() {
+        let mut sessions = Sessions::default();
+        for (id, stored) in [("old", 10), ("new", 11)] {
+            sessions.add_at(3, id.to_owned(), at(stored));
+            let mut session = sessions.0.last().unwrap().clone();
+            session.read(Some(4), print(4));
+            session.failed(at(1_000_000), false);
+            sessions.replace(session);
+        }
+        let again = sessions.again_after(at(10));
+        assert_eq!(again.soonest(at(20)), Some(Duration::ZERO));
+        let begun: Vec<_> = again.0.iter().map(|session| (session.start(), session.has(Some(4), print(4)))).collect();
+        assert_eq!(begun, [(4, true), (0, false)]);
     }
 
     #[test]
