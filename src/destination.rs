@@ -125,6 +125,9 @@ pub trait Destination: Send + Sync {
         Ok(None)
     }
 
+    /// Called before each delivery with the source's time, where it is known, and this machine's at the same moment.
+    fn note_source_time(&self, _theirs: Option<Timestamp>, _ours: Timestamp) {}
+
     /// Opens the delivery of a page. Work that needs no answer, such as compression, may begin at once. The first attempt may follow at once,
     /// late, or never. `now` is the present. The caller runs within a Tokio runtime.
     fn open(&self, shipment: Shipment, now: Timestamp) -> Box<dyn Delivery>;

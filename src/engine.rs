@@ -336,8 +336,10 @@ impl Engine {
     }
 
     /// The present by the source's clock where it is known, else by ours. A destination with an unknown clock gets this, the better guess.
-    fn now(&self) -> Timestamp {
+    fn present(&self) -> Timestamp {
         let local = self.clock.local();
-        self.source.server_time(local).unwrap_or(local.wall)
+        let theirs = self.source.server_time(local);
+        self.destination.note_source_time(theirs, local.wall);
+        theirs.unwrap_or(local.wall)
     }
 }

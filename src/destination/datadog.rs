@@ -8,6 +8,7 @@
 //! | [`response`] | what an answer means |
 //! | `isolate`, `doubt`, `examine` | finding the entries that the intake refuses by themselves |
 //! | `ledger` | what became of each event, and the dead letters that are due |
+//! | `intake_clock` | whether the intake's clock counts |
 //! | `misdated` | entries that a wrong clock spoiled |
 
 use std::sync::Arc;
@@ -39,6 +40,7 @@ mod doubt;
 pub mod entry;
 mod error;
 mod examine;
+mod intake_clock;
 mod intake_url;
 mod isolate;
 mod ledger;
@@ -152,6 +154,10 @@ impl Datadog {
 impl Destination for Datadog {
     fn location(&self) -> String {
         self.0.address().to_string()
+    }
+
+    fn note_source_time(&self, theirs: Option<Timestamp>, ours: Timestamp) {
+        self.0.intake_clock.note_source(theirs, ours);
     }
 
     fn open(&self, shipment: Shipment, now: Timestamp) -> Box<dyn Delivery> {

@@ -68,7 +68,7 @@ impl Engine {
             let answer = tokio::select! {
                 biased;
                 () = self.lease_clock.lapse() => None,
-                answer = delivery.attempt(self.now(), &heart) => Some(answer),
+                answer = delivery.attempt(self.present(), &heart) => Some(answer),
             };
             drop(calling);
             let unanswered = delivery.unanswered() - unanswered_before;

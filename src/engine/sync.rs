@@ -38,7 +38,7 @@ impl Engine {
         }
         let reached = self.source.reached(&self.ledger.lock().front()).ok();
         report.end(ended.is_ok(), reached, &mut self.summary.lock());
-        self.retries.liveness.set_status(report.status(ended.is_ok(), reached, self.now()));
+        self.retries.liveness.set_status(report.status(ended.is_ok(), reached, self.present()));
         ended
     }
 
@@ -103,7 +103,7 @@ impl Engine {
         let page = self.ledger.lock().open(to.clone(), events.len());
         let count = events.len();
         let shipment = Shipment { page, from: cursor, to: to.clone(), events };
-        let delivery = (count > 0).then(|| self.destination.open(shipment, self.now()));
+        let delivery = (count > 0).then(|| self.destination.open(shipment, self.present()));
         Ok(Upcoming { page, delivery, events: count, deduplicated, filtered: read - count, to, then })
     }
 

@@ -169,6 +169,32 @@ async fn entries_that_the_intake_drops_for_a_wrong_clock_are_sent_again_with_its
 }
 
 #[tokio::test]
+async fn a_relay_whose_clock_alone_is_wrong_neither_redates_nor_repeats_an_event() {
+    for offset in [-24 * 3600, 24 * 3600] {
+        let intake = IntakeOptions { date_offset: offset, is_relay: true, ..IntakeOptions::default() };
+        let stage = Stage::of(ten_a_page(), intake).await;
+        stage.push(30, 1500, 60);
+        let ended = stage.run_to(0).await;
+        stage.assert_all_once();
+        let earliest = before(3600, 0).as_millisecond();
+        for entry in stage.intake.entries() {
+            assert!(
+                (earliest..=before(60, 0).as_millisecond()).contains(&entry["timestamp"].as_i64().unwrap()),
+                "{entry}"
+            );
+            assert!(entry["auditsync"].get("restamped").is_none(), "{entry}");
+        }
+        assert_eq!(
+            count(&ended.stderr, "which agree. Their time counts. Synchronise the clock of"),
+            1,
+            "{}",
+            ended.stderr
+        );
+        assert_eq!(count(&ended.stderr, "Synchronise this machine's clock"), 0, "{}", ended.stderr);
+    }
+}
+
+#[tokio::test]
 async fn a_host_that_was_suspended_and_then_gets_no_date_is_not_caught_up() {
     let scm = FakeScm::start(ScmOptions::default()).await;
     let options = ScmOptions::default();

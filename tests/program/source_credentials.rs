@@ -78,6 +78,8 @@ async fn with_a_label_a_message_names_the_variable_that_is_set() {
     assert!(ended.stderr.contains("check SECTIGO_PROD_AUDIT_API_TOKEN_URL"), "{}", ended.stderr);
     for (fault, code, expected) in [
         (Fault::Status(404), 78, "check SECTIGO_PROD_AUDIT_API_URL"),
+        (Fault::Status(400), 78, "Before the first sync, set a shorter SECTIGO_AUDIT_SYNC_LOOKBACK"),
+        (Fault::Status(400), 78, "run `auditsync state set --since <time>`"),
         (Fault::NotJson, 75, "if this persists, check SECTIGO_PROD_AUDIT_API_URL"),
         (Fault::Status(503), 75, "there was no progress within the retry budget"),
     ] {

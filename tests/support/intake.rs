@@ -40,6 +40,8 @@ pub struct IntakeOptions {
     /// The seconds by which the server's clock is ahead of the real time (negative: behind). Its `Date` shows this
     /// clock, and it drops entries by it.
     pub date_offset: i64,
+    /// It is a relay: its clock shows in its `Date` alone, and entries are dropped by the real time.
+    pub is_relay: bool,
     /// Send no `Date` header at all.
     pub omit_date: bool,
 }
@@ -55,6 +57,7 @@ impl Default for IntakeOptions {
             firewall: None,
             max_body_bytes: inspect::MAX_BODY_BYTES,
             date_offset: 0,
+            is_relay: false,
             omit_date: false,
         }
     }

@@ -13,6 +13,7 @@ use super::compressor::Compressor;
 use super::entry::{EntryWriter, Form, RecordPlace};
 use super::error::Error;
 use super::examine::Examination;
+use super::intake_clock::IntakeClock;
 use super::isolate::{Settling, Stopped};
 use super::ledger::Ledger;
 use super::packing::{Batches, Packer};
@@ -24,7 +25,6 @@ use crate::dead_letter::DeadLetters;
 use crate::failure::Class;
 use crate::http::{self, Address, Excerpt, Method, Redaction, Reply, below, sensitive};
 use crate::secret::Secret;
-use crate::server_time::ServerClock;
 use crate::telemetry::metrics::Metrics;
 use crate::variable_name::VariableName;
 
@@ -47,7 +47,7 @@ pub(super) struct Client {
     pub(super) dead_letters: DeadLetters,
     pub(super) metrics: Metrics,
     pub(super) clock: Clock,
-    pub(super) intake_clock: ServerClock,
+    pub(super) intake_clock: IntakeClock,
 }
 
 /// A request body, and its size before compression.
@@ -104,7 +104,7 @@ impl Client {
             dead_letters: context.dead_letters.clone(),
             metrics: context.metrics.clone(),
             clock: context.clock.clone(),
-            intake_clock: ServerClock::default(),
+            intake_clock: IntakeClock::of(settings.intake),
         }
     }
 

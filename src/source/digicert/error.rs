@@ -217,6 +217,17 @@ pub enum Content {
         /// The parser's message, which may quote the content.
         cause: Excerpt,
     },
+    /// One row is not JSON, or is too large.
+    #[error(
+        "row {row} of the file cannot be read: {cause}. While the report shows this row, auditsync delivers no row of it: \
+         change the report's date range in CertCentral until it leaves the row out, and report the row to DigiCert"
+    )]
+    BadRow {
+        /// The number of the row, from 1 on.
+        row: u64,
+        /// The parser's message, which may quote the content.
+        cause: Excerpt,
+    },
     /// No row has the column with the time.
     #[error(
         "the report has no column {:?}; add it to the report, or name the column with the time in {}. The columns are {columns}",

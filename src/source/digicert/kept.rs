@@ -116,13 +116,11 @@ impl Keeping {
     /// `unmet` are its hashes that did not come again, and `undated` are the run's rows without a time. True if the
     /// overlap had to shrink.
     pub(super) fn finish(mut self, before: &Kept, mut unmet: Expected, undated: &[Fingerprint]) -> (Kept, bool) {
-        let Some(newest) = self.newest else {
-            // No row with a time was ever delivered.
-            return (before.clone(), false);
-        };
-        // Undated rows come with each run, so they count as the newest.
+        // If no row with a time was ever delivered, `since` stays where it is.
+        let newest = *self.newest.get_or_insert(before.since);
+        // Undated rows come with each run, so they count as newer than the newest row: no overlap is too short for them.
         for fingerprint in undated {
-            self.insert(minute_of(newest), *fingerprint);
+            self.insert(minute_of(newest).saturating_add(1), *fingerprint);
         }
         for (minute, prints) in &before.minutes {
             for fingerprint in prints.iter() {
@@ -209,6 +207,26 @@ mod tests {
         keeping.push(at(9_000_000), print(1));
         let (kept, _) = keeping.finish(&Kept::nothing(at(0)), Expected::default(), &[]);
         assert_eq!((kept.since, kept.expected().len()), (at(1_000_000 - 86_400), 1));
+    }
+
+    #[test]
+    fn an_undated_row_is_remembered_whatever_the_newest_row_and_the_overlap() {
+        for overlap in [Duration::ZERO, DAY] {
+            for (newest, since) in [(None, 1000), (None, 1019), (Some(1019), 0), (Some(1020), 0)] {
+                let before = Kept::nothing(at(since));
+                let run = || Keeping::new(overlap, Timestamp::MAX, newest.map(at));
+                let (first, _) = run().finish(&before, Expected::default(), &[print(1)]);
+                assert_eq!(first.expected().len(), 1, "{newest:?} {overlap:?}");
+                let mut expected = first.expected();
+                assert!(expected.meet(print(1)));
+                let (second, _) = run().finish(&first, expected, &[print(1)]);
+                assert_eq!(second, first, "{newest:?} {overlap:?}");
+                assert!(first.since <= at(newest.unwrap_or(since)) && first.since >= at(since), "{}", first.since);
+            }
+        }
+        let whole = Keeping::new(DAY, Timestamp::MAX, None);
+        let (kept, _) = whole.finish(&Kept::nothing(Timestamp::MIN), Expected::default(), &[print(1)]);
+        assert_eq!((kept.since, kept.expected().len()), (Timestamp::MIN, 1));
     }
 
     #[test]

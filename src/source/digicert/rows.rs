@@ -11,6 +11,12 @@ use serde_json::value::RawValue;
 /// The largest row, with the blanks before it, in bytes.
 pub(super) const LARGEST_ROW: u64 = 1024 * 1024;
 
+/// The mark with which a file in UTF-8 may begin.
+pub(super) const BOM: &[u8] = "\u{feff}".as_bytes();
+
+/// The kind of the error that a row is larger.
+const TOO_LARGE: io::ErrorKind = io::ErrorKind::FileTooLarge;
+
 /// The most rows of a file: twice as many as the API puts into one.
 pub(super) const MOST_ROWS: u64 = 2_000_000;
 
@@ -20,8 +26,8 @@ pub(super) fn each_row(
     mut input: impl BufRead,
     take: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>, serde_json::Error> {
-    if input.fill_buf().map_err(serde_json::Error::io)?.starts_with("\u{feff}".as_bytes()) {
-        input.consume("\u{feff}".len());
+    if input.fill_buf().map_err(serde_json::Error::io)?.starts_with(BOM) {
+        input.consume(BOM.len());
     }
     let left = Cell::new(LARGEST_ROW);
     let mut json = serde_json::Deserializer::from_reader(Metered { input, left: &left });
@@ -35,6 +41,11 @@ pub(super) fn each_row(
     Ok(ControlFlow::Continue(()))
 }
 
+/// Whether an error of [`each_row`] is about one row: its text is not JSON, or it is too large.
+pub(super) fn is_about_a_row(error: &serde_json::Error) -> bool {
+    error.is_syntax() || error.io_error_kind() == Some(TOO_LARGE)
+}
+
 /// A reader that fails after this many bytes without the end of a row.
 struct Metered<'c, R> {
     input: R,
@@ -45,9 +56,8 @@ impl<R: Read> Read for Metered<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let left = self.left.get();
         if left == 0 {
-            return Err(io::Error::other(format!(
-                "a row, or the text between two rows, has more than {LARGEST_ROW} bytes"
-            )));
+            let message = format!("a row, or the text between two rows, has more than {LARGEST_ROW} bytes");
+            return Err(io::Error::new(TOO_LARGE, message));
         }
         let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let read = self.input.read(&mut buffer[..most])?;

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 
 use super::error::{Content, Error, Unread};
 use super::quotes::Quotes;
-use super::rows::each_row;
+use super::rows::{BOM, each_row, is_about_a_row};
 
 /// The size of the read buffer, in bytes.
 const BUFFER: usize = 64 * 1024;
@@ -69,12 +69,21 @@ impl Spool {
         {
             beginning.extend(buffered.iter().take(400));
         }
-        let read = each_row(input, take);
+        let mut rows = 0_u64;
+        let read = each_row(input, &mut |row| {
+            rows += 1;
+            take(row)
+        });
         read.map_err(|cause| {
             if left.get() == 0 {
                 return Content::TooLarge { most: self.most }.into();
             }
+            let is_array = beginning.strip_prefix(BOM).unwrap_or(&beginning).trim_ascii_start().starts_with(b"[");
+            let is_of_a_row = is_array && is_about_a_row(&cause);
             let (beginning, cause) = (self.quotes.row(&beginning), self.quotes.row(cause.to_string().as_bytes()));
+            if is_of_a_row {
+                return Content::BadRow { row: rows + 1, cause }.into();
+            }
             Content::NotRows { beginning, cause }.into()
         })
     }
@@ -176,6 +185,20 @@ mod tests {
         ] {
             let error = count(&bytes).unwrap_err();
             assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_row_that_cannot_be_read_is_named() {
+        let large = [b"\"".to_vec(), vec![b'x'; 1024 * 1024], b"\"".to_vec()].concat();
+        for bad in [&b"\"a\nb\""[..], b"\"\xc3\"", &large] {
+            for (before, row) in [(&b"[{},{},"[..], "row 3 of the file"), (b"\xef\xbb\xbf [", "row 1 of the file")] {
+                let bytes = [before, bad, b",{}]"].concat();
+                for bytes in [bytes.clone(), zipped(&[("a.json", &bytes)])] {
+                    let error = count(&bytes).unwrap_err();
+                    assert!(error.contains(row) && error.contains("change the report's date range"), "{error}");
+                }
+            }
         }
     }
 

@@ -184,6 +184,10 @@ impl Api {
             400.. => match Class::of_status(status, reply.retry_after()) {
                 Class::Retryable { after } => Error::Unavailable { address, status, after, reason },
                 _ if paged => return Ok(PageAnswer::PageTokenRefused { status, reason }),
+                _ if status == 400 => {
+                    let (variable, lookback) = (self.names.api_url.clone(), self.names.lookback.clone());
+                    Error::RangeRefused { address, status, reason, variable, lookback }
+                }
                 _ => Error::Refused { address, status, reason, variable: self.names.api_url.clone() },
             },
             // No other success holds a page, and no status that HTTP may define later.

@@ -55,6 +55,20 @@ pub enum Error {
         /// The variable that names the address.
         variable: VariableName,
     },
+    /// The API refused the first page of a range as a bad request.
+    #[error(
+        "{address} answered {status}: {reason}; check {variable}. If the range begins before the records that the API \
+         keeps, run `auditsync state set --since <time>`. Before the first sync, set a shorter {lookback}"
+    )]
+    RangeRefused {
+        address: Address,
+        status: u16,
+        reason: Excerpt,
+        /// The variable that names the address.
+        variable: VariableName,
+        /// The variable that sets the start of the first range.
+        lookback: VariableName,
+    },
     /// The API refused the next page of a range.
     #[error(
         "{address} answered {status} for the next page of a range: {reason}; the same page is requested again before anything else is tried"
@@ -161,7 +175,7 @@ impl Error {
             Self::Cursor(_) => Class::Fatal,
             Self::NotAPage { .. } | Self::Unstable { .. } => Class::Retryable { after: None },
             Self::Unreadable { .. } => Class::Unreadable,
-            Self::Refused { .. } | Self::Untrusted { .. } => Class::Refused,
+            Self::Refused { .. } | Self::RangeRefused { .. } | Self::Untrusted { .. } => Class::Refused,
             Self::Unavailable { after, .. } => Class::Retryable { after: *after },
             Self::PageRefused { after, .. } => Class::Retryable { after: Some(*after) },
             Self::TokenRejected { .. } => Class::TokenRejected,

@@ -47,6 +47,11 @@ impl Moment {
         earlier.after(Duration::from_secs(self.since(earlier).as_secs() / 2))
     }
 
+    /// Whether `time` lies at the start of this second or after it, to the nanosecond.
+    pub fn is_not_after(self, time: Timestamp) -> bool {
+        self.0 <= time
+    }
+
     /// Whether `time` lies after this second, to the nanosecond.
     pub fn is_before(self, time: Timestamp) -> bool {
         time.duration_since(self.0) > SignedDuration::ZERO

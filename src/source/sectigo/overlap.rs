@@ -16,8 +16,8 @@ const BLOCK: usize = 512;
 
 /// The records delivered at the end of the history so far.
 ///
-/// It holds the fingerprint of every delivered record with a time in (`from`, the end]. So the next range may start at
-/// `from`, and no earlier.
+/// It holds the fingerprint of every delivered record with a time in [`from`, the end]. So the next range may start at
+/// `from`, and no earlier. Records of exactly `from` are among them, because the API may count the start of a range in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tail {
@@ -25,8 +25,8 @@ pub struct Tail {
     pub from: Moment,
     /// The fingerprints of the records that the next range will find there.
     pub delivered: Fingerprints,
-    /// The number of those records whose time is known to lie there. The others have no time that was understood, and
-    /// may lie before.
+    /// The number of those records whose time is known to lie after `from`. The API must show them again. The others lie
+    /// at `from`, or have no time that was understood and may lie before.
     pub dated: usize,
     /// Whether one of them needed a repair, so that the next range must be read with repairs, too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -57,7 +57,7 @@ struct Block {
 }
 
 impl Keep {
-    /// Starts for a range that ends at `until`, and remembers its records after `from`.
+    /// Starts for a range that ends at `until`, and remembers its records from `from` on.
     pub fn new(from: Moment, until: Moment) -> Self {
         Self { from: from.min(until), until, blocks: VecDeque::new(), shrunk: false }
     }
@@ -73,12 +73,12 @@ impl Keep {
 
     /// Whether a record with this time must be remembered. A record without a known time may lie anywhere.
     pub fn wants(&self, time: Option<Timestamp>) -> bool {
-        self.from < self.until && time.is_none_or(|time| self.from.is_before(time))
+        time.map_or(self.from < self.until, |time| self.from.is_not_after(time))
     }
 
     /// Remembers a record. True if the overlap had to shrink for the first time.
     pub fn push(&mut self, time: Option<Timestamp>, fingerprint: Fingerprint) -> bool {
-        let dated = usize::from(time.is_some());
+        let dated = usize::from(time.is_some_and(|time| self.from.is_before(time)));
         // Rounded up, so that `from` never falls below a forgotten record.
         let newest = time.map_or(self.until, |time| Moment::from(time).after(std::time::Duration::from_secs(1)));
         self.remember(newest, dated, fingerprint)

@@ -271,7 +271,8 @@ impl InRange {
         let mut doubtful = 0;
         let mut fresh = records;
         fresh.retain_mut(|event| {
-            let is_requested = |time: Timestamp| self.from.is_before(time) && !self.until.is_before(time);
+            // The API may count the start of a range in.
+            let is_requested = |time: Timestamp| self.from.is_not_after(time) && !self.until.is_before(time);
             if event.time().is_some_and(|time| !is_requested(time)) {
                 event.doubt_time();
                 doubtful += 1;
@@ -380,6 +381,35 @@ mod tests {
         assert_eq!((second.since(), second.from(), second.until()), (at("09:00:00"), at("08:55:00"), at("10:00:00")));
         let again = second.take(records("08:57:00", 0..110), None).unwrap();
         assert_eq!((again.deduplicated, again.fresh.len()), (100, 10), "ten became visible late");
+    }
+
+    #[test]
+    fn every_record_is_delivered_once_whether_or_not_the_api_counts_the_start_of_a_range_in() {
+        let all = records("08:00:01", 0..14_400);
+        for (is_inclusive, overlap) in [(true, 0), (true, 60), (false, 0), (false, 60)] {
+            let cut = Cut { window: Duration::from_secs(1800), overlap: Duration::from_secs(overlap) };
+            let (mut cursor, mut delivered, mut doubtful) = (SectigoCursor::starting_at(at("08:00:00")), 0, 0);
+            while let Some(range) = cursor.clone().enter(at("12:00:00"), cut) {
+                let (from, until) = (Timestamp::from(range.from()), Timestamp::from(range.until()));
+                let shows = |time: Timestamp| (time > from || (is_inclusive && time == from)) && time <= until;
+                let shown = all.iter().filter(|event| event.time().is_some_and(shows)).cloned().collect();
+                let sifted = range.take(shown, None).unwrap();
+                delivered += sifted.fresh.len();
+                doubtful += sifted.doubtful;
+                cursor = sifted.next;
+            }
+            assert_eq!((delivered, doubtful), (14_400, 0), "inclusive: {is_inclusive}, overlap: {overlap}");
+        }
+    }
+
+    #[test]
+    fn records_at_the_start_of_a_range_may_be_absent() {
+        let burst: Vec<_> = (0..30).map(|id| format!(r#"{{"id":{id},"created":"2026-03-01T11:55:00Z"}}"#)).collect();
+        let burst = page::records(&Bytes::from(format!("[{}]", burst.join(",")))).unwrap();
+        let range = enter(SectigoCursor::starting_at(at("11:00:00")), "12:00:00");
+        let next = enter(range.take(burst, None).unwrap().next, "12:01:00");
+        assert_eq!(next.from(), at("11:55:00"));
+        assert!(next.take(Vec::new(), None).is_ok());
     }
 
     #[test]

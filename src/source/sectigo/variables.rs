@@ -93,6 +93,7 @@ pub struct Names {
     pub(super) token_url: VariableName,
     pub(super) delay: VariableName,
     pub(super) overlap: VariableName,
+    pub(super) lookback: VariableName,
 }
 
 impl Names {
@@ -103,6 +104,7 @@ impl Names {
             token_url: name(&API_TOKEN_URL.spec),
             delay: name(&DELAY.spec),
             overlap: name(&OVERLAP.spec),
+            lookback: name(&LOOKBACK.spec),
         }
     }
 }
