@@ -283,7 +283,7 @@ async fn a_stop_in_the_midst_of_a_page_waits_for_its_other_half() {
     scm.push(recent(14, 2000));
     // The intake has accepted one of its two requests, but not the other.
     world.intake.script(Fault::PASS);
-    world.intake.script(Fault::StatusWithRetryAfter(503, "600".into()));
+    world.intake.script(Fault::StatusWithRetryAfter(429, "600".into()));
     // The first attempt after the stop fails, too.
     world.intake.script(Fault::Status(503));
     let mut daemon = world.setup.start(&[]);
