@@ -95,6 +95,20 @@ async fn lost_answers_to_an_upload_in_parts_cost_nothing() {
     archive.assert_proven().await;
 }
 
+#[tokio::test]
+async fn an_answer_that_is_not_from_s3_stores_nothing_and_costs_nothing() {
+    for part in ["_manifests", ".json.zst", "partNumber=1"] {
+        let archive = Archive::with_pages_of(8).await.with("ARCHIVE_S3_COMPRESSION", "zstd");
+        let bytes = if part == "partNumber=1" { 900_000 } else { 100 };
+        archive.stage.push_all((0..16).map(|n| noisy_record(n, bytes)).collect());
+        archive.gate.hold(Held::Failed(200), Method::PUT, part);
+        let ended = archive.stage.run_to(0).await;
+        assert!(ended.stderr.contains("the answer has no ETag, so it does not come from S3"), "{}", ended.stderr);
+        archive.assert_all_once().await;
+        archive.assert_proven().await;
+    }
+}
+
 /// The second page makes the object larger than a part. The run then gives up, and closes the object for the first
 /// page.
 #[tokio::test]

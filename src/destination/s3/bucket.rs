@@ -129,8 +129,9 @@ impl Bucket {
                 .set_server_side_encryption(encryption.map(Encryption::header))
                 .set_ssekms_key_id(encryption.and_then(Encryption::key_id))
                 .body(ByteStream::from(bytes));
-            let Err(error) = Box::pin(request.customize().interceptor(exchange.clone()).send()).await else {
-                return Ok(true);
+            let error = match Box::pin(request.customize().interceptor(exchange.clone()).send()).await {
+                Ok(put) => return self.stored(key, put.e_tag).map(|_| true),
+                Err(error) => error,
             };
             match Failure::of(&error, &exchange.redaction()) {
                 Failure { meaning: Meaning::Mismatch, .. } => Ok(false),
@@ -155,7 +156,8 @@ impl Bucket {
                 .set_ssekms_key_id(encryption.and_then(Encryption::key_id))
                 .body(ByteStream::from(rows));
             let sent = Box::pin(request.customize().interceptor(exchange.clone()).send()).await;
-            self.done(Action::Write, key, sent, &exchange).await.map(drop)
+            let put = self.done(Action::Write, key, sent, &exchange).await?;
+            self.stored(key, put.e_tag).map(drop)
         };
         self.in_time(key, call).await
     }
@@ -259,6 +261,13 @@ impl Bucket {
         let failure = Failure::unanswered(Meaning::Unavailable, error, &exchange.redaction());
         CallError::Unavailable { action: Action::Read.verb(), location: self.location(key), cause: failure.cause }
             .into()
+    }
+
+    /// Checks that S3 itself answered a write: only then the answer has the `ETag` of what is stored. A proxy may
+    /// 200, too, and store nothing.
+    pub(super) fn stored(&self, key: &str, e_tag: Option<String>) -> Result<String, Error> {
+        let why = "the answer has no ETag, so it does not come from S3; check AWS_ENDPOINT_URL and the proxy";
+        e_tag.filter(|tag| !tag.is_empty()).ok_or_else(|| self.unavailable(Action::Write, key, why))
     }
 
     pub(super) fn unavailable(&self, action: Action, key: &str, why: &str) -> Error {

@@ -56,7 +56,7 @@ impl Bucket {
                 }
             };
             let done = CompletedPart::builder().part_number(number).checksum_sha256(checksum);
-            Ok(Part(done.set_e_tag(part.e_tag).build()))
+            Ok(Part(done.e_tag(self.stored(key, part.e_tag)?).build()))
         };
         self.in_time(key, call).await
     }
@@ -71,7 +71,7 @@ impl Bucket {
             let request = request.bucket(&self.name).key(key).upload_id(upload).multipart_upload(parts);
             let answer = Box::pin(request.customize().interceptor(exchange.clone()).send()).await;
             match answer {
-                Ok(_) => Ok(true),
+                Ok(done) => self.stored(key, done.e_tag).map(|_| true),
                 Err(error) => {
                     let gone: Option<()> = self.unless_missing(Action::Write, key, &error, &exchange).await?;
                     Ok(gone.is_some())
