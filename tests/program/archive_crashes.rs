@@ -39,6 +39,25 @@ async fn killed_between_object_and_manifest_the_next_run_leaves_one_object() {
 }
 
 #[tokio::test]
+async fn a_listing_that_ignores_the_prefix_costs_nobody_an_object() {
+    const FOREIGN: &str = "other-team/backup.tar";
+    let archive = Archive::usual().await;
+    archive.run_with(5, 1500, 60).await;
+    archive.bucket.put(FOREIGN, b"theirs".to_vec()).await;
+    archive.bucket.begin_upload(FOREIGN).await;
+    let before = archive.bucket.keys("").await;
+    archive.gate.hold_so_many(usize::MAX, Held::Unprefixed, Method::GET, "prefix=");
+    archive.run_with(5, 40, 2).await;
+    let after = archive.bucket.keys("").await;
+    let lost: Vec<_> = before.iter().filter(|key| !after.contains(key)).collect();
+    assert!(lost.is_empty(), "{lost:?}");
+    assert_eq!(archive.bucket.open_uploads().await, 1);
+    archive.gate.release();
+    archive.assert_all_once().await;
+    archive.assert_proven().await;
+}
+
+#[tokio::test]
 async fn killed_between_manifest_and_state_the_next_run_adopts_the_manifest() {
     let archive = Archive::usual().await;
     archive.stage.push(25, 1500, 60);

@@ -55,6 +55,12 @@ impl Bucket {
         self.client.delete_object().bucket(&self.name).key(key).send().await.expect("it is deleted");
     }
 
+    /// Begins an upload in parts.
+    pub async fn begin_upload(&self, key: &str) {
+        let begun = self.client.create_multipart_upload().bucket(&self.name).key(key).send().await;
+        begun.expect("it is begun");
+    }
+
     /// The number of uploads that were begun and neither completed nor aborted.
     pub async fn open_uploads(&self) -> usize {
         let uploads = self.client.list_multipart_uploads().bucket(&self.name).send().await.expect("uploads");

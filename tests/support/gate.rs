@@ -29,6 +29,8 @@ pub enum Held {
     Failed(u16),
     /// The server gets the request without its condition, like a server that does not know conditions.
     Unconditional,
+    /// The server gets the request without its prefix, like a gateway that ignores it.
+    Unprefixed,
 }
 
 #[derive(Debug, Clone)]
@@ -195,6 +197,10 @@ impl Shared {
         if held == Some(Held::Unconditional) {
             headers.remove(header::IF_NONE_MATCH);
         }
+        let address = match held {
+            Some(Held::Unprefixed) => address.replace("prefix=", "ignored="),
+            _ => address,
+        };
         let url = format!("{}{address}", self.server);
         let sent = self.client.request(parts.method, url).headers(headers).body(body).send().await;
         let Ok(answer) = sent else { return hang_up() };

@@ -175,7 +175,9 @@ impl Bucket {
             let request = request.bucket(&self.name).prefix(beginning).set_start_after(after.map(str::to_owned));
             let sent = Box::pin(request.customize().interceptor(exchange.clone()).send()).await;
             let listed = self.done(Action::List, beginning, sent, &exchange).await?;
-            Ok(listed.contents.unwrap_or_default().into_iter().filter_map(|object| object.key).collect())
+            let keys = listed.contents.unwrap_or_default().into_iter().filter_map(|object| object.key);
+            // The archiver deletes keys from a listing, and a gateway may ignore the prefix.
+            Ok(keys.filter(|key| key.starts_with(beginning)).collect())
         };
         self.in_time(beginning, call).await
     }

@@ -115,7 +115,10 @@ impl Bucket {
             }
         };
         for upload in uploads {
-            if let (Some(key), Some(id)) = (upload.key, upload.upload_id) {
+            // A gateway may ignore the prefix.
+            if let (Some(key), Some(id)) = (upload.key, upload.upload_id)
+                && key.starts_with(beginning)
+            {
                 self.abort(&key, &id).await;
             }
         }
