@@ -287,6 +287,44 @@ async fn a_state_that_knows_nothing_of_the_archive_is_refused() {
 }
 
 #[tokio::test]
+async fn another_prefix_begins_another_archive_at_the_same_cursor() {
+    let archive = Archive::usual().await;
+    archive.run_with(5, 1500, 600).await;
+    let before = archive.state();
+    let archive = archive.with("ARCHIVE_S3_PREFIX", "pki/2027");
+    let ended = archive.run_with(5, 250, 210).await;
+    assert!(ended.stderr.contains("another archive begins there"), "{}", ended.stderr);
+    let rows = archive.bucket.archived("pki/2027").await;
+    assert_eq!(rows.len(), 5, "what the first archive has does not come again");
+    assert_ne!(archive.state()["mark"]["archive"], before["mark"]["archive"]);
+    archive.assert_proven().await;
+    let ended = archive.run_with(5, 40, 20).await;
+    assert!(!ended.stderr.contains("another archive begins there"), "{}", ended.stderr);
+    assert_eq!(archive.bucket.archived("pki/2027").await.len(), 10);
+    archive.assert_proven().await;
+    // The first archive and its state are as they were.
+    let archive = archive.with("ARCHIVE_S3_PREFIX", PREFIX);
+    std::fs::write(archive.stage.setup.folder().join("auditsync-sectigo-s3.json"), before.to_string()).unwrap();
+    archive.assert_proven().await;
+}
+
+#[tokio::test]
+async fn an_archive_that_was_copied_to_another_prefix_continues_there() {
+    let archive = Archive::usual().await;
+    archive.run_with(5, 1500, 600).await;
+    for key in archive.bucket.keys("").await {
+        let copy = key.replace(PREFIX, "copy");
+        archive.bucket.put(&copy, archive.bucket.get(&key).await.bytes).await;
+    }
+    let archive = archive.with("ARCHIVE_S3_PREFIX", "copy");
+    archive.assert_proven().await;
+    archive.run_with(5, 250, 210).await;
+    assert_eq!(archive.state()["mark"]["manifests"], 2);
+    assert_eq!(archive.bucket.archived("copy").await.len(), 10);
+    archive.assert_proven().await;
+}
+
+#[tokio::test]
 async fn a_store_that_ignores_conditions_is_refused() {
     let archive = Archive::usual().await;
     archive.run_with(5, 1500, 60).await;

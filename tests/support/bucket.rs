@@ -74,8 +74,12 @@ impl Bucket {
 
     /// All manifests, in order.
     pub async fn manifests(&self) -> Vec<Value> {
+        self.manifests_in("").await
+    }
+
+    async fn manifests_in(&self, prefix: &str) -> Vec<Value> {
         let mut manifests = Vec::new();
-        for key in self.manifest_keys().await {
+        for key in self.manifest_keys().await.into_iter().filter(|key| key.starts_with(prefix)) {
             manifests.push(serde_json::from_slice(&self.get(&key).await.bytes).expect("a manifest is JSON"));
         }
         manifests
@@ -103,7 +107,7 @@ impl Bucket {
     /// The rows of every object that has a manifest, in the order of the manifests. `prefix` is the archive's.
     pub async fn archived(&self, prefix: &str) -> Vec<String> {
         let mut rows = Vec::new();
-        for manifest in self.manifests().await {
+        for manifest in self.manifests_in(prefix).await {
             let object = manifest["object"].as_str().expect("a key");
             let key = if prefix.is_empty() { object.to_owned() } else { format!("{prefix}/{object}") };
             let found = self.rows(&key).await;

@@ -42,9 +42,10 @@ impl Chain {
         mark: Option<&Mark>,
     ) -> Result<(Self, Option<Resumed>), Error> {
         let end = match mark {
-            Some(mark) => End::of(mark)?,
+            Some(mark) => archiver.end_here(End::of(mark)?).await?,
             None => archiver.new_archive().await?,
         };
+        let end = End { location: Some(archiver.location()), ..end };
         let to = archiver.end_as_stored(&end).await?.unwrap_or_else(|| cursor.clone());
         let mut chain = Self { end, to };
         let mut cursor = cursor.clone();
@@ -100,7 +101,7 @@ impl Chain {
     }
 
     fn add_end(&mut self, manifest: &Manifest, digest: Sha256) {
-        self.end = End::behind(manifest, digest);
+        self.end = End::behind(manifest, digest, self.end.location.take());
         self.to = manifest.to.clone();
     }
 }
@@ -113,6 +114,22 @@ impl Archiver {
             return Ok(End::of_new_archive());
         }
         Err(self.unknown())
+    }
+
+    /// Begins another archive if an operator has set another bucket or prefix, and no archive is there yet.
+    async fn end_here(&self, end: End) -> Result<End, Error> {
+        let (here, before) = (self.location(), end.location.as_ref());
+        let Some(before) = before.filter(|before| **before != here) else { return Ok(end) };
+        if self.bucket.get(&self.layout.manifest(0)).await?.is_some() {
+            // Someone has copied the archive. If not, its newest manifest is not the one in the state.
+            return Ok(end);
+        }
+        tracing::warn!(
+            before,
+            here,
+            "the bucket or the prefix was changed; another archive begins there, at the stored cursor"
+        );
+        Ok(End::of_new_archive())
     }
 
     fn unknown(&self) -> Error {

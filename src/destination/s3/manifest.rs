@@ -80,18 +80,21 @@ pub(super) struct End {
     pub(super) manifests: u64,
     /// The SHA-256 of the newest.
     pub(super) newest: Option<Sha256>,
+    /// The bucket and the prefix; none in the state of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) location: Option<String>,
 }
 
 impl End {
     /// The end of a new archive.
     pub(super) fn of_new_archive() -> Self {
-        Self { archive: ArchiveId::random(), manifests: 0, newest: None }
+        Self { archive: ArchiveId::random(), manifests: 0, newest: None, location: None }
     }
 
     /// The end of the chain after `manifest`, which has this SHA-256.
-    pub(super) fn behind(manifest: &Manifest, digest: Sha256) -> Self {
+    pub(super) fn behind(manifest: &Manifest, digest: Sha256, location: Option<String>) -> Self {
         let manifests = manifest.number.saturating_add(1);
-        Self { archive: manifest.archive.clone(), manifests, newest: Some(digest) }
+        Self { archive: manifest.archive.clone(), manifests, newest: Some(digest), location }
     }
 
     pub(super) fn of(mark: &Mark) -> Result<Self, Error> {

@@ -117,8 +117,8 @@ impl Archiver {
         bytes: Result<Option<Bytes>, Error>,
     ) -> Result<Option<(Manifest, End)>, Stop> {
         let Some(bytes) = bytes? else { return Ok(None) };
-        let location = self.bucket.location(&self.layout.manifest(number));
-        let flaw = |what: &str| Err(Stop::Flaw(format!("{location} {what}")));
+        let key = self.layout.manifest(number);
+        let flaw = |what: &str| Err(Stop::Flaw(format!("{} {what}", self.bucket.location(&key))));
         let manifest = match Manifest::decode(&bytes) {
             Ok(manifest) => manifest,
             Err(error) => return flaw(&format!("was changed: it cannot be read as a manifest ({error})")),
@@ -137,7 +137,9 @@ impl Archiver {
         if newest.as_ref().or(links.stored.as_ref()).is_some_and(|end| end.archive != manifest.archive) {
             return flaw("was changed: it belongs to another archive");
         }
-        let end = End::behind(&manifest, Sha256::of(&bytes));
+        // Someone may have copied the archive, so its location proves nothing.
+        let location = links.stored.as_ref().and_then(|stored| stored.location.clone());
+        let end = End::behind(&manifest, Sha256::of(&bytes), location);
         if links.stored.as_ref().is_some_and(|stored| stored.manifests == end.manifests && *stored != end) {
             return flaw("was changed: it is not the newest manifest that the state names");
         }
