@@ -129,7 +129,7 @@ impl Engine {
             if end != cursor {
                 // A whole cursor can be hundreds of kilobytes, and contain text from outside.
                 let reached = self.source.reached(&end).ok();
-                tracing::info!(
+                tracing::warn!(
                     up_to = reached.map(tracing::field::display),
                     "the destination already has events after the stored cursor; the cursor behind them is stored"
                 );

@@ -66,8 +66,33 @@ async fn killed_between_manifest_and_state_the_next_run_adopts_the_manifest() {
     let ended = archive.run_with(5, 40, 2).await;
     let adopts = |line: &&str| line.contains("the destination already has events after the stored cursor");
     let told = ended.stderr.lines().find(adopts).unwrap_or_else(|| panic!("{}", ended.stderr));
-    assert!(told.contains(" up_to=20") && !told.contains("delivered"), "a time, and not a whole cursor: {told}");
+    assert!(
+        told.contains(" WARN ") && told.contains(" up_to=20") && !told.contains("delivered"),
+        "a time, and not a whole cursor: {told}"
+    );
     assert_eq!(archive.bucket.manifests().await.len(), 2);
+    archive.assert_all_once().await;
+    archive.assert_proven().await;
+}
+
+#[tokio::test]
+async fn a_manifest_without_its_object_is_not_adopted() {
+    let archive = Archive::usual().await;
+    archive.stage.push(25, 1500, 60);
+    killed_at(&archive, Held::Answer, "_manifests").await;
+    let key = archive.bucket.object_keys().await.remove(0);
+    let sound = archive.bucket.get(&key).await.bytes;
+    for stored in [None, Some(&sound[1..])] {
+        archive.bucket.delete(&key).await;
+        if let Some(stored) = stored {
+            archive.bucket.put(&key, stored.to_vec()).await;
+        }
+        let ended = archive.stage.run_to(74).await;
+        assert!(ended.stderr.contains("names an object that is not there in its size: s3://"), "{}", ended.stderr);
+        assert_eq!(archive.state()["mark"]["manifests"], 0);
+    }
+    archive.bucket.put(&key, sound).await;
+    archive.stage.run_to(0).await;
     archive.assert_all_once().await;
     archive.assert_proven().await;
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::StorageClass;
+use aws_sdk_s3::types::{Object, StorageClass};
 use bytes::Bytes;
 use tokio::time::timeout;
 
@@ -169,15 +169,26 @@ impl Bucket {
 
     /// Lists the first thousand such keys that follow `after`.
     pub(super) async fn list_after(&self, beginning: &str, after: Option<&str>) -> Result<Vec<String>, Error> {
+        Ok(self.listed(beginning, after).await?.into_iter().map(|(key, _)| key).collect())
+    }
+
+    /// The size of the object under `key`; none if there is none. A listing also shows an object that nobody can read
+    /// before it is restored.
+    pub(super) async fn size(&self, key: &str) -> Result<Option<u64>, Error> {
+        Ok(self.listed(key, None).await?.into_iter().find_map(|(listed, size)| (listed == key).then_some(size)))
+    }
+
+    async fn listed(&self, beginning: &str, after: Option<&str>) -> Result<Vec<(String, u64)>, Error> {
         let exchange = Exchange::default();
         let call = async {
             let request = self.client(Action::List, beginning).await?.list_objects_v2();
             let request = request.bucket(&self.name).prefix(beginning).set_start_after(after.map(str::to_owned));
             let sent = Box::pin(request.customize().interceptor(exchange.clone()).send()).await;
             let listed = self.done(Action::List, beginning, sent, &exchange).await?;
-            let keys = listed.contents.unwrap_or_default().into_iter().filter_map(|object| object.key);
+            let sized = |object: Object| Some((object.key?, object.size?.try_into().ok()?));
+            let objects = listed.contents.unwrap_or_default().into_iter().filter_map(sized);
             // The archiver deletes keys from a listing, and a gateway may ignore the prefix.
-            Ok(keys.filter(|key| key.starts_with(beginning)).collect())
+            Ok(objects.filter(|(key, _)| key.starts_with(beginning)).collect())
         };
         self.in_time(beginning, call).await
     }

@@ -51,6 +51,7 @@ impl Chain {
         let mut cursor = cursor.clone();
         for _ in 0..MOST_ADOPTED {
             let Some((manifest, digest)) = archiver.successor(&chain.end).await? else { break };
+            archiver.check_presence(&manifest).await?;
             archiver.delete_other_attempts(&manifest).await?;
             cursor.clone_from(&manifest.to);
             chain.add_end(&manifest, digest);
@@ -181,6 +182,19 @@ impl Archiver {
             return Err(Error::OtherPipeline { location: location(), found, expected });
         }
         Ok(manifest)
+    }
+
+    /// Checks that the object of a manifest is there before its rows count as archived.
+    async fn check_presence(&self, manifest: &Manifest) -> Result<(), Error> {
+        let object = self.layout.under_prefix(&manifest.object);
+        if self.bucket.size(&object).await? == Some(manifest.bytes) {
+            return Ok(());
+        }
+        let location = |key: &str| self.bucket.location(key);
+        Err(Error::WithoutObject {
+            manifest: location(&self.layout.manifest(manifest.number)),
+            object: location(&object),
+        })
     }
 
     /// Deletes the objects that other attempts left beside the one that the manifest names.

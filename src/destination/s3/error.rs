@@ -35,6 +35,10 @@ pub(super) enum Error {
         "the state names {location} as the newest manifest, but {what}; run `auditsync verify` to find out what happened to the archive"
     )]
     NotAsStored { location: String, what: &'static str },
+    #[error(
+        "{manifest} names an object that is not there in its size: {object}; run `auditsync verify` to find out what happened to the archive"
+    )]
+    WithoutObject { manifest: String, object: String },
     #[error("this version cannot read the archive's mark in the state")]
     Mark(#[source] serde_json::Error),
     #[error(
@@ -67,6 +71,7 @@ impl From<Error> for Failure {
             // next one looks again.
             Error::NoManifest { .. }
             | Error::NotAsStored { .. }
+            | Error::WithoutObject { .. }
             | Error::Mark(_)
             | Error::Cursor(_)
             | Error::Overtaken { .. }
