@@ -7,7 +7,9 @@ use std::time::Duration;
 use axum::http::Method;
 use jiff::Timestamp;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
+use crate::cloudtrail_digests::hex;
 use crate::daemon::Ended;
 use crate::stage::{Stage, ago, stop};
 use crate::support::{Bucket, Gate, Held, IntakeOptions, Moto, Record, ScmOptions};
@@ -321,6 +323,22 @@ async fn an_archive_that_was_copied_to_another_prefix_continues_there() {
     archive.run_with(5, 250, 210).await;
     assert_eq!(archive.state()["mark"]["manifests"], 2);
     assert_eq!(archive.bucket.archived("copy").await.len(), 10);
+    archive.assert_proven().await;
+}
+
+#[tokio::test]
+async fn a_manifest_of_several_mebibytes_is_read() {
+    let archive = Archive::usual().await;
+    archive.run_with(5, 1500, 600).await;
+    let keys = archive.bucket.manifest_keys().await;
+    let mut manifest = archive.bucket.get(&keys[0]).await.bytes;
+    manifest.resize(3 * 1024 * 1024, b' ');
+    let mut state = archive.state();
+    state["mark"]["newest"] = hex(&Sha256::digest(&manifest)).into();
+    archive.bucket.put(&keys[0], manifest).await;
+    std::fs::write(archive.stage.setup.folder().join("auditsync-sectigo-s3.json"), state.to_string()).unwrap();
+    archive.run_with(5, 250, 210).await;
+    assert_eq!(archive.bucket.manifests().await.len(), 2);
     archive.assert_proven().await;
 }
 

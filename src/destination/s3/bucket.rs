@@ -24,6 +24,9 @@ use crate::aws::exchange::Exchange;
 use crate::failure::Chain;
 use crate::http;
 
+/// The largest manifest that can be read. A manifest holds two cursors, and most of it is those.
+const LARGEST_MANIFEST: usize = 8 * 1024 * 1024;
+
 /// The purpose of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
@@ -80,9 +83,9 @@ impl Bucket {
         format!("s3://{}/{key}", self.name)
     }
 
-    /// Reads a small object; none if there is none.
+    /// Reads a manifest or a test object; none if there is none.
     pub(super) async fn get(&self, key: &str) -> Result<Option<Bytes>, Error> {
-        let exchange = Exchange::default();
+        let exchange = Exchange::up_to(LARGEST_MANIFEST);
         let call = async {
             let request = self.client(Action::Read, key).await?.get_object().bucket(&self.name).key(key);
             let object = match Box::pin(request.customize().interceptor(exchange.clone()).send()).await {
