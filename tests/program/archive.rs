@@ -118,7 +118,7 @@ impl Archive {
 
     /// Waits until this many manifests were sent.
     pub async fn wait_for_manifests(&self, count: usize) {
-        self.gate.has_passed(count, &Method::PUT, "_manifests").await;
+        self.gate.has_passed(1, &Method::PUT, &format!("/{:012}.json", count - 1)).await;
     }
 }
 
@@ -353,6 +353,16 @@ async fn a_store_that_ignores_conditions_is_refused() {
     assert_eq!(ended.code(), Some(78), "{}", ended.everything());
     assert!(ended.stdout.contains("the store ignores If-None-Match"), "{}", ended.stdout);
     archive.assert_proven().await;
+}
+
+#[tokio::test]
+async fn a_store_that_ignores_conditions_is_refused_before_anything_counts_as_archived() {
+    let archive = Archive::usual().await;
+    archive.gate.hold_so_many(usize::MAX, Held::Unconditional, Method::PUT, "");
+    archive.stage.push(5, 1500, 60);
+    let ended = archive.stage.run_to(78).await;
+    assert!(ended.stderr.contains("the store ignores If-None-Match"), "{}", ended.stderr);
+    assert_eq!(archive.state()["mark"]["manifests"], 0);
 }
 
 #[tokio::test]
