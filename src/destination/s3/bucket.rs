@@ -114,11 +114,6 @@ impl Bucket {
         Ok(body.map(|body| Pieces { bucket, key, body, exchange: exchange.clone() }))
     }
 
-    /// Whether there is an object under `key`.
-    pub(super) async fn has(&self, key: &str) -> Result<bool, Error> {
-        Ok(self.stream(key).await?.is_some())
-    }
-
     /// Writes a manifest or a test object; false if the key is taken.
     pub(super) async fn put_new(&self, key: &str, bytes: Bytes, content_type: &str) -> Result<bool, Error> {
         let exchange = Exchange::default();
@@ -308,7 +303,8 @@ impl Bucket {
                 ("the bucket is in another region: set AWS_REGION to that one".to_owned(), false)
             }
             Meaning::Rejected(remedy) => (remedy.to_owned(), false),
-            Meaning::NotImplemented | Meaning::Missing | Meaning::Mismatch | Meaning::Archived => {
+            Meaning::Archived => ("its storage class is an archive: restore the object first".to_owned(), false),
+            Meaning::NotImplemented | Meaning::Missing | Meaning::Mismatch => {
                 ("the store lacks a function of S3 that the archive needs".to_owned(), false)
             }
         };
