@@ -237,7 +237,10 @@ fn dispatch(command: Command) -> Result<Exit, Exit> {
             runtime.block_on(health::health(config, ready, only.as_deref()))
         }
         Command::State { command, only } => {
-            let wanted = only.or_backfill_of(all)?;
+            let wanted = match command {
+                StateCommand::Show | StateCommand::Migrate { .. } => only.or_backfill_of(all)?,
+                StateCommand::Set { .. } | StateCommand::Reset { .. } => only.of_daemon(all)?,
+            };
             let (states, telemetry) = StateConfig::read(&environment, &wanted).map_err(mistaken)?;
             begin(telemetry, &[]);
             runtime.block_on(state::state(command, states, &wanted))
@@ -272,6 +275,18 @@ impl Only {
     /// The same, where the argument may also name a backfill.
     fn or_backfill_of(&self, all: Vec<Wanted>) -> Result<Vec<Wanted>, Exit> {
         self.among(all, PipelineName::is_backfill_of)
+    }
+
+    /// The pipelines whose cursor an operator may move. The cursor of a backfill also holds the end of its range.
+    fn of_daemon(&self, all: Vec<Wanted>) -> Result<Vec<Wanted>, Exit> {
+        let name = self.pipeline.as_deref().map(PipelineName::from);
+        if name.is_some_and(|name| all.iter().any(|wanted| name.is_backfill_of(&wanted.name))) {
+            say(
+                "auditsync: the state of a backfill cannot be set; repeat the backfill with --again, or delete its state",
+            );
+            return Err(Exit::Usage);
+        }
+        self.of(all)
     }
 
     fn among(

@@ -7,7 +7,9 @@ use std::time::Duration;
 use axum::http::Method;
 use jiff::Timestamp;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
+use crate::cloudtrail_digests::hex;
 use crate::daemon::Ended;
 use crate::stage::{Stage, ago, stop};
 use crate::support::{Bucket, Gate, Held, IntakeOptions, Moto, Record, ScmOptions};
@@ -116,7 +118,7 @@ impl Archive {
 
     /// Waits until this many manifests were sent.
     pub async fn wait_for_manifests(&self, count: usize) {
-        self.gate.has_passed(count, &Method::PUT, "_manifests").await;
+        self.gate.has_passed(1, &Method::PUT, &format!("/{:012}.json", count - 1)).await;
     }
 }
 
@@ -325,6 +327,22 @@ async fn an_archive_that_was_copied_to_another_prefix_continues_there() {
 }
 
 #[tokio::test]
+async fn a_manifest_of_several_mebibytes_is_read() {
+    let archive = Archive::usual().await;
+    archive.run_with(5, 1500, 600).await;
+    let keys = archive.bucket.manifest_keys().await;
+    let mut manifest = archive.bucket.get(&keys[0]).await.bytes;
+    manifest.resize(3 * 1024 * 1024, b' ');
+    let mut state = archive.state();
+    state["mark"]["newest"] = hex(&Sha256::digest(&manifest)).into();
+    archive.bucket.put(&keys[0], manifest).await;
+    std::fs::write(archive.stage.setup.folder().join("auditsync-sectigo-s3.json"), state.to_string()).unwrap();
+    archive.run_with(5, 250, 210).await;
+    assert_eq!(archive.bucket.manifests().await.len(), 2);
+    archive.assert_proven().await;
+}
+
+#[tokio::test]
 async fn a_store_that_ignores_conditions_is_refused() {
     let archive = Archive::usual().await;
     archive.run_with(5, 1500, 60).await;
@@ -335,6 +353,16 @@ async fn a_store_that_ignores_conditions_is_refused() {
     assert_eq!(ended.code(), Some(78), "{}", ended.everything());
     assert!(ended.stdout.contains("the store ignores If-None-Match"), "{}", ended.stdout);
     archive.assert_proven().await;
+}
+
+#[tokio::test]
+async fn a_store_that_ignores_conditions_is_refused_before_anything_counts_as_archived() {
+    let archive = Archive::usual().await;
+    archive.gate.hold_so_many(usize::MAX, Held::Unconditional, Method::PUT, "");
+    archive.stage.push(5, 1500, 60);
+    let ended = archive.stage.run_to(78).await;
+    assert!(ended.stderr.contains("the store ignores If-None-Match"), "{}", ended.stderr);
+    assert_eq!(archive.state()["mark"]["manifests"], 0);
 }
 
 #[tokio::test]

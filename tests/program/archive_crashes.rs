@@ -153,6 +153,19 @@ async fn an_answer_that_is_not_from_s3_stores_nothing_and_costs_nothing() {
     }
 }
 
+#[tokio::test]
+async fn a_lost_answer_to_an_upload_costs_nothing_in_a_class_that_cannot_be_read() {
+    let archive = Archive::with_pages_of(8).await.with("ARCHIVE_S3_COMPRESSION", "zstd");
+    let archive = archive.with("ARCHIVE_S3_STORAGE_CLASS", "GLACIER");
+    archive.stage.push_all((0..16).map(|n| noisy_record(n, 900_000)).collect());
+    archive.gate.hold(Held::LostAnswer, Method::POST, "uploadId=");
+    archive.gate.hold_so_many(usize::MAX, Held::NoUpload, Method::POST, "uploadId=");
+    archive.stage.run_to(0).await;
+    assert_eq!((archive.bucket.manifests().await.len(), archive.bucket.object_keys().await.len()), (1, 1));
+    let ended = archive.stage.setup.run(&["verify"]).await;
+    assert!(ended.stderr.contains("restore the object first"), "{}", ended.everything());
+}
+
 /// The second page makes the object larger than a part. The run then gives up, and closes the object for the first
 /// page.
 #[tokio::test]

@@ -247,6 +247,12 @@ async fn the_state_of_a_backfill_can_be_shown_and_its_name_does_not_run() {
     stage.push(5, 4 * HOUR, 3 * HOUR);
     backfill(&stage, &bounds, &[]).await;
     let name = name(&bounds);
+    for change in [&["reset"][..], &["set", "--since", "2026-03-01T12:00:00Z"]] {
+        let arguments = [&["state"], change, &["--yes", "--pipeline", &name]].concat();
+        let refused = stage.setup.run(&arguments).await;
+        assert_eq!(refused.code(), Some(64), "{}", refused.everything());
+        assert!(refused.stderr.contains("with --again, or delete its state"), "{}", refused.stderr);
+    }
     let shown = stage.setup.run(&["state", "show", "--pipeline", &name]).await;
     assert!(shown.code() == Some(0) && shown.stdout.contains(&name), "{} {}", shown.stdout, shown.stderr);
     let ended = stage.setup.run(&["run", "--once", "--pipeline", &name]).await;

@@ -125,9 +125,8 @@ async fn a_standby_is_ready_and_reports_when_it_becomes_active() {
 async fn a_standby_whose_store_fails_for_longer_than_a_lease_is_not_ready() {
     let (server, beside) = (RedisServer::start(), Probe::new());
     let stage = Stage::usual().await.with(LOOP, "true").with("SECTIGO_AUDIT_LEASE_TTL", "15s");
-    let stage = stage
-        .with("SECTIGO_AUDIT_STORAGE_BACKEND", "redis")
-        .with("SECTIGO_AUDIT_REDIS_ADDRESS", server.address());
+    let stage =
+        stage.with("SECTIGO_AUDIT_STORAGE_BACKEND", "redis").with("SECTIGO_AUDIT_REDIS_ADDRESS", server.address());
     let mut first = stage.setup.start(&[]);
     first.says("synced").await;
     let mut second = stage.setup.start_with(&[(LISTEN, &beside.address())], &[]);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
-use axum::http::{Method, header};
+use axum::http::{Method, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
 
@@ -27,6 +27,8 @@ pub enum Held {
     LostAnswer,
     /// The server does not get it: the answer has this status.
     Failed(u16),
+    /// The server does not get it: the answer is S3's for an upload that was completed or aborted before.
+    NoUpload,
     /// The server gets the request without its condition, like a server that does not know conditions.
     Unconditional,
     /// The server gets the request without its prefix, like a gateway that ignores it.
@@ -185,6 +187,11 @@ impl Shared {
         if let Some(Held::Failed(status)) = held {
             let mut response = Response::new("held up".into());
             *response.status_mut() = status.try_into().expect("a status");
+            return response;
+        }
+        if held == Some(Held::NoUpload) {
+            let mut response = Response::new("<Error><Code>NoSuchUpload</Code></Error>".into());
+            *response.status_mut() = StatusCode::NOT_FOUND;
             return response;
         }
         if held == Some(Held::Request) {

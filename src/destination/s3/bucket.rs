@@ -24,6 +24,9 @@ use crate::aws::exchange::Exchange;
 use crate::failure::Chain;
 use crate::http;
 
+/// The largest manifest that can be read. A manifest holds two cursors, and most of it is those.
+const LARGEST_MANIFEST: usize = 8 * 1024 * 1024;
+
 /// The purpose of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
@@ -80,9 +83,9 @@ impl Bucket {
         format!("s3://{}/{key}", self.name)
     }
 
-    /// Reads a small object; none if there is none.
+    /// Reads a manifest or a test object; none if there is none.
     pub(super) async fn get(&self, key: &str) -> Result<Option<Bytes>, Error> {
-        let exchange = Exchange::default();
+        let exchange = Exchange::up_to(LARGEST_MANIFEST);
         let call = async {
             let request = self.client(Action::Read, key).await?.get_object().bucket(&self.name).key(key);
             let object = match Box::pin(request.customize().interceptor(exchange.clone()).send()).await {
@@ -109,11 +112,6 @@ impl Bucket {
         let body = self.in_time(key, call).await?;
         let (bucket, key) = (self, key.to_owned());
         Ok(body.map(|body| Pieces { bucket, key, body, exchange: exchange.clone() }))
-    }
-
-    /// Whether there is an object under `key`.
-    pub(super) async fn has(&self, key: &str) -> Result<bool, Error> {
-        Ok(self.stream(key).await?.is_some())
     }
 
     /// Writes a manifest or a test object; false if the key is taken.
@@ -276,7 +274,7 @@ impl Bucket {
             .into()
     }
 
-    /// Checks that S3 itself answered a write: only then the answer has the ETag of what is stored. A proxy may answer
+    /// Checks that S3 itself answered a write: only then the answer has the `ETag` of what is stored. A proxy may
     /// 200, too, and store nothing.
     pub(super) fn stored(&self, key: &str, e_tag: Option<String>) -> Result<String, Error> {
         let why = "the answer has no ETag, so it does not come from S3; check AWS_ENDPOINT_URL and the proxy";
@@ -305,7 +303,8 @@ impl Bucket {
                 ("the bucket is in another region: set AWS_REGION to that one".to_owned(), false)
             }
             Meaning::Rejected(remedy) => (remedy.to_owned(), false),
-            Meaning::NotImplemented | Meaning::Missing | Meaning::Mismatch | Meaning::Archived => {
+            Meaning::Archived => ("its storage class is an archive: restore the object first".to_owned(), false),
+            Meaning::NotImplemented | Meaning::Missing | Meaning::Mismatch => {
                 ("the store lacks a function of S3 that the archive needs".to_owned(), false)
             }
         };

@@ -85,13 +85,18 @@ impl Chain {
     }
 
     /// Writes the next manifest. Fails if another instance has written a different one under its number; accepts the
-    /// same one from an earlier call.
+    /// same one from an earlier call. The first one also proves that the store refuses to replace a manifest.
     pub(super) async fn add(&self, bucket: &Bucket, layout: &Layout, manifest: &Manifest) -> Result<(), Error> {
         let (key, bytes) = (layout.manifest(manifest.number), Bytes::from(manifest.encode()?));
-        if bucket.put_new(&key, bytes.clone(), CONTENT_TYPE).await? || bucket.get(&key).await? == Some(bytes) {
-            return Ok(());
+        let put = async || bucket.put_new(&key, bytes.clone(), CONTENT_TYPE).await;
+        let location = || bucket.location(&key);
+        if !put().await? && bucket.get(&key).await?.as_ref() != Some(&bytes) {
+            return Err(Error::Overtaken { location: location() });
         }
-        Err(Error::Overtaken { location: bucket.location(&key) })
+        if manifest.number == 0 && put().await? {
+            return Err(Error::Unconditional { location: location() });
+        }
+        Ok(())
     }
 
     /// Notes that the manifest is in the bucket, and returns the mark for the state.

@@ -155,7 +155,7 @@ impl Object {
         }
         let Some(Upload { id, parts }) = &self.upload else { return Ok(()) };
         // An earlier request may have completed the upload without an answer.
-        if bucket.complete_upload(&self.key, id, parts).await? || bucket.has(&self.key).await? {
+        if bucket.complete_upload(&self.key, id, parts).await? || bucket.size(&self.key).await? == Some(self.bytes) {
             return Ok(());
         }
         Err(Error::UploadGone { location: bucket.location(&self.key) })
