@@ -391,9 +391,9 @@ mod tests {
             let (mut cursor, mut delivered, mut doubtful) = (SectigoCursor::starting_at(at("08:00:00")), 0, 0);
             while let Some(range) = cursor.clone().enter(at("12:00:00"), cut) {
                 let (from, until) = (Timestamp::from(range.from()), Timestamp::from(range.until()));
-                let shows = |time: Timestamp| (time > from || (is_inclusive && time == from)) && time <= until;
-                let shown = all.iter().filter(|event| event.time().is_some_and(shows)).cloned().collect();
-                let sifted = range.take(shown, None).unwrap();
+                let is_shown = |time: Timestamp| (time > from || (is_inclusive && time == from)) && time <= until;
+                let page = all.iter().filter(|event| event.time().is_some_and(is_shown)).cloned().collect();
+                let sifted = range.take(page, None).unwrap();
                 delivered += sifted.fresh.len();
                 doubtful += sifted.doubtful;
                 cursor = sifted.next;
