@@ -76,7 +76,7 @@ pub const KIND: Kind = Kind {
     cursor_at: |since, until, before| {
         let before = before.and_then(|before| before.decode::<Progress>().ok());
         let sessions = before.map(|before| before.sessions.again_after(since)).unwrap_or_default();
-        Cursor::encode(&Progress { until, sessions, ..Progress::behind(since) }).ok()
+        Cursor::encode(&Progress { sessions, until, ..Progress::behind(since) }).ok()
     },
     reached,
     settled: |cursor| {
