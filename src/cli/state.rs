@@ -159,7 +159,7 @@ impl<'a> Stored<'a> {
         let before = held.as_ref().and_then(|(document, _)| document.read_for(&self.config.name, location).ok());
         let kept = before.and_then(|state| keeping(&state.cursor)).filter(|kept| *kept != cursor);
         if kept.is_some() {
-            say("the recorded sessions that wait in the state stay in it");
+            say("the new state keeps the work that waits in the old one");
         }
         let cursor = kept.unwrap_or(cursor);
         let state = State::new(self.config.name.clone(), cursor, Nonce::of_new_writer(), now);

@@ -269,7 +269,7 @@ async fn sessions_that_wait_are_read_after_an_operator_has_set_the_cursor() {
     let since = cluster.state()["cursor"]["log"]["since"].as_str().unwrap().to_owned();
     let set = cluster.setup.run(&["state", "set", "--since", &since, "--yes"]).await;
     assert_eq!(set.code(), Some(0), "{}", set.everything());
-    assert!(set.stderr.contains("recorded sessions that wait in the state stay in it"), "{}", set.stderr);
+    assert!(set.stderr.contains("the new state keeps the work that waits in the old one"), "{}", set.stderr);
     let printed = cluster.printed().await;
     assert_eq!(sessions.map(|session| of_session(&printed, session)), [5; 3], "{:?}", ids(&printed));
     assert_eq!(printed.len(), 15, "{:?}", ids(&printed));
