@@ -274,7 +274,7 @@ impl Bucket {
             .into()
     }
 
-    /// Checks that S3 itself answered a write: only then the answer has the `ETag` of what is stored. A proxy may
+    /// Checks that S3 itself answered a write: only then the answer has the `ETag` of what is stored. A proxy may answer
     /// 200, too, and store nothing.
     pub(super) fn stored(&self, key: &str, e_tag: Option<String>) -> Result<String, Error> {
         let why = "the answer has no ETag, so it does not come from S3; check AWS_ENDPOINT_URL and the proxy";
