@@ -108,7 +108,10 @@ async fn supervise(pipeline: Pipeline, opening: Opening, shutdown: Shutdown, is_
             }
             Ended::Run(Err(Error::Unopened(_))) if is_alone => return ended,
             _ if is_alone && (pipeline.settings.mode == Mode::Once || !pipeline.is_server) => return ended,
-            Ended::Run(Err(error)) => Chain(error).to_string(),
+            Ended::Run(Err(error)) => {
+                liveness.logged(error);
+                Chain(error).to_string()
+            }
             Ended::Panicked => "a bug ended it; please report the lines above".to_owned(),
         };
         if pipeline.settings.mode == Mode::Once {

@@ -141,6 +141,7 @@ async fn a_pipeline_that_fails_for_good_is_not_ready_and_the_other_goes_on() {
         all.iter().find(|one| one["pipeline"] == pipeline).unwrap()["status"].clone()
     };
     assert_eq!((status("sectigo:datadog"), status("sectigo:stdout")), ("not ready".into(), "ready".into()));
+    assert!(ready.body.contains("rejected the API key"), "{}", ready.body);
     assert_eq!(probe.get("/healthz").await.status, 200, "a failed pipeline is no reason to restart the process");
     let listen = probe.address();
     for (pipeline, code) in [("sectigo:datadog", 75), ("sectigo:stdout", 0)] {
