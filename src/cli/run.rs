@@ -45,16 +45,14 @@ pub(super) async fn run(config: Config, once: bool) -> Exit {
     {
         return exit;
     }
-    let notices = if let (Some(url), [first, ..]) = (notice, pipelines.as_slice()) {
+    let notices = notice.zip(pipelines.first()).map(|(url, first)| {
         let settings = first.pipeline.http.clone();
         let watched = observed.iter().zip(&pipelines).map(|(observed, Supervised { pipeline, .. })| Watched {
             observed: observed.clone(),
             dead_letters: pipeline.dead_letters.clone(),
         });
-        Some(notice::watch(watched.collect(), url, settings))
-    } else {
-        None
-    };
+        notice::watch(watched.collect(), url, settings)
+    });
     if let Some(supervisor) = &supervisor {
         // Ready even if sources and destinations do not answer: the engine waits for the end of an outage.
         supervisor.ready();

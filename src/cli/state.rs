@@ -131,7 +131,7 @@ impl<'a> Stored<'a> {
         Ok(Exit::Usage)
     }
 
-    /// Stores `cursor`, or what `keeping` makes of the stored one. It replaces an existing state only with `yes`.
+    /// Stores `cursor`, or the one that `keeping` derives from the stored cursor. It replaces an existing state only with `yes`.
     async fn put(
         &self,
         cursor: Cursor,
